@@ -1,0 +1,1 @@
+"""Visual-token compressors: tensors in, tensors out."""

@@ -1,0 +1,1 @@
+"""Scaling laws: their families, fits, intervals, selection and frontier. Imports neither torch nor snakemake."""

@@ -1,0 +1,1 @@
+"""Measured cells from the literature, cited."""
