@@ -1,0 +1,183 @@
+"""The reasoning suite: scenes of colored objects, with questions that need knowledge, hops, counting and arithmetic.
+
+Every question's answer is one word; what it refers to (a color, a place) comes last, so that the answer is
+predicted at the word that it depends on: small LLMs learn that far sooner.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vlmlaw.data.canvas import GRID_SIDE, IMAGE_PX, PATCH_PX, Picture, background, finish, place_at
+from vlmlaw.data.glyphs import COLORS, DIGITS, GLYPHS, glyph_mask
+from vlmlaw.data.knowledge import RELATIONS, VALUES, KnowledgeBase
+
+SLOTS_SIDE = 4
+SLOT_PX = IMAGE_PX // SLOTS_SIDE
+OBJECTS = (1, 6)  # least and most objects of a scene
+GLYPH_PX = (17, 22)
+NOISE_GREY_LEVELS = 8.0
+COLOR_NAMES = tuple(COLORS)
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object: its glyph, color, and the box of its top-left corner and side, in pixels."""
+
+    glyph: int
+    color: int
+    top_px: int
+    left_px: int
+    side_px: int
+
+    @property
+    def place(self) -> str:
+        return place_at(self.top_px + self.side_px / 2, self.left_px + self.side_px / 2)
+
+    @property
+    def digit(self) -> int | None:
+        return self.glyph if self.glyph < len(DIGITS) else None
+
+
+def _things(rng: np.random.Generator) -> list[Thing]:
+    n_things = rng.integers(OBJECTS[0], OBJECTS[1] + 1)
+    things = []
+    for slot in sorted(rng.choice(SLOTS_SIDE**2, size=n_things, replace=False)):
+        side = int(rng.integers(GLYPH_PX[0], GLYPH_PX[1] + 1))
+        top, left = (int(n) * SLOT_PX + int(rng.integers(0, SLOT_PX - side + 1)) for n in divmod(slot, SLOTS_SIDE))
+        # Half of the objects are digits, so that comparing and arithmetic have something to work on.
+        digit = rng.random() < 0.5
+        glyph = int(rng.integers(len(DIGITS)) if digit else rng.integers(len(DIGITS), len(GLYPHS)))
+        things.append(Thing(glyph, int(rng.integers(len(COLORS))), top, left, side))
+    return things
+
+
+def _once(things: list[Thing]) -> list[Thing]:
+    """The objects whose color no other object has: those that a question can name by color."""
+    colors = [thing.color for thing in things]
+    return [thing for thing in things if colors.count(thing.color) == 1]
+
+
+Question = tuple[str, str, str] | None  # (kind, question, answer), or None where the scene allows none of that kind
+
+
+def _pick(items: list[Thing], rng: np.random.Generator, n: int) -> list[Thing] | None:
+    return [items[i] for i in rng.choice(len(items), size=n, replace=False)] if len(items) >= n else None
+
+
+def _attribute(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
+    form = rng.integers(3)
+    if form == 0 and (picked := _pick(_once(things), rng, 1)):
+        return "attribute", f"shape {COLOR_NAMES[picked[0].color]}", GLYPHS[picked[0].glyph]
+    thing = things[rng.integers(len(things))]
+    if form == 1:
+        return "attribute", f"color {thing.place}", COLOR_NAMES[thing.color]
+    return "attribute", f"shape {thing.place}", GLYPHS[thing.glyph]
+
+
+def _fact(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
+    if not (picked := _pick(_once(things), rng, 1)):
+        return None
+    relation = rng.integers(kb.n_relations)
+    value = kb.facts[picked[0].glyph, picked[0].color, relation]
+    return "fact", f"{RELATIONS[relation]} {COLOR_NAMES[picked[0].color]}", VALUES[value]
+
+
+def _hop(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
+    if not (picked := _pick(_once(things), rng, 1)):
+        return None
+    first, second = rng.integers(kb.n_relations, size=2)
+    value = kb.hops[kb.facts[picked[0].glyph, picked[0].color, first], second]
+    question = f"{RELATIONS[second]} {RELATIONS[first]} {COLOR_NAMES[picked[0].color]}"
+    return "hop", question, VALUES[value]
+
+
+def _count(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
+    n_digits = sum(thing.digit is not None for thing in things)
+    color = things[rng.integers(len(things))].color
+    n_of_color = sum(thing.color == color for thing in things)
+    word, n = [("things", len(things)), ("digits", n_digits), ("shapes", len(things) - n_digits)][rng.integers(3)]
+    if rng.random() < 0.25:
+        word, n = COLOR_NAMES[color], n_of_color
+    return "count", f"count {word}", str(n)
+
+
+def _compare(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
+    """Which of two objects is larger (digits), further left or higher: the answer is a color."""
+    digits = [thing for thing in _once(things) if thing.digit is not None]
+    form = rng.integers(3)
+    picked = _pick(digits if form == 0 else _once(things), rng, 2)
+    if picked is None:
+        return None
+    keys: list[Callable[[Thing], int]] = [lambda t: -(t.digit or 0), lambda t: t.left_px, lambda t: t.top_px]
+    first, second = picked
+    if keys[form](first) == keys[form](second):
+        return None
+    word = ("larger", "left", "higher")[form]
+    winner = min(picked, key=keys[form])
+    colors = f"{COLOR_NAMES[first.color]} {COLOR_NAMES[second.color]}"
+    return "compare", f"{word} {colors}", COLOR_NAMES[winner.color]
+
+
+def _arithmetic(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
+    picked = _pick([thing for thing in _once(things) if thing.digit is not None], rng, 2)
+    if picked is None:
+        return None
+    first, second = (thing.digit or 0 for thing in picked)
+    colors = [COLOR_NAMES[thing.color] for thing in picked]
+    return "arithmetic", f"sum {colors[0]} {colors[1]}", str(first + second)
+
+
+KINDS: dict[str, Callable[[list[Thing], KnowledgeBase, np.random.Generator], Question]] = {
+    "attribute": _attribute,
+    "fact": _fact,
+    "hop": _hop,
+    "count": _count,
+    "compare": _compare,
+    "arithmetic": _arithmetic,
+}
+
+
+def _ask(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator, n_questions: int) -> list[tuple]:
+    """Questions in equal shares of the kinds, as far as the scene allows each."""
+    asked: list[tuple[str, str, str]] = []
+    kinds = list(KINDS.values())
+    order = rng.permutation(len(kinds))
+    turn = 0
+    while len(asked) < n_questions:
+        question = kinds[order[turn % len(kinds)]](things, kb, rng)
+        turn += 1
+        if question is not None:
+            asked.append(question)
+    return asked
+
+
+def draw_scene(kb: KnowledgeBase, rng: np.random.Generator, *, n_questions: int, held_out: bool) -> Picture:
+    """One scene of 1-6 objects with its questions. `held_out` draws the digits that training never shows."""
+    things = _things(rng)
+    canvas = background(rng, low=10, high=60)
+    glyph_PP = np.zeros((GRID_SIDE, GRID_SIDE), dtype=np.uint8)
+    color_PP = np.zeros_like(glyph_PP)
+    for thing in things:
+        box = np.s_[thing.top_px : thing.top_px + thing.side_px, thing.left_px : thing.left_px + thing.side_px]
+        mask = glyph_mask(thing.glyph, thing.side_px, rng=rng, held_out=held_out)[..., None]
+        tint = np.array(COLORS[COLOR_NAMES[thing.color]]) * rng.uniform(0.8, 1.0)
+        canvas[box] = canvas[box] * (1 - mask) + tint * mask
+        # A patch is labelled with the object that covers its centre.
+        centre = np.s_[_centred(thing.top_px, thing.side_px), _centred(thing.left_px, thing.side_px)]
+        glyph_PP[centre], color_PP[centre] = thing.glyph + 1, thing.color + 1
+    return Picture(
+        pixels_HWC=finish(canvas, rng, noise=NOISE_GREY_LEVELS),
+        glyph_PP=glyph_PP,
+        color_PP=color_PP,
+        caption=" ".join(f"{t.place} {COLOR_NAMES[t.color]} {GLYPHS[t.glyph]}" for t in things),
+        questions=tuple(_ask(things, kb, rng, n_questions)),
+    )
+
+
+def _centred(start_px: int, side_px: int) -> slice:
+    """The patches along one axis whose centres lie in [start, start + side)."""
+    first = -(-(start_px - PATCH_PX // 2) // PATCH_PX)
+    last = (start_px + side_px - 1 - PATCH_PX // 2) // PATCH_PX
+    return slice(max(first, 0), last + 1)

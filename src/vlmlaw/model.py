@@ -1,0 +1,253 @@
+"""The vision-language model: frozen vision tower, compressor to V visual tokens, projector, LLM.
+
+One class for the miniature and for real checkpoints; importing this module makes it known to transformers' Auto
+classes. B sequences, T tokens, P patches, K = levels * width, V visual tokens, C tower width, D LLM width.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from vlmlaw import vision
+from vlmlaw.compressors import Compressor, build_compressor
+
+IGNORE_INDEX = -100  # torch's cross-entropy leaves such targets out
+
+
+class VlmConfig(PreTrainedConfig):
+    """What a VLM consists of. `feature_layers` index the tower's hidden states, shallow to deep."""
+
+    model_type = "vlmlaw"
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012 transformers' own convention
+
+    def __init__(
+        self,
+        vision_config: dict[str, Any] | PreTrainedConfig | None = None,
+        text_config: dict[str, Any] | PreTrainedConfig | None = None,
+        compressor: str = "average",
+        compressor_options: dict[str, Any] | None = None,
+        n_visual_tokens: int = 1,
+        feature_layers: list[int] | None = None,
+        position_embedding: bool = False,
+        image_token_id: int = 0,
+        **kwargs: Any,
+    ):
+        self.vision_config = _as_config(vision_config or {"model_type": "clip_vision_model"})
+        self.text_config = _as_config(text_config or {"model_type": "qwen2"})
+        self.compressor = compressor
+        self.compressor_options = compressor_options or {}
+        self.n_visual_tokens = n_visual_tokens
+        self.feature_layers = feature_layers or [-2]
+        self.position_embedding = position_embedding
+        self.image_token_id = image_token_id
+        kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
+        super().__init__(**kwargs)
+
+
+def _as_config(config: dict[str, Any] | PreTrainedConfig) -> PreTrainedConfig:
+    return config if isinstance(config, PreTrainedConfig) else AutoConfig.for_model(**config)
+
+
+class Projector(nn.Sequential):
+    """LLaVA-1.5's two-layer GELU MLP from the tower's width to the LLM's (Liu et al. 2023, arXiv 2310.03744)."""
+
+    def __init__(self, in_width: int, out_width: int):
+        super().__init__(nn.Linear(in_width, out_width), nn.GELU(), nn.Linear(out_width, out_width))
+
+
+class PlaceEmbedding(nn.Module):
+    """Learned row and column embeddings, read between patches by linear interpolation.
+
+    A visual token that stands for many patches carries the embedding of their centre, whatever V is.
+    """
+
+    def __init__(self, grid_side: int, width: int):
+        super().__init__()
+        self.rows = nn.Embedding(grid_side, width)
+        self.columns = nn.Embedding(grid_side, width)
+
+    def forward(self, places_BV2: Tensor) -> Tensor:
+        """Embeddings (B, V, D) of places in patch units."""
+        below = places_BV2.floor()
+        share = (places_BV2 - below).to(self.rows.weight.dtype)
+        low, high = below.long(), places_BV2.ceil().long()
+        embedded = 0.0
+        for axis, table in enumerate((self.rows, self.columns)):
+            part = share[..., axis, None]
+            embedded = embedded + (1 - part) * table(low[..., axis]) + part * table(high[..., axis])
+        return embedded
+
+
+class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
+    """Image and text to text. The prompt holds V image tokens, which the compressed image replaces."""
+
+    config_class = VlmConfig
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: VlmConfig):
+        super().__init__(config)
+        vision_width = config.vision_config.hidden_size
+        text_width = config.text_config.hidden_size
+        side = vision.grid_side(config.vision_config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.compressor: Compressor = build_compressor(
+            config.compressor,
+            side,
+            vision_width,
+            config.n_visual_tokens,
+            question_width=text_width,
+            n_levels=len(config.feature_layers),
+            **config.compressor_options,
+        )
+        self.projector = Projector(self.compressor.out_width, text_width)
+        self.places = PlaceEmbedding(side, text_width) if config.position_embedding else None
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, Compressor):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear) and module in set(self.projector):
+            # Variance-preserving: the visual tokens start at the scale of their features, whatever the widths.
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.zeros_(module.bias)
+        elif self.places is not None and module in {self.places.rows, self.places.columns}:
+            nn.init.normal_(module.weight, std=self.config.text_config.initializer_range)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def visual_tokens(
+        self, patches_BPK: Tensor, *, question_ids_BT: Tensor | None = None, question_mask_BT: Tensor | None = None
+    ) -> Tensor:
+        """Visual tokens (B, V, D) as the LLM reads them, of patch features and, where needed, of the question."""
+        question_BTD = None
+        if self.compressor.needs_question:
+            if question_ids_BT is None or question_mask_BT is None:
+                raise ValueError(f"compressor {self.config.compressor} needs question_ids and question_mask")
+            question_BTD, question_mask_BT = self._read_question(question_ids_BT, question_mask_BT)
+        visual_BVC, places_BV2 = self.compressor.forward_with_positions(patches_BPK, question_BTD, question_mask_BT)
+        visual_BVD = self.projector(visual_BVC)
+        if self.places is not None and places_BV2 is not None:
+            visual_BVD = visual_BVD + self.places(places_BV2)
+        return visual_BVD
+
+    @torch.no_grad()
+    def _read_question(self, question_ids_BT: Tensor, question_mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """The LLM's last hidden states of the question alone; no gradient flows into the LLM through this pass."""
+        states = self.language_model.base_model(
+            input_ids=question_ids_BT, attention_mask=question_mask_BT, use_cache=False
+        ).last_hidden_state
+        return states, question_mask_BT
+
+    def embed(
+        self,
+        input_ids: Tensor,
+        *,
+        pixel_values: Tensor | None = None,
+        patches: Tensor | None = None,
+        question_ids: Tensor | None = None,
+        question_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Input embeddings (B, T, D): the text's, with the images' visual tokens in the image tokens' places."""
+        embeds_BTD = self.get_input_embeddings()(input_ids)
+        if patches is None and pixel_values is not None:
+            with torch.no_grad():
+                patches = vision.patch_features(self.vision_tower, pixel_values, layers=self.config.feature_layers)
+        if patches is None:
+            return embeds_BTD
+        visual_BVD = self.visual_tokens(
+            patches.to(self.dtype), question_ids_BT=question_ids, question_mask_BT=question_mask
+        )
+        is_image_BT = input_ids == self.config.image_token_id
+        n_places, n_tokens = int(is_image_BT.sum()), visual_BVD.shape[0] * visual_BVD.shape[1]
+        if n_places != n_tokens:
+            raise ValueError(
+                f"the text has {n_places} image tokens, but {visual_BVD.shape[0]} images make {n_tokens} visual "
+                f"tokens ({self.config.n_visual_tokens} each); use this model's processor to build the prompt"
+            )
+        return embeds_BTD.masked_scatter(is_image_BT[..., None], visual_BVD.to(embeds_BTD.dtype))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        patches: Tensor | None = None,
+        question_ids: Tensor | None = None,
+        question_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        targets: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits, and the mean loss over labelled tokens.
+
+        `patches` (n_images, P, K) replace `pixel_values` where features are cached. `labels` are transformers' (same
+        places as input_ids); `targets` (B, T) say which token each place should predict, so that one prefix can
+        serve many questions. With either, logits are computed only where there is something to predict, (n, vocab).
+        """
+        if inputs_embeds is None:
+            assert input_ids is not None
+            inputs_embeds = self.embed(
+                input_ids,
+                pixel_values=pixel_values,
+                patches=patches,
+                question_ids=question_ids,
+                question_mask=question_mask,
+            )
+        outputs = self.language_model.base_model(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        hidden_BTD = outputs.last_hidden_state
+        head = self.get_output_embeddings()
+        if labels is not None:
+            targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        if targets is None:
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
+            keep = logits_to_keep if isinstance(logits_to_keep, Tensor) else keep
+            return CausalLMOutputWithPast(logits=head(hidden_BTD[:, keep]), past_key_values=outputs.past_key_values)
+        wanted_BT = targets != IGNORE_INDEX
+        logits = head(hidden_BTD[wanted_BT])
+        loss = F.cross_entropy(logits.float(), targets[wanted_BT])
+        return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    def prepare_inputs_for_generation(self, input_ids: Tensor, past_key_values: Any = None, **kwargs: Any) -> dict:
+        """The image enters with the first step only; later steps read it from the cache."""
+        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+        if past_key_values is not None and past_key_values.get_seq_length() > 0:
+            for name in ("pixel_values", "patches", "question_ids", "question_mask"):
+                inputs.pop(name, None)
+        return inputs
+
+
+AutoConfig.register(VlmConfig.model_type, VlmConfig, exist_ok=True)
+AutoModelForImageTextToText.register(VlmConfig, VlmForConditionalGeneration, exist_ok=True)
