@@ -30,13 +30,15 @@ A model that initialises weights itself must then call `reset_parameters()` (zer
 from typing import Any
 
 from vlmlaw.compressors.base import Compressor, Inputs
+from vlmlaw.compressors.blocks import BlockLinear
 from vlmlaw.compressors.pooling import AllPatches, AveragePooling, BilinearResize, RandomSelection, StridedSampling
 from vlmlaw.errors import UserError
 
 __all__ = ["COMPRESSORS", "Compressor", "Inputs", "build_compressor", "compressor_class"]
 
 COMPRESSORS: dict[str, type[Compressor]] = {
-    kind.name: kind for kind in (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection)
+    kind.name: kind
+    for kind in (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, BlockLinear)
 }
 
 
