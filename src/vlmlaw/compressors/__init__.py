@@ -32,13 +32,14 @@ from typing import Any
 from vlmlaw.compressors.base import Compressor, Inputs
 from vlmlaw.compressors.blocks import BlockLinear
 from vlmlaw.compressors.pooling import AllPatches, AveragePooling, BilinearResize, RandomSelection, StridedSampling
+from vlmlaw.compressors.region_attention import QueCC
 from vlmlaw.errors import UserError
 
 __all__ = ["COMPRESSORS", "Compressor", "Inputs", "build_compressor", "compressor_class"]
 
 COMPRESSORS: dict[str, type[Compressor]] = {
     kind.name: kind
-    for kind in (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, BlockLinear)
+    for kind in (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, BlockLinear, QueCC)
 }
 
 
