@@ -1,4 +1,4 @@
-"""QueCC against its definition written as loops over images, regions, patches and heads."""
+"""QueCC and TokenPacker against their definitions, written as loops over images, regions, patches and heads."""
 
 import math
 
@@ -33,6 +33,17 @@ def quecc_layout(k: int) -> dict[str, tuple[int, ...]]:
         shapes |= {f"{part}.0.weight": (C, width_in), f"{part}.2.weight": (C, C), f"{part}.3.weight": (C,)}
         shapes |= {f"{part}.{i}.bias": (C,) for i in (0, 2, 3)}
     return shapes
+
+
+def tokenpacker_layout() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the published module without its projector."""
+    shapes: dict[str, tuple[int, ...]] = {"q_proj_1.weight": (C, C)}
+    for part in ("k_proj_1", "v_proj_1"):
+        shapes |= {f"{part}.0.weight": (C, L * C), f"{part}.2.weight": (C, C)}
+        shapes |= {f"{part}.0.bias": (C,), f"{part}.2.bias": (C,)}
+    for part in ("ln_q_1", "ln_k_1", "ln_v_1"):
+        shapes |= {f"{part}.weight": (C,), f"{part}.bias": (C,)}
+    return shapes | {key: shape for key, shape in quecc_layout(1).items() if key.startswith("clip_attn")}
 
 
 def random_weights(shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -91,6 +102,41 @@ def quecc_by_loops(w: dict[str, Tensor], levels_PK: Tensor, question_D: Tensor, 
     return torch.stack(tokens)
 
 
+def bilinear(grid_ssC: Tensor, at: float, across: float) -> Tensor:
+    """The grid's value at a place between its patches."""
+    row, column = min(int(at), GRID - 2), min(int(across), GRID - 2)
+    down, right = at - row, across - column
+    top = (1 - right) * grid_ssC[row, column] + right * grid_ssC[row, column + 1]
+    bottom = (1 - right) * grid_ssC[row + 1, column] + right * grid_ssC[row + 1, column + 1]
+    return (1 - down) * top + down * bottom
+
+
+def tokenpacker_by_loops(w: dict[str, Tensor], levels_PK: Tensor, k: int) -> Tensor:
+    side, tokens = GRID // k, []
+    grid_ssC = levels_PK[:, -C:].reshape(GRID, GRID, C)
+    for v in range(side**2):
+        row, column = divmod(v, side)
+        coarse = bilinear(grid_ssC, (row + 0.5) * k - 0.5, (column + 0.5) * k - 0.5)
+        query = layer_norm(w, "ln_q_1", linear(w, "q_proj_1", coarse))
+        region = [levels_PK[p] for _, _, p in region_patches(v, k)]
+        keys = [layer_norm(w, "ln_k_1", gelu_mlp(w, "k_proj_1", x)) for x in region]
+        values = [layer_norm(w, "ln_v_1", gelu_mlp(w, "v_proj_1", x)) for x in region]
+        tokens.append(attend(w, query, keys, values))
+    return torch.stack(tokens)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 6])
+def test_tokenpacker_with_published_weights_equals_loops(k):
+    compressor = make("tokenpacker", (GRID // k) ** 2, n_levels=L)
+    weights = random_weights(tokenpacker_layout())
+    compressor.load_state_dict(weights, strict=True)
+    inputs = make_inputs(n_levels=L)
+    visual_BVC = compressor(**inputs)
+    for image in range(3):
+        expected = tokenpacker_by_loops(weights, inputs["patches_BPK"][image], k)
+        torch.testing.assert_close(visual_BVC[image], expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("k", [1, 2, 3, 6])
 def test_quecc_with_published_weights_equals_loops(k):
     compressor = make("quecc", (GRID // k) ** 2, n_levels=L)
@@ -123,6 +169,22 @@ def test_quecc_parameters_at_the_published_size():
     key = (4 * c * c + c) + (c * c + c) + 2 * c
     assert compressor.n_params() == text + query + 2 * key + (c * 9 + c) + (4 * c * c + 4 * c)
     assert compressor.clip_attn.num_heads == 8
+
+
+def test_tokenpacker_parameters_at_the_published_size():
+    with torch.device("meta"):
+        compressor = build_compressor("tokenpacker", 24, 1024, 144, n_levels=4)
+    c = 1024
+    key = (4 * c * c + c) + (c * c + c)
+    assert compressor.n_params() == c * c + 2 * key + 3 * 2 * c + (4 * c * c + 4 * c)
+
+
+def test_tokenpacker_starts_as_published():
+    with torch.device("cpu"):
+        compressor = build_compressor("tokenpacker", 4, 256, 4, n_levels=2)
+    assert compressor.k_proj_1[0].weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert compressor.clip_attn.out_proj.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not compressor.v_proj_1[2].bias.any()
 
 
 def test_quecc_answers_the_question_it_is_asked():

@@ -31,16 +31,23 @@ from typing import Any
 
 from vlmlaw.compressors.base import Compressor, Inputs
 from vlmlaw.compressors.blocks import BlockLinear
-from vlmlaw.compressors.pooling import AllPatches, AveragePooling, BilinearResize, RandomSelection, StridedSampling
-from vlmlaw.compressors.region_attention import QueCC
+from vlmlaw.compressors.pooling import (
+    AllPatches,
+    AveragePooling,
+    BilinearResize,
+    RandomSelection,
+    StridedSampling,
+)
+from vlmlaw.compressors.published import split_published
+from vlmlaw.compressors.region_attention import QueCC, TokenPacker
 from vlmlaw.errors import UserError
 
-__all__ = ["COMPRESSORS", "Compressor", "Inputs", "build_compressor", "compressor_class"]
+__all__ = ["COMPRESSORS", "Compressor", "Inputs", "build_compressor", "compressor_class", "split_published"]
 
-COMPRESSORS: dict[str, type[Compressor]] = {
-    kind.name: kind
-    for kind in (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, BlockLinear, QueCC)
-}
+_WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection)
+_LEARNED = (BlockLinear, TokenPacker, QueCC)
+
+COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in (*_WITHOUT_WEIGHTS, *_LEARNED)}
 
 
 def compressor_class(name: str) -> type[Compressor]:

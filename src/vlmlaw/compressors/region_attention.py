@@ -1,11 +1,12 @@
-"""Compressors whose every token asks its own k x k region: QueCC.
+"""Compressors whose every token asks its own k x k region: QueCC and TokenPacker.
 
-Parameter names and shapes are those of the published module, so that its weights load.
+Parameter names and shapes are those of the published modules; `published.split_published` reads their weights.
 Shapes: B images (or image-question pairs), P patches, V visual tokens, R = P / V patches in a region, C width,
 L levels, K = L * C, T question tokens, D question width.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlmlaw.compressors.attention import MultiheadAttention, heads_for
@@ -106,3 +107,61 @@ class QueCC(RegionAttention):
         queries_BPC = self.q_proj(inputs.patches_BPC + text_B1C)
         queries_BVC = as_tokens(self.q_downsample(as_image(queries_BPC, self.grid_side)))
         return self.attend(queries_BVC, self.k_proj(inputs.levels_BPK), self.v_proj(inputs.levels_BPK))
+
+
+class TokenPacker(RegionAttention):
+    """Coarse tokens that gather the details of their regions (Li et al. 2024, arXiv 2407.02392, section 3.2).
+
+    1. query_v = LayerNorm(W x~_v), x~ the single-level grid resized bilinearly to sqrt(V) x sqrt(V);
+    2. keys, values = LayerNorm(MLP(all levels at p));
+    3. token_v = attention(query_v, keys and values of region v).
+
+    Weights, out x in (linear maps start normal with deviation 0.02, as published):
+        q_proj_1                C x C, no bias
+        k_proj_1.0, v_proj_1.0  C x LC, bias    .2 C x C, bias
+        ln_q_1, ln_k_1, ln_v_1  C
+        clip_attn               in_proj 3C x C, out_proj C x C, bias
+    The published module ends with `mlp` to the LLM's width: that is the projector, which is the model's.
+    """
+
+    name = "tokenpacker"
+
+    def __init__(
+        self,
+        grid_side: int,
+        width: int,
+        n_visual_tokens: int,
+        *,
+        question_width: int | None = None,
+        n_levels: int = 1,
+        n_heads: int = PUBLISHED_HEADS,
+    ) -> None:
+        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+        self.q_proj_1 = nn.Linear(width, width, bias=False)
+        self.k_proj_1 = nn.Sequential(nn.Linear(n_levels * width, width), nn.GELU(), nn.Linear(width, width))
+        self.v_proj_1 = nn.Sequential(nn.Linear(n_levels * width, width), nn.GELU(), nn.Linear(width, width))
+        self.ln_q_1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.ln_k_1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.ln_v_1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.clip_attn = MultiheadAttention(width, heads_for(width, n_heads))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        super().reset_parameters()
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def flops(self, n_question_tokens: int = 0) -> int:
+        queries = 2 * self.n_visual_tokens * self.width**2
+        return queries + 2 * self.two_layer_flops(self.n_levels * self.width) + self.attention_flops()
+
+    def compress(self, inputs: Inputs) -> Tensor:
+        side = self.tokens_side
+        image_BCss = as_image(inputs.patches_BPC, self.grid_side)
+        coarse_BVC = as_tokens(F.interpolate(image_BCss, size=(side, side), mode="bilinear", align_corners=False))
+        keys_BPC = self.ln_k_1(self.k_proj_1(inputs.levels_BPK))
+        values_BPC = self.ln_v_1(self.v_proj_1(inputs.levels_BPK))
+        return self.attend(self.ln_q_1(self.q_proj_1(coarse_BVC)), keys_BPC, values_BPC)
