@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from .cases import GRID, WIDTH, fill_with_noise, make, make_inputs
 
@@ -37,3 +38,23 @@ def test_block_linear_equals_a_loop():
 @pytest.mark.parametrize(("n_tokens", "n_params"), [(1, 36 * 8 * 8 + 8), (4, 9 * 8 * 8 + 8), (36, 8 * 8 + 8)])
 def test_block_linear_parameters(n_tokens, n_params):
     assert make("block_linear", n_tokens).n_params() == n_params
+
+
+def test_mlp_shuffle_equals_a_loop():
+    compressor, inputs = fill_with_noise(make("mlp_shuffle", 9, hidden_width=5)), make_inputs()
+    visual_BVC = compressor(**inputs)
+    grid = inputs["patches_BPK"][..., -WIDTH:].reshape(3, GRID, GRID, WIDTH)
+    for image in range(3):
+        for v in range(9):
+            row, column = 2 * (v // 3), 2 * (v % 3)
+            flat = torch.cat([grid[image, row + i, column + j] for i in range(2) for j in range(2)])
+            norm, hidden, output = compressor.norm, compressor.hidden, compressor.output
+            flat = (flat - flat.mean()) / torch.sqrt(flat.var(correction=0) + 1e-5) * norm.weight + norm.bias
+            expected = output.weight @ F.gelu(hidden.weight @ flat + hidden.bias) + output.bias
+            torch.testing.assert_close(visual_BVC[image, v], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_mlp_shuffle_parameters():
+    flat = 4 * WIDTH
+    assert make("mlp_shuffle", 9).n_params() == 2 * flat + (flat * WIDTH + WIDTH) + (WIDTH * WIDTH + WIDTH)
+    assert make("mlp_shuffle", 9, hidden_width=5).n_params() == 2 * flat + (flat * 5 + 5) + (5 * WIDTH + WIDTH)

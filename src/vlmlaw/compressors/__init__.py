@@ -30,7 +30,8 @@ A model that initialises weights itself must then call `reset_parameters()` (zer
 from typing import Any
 
 from vlmlaw.compressors.base import Compressor, Inputs
-from vlmlaw.compressors.blocks import BlockLinear
+from vlmlaw.compressors.blocks import BlockLinear, MlpShuffle
+from vlmlaw.compressors.convolution import CAbstractor
 from vlmlaw.compressors.pooling import (
     AllPatches,
     AveragePooling,
@@ -45,7 +46,7 @@ from vlmlaw.errors import UserError
 __all__ = ["COMPRESSORS", "Compressor", "Inputs", "build_compressor", "compressor_class", "split_published"]
 
 _WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection)
-_LEARNED = (BlockLinear, TokenPacker, QueCC)
+_LEARNED = (BlockLinear, MlpShuffle, CAbstractor, TokenPacker, QueCC)
 
 COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in (*_WITHOUT_WEIGHTS, *_LEARNED)}
 

@@ -4,6 +4,7 @@ Their weights grow as k^2: at V = 1 they read the whole image at once.
 Shapes: B images, P patches, V visual tokens, k a region's side, R = k * k patches in a region, C width.
 """
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlmlaw.compressors.base import Inputs
@@ -43,3 +44,37 @@ class BlockLinear(RegionCompressor):
     def compress(self, inputs: Inputs) -> Tensor:
         regions_BVRC = split_into_regions(inputs.patches_BPC, self.grid_side, self.region_side)
         return regions_BVRC.mean(dim=2) + self.linear(regions_BVRC.flatten(2))
+
+
+class MlpShuffle(RegionCompressor):
+    """visual_v = W2 GELU(W1 LayerNorm(flat(region v)) + b1) + b2: pixel shuffle, then an MLP.
+
+    As InternVL 1.5 (Chen et al. 2024, arXiv 2404.16821, section 3.1), whose MLP ends in the LLM's width; here in C.
+    Weights: `norm` RC; `hidden` H x RC, H; `output` C x H, C, with H = `hidden_width` (C unless given).
+    """
+
+    name = "mlp_shuffle"
+
+    def __init__(
+        self,
+        grid_side: int,
+        width: int,
+        n_visual_tokens: int,
+        *,
+        question_width: int | None = None,
+        n_levels: int = 1,
+        hidden_width: int | None = None,
+    ) -> None:
+        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+        self.hidden_width = hidden_width or width
+        flat_width = self.region_side**2 * width
+        self.norm = nn.LayerNorm(flat_width)
+        self.hidden = nn.Linear(flat_width, self.hidden_width)
+        self.output = nn.Linear(self.hidden_width, width)
+
+    def flops(self, n_question_tokens: int = 0) -> int:
+        return 2 * self.hidden_width * self.width * (self.n_patches + self.n_visual_tokens)
+
+    def compress(self, inputs: Inputs) -> Tensor:
+        flat_BVF = split_into_regions(inputs.patches_BPC, self.grid_side, self.region_side).flatten(2)
+        return self.output(F.gelu(self.hidden(self.norm(flat_BVF))))
