@@ -75,3 +75,15 @@ def test_bilinear_resize_is_exact_on_a_plane(n_tokens):
     at_row, at_column = compressor.positions.unbind(dim=1)
     expected = torch.stack([1 + 2 * at_row + 3 * at_column, 5 - at_row], dim=-1)
     torch.testing.assert_close(compressor(plane_PC)[0], expected)
+
+
+def test_matryoshka_pooling_nests():
+    """M3's coarser tokens are means of its finer ones, and each scale is average pooling."""
+    compressor, inputs = make("m3", 36), make_inputs()
+    tokens = {}
+    for n_tokens in (1, 4, 9, 36):
+        compressor.set_n_visual_tokens(n_tokens)
+        tokens[n_tokens] = compressor(**inputs)
+        torch.testing.assert_close(tokens[n_tokens], make("average", n_tokens)(**inputs), rtol=0, atol=0)
+    for fine in (4, 9, 36):
+        torch.testing.assert_close(tokens[fine].mean(dim=1), tokens[1][:, 0])

@@ -36,17 +36,19 @@ from vlmlaw.compressors.pooling import (
     AllPatches,
     AveragePooling,
     BilinearResize,
+    MatryoshkaPooling,
     RandomSelection,
     StridedSampling,
 )
 from vlmlaw.compressors.published import split_published
+from vlmlaw.compressors.queries import MatryoshkaQueries, Resampler
 from vlmlaw.compressors.region_attention import QueCC, TokenPacker
 from vlmlaw.errors import UserError
 
 __all__ = ["COMPRESSORS", "Compressor", "Inputs", "build_compressor", "compressor_class", "split_published"]
 
-_WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection)
-_LEARNED = (BlockLinear, MlpShuffle, CAbstractor, TokenPacker, QueCC)
+_WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, MatryoshkaPooling)
+_LEARNED = (BlockLinear, MlpShuffle, CAbstractor, Resampler, MatryoshkaQueries, TokenPacker, QueCC)
 
 COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in (*_WITHOUT_WEIGHTS, *_LEARNED)}
 

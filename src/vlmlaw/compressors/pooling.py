@@ -39,6 +39,17 @@ class AveragePooling(RegionCompressor):
         return split_into_regions(inputs.patches_BPC, self.grid_side, self.region_side).mean(dim=2)
 
 
+class MatryoshkaPooling(AveragePooling):
+    """M3 (Cai et al. 2024, arXiv 2405.17430, section 3): average pooling, one training for all V.
+
+    The trainer takes the loss at every scale (the paper: their mean, over V = 1, 9, 36, 144, 576), by
+    `set_n_visual_tokens`; coarser tokens are means of finer ones.
+    """
+
+    name = "m3"
+    elastic = True
+
+
 class StridedSampling(RegionCompressor):
     """visual_v = the patch at the middle of region v (for an even side, the last of the two middles)."""
 
