@@ -10,6 +10,7 @@ from vlmlaw.compressors import COMPRESSORS, Compressor, build_compressor
 GRID, WIDTH, QUESTION_WIDTH, N_QUESTION_TOKENS = 6, 8, 12, 5
 N_PATCHES = GRID**2
 NAMES = sorted(COMPRESSORS)
+OPTIONS = {"text_guided": {"key_width": QUESTION_WIDTH}}  # what a name cannot do without
 
 
 def some_allowed(name: str, grid_side: int = GRID) -> list[int]:
@@ -24,6 +25,7 @@ CASES = [(name, n_tokens) for name in NAMES for n_tokens in some_allowed(name)]
 
 def make(name: str, n_visual_tokens: int, *, n_levels: int = 2, seed: int = 0, **options: Any) -> Compressor:
     torch.manual_seed(seed)
+    options = OPTIONS.get(name, {}) | options
     return build_compressor(
         name, GRID, WIDTH, n_visual_tokens, question_width=QUESTION_WIDTH, n_levels=n_levels, **options
     )

@@ -13,7 +13,6 @@ from .cases import (
     N_PATCHES,
     N_QUESTION_TOKENS,
     NAMES,
-    QUESTION_WIDTH,
     WIDTH,
     fill_with_noise,
     make,
@@ -92,7 +91,7 @@ def test_weights_alone_rebuild_it(name):
     n_tokens = some_allowed(name)[1 % len(some_allowed(name))]
     compressor, inputs = fill_with_noise(make(name, n_tokens)), make_inputs()
     with torch.device("meta"):
-        rebuilt = build_compressor(name, GRID, WIDTH, n_tokens, question_width=QUESTION_WIDTH, n_levels=2)
+        rebuilt = make(name, n_tokens)
     rebuilt.load_state_dict(compressor.state_dict(), assign=True)
     torch.testing.assert_close(rebuilt(**inputs), compressor(**inputs), rtol=0, atol=0)
     assert not list(compressor.buffers())
@@ -189,6 +188,16 @@ def test_senseless_sizes_are_rejected():
         build_compressor("average", GRID, 0, 4)
     with pytest.raises(UserError, match="average: n_levels is 0"):
         build_compressor("average", GRID, WIDTH, 4, n_levels=0)
+    with pytest.raises(UserError, match="quecc: question_width is 0"):
+        build_compressor("quecc", GRID, WIDTH, 4, question_width=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [(n, o) for n in NAMES for o in COMPRESSORS[n].option_names() if o != "seed"]
+)
+def test_options_of_nothing_are_rejected(name, option):
+    with pytest.raises(UserError, match=f"{name}: {option} is 0; expected a whole number of at least 1"):
+        make(name, some_allowed(name)[0], **{option: 0})
 
 
 @every_name

@@ -231,7 +231,7 @@ def test_reference_gelu_and_norm_are_torchs():
 
 
 def test_its_width_of_question_and_options_are_asked_for():
-    with pytest.raises(UserError, match="quecc: question_width is 0"):
+    with pytest.raises(UserError, match="quecc: reads the question; found no question_width"):
         build_compressor("quecc", GRID, WIDTH, 4)
     with pytest.raises(UserError, match=r"quecc: unknown option\(s\) head; its options: n_heads"):
         build_compressor("quecc", GRID, WIDTH, 4, question_width=4, head=2)

@@ -10,10 +10,10 @@ patches_BPK: B images x P = grid_side^2 patches in raster order x K = n_levels *
     read more say so.
 question_BTD, question_mask_BT: B x T x question_width, for those with `needs_question`. The mask is True at the
     question's own tokens, padding on either side; without it all T count, so a lone vector goes in as B x 1 x D.
-importance_BP: how much each patch matters, from outside (attention of the encoder's class token, of an LLM layer),
-    for those with `needs_importance`.
-keys_BPH: features in which patches are compared, if not the patches themselves (the encoder's attention keys; for
-    text guidance, the patches projected to the LLM's width), for the `training_free` ones that compare.
+importance_BP: how much each patch matters, from outside, for those with `needs_importance`: attention of the
+    encoder's class token or of an LLM layer; `received_attention` makes one for a tower without a class token.
+keys_BPH: what the `training_free` ones compare patches by if built with the option key_width = H (the encoder's
+    attention keys; for text guidance the patches projected to the LLM's width); without it they compare patches.
 
 B counts image-question pairs: for several questions on one image repeat its patches. What a compressor does not
 need it ignores, so that a model may pass everything it has. `forward_with_positions` returns the tokens and the
@@ -43,14 +43,24 @@ from vlmlaw.compressors.pooling import (
 from vlmlaw.compressors.published import split_published
 from vlmlaw.compressors.queries import MatryoshkaQueries, Resampler
 from vlmlaw.compressors.region_attention import QueCC, TokenPacker
+from vlmlaw.compressors.selection import DivPrune, FastV, TextGuided, received_attention
 from vlmlaw.errors import UserError
 
-__all__ = ["COMPRESSORS", "Compressor", "Inputs", "build_compressor", "compressor_class", "split_published"]
+__all__ = [
+    "COMPRESSORS",
+    "Compressor",
+    "Inputs",
+    "build_compressor",
+    "compressor_class",
+    "received_attention",
+    "split_published",
+]
 
 _WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, MatryoshkaPooling)
 _LEARNED = (BlockLinear, MlpShuffle, CAbstractor, Resampler, MatryoshkaQueries, TokenPacker, QueCC)
+_TRAINING_FREE = (DivPrune, TextGuided, FastV)
 
-COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in (*_WITHOUT_WEIGHTS, *_LEARNED)}
+COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in (*_WITHOUT_WEIGHTS, *_LEARNED, *_TRAINING_FREE)}
 
 
 def compressor_class(name: str) -> type[Compressor]:

@@ -48,12 +48,9 @@ class Compressor(nn.Module):
         n_levels: int = 1,
     ) -> None:
         super().__init__()
-        sizes = {"grid_side": grid_side, "width": width, "n_levels": n_levels}
-        if self.needs_question or question_width is not None:
-            sizes["question_width"] = question_width or 0
-        for key, value in sizes.items():
-            if value < 1:
-                raise UserError(f"compressor {self.name}: {key} is {value}; expected a whole number of at least 1.")
+        if self.needs_question and question_width is None:
+            raise UserError(f"compressor {self.name}: reads the question; found no question_width, give its width.")
+        self._at_least_one(grid_side=grid_side, width=width, n_levels=n_levels, question_width=question_width)
         self.grid_side = grid_side
         self.width = width
         self.question_width = question_width
@@ -157,6 +154,11 @@ class Compressor(nn.Module):
 
     # Checks.
 
+    def _at_least_one(self, **sizes: int | None) -> None:
+        for key, value in sizes.items():
+            if value is not None and value < 1:
+                raise UserError(f"compressor {self.name}: {key} is {value}; expected a whole number of at least 1.")
+
     def _allowed(self, n_visual_tokens: int) -> int:
         allowed = self.allowed_tokens(self.grid_side)
         if n_visual_tokens not in allowed:
@@ -184,8 +186,6 @@ class Compressor(nn.Module):
                 question_mask_BT = question_mask_BT.bool()
         if self.needs_importance:
             self._expect("importance", importance_BP, (n_images, self.n_patches))
-        if self.training_free and keys_BPH is not None:
-            self._expect("keys", keys_BPH, (n_images, self.n_patches, None))
         patches_BPC = patches_BPK[..., -self.width :]
         return Inputs(patches_BPC, patches_BPK, question_BTD, question_mask_BT, importance_BP, keys_BPH)
 

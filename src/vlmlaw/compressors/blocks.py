@@ -66,6 +66,7 @@ class MlpShuffle(RegionCompressor):
         hidden_width: int | None = None,
     ) -> None:
         super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+        self._at_least_one(hidden_width=hidden_width)
         self.hidden_width = hidden_width or width
         flat_width = self.region_side**2 * width
         self.norm = nn.LayerNorm(flat_width)

@@ -69,6 +69,7 @@ class CAbstractor(RegionCompressor):
         depth: int = 3,
     ) -> None:
         super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+        self._at_least_one(depth=depth)
         self.depth = depth
         self.position = nn.Parameter(torch.empty(self.n_patches, width))
         self.before = nn.Sequential(*(RegNetBlock(width) for _ in range(depth)))

@@ -62,6 +62,7 @@ class Resampler(Compressor):
         n_heads: int = PUBLISHED_HEADS,
     ) -> None:
         super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+        self._at_least_one(depth=depth, n_heads=n_heads)
         self.queries = nn.Parameter(torch.empty(n_visual_tokens, width))
         self.position = nn.Parameter(torch.empty(self.n_patches, width))
         self.layers = nn.ModuleList(ResamplerLayer(width, heads_for(width, n_heads)) for _ in range(depth))
@@ -114,6 +115,7 @@ class MatryoshkaQueries(Compressor):
         n_heads: int = PUBLISHED_HEADS,
     ) -> None:
         super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+        self._at_least_one(n_heads=n_heads)
         self.queries = nn.Parameter(torch.empty(self.n_patches, width))
         self.position = nn.Parameter(torch.empty(self.n_patches, width))
         self.patches_proj = nn.Linear(width, width, bias=False)

@@ -83,6 +83,7 @@ class QueCC(RegionAttention):
         n_heads: int = PUBLISHED_HEADS,
     ) -> None:
         super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+        self._at_least_one(n_heads=n_heads)
         assert question_width is not None  # checked by the base class
         self.text_projection = nn.Sequential(nn.Linear(question_width, width), nn.LayerNorm(width, eps=LAYER_NORM_EPS))
         self.q_proj = normed_mlp(width, width)
@@ -137,6 +138,7 @@ class TokenPacker(RegionAttention):
         n_heads: int = PUBLISHED_HEADS,
     ) -> None:
         super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+        self._at_least_one(n_heads=n_heads)
         self.q_proj_1 = nn.Linear(width, width, bias=False)
         self.k_proj_1 = nn.Sequential(nn.Linear(n_levels * width, width), nn.GELU(), nn.Linear(width, width))
         self.v_proj_1 = nn.Sequential(nn.Linear(n_levels * width, width), nn.GELU(), nn.Linear(width, width))
