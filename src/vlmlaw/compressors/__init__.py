@@ -32,6 +32,7 @@ from typing import Any
 from vlmlaw.compressors.base import Compressor, Inputs
 from vlmlaw.compressors.blocks import BlockLinear, MlpShuffle
 from vlmlaw.compressors.convolution import CAbstractor
+from vlmlaw.compressors.merging import PruMerge, ToMe, VisionZip
 from vlmlaw.compressors.pooling import (
     AllPatches,
     AveragePooling,
@@ -58,7 +59,7 @@ __all__ = [
 
 _WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, MatryoshkaPooling)
 _LEARNED = (BlockLinear, MlpShuffle, CAbstractor, Resampler, MatryoshkaQueries, TokenPacker, QueCC)
-_TRAINING_FREE = (DivPrune, TextGuided, FastV)
+_TRAINING_FREE = (ToMe, PruMerge, VisionZip, DivPrune, TextGuided, FastV)
 
 COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in (*_WITHOUT_WEIGHTS, *_LEARNED, *_TRAINING_FREE)}
 
