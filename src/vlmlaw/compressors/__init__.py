@@ -1,1 +1,90 @@
-"""Visual-token compressors: tensors in, tensors out."""
+"""Visual-token compressors: tensors in, tensors out.
+
+Build one by name, `build_compressor("quecc", grid_side, width, n_visual_tokens, question_width=d, n_levels=4)`,
+and call it:
+
+    visual_BVC = compressor(patches_BPK, question_BTD, question_mask_BT, importance_BP=..., keys_BPH=...)
+
+patches_BPK: B images x P = grid_side^2 patches in raster order x K = n_levels * width: the levels concatenated,
+    shallow to deep (with one level, B x P x width). All read the last `width` columns, the deepest level; those that
+    read more say so.
+question_BTD, question_mask_BT: B x T x question_width, for those with `needs_question`. The mask is True at the
+    question's own tokens, padding on either side; without it all T count, so a lone vector goes in as B x 1 x D.
+importance_BP: how much each patch matters, from outside, for those with `needs_importance`: attention of the
+    encoder's class token or of an LLM layer; `received_attention` makes one for a tower without a class token.
+keys_BPH: what the `training_free` ones compare patches by if built with the option key_width = H (the encoder's
+    attention keys; for text guidance the patches projected to the LLM's width); without it they compare patches.
+
+B counts image-question pairs: for several questions on one image repeat its patches. What a compressor does not
+need it ignores, so that a model may pass everything it has. `forward_with_positions` returns the tokens and the
+(row, column) in patch units that each stands for (B x V x 2); where that does not depend on the sample it is also the
+property `positions` (V x 2), and learned queries have None in both.
+
+What a workflow asks of a class before building it: `allowed_tokens(grid_side)`, `option_names()`, and the flags
+`elastic` (one set of weights serves every V; `set_n_visual_tokens` switches), `training_free` (applied at inference to
+a model trained on all patches; also elastic), `needs_question`, `needs_importance`, `moves_with_content`.
+Of an instance: `out_width` (the vision width: the MLP projector to the LLM is the model's), `n_params()`, `flops()`.
+A model that initialises weights itself must then call `reset_parameters()` (zero-initialised maps matter).
+"""
+
+from typing import Any
+
+from vlmlaw.compressors.base import Compressor, Inputs
+from vlmlaw.compressors.blocks import BlockLinear, MlpShuffle
+from vlmlaw.compressors.convolution import CAbstractor
+from vlmlaw.compressors.merging import PruMerge, ToMe, VisionZip
+from vlmlaw.compressors.pooling import (
+    AllPatches,
+    AveragePooling,
+    BilinearResize,
+    MatryoshkaPooling,
+    RandomSelection,
+    StridedSampling,
+)
+from vlmlaw.compressors.published import split_published
+from vlmlaw.compressors.queries import MatryoshkaQueries, Resampler
+from vlmlaw.compressors.region_attention import QueCC, TokenPacker
+from vlmlaw.compressors.selection import DivPrune, FastV, TextGuided, received_attention
+from vlmlaw.errors import UserError
+
+__all__ = [
+    "COMPRESSORS",
+    "Compressor",
+    "Inputs",
+    "build_compressor",
+    "compressor_class",
+    "received_attention",
+    "split_published",
+]
+
+_WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, MatryoshkaPooling)
+_LEARNED = (BlockLinear, MlpShuffle, CAbstractor, Resampler, MatryoshkaQueries, TokenPacker, QueCC)
+_TRAINING_FREE = (ToMe, PruMerge, VisionZip, DivPrune, TextGuided, FastV)
+
+COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in (*_WITHOUT_WEIGHTS, *_LEARNED, *_TRAINING_FREE)}
+
+
+def compressor_class(name: str) -> type[Compressor]:
+    """The class of that name. Raises UserError with the names there are."""
+    if name not in COMPRESSORS:
+        raise UserError(f"no compressor is called {name!r}; there are {', '.join(sorted(COMPRESSORS))}.")
+    return COMPRESSORS[name]
+
+
+def build_compressor(
+    name: str,
+    grid_side: int,
+    width: int,
+    n_visual_tokens: int,
+    *,
+    question_width: int | None = None,
+    n_levels: int = 1,
+    **options: Any,
+) -> Compressor:
+    """A compressor with its initial weights. Raises UserError: unknown name, unknown option, impossible V."""
+    kind = compressor_class(name)
+    unknown = sorted(set(options) - set(kind.option_names()))
+    if unknown:
+        known = ", ".join(kind.option_names()) or "none"
+        raise UserError(f"compressor {name}: unknown option(s) {', '.join(unknown)}; its options: {known}.")
+    return kind(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels, **options)

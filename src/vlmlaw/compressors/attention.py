@@ -1,0 +1,47 @@
+"""Multi-head attention with the parameter names of `torch.nn.MultiheadAttention`, as products of matrices.
+
+Written out because torch's fused kernel is not counted by `FlopCounterMode` on a CPU, and because one query per
+region over a handful of keys gains nothing from it. Shapes: ... any leading sizes, N queries, M keys, C width.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def heads_for(width: int, at_most: int) -> int:
+    """The largest number of heads that divides the width."""
+    return max(heads for heads in range(1, at_most + 1) if width % heads == 0)
+
+
+class MultiheadAttention(nn.MultiheadAttention):
+    """softmax(Q K^T / sqrt(C / heads)) V by head, each of Q, K, V and the output through a linear map with bias.
+
+    Weights: `in_proj_weight` 3C x C, `in_proj_bias` 3C, `out_proj` C x C, C.
+    """
+
+    def __init__(self, width: int, n_heads: int) -> None:
+        super().__init__(width, n_heads)
+
+    def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:  # type: ignore[override]
+        """(..., N, C), (..., M, C), (..., M, C) to (..., N, C)."""
+        weight_q, weight_k, weight_v = self.in_proj_weight.chunk(3)
+        bias_q, bias_k, bias_v = self.in_proj_bias.chunk(3)
+        q = self._by_head(F.linear(queries, weight_q, bias_q))
+        k = self._by_head(F.linear(keys, weight_k, bias_k))
+        v = self._by_head(F.linear(values, weight_v, bias_v))
+        weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(self.head_dim), dim=-1)
+        return self.out_proj((weights @ v).transpose(-2, -3).flatten(-2))
+
+    def _by_head(self, tokens: Tensor) -> Tensor:
+        """(..., N, C) to (..., heads, N, C / heads)."""
+        return tokens.unflatten(-1, (self.num_heads, self.head_dim)).transpose(-2, -3)
+
+    @staticmethod
+    def flops(width: int, n_queries: int, n_keys: int, n_groups: int = 1) -> int:
+        """For n_groups groups, each of n_queries queries over n_keys keys."""
+        projections = 2 * width**2 * (2 * n_queries + 2 * n_keys)
+        products = 2 * 2 * n_queries * n_keys * width
+        return n_groups * (projections + products)

@@ -1,0 +1,217 @@
+"""What every compressor is: a module of tensors that turns P patches of an image into V visual tokens.
+
+Shapes: B images (or image-question pairs), P patches in raster order (P = grid side squared), V visual tokens,
+C vision width, L levels of the vision tower, K = L * C, T question tokens, D question width, H key width.
+"""
+
+import inspect
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vlmlaw.errors import UserError
+
+
+class Inputs(NamedTuple):
+    """A checked input; what the family at hand does not read may be None."""
+
+    patches_BPC: Tensor  # the single level that everything reads: the last of the levels
+    levels_BPK: Tensor  # all levels, shallow to deep
+    question_BTD: Tensor | None
+    question_mask_BT: Tensor | None  # True at the question's own tokens
+    importance_BP: Tensor | None
+    keys_BPH: Tensor | None
+
+
+class Compressor(nn.Module):
+    """P patches to V tokens. Subclasses implement `compress`, and `flops` where there is anything to count.
+
+    A subclass keeps no buffers, so that building it on torch's meta device and loading weights is enough, and
+    its weights start from `reset_parameters`, which uses `torch.nn.init` alone.
+    """
+
+    name: ClassVar[str]  # its name in the table and in the experiment file
+    elastic: ClassVar[bool] = False  # one set of weights serves every allowed V: see set_n_visual_tokens
+    training_free: ClassVar[bool] = False  # applied at inference to a model trained on all patches (elastic too)
+    needs_question: ClassVar[bool] = False
+    needs_importance: ClassVar[bool] = False
+    moves_with_content: ClassVar[bool] = False  # positions depend on the sample: see forward_with_positions
+
+    def __init__(
+        self,
+        grid_side: int,
+        width: int,
+        n_visual_tokens: int,
+        *,
+        question_width: int | None = None,
+        n_levels: int = 1,
+    ) -> None:
+        super().__init__()
+        if self.needs_question and question_width is None:
+            raise UserError(f"compressor {self.name}: reads the question; found no question_width, give its width.")
+        self._at_least_one(grid_side=grid_side, width=width, n_levels=n_levels, question_width=question_width)
+        self.grid_side = grid_side
+        self.width = width
+        self.question_width = question_width
+        self.n_levels = n_levels
+        self.n_visual_tokens = self._allowed(n_visual_tokens)
+
+    # What it is, without running it.
+
+    @classmethod
+    def allowed_tokens(cls, grid_side: int) -> list[int]:
+        """The numbers of visual tokens it can make of a grid of this side, ascending."""
+        raise NotImplementedError
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """The options of its own, beyond the arguments that every compressor takes."""
+        common = set(inspect.signature(Compressor.__init__).parameters)
+        return [key for key in inspect.signature(cls.__init__).parameters if key not in common]
+
+    @property
+    def n_patches(self) -> int:
+        return self.grid_side**2
+
+    @property
+    def out_width(self) -> int:
+        """The width of its tokens, which the model's projector then maps to the LLM's."""
+        return self.width
+
+    @property
+    def positions(self) -> Tensor | None:
+        """(V, 2) rows and columns that its tokens stand for, on the CPU; patch (i, j) is centred at (i, j).
+
+        None where a token has no place (learned queries) or its place depends on the sample.
+        """
+        return None
+
+    def n_params(self) -> int:
+        """Learned parameters."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
+    def flops(self, n_question_tokens: int = 0) -> int:
+        """Forward FLOPs per image: products of matrices, convolutions and attention, a multiply-add being 2.
+
+        The LLM's or embedding's own pass over the question is the caller's to count.
+        """
+        return 0
+
+    # Running it.
+
+    def forward(
+        self,
+        patches_BPK: Tensor,
+        question_BTD: Tensor | None = None,
+        question_mask_BT: Tensor | None = None,
+        *,
+        importance_BP: Tensor | None = None,
+        keys_BPH: Tensor | None = None,
+    ) -> Tensor:
+        """Visual tokens (B, V, C). See the package's docstring for the inputs; what is not needed is not read."""
+        return self.compress(self.check(patches_BPK, question_BTD, question_mask_BT, importance_BP, keys_BPH))
+
+    def forward_with_positions(
+        self,
+        patches_BPK: Tensor,
+        question_BTD: Tensor | None = None,
+        question_mask_BT: Tensor | None = None,
+        *,
+        importance_BP: Tensor | None = None,
+        keys_BPH: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Visual tokens (B, V, C) and their positions in each sample (B, V, 2), or None where they have none."""
+        inputs = self.check(patches_BPK, question_BTD, question_mask_BT, importance_BP, keys_BPH)
+        return self.compress_with_positions(inputs)
+
+    def compress(self, inputs: Inputs) -> Tensor:
+        raise NotImplementedError
+
+    def compress_with_positions(self, inputs: Inputs) -> tuple[Tensor, Tensor | None]:
+        visual_BVC = self.compress(inputs)
+        positions_V2 = self.positions
+        if positions_V2 is None:
+            return visual_BVC, None
+        return visual_BVC, positions_V2.to(visual_BVC.device).expand(len(visual_BVC), -1, -1)
+
+    def set_n_visual_tokens(self, n_visual_tokens: int) -> None:
+        """Make another number of tokens from now on, with the same weights. Raises UserError unless elastic."""
+        if not self.elastic:
+            raise UserError(
+                f"compressor {self.name}: its weights belong to V = {self.n_visual_tokens} and cannot make "
+                f"V = {n_visual_tokens}; build another one, or use an elastic compressor."
+            )
+        self.n_visual_tokens = self._allowed(n_visual_tokens)
+
+    def reset_parameters(self) -> None:
+        """Set the initial weights. A model with an initialisation of its own must call this after it."""
+        inner_first = list(self.modules())[:0:-1]
+        for module in inner_first:
+            reset: Any = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+            if reset is not None:
+                reset()
+
+    # Checks.
+
+    def _at_least_one(self, **sizes: int | None) -> None:
+        for key, value in sizes.items():
+            if value is not None and value < 1:
+                raise UserError(f"compressor {self.name}: {key} is {value}; expected a whole number of at least 1.")
+
+    def _allowed(self, n_visual_tokens: int) -> int:
+        allowed = self.allowed_tokens(self.grid_side)
+        if n_visual_tokens not in allowed:
+            raise UserError(
+                f"compressor {self.name}: cannot make V = {n_visual_tokens} visual tokens of a "
+                f"{self.grid_side} x {self.grid_side} grid of patches; V can be {_listed(allowed)}."
+            )
+        return n_visual_tokens
+
+    def check(
+        self,
+        patches_BPK: Tensor,
+        question_BTD: Tensor | None,
+        question_mask_BT: Tensor | None,
+        importance_BP: Tensor | None,
+        keys_BPH: Tensor | None,
+    ) -> Inputs:
+        """The inputs, or a UserError where a shape is not what the construction promised."""
+        self._expect("patches", patches_BPK, (None, self.n_patches, self.n_levels * self.width))
+        n_images = len(patches_BPK)
+        if self.needs_question:
+            self._expect("question", question_BTD, (n_images, None, self.question_width))
+            if question_BTD is not None and question_mask_BT is not None:
+                self._expect("question mask", question_mask_BT, tuple(question_BTD.shape[:2]))
+                question_mask_BT = question_mask_BT.bool()
+        if self.needs_importance:
+            self._expect("importance", importance_BP, (n_images, self.n_patches))
+        patches_BPC = patches_BPK[..., -self.width :]
+        return Inputs(patches_BPC, patches_BPK, question_BTD, question_mask_BT, importance_BP, keys_BPH)
+
+    def _expect(self, what: str, tensor: Tensor | None, shape: tuple[int | None, ...]) -> None:
+        if tensor is None:
+            found = "none"
+        elif tensor.ndim == len(shape) and all(
+            want in (None, have) for have, want in zip(tensor.shape, shape, strict=True)
+        ):
+            return
+        else:
+            found = f"shape {tuple(tensor.shape)}"
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise UserError(
+            f"compressor {self.name} (grid {self.grid_side}, width {self.width}, {self.n_levels} level(s)): "
+            f"{what}: found {found}, expected shape ({wanted})."
+        )
+
+
+def _listed(numbers: list[int]) -> str:
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"any whole number from {numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))
+
+
+def patch_positions(grid_side: int) -> Tensor:
+    """(P, 2) row and column of each patch, in raster order."""
+    side = torch.arange(grid_side, dtype=torch.float32)
+    return torch.cartesian_prod(side, side).reshape(-1, 2)

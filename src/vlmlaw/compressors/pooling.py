@@ -1,0 +1,123 @@
+"""Compressors without weights that look at nothing but the grid: the baselines of every comparison.
+
+Shapes: B images, P patches, V visual tokens, C width.
+"""
+
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlmlaw.compressors.base import Compressor, Inputs, patch_positions
+from vlmlaw.compressors.grids import RegionCompressor, as_image, as_tokens, even_positions, split_into_regions
+
+
+class AllPatches(Compressor):
+    """No compression: V = P."""
+
+    name = "none"
+
+    @classmethod
+    def allowed_tokens(cls, grid_side: int) -> list[int]:
+        return [grid_side**2]
+
+    @property
+    def positions(self) -> Tensor | None:
+        return patch_positions(self.grid_side)
+
+    def compress(self, inputs: Inputs) -> Tensor:
+        return inputs.patches_BPC
+
+
+class AveragePooling(RegionCompressor):
+    """visual_v = mean of the patches of region v."""
+
+    name = "average"
+
+    def compress(self, inputs: Inputs) -> Tensor:
+        return split_into_regions(inputs.patches_BPC, self.grid_side, self.region_side).mean(dim=2)
+
+
+class MatryoshkaPooling(AveragePooling):
+    """M3 (Cai et al. 2024, arXiv 2405.17430, section 3): average pooling, one training for all V.
+
+    The trainer takes the loss at every scale (the paper: their mean, over V = 1, 9, 36, 144, 576), by
+    `set_n_visual_tokens`; coarser tokens are means of finer ones.
+    """
+
+    name = "m3"
+    elastic = True
+
+
+class StridedSampling(RegionCompressor):
+    """visual_v = the patch at the middle of region v (for an even side, the last of the two middles)."""
+
+    name = "stride"
+
+    @property
+    def positions(self) -> Tensor | None:
+        return patch_positions(self.grid_side)[self._kept()]
+
+    def compress(self, inputs: Inputs) -> Tensor:
+        k, offset = self.region_side, self.region_side // 2
+        image_BCss = as_image(inputs.patches_BPC, self.grid_side)
+        return as_tokens(image_BCss[:, :, offset::k, offset::k])
+
+    def _kept(self) -> Tensor:
+        index = torch.arange(self.n_patches).reshape(self.grid_side, self.grid_side)
+        k, offset = self.region_side, self.region_side // 2
+        return index[offset::k, offset::k].flatten()
+
+
+class BilinearResize(Compressor):
+    """The grid resized to sqrt(V) x sqrt(V) bilinearly (as LLaVA-OneVision, arXiv 2408.03326, does for frames).
+
+    Each token mixes the four patches nearest its centre (no antialiasing), so that a large step skips patches,
+    unlike the mean. Any square V up to P, dividing or not.
+    """
+
+    name = "bilinear"
+
+    @classmethod
+    def allowed_tokens(cls, grid_side: int) -> list[int]:
+        return [side**2 for side in range(1, grid_side + 1)]
+
+    @property
+    def positions(self) -> Tensor | None:
+        return even_positions(self.grid_side, round(self.n_visual_tokens**0.5))
+
+    def compress(self, inputs: Inputs) -> Tensor:
+        side = round(self.n_visual_tokens**0.5)
+        image_BCss = as_image(inputs.patches_BPC, self.grid_side)
+        return as_tokens(F.interpolate(image_BCss, size=(side, side), mode="bilinear", align_corners=False))
+
+
+class RandomSelection(Compressor):
+    """V patches drawn once, without replacement, by `seed`: the same ones in every image, in raster order."""
+
+    name = "random"
+
+    def __init__(
+        self,
+        grid_side: int,
+        width: int,
+        n_visual_tokens: int,
+        *,
+        question_width: int | None = None,
+        n_levels: int = 1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+        self.kept = sorted(random.Random(seed).sample(range(self.n_patches), n_visual_tokens))
+
+    @classmethod
+    def allowed_tokens(cls, grid_side: int) -> list[int]:
+        return list(range(1, grid_side**2 + 1))
+
+    @property
+    def positions(self) -> Tensor | None:
+        return patch_positions(self.grid_side)[self.kept]
+
+    def compress(self, inputs: Inputs) -> Tensor:
+        return inputs.patches_BPC[:, self.kept]

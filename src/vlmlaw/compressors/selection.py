@@ -1,0 +1,196 @@
+"""Training-free selection: keep V patches of a model that was trained on all of them, choosing by content.
+
+Kept patches stay in raster order, and equal scores go to the earlier patch on every device.
+Shapes: B images (or image-question pairs), P patches, V visual tokens, C width, H key width, T question tokens.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vlmlaw.compressors.base import Compressor, Inputs, patch_positions
+from vlmlaw.errors import UserError
+
+
+def received_attention(features_BPH: Tensor) -> Tensor:
+    """(B, P) mean attention that each patch receives from all, softmax(x x^T / sqrt(H)) by rows; it sums to 1.
+
+    An importance for towers without a class token, as VisionZip (arXiv 2412.04467, section 3.1) takes for SigLIP,
+    there from the tower's own attention. Costs 2 P^2 H FLOPs, which are the caller's to count.
+    """
+    scores_BPP = features_BPH @ features_BPH.transpose(1, 2) / math.sqrt(features_BPH.shape[-1])
+    return scores_BPP.softmax(dim=-1).mean(dim=1)
+
+
+def best(scores_BP: Tensor, n_kept: int) -> Tensor:
+    """(B, n_kept) indices of the highest scores, ascending."""
+    return scores_BP.argsort(dim=1, descending=True, stable=True)[:, :n_kept].sort(dim=1).values
+
+
+def take(tokens_BPC: Tensor, index_BV: Tensor) -> Tensor:
+    """(B, V, C) the tokens of each image at its indices."""
+    return tokens_BPC.take_along_dim(index_BV.unsqueeze(-1), dim=1)
+
+
+def keep(inputs: Inputs, places_BP2: Tensor, index_BV: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens that are patches as they were, and their places."""
+    return take(inputs.patches_BPC, index_BV), take(places_BP2, index_BV)
+
+
+class TrainingFree(Compressor):
+    """Applied at inference: any V up to P from the same trained weights; V = P changes nothing and costs nothing."""
+
+    elastic = True
+    training_free = True
+    moves_with_content = True
+
+    @classmethod
+    def allowed_tokens(cls, grid_side: int) -> list[int]:
+        return list(range(1, grid_side**2 + 1))
+
+    def flops(self, n_question_tokens: int = 0) -> int:
+        return 0 if self.n_visual_tokens == self.n_patches else self.reduction_flops(n_question_tokens)
+
+    def compress(self, inputs: Inputs) -> Tensor:
+        return self.compress_with_positions(inputs)[0]
+
+    def compress_with_positions(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        places_P2 = patch_positions(self.grid_side).to(inputs.patches_BPC.device)
+        places_BP2 = places_P2.expand(len(inputs.patches_BPC), -1, -1)
+        if self.n_visual_tokens == self.n_patches:
+            return inputs.patches_BPC, places_BP2
+        return self.reduce(inputs, places_BP2)
+
+    def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
+        """V < P tokens and their places."""
+        raise NotImplementedError
+
+    def reduction_flops(self, n_question_tokens: int) -> int:
+        return 0
+
+
+class Comparing(TrainingFree):
+    """Compares patches with each other or the question: by `keys_BPH` if built with `key_width`, else as they are."""
+
+    def __init__(
+        self,
+        grid_side: int,
+        width: int,
+        n_visual_tokens: int,
+        *,
+        question_width: int | None = None,
+        n_levels: int = 1,
+        key_width: int | None = None,
+    ) -> None:
+        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+        self._at_least_one(key_width=key_width)
+        self.key_width = key_width
+
+    @property
+    def compared_width(self) -> int:
+        return self.key_width or self.width
+
+    def compared(self, inputs: Inputs) -> Tensor:
+        """(B, P, H) what the patches are compared by."""
+        if self.key_width is None:
+            return inputs.patches_BPC
+        n_images = len(inputs.patches_BPC)
+        self._expect("keys", inputs.keys_BPH, (n_images, self.n_patches, self.key_width))
+        assert inputs.keys_BPH is not None
+        return inputs.keys_BPH
+
+
+class FastV(TrainingFree):
+    """The V patches of highest importance.
+
+    FastV (Chen et al. 2024, arXiv 2403.06764, section 4.1): importance is the attention that a patch's position
+    receives in one of the LLM's layers K (the paper: K = 2). As a function of tensors it is this choice; the LLM's
+    layers up to K still read all P, which the caller's cost must say. With the encoder's class-token attention as
+    the importance it is the selection of FasterVLM (arXiv 2412.01818).
+    """
+
+    name = "fastv"
+    needs_importance = True
+
+    def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
+        assert inputs.importance_BP is not None
+        return keep(inputs, places_BP2, best(inputs.importance_BP, self.n_visual_tokens))
+
+
+class DivPrune(Comparing):
+    """Max-min diversity: greedily the patch whose nearest chosen one is farthest, by 1 - cosine.
+
+    DivPrune (Alvar et al. 2025, arXiv 2503.02175, section 3.2). The first is the patch whose nearest other patch is
+    farthest. V rounds of P comparisons for all images at once: the greedy choice is sequential in V by nature.
+    """
+
+    name = "divprune"
+
+    def reduction_flops(self, n_question_tokens: int) -> int:
+        return 2 * self.n_patches**2 * self.compared_width
+
+    def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
+        unit_BPH = F.normalize(self.compared(inputs).float(), dim=-1)
+        distance_BPP = 1 - unit_BPH @ unit_BPH.transpose(1, 2)
+        self_free_BPP = distance_BPP + torch.diag(distance_BPP.new_full((self.n_patches,), math.inf))
+        chosen_B1 = self_free_BPP.amin(dim=2).argmax(dim=1, keepdim=True)
+        nearest_BP = torch.full_like(distance_BPP[:, 0], math.inf)
+        chosen = [chosen_B1]
+        for _ in range(self.n_visual_tokens - 1):
+            from_chosen_BP = distance_BPP.take_along_dim(chosen_B1.unsqueeze(2), dim=1).squeeze(1)
+            nearest_BP = torch.minimum(nearest_BP, from_chosen_BP).scatter(1, chosen_B1, -math.inf)
+            chosen_B1 = nearest_BP.argmax(dim=1, keepdim=True)
+            chosen.append(chosen_B1)
+        return keep(inputs, places_BP2, torch.cat(chosen, dim=1).sort(dim=1).values)
+
+
+class TextGuided(Comparing):
+    """The V patches that the question's telling tokens attend to most.
+
+    After SparseVLM (Zhang et al. 2024, arXiv 2410.04417, section 3.2), outside the LLM: s_tp = q_t . k_p / sqrt(D);
+    raters are the question tokens whose share r_t = mean_p softmax_t(s_tp) is at least the mean share;
+    score_p = sum over raters of softmax_p(s_tp). Questions and keys must share a space: give the patches projected
+    to the LLM's width as keys (key_width = question_width), unless the vision width is that width.
+    No token recycling and no adaptive V, so that V is what the cell says.
+    """
+
+    name = "text_guided"
+    needs_question = True
+
+    def __init__(
+        self,
+        grid_side: int,
+        width: int,
+        n_visual_tokens: int,
+        *,
+        question_width: int | None = None,
+        n_levels: int = 1,
+        key_width: int | None = None,
+    ) -> None:
+        super().__init__(
+            grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels, key_width=key_width
+        )
+        if self.compared_width != question_width:
+            raise UserError(
+                f"compressor text_guided: patches are compared at width {self.compared_width} but questions have "
+                f"width {question_width}; set key_width = {question_width} and pass projected patches as keys."
+            )
+
+    def reduction_flops(self, n_question_tokens: int) -> int:
+        return 2 * n_question_tokens * self.n_patches * self.compared_width
+
+    def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
+        assert inputs.question_BTD is not None
+        keys_BPD = self.compared(inputs)
+        scores_BTP = (inputs.question_BTD @ keys_BPD.transpose(1, 2)).float() / math.sqrt(self.compared_width)
+        own_BT = inputs.question_mask_BT
+        if own_BT is None:
+            own_BT = torch.ones(scores_BTP.shape[:2], dtype=torch.bool, device=scores_BTP.device)
+        shares_BTP = scores_BTP.masked_fill(~own_BT.unsqueeze(2), -math.inf).softmax(dim=1)
+        share_BT = shares_BTP.mean(dim=2).nan_to_num(0)  # an empty question has no shares and no raters
+        mean_B1 = 1 / own_BT.sum(dim=1, keepdim=True)
+        raters_BT = own_BT & (share_BT >= mean_B1 * (1 - 1e-5))  # equal shares are all in, despite rounding
+        rated_BTP = scores_BTP.softmax(dim=2).masked_fill(~raters_BT.unsqueeze(2), 0)
+        return keep(inputs, places_BP2, best(rated_BTP.sum(dim=1), self.n_visual_tokens))
