@@ -112,9 +112,11 @@ def _independent(prompts: list[list[int]], turns: list[list[int]]) -> tuple[np.n
     first = prompts[0]
     for prompt in prompts[1:]:
         n_prefix = next((i for i in range(n_prefix) if prompt[i] != first[i]), n_prefix)
-    # The last token of a turn predicts nothing, so it is no input.
-    bodies = [turn[n_prefix:-1] for turn in turns]
-    targets = [_targets_of(prompt, turn)[n_prefix:-1] for prompt, turn in zip(prompts, turns, strict=True)]
+    # The last token of a turn predicts nothing, so it is no input. That an answer ends is learned from one turn of
+    # each record: in all of them it would be a quarter of the miniature's tokens and half of its loss.
+    ends = [len(turn) - 2 for turn in turns[:-1]] + [len(turns[-1]) - 1]
+    bodies = [turn[n_prefix:end] for turn, end in zip(turns, ends, strict=True)]
+    targets = [_targets_of(prompt, turn)[n_prefix:end] for prompt, turn, end in zip(prompts, turns, ends, strict=True)]
     numbers = np.repeat(np.arange(len(turns)) + 1, [len(body) for body in bodies])
     return (
         np.concatenate([first[:n_prefix], *bodies]),
@@ -141,6 +143,7 @@ class Batch:
     attends: np.ndarray  # (B, 1, T, T)
     image_rows: np.ndarray  # (B,) or (B with an image,)
     records: np.ndarray  # (B,) which record each row is
+    questions: np.ndarray  # (B, T) which of the record's questions a token belongs to, from 0
     question_ids: np.ndarray | None = None  # (B, Q) the question alone, where the compressor reads it
     question_mask: np.ndarray | None = None
 
@@ -183,6 +186,7 @@ def make_batch(
         attends=attention_rule(segments),
         image_rows=image_rows[image_rows >= 0],
         records=rows,
+        questions=segments - 1,
         question_ids=question[0],
         question_mask=question[1],
     )
@@ -205,15 +209,16 @@ def attention_rule(segments_BT: np.ndarray) -> np.ndarray:
     return (causal & ((key == PREFIX) | (key == query)))[:, None]
 
 
-Document = tuple[int, np.ndarray, np.ndarray, np.ndarray]
+Document = tuple[int, np.ndarray, np.ndarray, np.ndarray]  # record, ids, targets, segments
 
 
 def _split_questions(document: Document) -> list[Document]:
+    """One document for each question: the prefix and that question alone."""
     record, ids, targets, segments = document
     parts = []
     for number in range(1, segments.max() + 1):
         own = (segments == PREFIX) | (segments == number)
-        parts.append((record, ids[own], targets[own], np.minimum(segments[own], 1)))
+        parts.append((record, ids[own], targets[own], segments[own]))
     return parts
 
 
