@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from vlmlaw import __version__
+from vlmlaw import __version__, stages
 from vlmlaw.errors import UserError
 
 
@@ -12,8 +12,32 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of every verb; a verb's module is imported only when it runs."""
     parser = argparse.ArgumentParser(prog="vlmlaw", description=__doc__)
     parser.add_argument("--version", action="version", version=f"vlmlaw {__version__}")
-    parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    experiment = subparsers.add_parser("experiment", help="check an experiment file and list its cells")
+    experiment.add_argument("file", nargs="?", default="params.yaml", help="default: params.yaml")
+    experiment.add_argument("--json", action="store_true", help="print the resolved experiment")
+    experiment.set_defaults(run=run_experiment)
+    stages.add_parsers(subparsers)
     return parser
+
+
+def run_experiment(args: argparse.Namespace) -> None:
+    """Print what an experiment file makes; a UserError says what is wrong with it."""
+    import json
+
+    from vlmlaw.experiment import read_experiment
+    from vlmlaw.settings import as_data
+
+    experiment = read_experiment(args.file)
+    if args.json:
+        print(json.dumps(as_data(experiment), indent=1))
+        return
+    print(
+        f"{experiment.name}: {len(experiment.cells)} cells of {len(experiment.sizes)} sizes, into {experiment.results}/"
+    )
+    for name in experiment.cells:
+        held_out = experiment.cells[name].size == experiment.grid.held_out
+        print(f"  {name}{'  (held out of the fit)' if held_out else ''}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

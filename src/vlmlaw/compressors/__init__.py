@@ -22,7 +22,8 @@ property `positions` (V x 2), and learned queries have None in both.
 
 What a workflow asks of a class before building it: `allowed_tokens(grid_side)`, `option_names()`, and the flags
 `elastic` (one set of weights serves every V; `set_n_visual_tokens` switches), `training_free` (applied at inference to
-a model trained on all patches; also elastic), `needs_question`, `needs_importance`, `moves_with_content`.
+a model trained on all patches; also elastic), `needs_question`, `needs_importance`, `moves_with_content`,
+`reads_all_levels`.
 Of an instance: `out_width` (the vision width: the MLP projector to the LLM is the model's), `n_params()`, `flops()`.
 A model that initialises weights itself must then call `reset_parameters()` (zero-initialised maps matter).
 """

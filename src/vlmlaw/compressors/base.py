@@ -36,6 +36,7 @@ class Compressor(nn.Module):
     training_free: ClassVar[bool] = False  # applied at inference to a model trained on all patches (elastic too)
     needs_question: ClassVar[bool] = False
     needs_importance: ClassVar[bool] = False
+    reads_all_levels: ClassVar[bool] = False  # gains from several hidden states of the tower; others read the last
     moves_with_content: ClassVar[bool] = False  # positions depend on the sample: see forward_with_positions
 
     def __init__(

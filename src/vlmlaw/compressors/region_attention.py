@@ -37,6 +37,8 @@ def normed_mlp(width_in: int, width: int) -> nn.Sequential:
 class RegionAttention(RegionCompressor):
     """token_v = attention(query_v, keys of region v, values of region v)."""
 
+    reads_all_levels = True
+
     clip_attn: MultiheadAttention
 
     def attend(self, queries_BVC: Tensor, keys_BPC: Tensor, values_BPC: Tensor) -> Tensor:

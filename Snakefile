@@ -1,0 +1,88 @@
+"""The whole study: data, vision encoder, language models, a grid of VLMs, the scaling law, the report.
+
+snakemake --cores 2                                                # the experiment of params.yaml
+snakemake --cores 2 --configfile workflow/experiments/tiny.yaml    # another one, into its own results folder
+"""
+
+import sys
+
+from snakemake.utils import min_version
+
+min_version("9.18")
+sys.path.insert(0, f"{workflow.basedir}/src")
+
+from vlmlaw.plan import Plan, use_this_interpreter
+
+# A file given by --configfile is a whole experiment. Snakemake would merge it into params.yaml key by key, which
+# would keep the default's sizes, so params.yaml is read only where no other is given.
+if "grid" not in config:
+
+    configfile: "params.yaml"
+
+
+use_this_interpreter()
+plan = Plan(config)
+CELL = "{size}_v{n_visual_tokens}_{compressor}_s{seed}"
+
+
+pathvars:
+    results=plan.results,
+    logs=f"{plan.results}/logs",
+    benchmarks=f"{plan.results}/benchmarks",
+
+
+report: "workflow/report/workflow.rst"
+
+
+wildcard_constraints:
+    split="|".join([*plan.splits, "text"]),
+    size="|".join(plan.sizes),
+    n_visual_tokens="[0-9]+",
+    compressor="[a-z_]+",
+    seed="[0-9]+",
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/law.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    data,
+    models,
+    cells,
+    law,
+
+
+rule all:
+    input:
+        "<results>/report/index.html",
+
+
+rule data:
+    input:
+        expand(
+            "<results>/features/{split}/layer{layer}.npy",
+            split=plan.splits,
+            layer=plan.layers,
+        ),
+        expand("<results>/tokens/{split}.npz", split=[*plan.splits, "text"]),
+
+
+rule models:
+    input:
+        expand("<results>/language_models/{size}/model.safetensors", size=plan.sizes),
+
+
+rule cells:
+    input:
+        "<results>/measurements.csv",
+
+
+rule law:
+    input:
+        "<results>/law/law.json",

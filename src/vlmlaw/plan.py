@@ -1,0 +1,138 @@
+"""The experiment as a workflow engine asks for it: settings as text for a job's wildcards, file lists, priorities.
+
+A rule's `params:` take these methods, so that the engine's record of a job holds exactly what its result depends on.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vlmlaw import provenance
+from vlmlaw.errors import UserError
+from vlmlaw.experiment import SPLITS, Experiment, cell_name
+from vlmlaw.settings import as_data, to_json
+
+
+class Plan:
+    """What rules need of one experiment. Methods named `..._of` take a job's wildcards."""
+
+    FIRST = 1_000_000  # the priority of what every cell waits for
+
+    def __init__(self, config: Mapping[str, Any], *, source: str = "experiment"):
+        self.experiment = Experiment.from_mapping(config, source=source)
+        self.results = self.experiment.results
+        self.splits = SPLITS
+        self.sizes = list(self.experiment.sizes)
+        self.cells = list(self.experiment.cells)
+        self.layers = self.experiment.cached_layers
+        self.compute = self.experiment.compute
+
+    # Settings.
+
+    def pictures_of(self, wildcards: Any) -> str:
+        return to_json(self.experiment.picture_settings(wildcards.split))
+
+    @cached_property
+    def text(self) -> str:
+        return to_json(self.experiment.text_settings)
+
+    @cached_property
+    def tokens(self) -> str:
+        return to_json(self.experiment.token_settings)
+
+    @cached_property
+    def encoder(self) -> str:
+        return to_json(self.experiment.encoder_settings)
+
+    def language_model_of(self, wildcards: Any) -> str:
+        return to_json(self.experiment.size_settings(wildcards.size))
+
+    def cell_of(self, wildcards: Any) -> str:
+        return to_json(self._cell(wildcards))
+
+    @cached_property
+    def evaluation(self) -> str:
+        return to_json(self.experiment.evaluation)
+
+    @cached_property
+    def law(self) -> str:
+        return to_json(self.experiment.law)
+
+    @cached_property
+    def report(self) -> str:
+        return to_json(self.experiment.report)
+
+    @property
+    def held_out(self) -> str:
+        return self.experiment.grid.held_out or ""
+
+    # What changes no result and therefore stands among a rule's resources.
+
+    @property
+    def encoder_checkpoint_seconds(self) -> int:
+        return round(self.experiment.vision.training.checkpoint_seconds)
+
+    def pretraining_checkpoint_seconds(self, wildcards: Any) -> int:
+        return round(self.experiment.size_settings(wildcards.size).pretraining.checkpoint_seconds)
+
+    def training_checkpoint_seconds(self, wildcards: Any) -> int:
+        return round(self._cell(wildcards).training.checkpoint_seconds)
+
+    # Files.
+
+    def features_of(self, split: str) -> Any:
+        """An input function: the feature files of a split that a cell reads."""
+        return lambda wildcards: [
+            f"{self.results}/features/{split}/layer{layer}.npy" for layer in self._cell(wildcards).feature_layers
+        ]
+
+    # Order: what takes longest starts first, so that no core idles at the end.
+
+    def cell_priority(self, wildcards: Any) -> int:
+        return 1 + self._cost_order.index(self._cell(wildcards).name)
+
+    def language_model_priority(self, wildcards: Any) -> int:
+        return self.FIRST + self.experiment.size_settings(wildcards.size).n_params_estimate // 1000
+
+    @cached_property
+    def _cost_order(self) -> list[str]:
+        """Cells by estimated training cost, cheapest first: parameters x tokens of a record x records."""
+        data = self.experiment.data
+        n_text_tokens = 8 * data.questions_per_image
+
+        def cost(name: str) -> float:
+            cell = self.experiment.cells[name]
+            n_params = self.experiment.size_settings(cell.size).n_params_estimate
+            n_records = cell.training.steps * cell.training.batch_size
+            return n_params * (cell.n_visual_tokens + n_text_tokens) * n_records
+
+        return sorted(self.cells, key=cost)
+
+    def _cell(self, wildcards: Any) -> Any:
+        name = cell_name(wildcards.size, int(wildcards.n_visual_tokens), wildcards.compressor, int(wildcards.seed))
+        return self.experiment.cell_settings(name)
+
+    # Code.
+
+    @staticmethod
+    def code(*modules: str) -> str:
+        try:
+            return provenance.code_version(*modules)
+        except UserError as error:  # until the stages are there
+            return str(error)
+
+    def as_data(self) -> dict[str, Any]:
+        """The resolved experiment as plain data."""
+        return as_data(self.experiment)
+
+
+def use_this_interpreter() -> None:
+    """Have jobs run `python -m vlmlaw` with the interpreter and the package that plan them."""
+    source = str(Path(__file__).resolve().parents[1])
+    paths = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": source}
+    for name, first in paths.items():
+        rest = [part for part in os.environ.get(name, "").split(os.pathsep) if part and part != first]
+        os.environ[name] = os.pathsep.join([first, *rest])

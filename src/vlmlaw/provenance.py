@@ -1,0 +1,140 @@
+"""Fingerprints of a stage's code, so that a workflow reruns what a changed line affects and nothing else.
+
+The fingerprint of a module covers it and every module of this package that it imports, also inside functions. It
+is taken of the syntax tree: comments, docstrings, formatting, annotations of arguments, imports for the type checker
+only and the wording of raised errors do not count.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from vlmlaw.errors import UserError
+
+PACKAGE = "vlmlaw"
+SOURCE = Path(__file__).resolve().parent
+
+
+def code_version(*modules: str) -> str:
+    """A short hash of what the code of these modules does. Raises UserError for a module that is not there."""
+    closure = sorted(set().union(*(imported_modules(module) for module in modules)))
+    text = "\n".join(f"{module} {_meaning(module)}" for module in closure)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def imported_modules(module: str) -> set[str]:
+    """The module and all modules of this package that it needs, directly or through others."""
+    found, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting.extend(_imports(name))
+    return found
+
+
+@cache
+def _meaning(module: str) -> str:
+    """The normalised syntax tree of a module, hashed."""
+    tree = _Normalise().visit(_tree(module))
+    return hashlib.sha256(_dump(tree).encode()).hexdigest()
+
+
+@cache
+def _imports(module: str) -> frozenset[str]:
+    """The package's modules that this one imports, and the packages above them, whose __init__ runs too."""
+    tree = _Normalise().visit(_tree(module))
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, module)
+            names.add(base)
+            names.update(f"{base}.{alias.name}" for alias in node.names)
+    own = {name for name in names if name == PACKAGE or name.startswith(f"{PACKAGE}.")}
+    existing = {name for name in own if _path(name)}
+    return frozenset(parent for name in existing for parent in _with_parents(name)) | frozenset(_with_parents(module))
+
+
+def _with_parents(module: str) -> Iterator[str]:
+    parts = module.split(".")
+    return (".".join(parts[: i + 1]) for i in range(len(parts)))
+
+
+def _absolute(node: ast.ImportFrom, module: str) -> str:
+    if not node.level:
+        return node.module or ""
+    path = _path(module)
+    package = module.split(".") if path and path.name == "__init__.py" else module.split(".")[:-1]
+    base = package[: len(package) - node.level + 1]
+    return ".".join([*base, node.module] if node.module else base)
+
+
+def _path(module: str) -> Path | None:
+    stem = SOURCE.joinpath(*module.split(".")[1:])
+    candidates = (stem / "__init__.py", stem.with_suffix(".py"))
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _tree(module: str) -> ast.Module:
+    path = _path(module)
+    if path is None:
+        raise UserError(f"no module is called {module}; expected a file of the package {SOURCE}.")
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def _dump(node: object) -> str:
+    """The tree as text, without what only some Python versions have: empty and absent fields, and load or store."""
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if name not in ("ctx", "kind", "type_comment"))
+        shown = (f"{name}={_dump(value)}" for name, value in fields if value is not None and value != [])
+        return f"{type(node).__name__}({','.join(shown)})"
+    if isinstance(node, list):
+        return f"[{','.join(map(_dump, node))}]"
+    return repr(node)
+
+
+class _Normalise(ast.NodeTransformer):
+    """Drops what does not change a result."""
+
+    def visit_Module(self, node: ast.Module) -> ast.AST:
+        return self._without_docstring(node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
+        return self._without_docstring(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
+        node.returns = None
+        return self._without_docstring(node)
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AST:
+        node.returns = None
+        return self._without_docstring(node)
+
+    def visit_arg(self, node: ast.arg) -> ast.AST:
+        node.annotation = None
+        return node
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        if "TYPE_CHECKING" in _dump(node.test) and not node.orelse:
+            return None
+        return self.generic_visit(node)
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        if isinstance(node.exc, ast.Call):
+            node.exc = node.exc.func
+        return self.generic_visit(node)
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST | None:
+        """`__version__` and `__all__` are for people and tools."""
+        names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+        return None if names in (["__version__"], ["__all__"]) else self.generic_visit(node)
+
+    def _without_docstring(self, node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> ast.AST:
+        first = node.body[0] if node.body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            node.body = node.body[1:]
+        return self.generic_visit(node)

@@ -1,0 +1,165 @@
+"""What each stage gets to know: the part of an experiment that its result depends on. And the file's own sections."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from vlmlaw.settings import choice, number, passive
+
+ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """One run of AdamW with warm-up and cosine decay."""
+
+    steps: int = number(least=1)
+    batch_size: int = number(least=1)
+    learning_rate: float = number(above=0)
+    weight_decay: float = number(least=0, default=0.0)
+    warmup_share: float = number(least=0, most=1, default=0.05)
+    clip_norm: float = number(above=0, default=1.0)
+    checkpoint_seconds: float = passive(number(above=0, default=60.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(OptimizerSettings):
+    """The training of a cell; what starts untrained (compressor and projector) has a learning rate of its own."""
+
+    new_learning_rate: float = number(above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """The text that the miniature's language models are pretrained on."""
+
+    records: int = number(least=1)
+    reading_share: float = number(least=0, most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Pictures and questions. A stage that draws one split sees the number of its own images only."""
+
+    source: str = choice("miniature")
+    seed: int = number(least=0)
+    n_relations: int = number(least=1)
+    questions_per_image: int = number(least=1)
+    images: Mapping[str, int] = number(least=1)
+    text: TextSettings | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSettings:
+    """How conversations become tokens; `independent` questions do not see one another."""
+
+    independent: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionSettings:
+    """The vision tower and its training; with a `source` other than `train` it would be loaded, not trained."""
+
+    source: str = choice("train")
+    hidden_size: int = number(least=1)
+    num_hidden_layers: int = number(least=1)
+    training: OptimizerSettings
+    seed: int = number(least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeSettings:
+    """A language model of one size and its pretraining on text."""
+
+    hidden_size: int = number(least=1)
+    num_hidden_layers: int = number(least=1)
+    num_attention_heads: int = number(least=1)
+    pretraining: OptimizerSettings
+    seed: int = number(least=0)
+
+    @property
+    def n_params_estimate(self) -> int:
+        """12 L d^2: attention's 4 d^2 and the MLP's 8 d^2 in each layer (Kaplan et al. 2020, arXiv 2001.08361)."""
+        return 12 * self.num_hidden_layers * self.hidden_size**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellSettings:
+    """All that the training of one cell depends on, beside its inputs."""
+
+    size: str
+    n_visual_tokens: int
+    compressor: str
+    compressor_options: Mapping[str, Any]
+    seed: int
+    feature_layers: tuple[int, ...]
+    training: TrainingSettings
+
+    @property
+    def name(self) -> str:
+        return cell_name(self.size, self.n_visual_tokens, self.compressor, self.seed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """The evaluation of a cell on the test split."""
+
+    batch_size: int = number(least=1, default=64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportSettings:
+    """The page at the end."""
+
+    title: str = "Larger LLM or more visual tokens?"
+    samples: int = number(least=0, default=8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeSettings:
+    """What jobs need of the machine; changing it changes no result and reruns nothing."""
+
+    gpus: int = number(least=0, default=0)
+    threads: int = number(least=1, default=1)
+
+
+# The file's own sections, from which the parts above are made.
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisionSection:
+    source: str = choice("train")
+    hidden_size: int = number(least=1)
+    num_hidden_layers: int = number(least=1)
+    feature_layers: tuple[int, ...]
+    multi_level_layers: tuple[int, ...]
+    training: OptimizerSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeSection:
+    hidden_size: int = number(least=1)
+    num_hidden_layers: int = number(least=1)
+    num_attention_heads: int = number(least=1)
+    pretraining: Mapping[str, Any] = field(default_factory=dict)  # what differs from the file's section
+    training: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Product:
+    """Cells: every combination of these."""
+
+    visual_tokens: tuple[int, ...] = number(least=1)
+    compressors: Any = ()
+    seeds: tuple[int, ...] = number(least=0, default=(0,))
+    sizes: Any = ALL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid(Product):
+    held_out: str | None = None
+    more: tuple[Product, ...] = ()
+
+
+def cell_name(size: str, n_visual_tokens: int, compressor: str, seed: int) -> str:
+    return f"{size}_v{n_visual_tokens}_{compressor}_s{seed}"

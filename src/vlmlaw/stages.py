@@ -1,0 +1,171 @@
+"""The stages as verbs of the command line: inputs and outputs as arguments, settings from a file or as JSON.
+
+A rule passes `--settings`, just what its result depends on; a person passes `--experiment params.yaml` and, where a
+file holds several, which one (`--split`, `--size`, `--cell`). Both end in the same settings.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.errors import UserError
+from vlmlaw.experiment import (
+    SPLITS,
+    CellSettings,
+    DataSettings,
+    EvaluationSettings,
+    Experiment,
+    SizeSettings,
+    TokenSettings,
+    VisionSettings,
+    read_experiment,
+)
+from vlmlaw.settings import from_json
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Add the verbs of data, encoder, language models, training, evaluation and collection."""
+    _add_data(subparsers)
+    _add_models(subparsers)
+    train = _verb(subparsers, "train", run_train, "train one cell", "language-model", "encoder", "tokens", "features")
+    _settings_options(train, "cell", checkpoints=True)
+    evaluate = _verb(subparsers, "evaluate", run_evaluate, "evaluate a cell", "model", "dataset", "tokens", "features")
+    _settings_options(evaluate)
+    collect = _verb(subparsers, "collect", run_collect, "collect evaluations into one table")
+    collect.add_argument("evaluations", nargs="+", type=Path, metavar="EVALUATION", help="evaluation.json of a cell")
+    collect.add_argument("--held-out", default=None, metavar="SIZE", help="the size that the law predicts, not fits")
+
+
+def _add_data(subparsers: Any) -> None:
+    data = subparsers.add_parser("data", help="draw pictures, write text, build the tokenizer, tokenize")
+    verbs = data.add_subparsers(dest="data_verb", metavar="VERB", required=True)
+    pictures = _verb(verbs, "pictures", run_pictures, "draw one split's pictures and questions")
+    pictures.add_argument("--split", required=True, choices=SPLITS)
+    _settings_options(pictures)
+    _settings_options(_verb(verbs, "text", run_text, "write the text for pretraining"))
+    _verb(verbs, "tokenizer", run_tokenizer, "build the tokenizer")
+    _settings_options(_verb(verbs, "tokenize", run_tokenize, "conversations to tokens", "dataset", "tokenizer"))
+
+
+def _add_models(subparsers: Any) -> None:
+    encoder = subparsers.add_parser("encoder", help="train the vision encoder, cache its features")
+    verbs = encoder.add_subparsers(dest="encoder_verb", metavar="VERB", required=True)
+    train = _verb(verbs, "train", run_encoder, "train the vision encoder", "train", "development")
+    _settings_options(train, checkpoints=True)
+    features = _verb(verbs, "features", run_features, "cache a dataset's patch features", "encoder", "dataset")
+    features.add_argument("--layers", required=True, nargs="+", type=int, metavar="N", help="hidden states to keep")
+    language_model = _verb(
+        subparsers, "language-model", run_language_model, "pretrain a language model on text", "tokens", "tokenizer"
+    )
+    _settings_options(language_model, "size", checkpoints=True)
+
+
+def _verb(verbs: Any, name: str, run: Callable[..., int | None], help_text: str, *inputs: str) -> Any:
+    """A verb with one option for each input and `--out`."""
+    parser = verbs.add_parser(name, help=help_text, description=help_text.capitalize() + ".")
+    for option in inputs:
+        parser.add_argument(f"--{option}", required=True, type=Path, metavar="PATH")
+    parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="what to make; replaced when it exists")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _settings_options(parser: Any, selector: str | None = None, *, checkpoints: bool = False) -> None:
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--settings", metavar="JSON", help="the stage's settings (what a rule passes)")
+    source.add_argument("--experiment", metavar="FILE", help="an experiment file, for example params.yaml")
+    if selector:
+        parser.add_argument(f"--{selector}", metavar="NAME", help=f"with --experiment: which {selector}")
+    if checkpoints:
+        parser.add_argument("--checkpoint-seconds", type=float, metavar="S", help="time between checkpoints")
+
+
+def _settings(args: argparse.Namespace, kind: type, part: Callable[[Experiment], Any]) -> Any:
+    """The stage's settings, of whichever source was given."""
+    if args.settings is not None:
+        return from_json(kind, args.settings)
+    return part(read_experiment(args.experiment))
+
+
+def _chosen(args: argparse.Namespace, selector: str) -> str:
+    name = getattr(args, selector)
+    if name is None:
+        raise UserError(f"--experiment needs --{selector} NAME here; `vlmlaw experiment {args.experiment}` lists them.")
+    return name
+
+
+def _with_checkpoints(args: argparse.Namespace, settings: Any, section: str) -> Any:
+    if args.checkpoint_seconds is None:
+        return settings
+    own = replace(getattr(settings, section), checkpoint_seconds=args.checkpoint_seconds)
+    return replace(settings, **{section: own})
+
+
+def run_pictures(args: argparse.Namespace) -> None:
+    from vlmlaw.data.miniature import draw_split
+
+    settings = _settings(args, DataSettings, lambda experiment: experiment.picture_settings(args.split))
+    draw_split(args.out, split=args.split, settings=settings)
+
+
+def run_text(args: argparse.Namespace) -> None:
+    from vlmlaw.data.miniature import write_corpus
+
+    write_corpus(args.out, settings=_settings(args, DataSettings, lambda experiment: experiment.text_settings))
+
+
+def run_tokenizer(args: argparse.Namespace) -> None:
+    from vlmlaw.data.miniature import write_tokenizer
+
+    write_tokenizer(args.out)
+
+
+def run_tokenize(args: argparse.Namespace) -> None:
+    from vlmlaw.packing import tokenize_dataset
+
+    settings = _settings(args, TokenSettings, lambda experiment: experiment.token_settings)
+    tokenize_dataset(args.dataset, args.tokenizer, args.out, settings=settings)
+
+
+def run_encoder(args: argparse.Namespace) -> None:
+    from vlmlaw.encoder import train_encoder
+
+    settings = _settings(args, VisionSettings, lambda experiment: experiment.encoder_settings)
+    settings = _with_checkpoints(args, settings, "training")
+    train_encoder(args.train, args.development, args.out, settings=settings)
+
+
+def run_features(args: argparse.Namespace) -> None:
+    from vlmlaw.encoder import cache_features
+
+    cache_features(args.encoder, args.dataset, args.out, layers=args.layers)
+
+
+def run_language_model(args: argparse.Namespace) -> None:
+    from vlmlaw.language_model import pretrain
+
+    settings = _settings(args, SizeSettings, lambda experiment: experiment.size_settings(_chosen(args, "size")))
+    pretrain(args.tokens, args.tokenizer, args.out, settings=_with_checkpoints(args, settings, "pretraining"))
+
+
+def run_train(args: argparse.Namespace) -> None:
+    from vlmlaw.train import train_cell
+
+    settings = _settings(args, CellSettings, lambda experiment: experiment.cell_settings(_chosen(args, "cell")))
+    settings = _with_checkpoints(args, settings, "training")
+    train_cell(args.language_model, args.encoder, args.tokens, args.features, args.out, settings=settings)
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    from vlmlaw.evaluate import evaluate_cell
+
+    settings = _settings(args, EvaluationSettings, lambda experiment: experiment.evaluation)
+    evaluate_cell(args.model, args.dataset, args.tokens, args.features, args.out, settings=settings)
+
+
+def run_collect(args: argparse.Namespace) -> None:
+    from vlmlaw.measurements import collect
+
+    collect(args.evaluations, args.out, held_out=args.held_out or None)

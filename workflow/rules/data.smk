@@ -1,0 +1,106 @@
+"""Pictures with questions, text, the tokenizer of both, and everything as tokens."""
+
+
+rule draw_pictures:
+    output:
+        images="<results>/data/{split}/images-00000.tar",
+        index="<results>/data/{split}/index.npz",
+        conversations="<results>/data/{split}/conversations.json",
+        labels="<results>/data/{split}/patch_labels.npz",
+    log:
+        "<logs>/draw_pictures/{split}.log",
+    benchmark:
+        "<benchmarks>/draw_pictures/{split}.tsv"
+    wildcard_constraints:
+        split="|".join(plan.splits),
+    priority: plan.FIRST
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        settings=plan.pictures_of,
+        code=plan.code("vlmlaw.data.miniature"),
+    message:
+        "Draw the pictures and questions of the {wildcards.split} split"
+    shell:
+        "python -m vlmlaw data pictures --split {wildcards.split} --settings {params.settings:q}"
+        " --out $(dirname {output.index})"
+        " > {log} 2>&1"
+
+
+rule write_text:
+    output:
+        conversations="<results>/data/text/conversations.json",
+        index="<results>/data/text/index.npz",
+    log:
+        "<logs>/write_text.log",
+    benchmark:
+        "<benchmarks>/write_text.tsv"
+    priority: plan.FIRST
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=30,
+    params:
+        settings=plan.text,
+        code=plan.code("vlmlaw.data.miniature"),
+    message:
+        "Write the text that the language models are pretrained on"
+    shell:
+        "python -m vlmlaw data text --settings {params.settings:q} --out $(dirname {output.index})"
+        " > {log} 2>&1"
+
+
+rule build_tokenizer:
+    output:
+        tokenizer="<results>/data/tokenizer/tokenizer.json",
+        config="<results>/data/tokenizer/tokenizer_config.json",
+        template="<results>/data/tokenizer/chat_template.jinja",
+    log:
+        "<logs>/build_tokenizer.log",
+    benchmark:
+        "<benchmarks>/build_tokenizer.tsv"
+    priority: plan.FIRST
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=plan.code("vlmlaw.data.miniature"),
+    message:
+        "Build the tokenizer"
+    shell:
+        "python -m vlmlaw data tokenizer --out $(dirname {output.tokenizer})"
+        " > {log} 2>&1"
+
+
+rule tokenize:
+    input:
+        conversations="<results>/data/{split}/conversations.json",
+        index="<results>/data/{split}/index.npz",
+        tokenizer=rules.build_tokenizer.output,
+    output:
+        "<results>/tokens/{split}.npz",
+    log:
+        "<logs>/tokenize/{split}.log",
+    benchmark:
+        "<benchmarks>/tokenize/{split}.tsv"
+    priority: plan.FIRST
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        settings=plan.tokens,
+        code=plan.code("vlmlaw.packing"),
+    message:
+        "Turn the conversations of {wildcards.split} into tokens"
+    shell:
+        "python -m vlmlaw data tokenize --dataset $(dirname {input.index}) --tokenizer $(dirname {input.tokenizer[0]})"
+        " --settings {params.settings:q} --out {output}"
+        " > {log} 2>&1"

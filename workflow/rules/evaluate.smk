@@ -1,0 +1,58 @@
+"""Every cell on the test split, and all cells in one table."""
+
+
+rule evaluate_cell:
+    input:
+        model=f"<results>/cells/{CELL}/model/model.safetensors",
+        config=f"<results>/cells/{CELL}/model/config.json",
+        conversations="<results>/data/test/conversations.json",
+        index="<results>/data/test/index.npz",
+        tokens="<results>/tokens/test.npz",
+        features=plan.features_of("test"),
+    output:
+        f"<results>/cells/{CELL}/evaluation.json",
+    log:
+        f"<logs>/evaluate_cell/{CELL}.log",
+    benchmark:
+        f"<benchmarks>/evaluate_cell/{CELL}.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    threads: plan.compute.threads
+    resources:
+        mem_mb=3000,
+        runtime=60,
+        gpu=plan.compute.gpus,
+    params:
+        settings=plan.evaluation,
+        code=plan.code("vlmlaw.evaluate"),
+    message:
+        "Evaluate {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
+    shell:
+        "python -m vlmlaw evaluate --model $(dirname {input.model}) --dataset $(dirname {input.index})"
+        " --tokens {input.tokens} --features $(dirname {input.features[0]})"
+        " --settings {params.settings:q} --out {output}"
+        " > {log} 2>&1"
+
+
+rule collect_measurements:
+    input:
+        expand("<results>/cells/{cell}/evaluation.json", cell=plan.cells),
+    output:
+        "<results>/measurements.csv",
+    log:
+        "<logs>/collect_measurements.log",
+    benchmark:
+        "<benchmarks>/collect_measurements.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        held_out=plan.held_out,
+        code=plan.code("vlmlaw.measurements"),
+    message:
+        "Collect the measurements of all cells"
+    shell:
+        "python -m vlmlaw collect {input} --held-out {params.held_out:q} --out {output}"
+        " > {log} 2>&1"

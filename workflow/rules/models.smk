@@ -1,0 +1,116 @@
+"""The frozen vision encoder with its cached features, and one pretrained language model a size."""
+
+
+rule train_encoder:
+    input:
+        train=multiext(
+            "<results>/data/train/",
+            "conversations.json",
+            "index.npz",
+            "images-00000.tar",
+            "patch_labels.npz",
+        ),
+        development=multiext(
+            "<results>/data/development/",
+            "conversations.json",
+            "index.npz",
+            "images-00000.tar",
+            "patch_labels.npz",
+        ),
+    output:
+        weights="<results>/encoder/model.safetensors",
+        config="<results>/encoder/config.json",
+        training="<results>/encoder/training.json",
+    log:
+        "<logs>/train_encoder.log",
+    benchmark:
+        "<benchmarks>/train_encoder.tsv"
+    priority: plan.FIRST
+    conda:
+        "../../envs/environment.yaml"
+    threads: plan.compute.threads
+    resources:
+        mem_mb=2500,
+        runtime=120,
+        gpu=plan.compute.gpus,
+        checkpoint_seconds=plan.encoder_checkpoint_seconds,
+    params:
+        settings=plan.encoder,
+        code=plan.code("vlmlaw.encoder"),
+    message:
+        "Train the vision encoder"
+    shell:
+        "python -m vlmlaw encoder train --train $(dirname {input.train[0]}) --development $(dirname {input.development[0]})"
+        " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
+        " --out $(dirname {output.weights})"
+        " 2>&1 | tee {log}"
+
+
+rule cache_features:
+    input:
+        encoder="<results>/encoder/model.safetensors",
+        config="<results>/encoder/config.json",
+        dataset=multiext(
+            "<results>/data/{split}/",
+            "conversations.json",
+            "index.npz",
+            "images-00000.tar",
+        ),
+    output:
+        features=expand(
+            "<results>/features/{{split}}/layer{layer}.npy", layer=plan.layers
+        ),
+    log:
+        "<logs>/cache_features/{split}.log",
+    benchmark:
+        "<benchmarks>/cache_features/{split}.tsv"
+    priority: plan.FIRST
+    conda:
+        "../../envs/environment.yaml"
+    threads: plan.compute.threads
+    resources:
+        mem_mb=2500,
+        runtime=60,
+        gpu=plan.compute.gpus,
+    params:
+        layers=plan.layers,
+        code=plan.code("vlmlaw.encoder"),
+    message:
+        "Cache the encoder's patch features of {wildcards.split}"
+    shell:
+        "python -m vlmlaw encoder features --encoder $(dirname {input.encoder}) --dataset $(dirname {input.dataset[0]})"
+        " --layers {params.layers} --out $(dirname {output.features[0]})"
+        " > {log} 2>&1"
+
+
+rule pretrain_language_model:
+    input:
+        tokens="<results>/tokens/text.npz",
+        tokenizer=rules.build_tokenizer.output,
+    output:
+        weights="<results>/language_models/{size}/model.safetensors",
+        config="<results>/language_models/{size}/config.json",
+        training="<results>/language_models/{size}/training.json",
+    log:
+        "<logs>/pretrain_language_model/{size}.log",
+    benchmark:
+        "<benchmarks>/pretrain_language_model/{size}.tsv"
+    priority: plan.language_model_priority
+    conda:
+        "../../envs/environment.yaml"
+    threads: plan.compute.threads
+    resources:
+        mem_mb=2500,
+        runtime=120,
+        gpu=plan.compute.gpus,
+        checkpoint_seconds=plan.pretraining_checkpoint_seconds,
+    params:
+        settings=plan.language_model_of,
+        code=plan.code("vlmlaw.language_model"),
+    message:
+        "Pretrain the language model of size {wildcards.size} on text"
+    shell:
+        "python -m vlmlaw language-model --tokens {input.tokens} --tokenizer $(dirname {input.tokenizer[0]})"
+        " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
+        " --out $(dirname {output.weights})"
+        " 2>&1 | tee {log}"
