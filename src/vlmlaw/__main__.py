@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 from vlmlaw import __version__
 from vlmlaw.errors import UserError
+from vlmlaw.laws import cli as laws_cli
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every verb; a verb's module is imported only when it runs."""
     parser = argparse.ArgumentParser(prog="vlmlaw", description=__doc__)
     parser.add_argument("--version", action="version", version=f"vlmlaw {__version__}")
-    parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    laws_cli.add_parser(subparsers)
     return parser
 
 
@@ -24,6 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"vlmlaw {args.verb}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has seen enough; keep Python from writing to it at exit.
+        sys.stdout = None
+        return 0
 
 
 if __name__ == "__main__":
