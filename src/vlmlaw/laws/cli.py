@@ -32,7 +32,7 @@ def _add_fit(verbs: Any) -> None:
     fit.add_argument("--vision-flops", type=_number, default=None, help="FLOPs of the vision encoder for an image")
     fit.add_argument("--question-pass", action="store_true", default=None, help="add QueCC's 2NQ pass to the cost")
     fit.add_argument("--budgets", type=_numbers, default=None, metavar="F,F", help="FLOPs for an answer")
-    fit.add_argument("--hold-out", default=None, help="largest (default), flag, none, or a size in billions")
+    fit.add_argument("--hold-out", default=None, help="auto (default), largest, none, or a size in billions")
     fit.add_argument("--level", type=_number, default=None, help="confidence level (default 0.95)")
     fit.add_argument("--bootstrap-draws", type=int, default=None, help="draws (default 2000; 0 for none)")
     fit.add_argument("--seed", type=int, default=None, help="seed of the bootstrap (default 0)")
@@ -86,6 +86,7 @@ def _add_table(parser: argparse.ArgumentParser, *, default: str | None = None) -
     parser.add_argument("--scale", default="fraction", help="fraction (default) or percent")
     parser.add_argument("--scores", type=_words, default=(), metavar="A,B", help="wide table: a column for each suite")
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep these rows only")
+    parser.add_argument("--expected", default=None, metavar="CSV", help="the cells that should be there (size, tokens)")
     parser.add_argument("--allow-missing", action="store_true", help="fit although cells of the grid are missing")
 
 
@@ -164,7 +165,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def _read(args: argparse.Namespace) -> Any:
-    from vlmlaw.laws.table import read_measurements
+    from vlmlaw.laws.table import read_expected, read_measurements
 
     table = read_measurements(
         args.table,
@@ -172,6 +173,7 @@ def _read(args: argparse.Namespace) -> Any:
         params_unit=args.params_unit,
         scale=args.scale,
         scores=args.scores,
+        expected=read_expected(args.expected) if args.expected else (),
     )
     where = _pairs(args.where, option="--where")
     return table.select(**where) if where else table

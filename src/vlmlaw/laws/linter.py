@@ -4,8 +4,8 @@ Each check is a function of one group of rows (a suite and kind) that yields fin
 matters and what to do. Errors stop an analysis; warnings go into the report.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array
-from vlmlaw.laws.table import Measurements, as_measurements
+from vlmlaw.laws.table import ALL_KINDS, Measurements, as_measurements
 
 MAX_PLACES = 6  # named in a message; the rest is counted
 LARGEST_SIZE_B = 1e5  # a hundred trillion parameters: above it N was surely not in billions
@@ -42,18 +42,34 @@ class Finding:
 def lint(table: Measurements | pd.DataFrame, *, allow_missing: bool = False) -> list[Finding]:
     """Findings of every suite and kind of a table, errors first. allow_missing makes holes in the grid a warning."""
     table = as_measurements(table)
-    findings: list[Finding] = []
+    labels: dict[Finding, list[str]] = {}
     for group in table.groups:
-        rows = table.select(**group)
-        label = group["suite"] if group["kind"] == "all" else f"{group['suite']}/{group['kind']}"
-        label = "" if label == "all" else f"{label}: "
-        bad_values = [f for check in VALUE_CHECKS for f in check(rows, label)]
-        findings += bad_values
-        # Values that are no numbers make every later check misleading.
-        if not any(finding.severity == "error" for finding in bad_values):
-            findings += [f for check in DESIGN_CHECKS for f in check(rows, label)]
-            findings += missing_cells(rows, label, severity="warning" if allow_missing else "error")
-    return sorted(dict.fromkeys(findings), key=lambda finding: finding.severity != "error")
+        for finding in _lint_group(table.select(**group), missing="warning" if allow_missing else "error"):
+            labels.setdefault(finding, []).append(group_label(group))
+    merged = [_with_labels(finding, where, n_groups=len(table.groups)) for finding, where in labels.items()]
+    return sorted(merged, key=lambda finding: finding.severity != "error")
+
+
+def group_label(group: Mapping[str, str]) -> str:
+    """A suite's name, with the kind and the compressor where there are any."""
+    parts = [group["suite"], group["kind"] if group["kind"] != ALL_KINDS else "", group.get("compressor", "")]
+    return "/".join(part for part in parts if part)
+
+
+def _lint_group(rows: Measurements, *, missing: str) -> list[Finding]:
+    found = [finding for check in VALUE_CHECKS for finding in check(rows)]
+    # Values that are no numbers make every later check misleading.
+    if not any(finding.severity == "error" for finding in found):
+        found += [finding for check in DESIGN_CHECKS for finding in check(rows)]
+        found += missing_cells(rows, severity=missing)
+    return found
+
+
+def _with_labels(finding: Finding, labels: list[str], *, n_groups: int) -> Finding:
+    """The finding with the groups that it holds for, unless it holds for all."""
+    if len(labels) == n_groups:
+        return finding
+    return replace(finding, where=f"{', '.join(labels)}: {finding.where}")
 
 
 def require_clean(table: Measurements | pd.DataFrame, *, allow_missing: bool = False) -> list[Finding]:
@@ -70,21 +86,21 @@ def require_clean(table: Measurements | pd.DataFrame, *, allow_missing: bool = F
 # --------------------------------------------------------------------------- values
 
 
-def not_a_number(rows: Measurements, label: str) -> Iterator[Finding]:
+def not_a_number(rows: Measurements) -> Iterator[Finding]:
     for column, what in (("error", "error or score"), ("N", "size"), ("V", "visual-token count")):
         bad = ~np.isfinite(rows.frame[column].to_numpy(dtype=float))
         if bad.any():
             yield Finding(
                 "error",
                 "not-a-number",
-                label + _lines(rows, bad),
+                _lines(rows, bad),
                 f"no finite {what}",
                 "a lost measurement is not a measurement, and one NaN spoils every estimate",
                 "measure the cell again, or leave its row out and pass --allow-missing",
             )
 
 
-def out_of_range(rows: Measurements, label: str) -> Iterator[Finding]:
+def out_of_range(rows: Measurements) -> Iterator[Finding]:
     error = rows.frame["error"].to_numpy(dtype=float)
     score = 1 - error
     bad = np.isfinite(error) & ((error < -1e-12) | (error > 1 + 1e-12))
@@ -94,7 +110,7 @@ def out_of_range(rows: Measurements, label: str) -> Iterator[Finding]:
     yield Finding(
         "error",
         "percent-as-fraction" if percent else "out-of-range",
-        label + _lines(rows, bad),
+        _lines(rows, bad),
         f"score {_range(score)}, error {_range(error)}; expected fractions between 0 and 1",
         "a law of error = 1 - score has no meaning elsewhere",
         "the values look like per cent: pass --scale percent" if percent else "correct the values (MME counts points)",
@@ -108,7 +124,7 @@ def _looks_like_percent(error: Array, score: Array) -> bool:
     return False
 
 
-def fraction_as_percent(rows: Measurements, label: str) -> Iterator[Finding]:
+def fraction_as_percent(rows: Measurements) -> Iterator[Finding]:
     if rows.units.get("scale") != "percent":
         return
     values = np.minimum(rows.frame["error"], 1 - rows.frame["error"]).to_numpy(dtype=float)
@@ -116,21 +132,21 @@ def fraction_as_percent(rows: Measurements, label: str) -> Iterator[Finding]:
         yield Finding(
             "error",
             "fraction-as-percent",
-            label + "every row",
+            "every row",
             "no value above 1 although the scale is per cent",
             "the values look like fractions, and dividing them by 100 leaves no error to explain",
             "leave out --scale percent",
         )
 
 
-def impossible_design(rows: Measurements, label: str) -> Iterator[Finding]:
+def impossible_design(rows: Measurements) -> Iterator[Finding]:
     n, v = rows.frame["N"].to_numpy(dtype=float), rows.frame["V"].to_numpy(dtype=float)
     bad_n, bad_v = np.isfinite(n) & (n <= 0), np.isfinite(v) & (v < 1)
     if bad_n.any():
         yield Finding(
             "error",
             "impossible-size",
-            label + _lines(rows, bad_n),
+            _lines(rows, bad_n),
             f"{bad_n.sum()} rows with a size of 0 or less",
             "a law takes the logarithm of N",
             "give the number of parameters",
@@ -139,7 +155,7 @@ def impossible_design(rows: Measurements, label: str) -> Iterator[Finding]:
         yield Finding(
             "error",
             "impossible-token-count",
-            label + _lines(rows, bad_v),
+            _lines(rows, bad_v),
             f"{bad_v.sum()} rows with fewer than one visual token",
             "a law takes the logarithm of V; a text-only cell has no place in it",
             "leave these rows out",
@@ -150,21 +166,21 @@ def impossible_design(rows: Measurements, label: str) -> Iterator[Finding]:
         yield Finding(
             "error",
             "wrong-units",
-            label + "every row",
+            "every row",
             f"N runs to {np.nanmax(n):g} billion parameters (read in {unit})",
             "no model has such a size, and every FLOP count would be off by the same factor",
             f"pass --params-unit {other}",
         )
 
 
-def impossible_se(rows: Measurements, label: str) -> Iterator[Finding]:
+def impossible_se(rows: Measurements) -> Iterator[Finding]:
     se = rows.frame["error_se"].to_numpy(dtype=float)
     bad = (se < 0) | (se > 0.5)
     if bad.any():
         yield Finding(
             "error",
             "impossible-standard-error",
-            label + _lines(rows, bad),
+            _lines(rows, bad),
             f"error_se {_range(se[bad])}",
             "a standard error of a mean of fractions lies between 0 and 0.5",
             "give standard errors in the unit of the error (fractions), or drop the column",
@@ -174,7 +190,7 @@ def impossible_se(rows: Measurements, label: str) -> Iterator[Finding]:
 # --------------------------------------------------------------------------- copies
 
 
-def repeated_cells(rows: Measurements, label: str) -> Iterator[Finding]:
+def repeated_cells(rows: Measurements) -> Iterator[Finding]:
     """The same cell twice; without a seed column, copies that disagree are taken as replicates."""
     frame = rows.frame
     keys = ["N", "V", "compressor", "seed"]
@@ -188,7 +204,7 @@ def repeated_cells(rows: Measurements, label: str) -> Iterator[Finding]:
         yield Finding(
             "error",
             "repeated-rows",
-            label + _places(frame[equal]),
+            _places(frame[equal]),
             f"{int(equal.sum())} rows repeat a cell with the same error",
             "a copy counts as a second measurement and makes every interval too narrow",
             "keep one of each; if they are replicates, give their seed column",
@@ -198,14 +214,14 @@ def repeated_cells(rows: Measurements, label: str) -> Iterator[Finding]:
         yield Finding(
             "error" if seeded else "warning",
             "disagreeing-copies",
-            label + _places(frame[unlike]),
+            _places(frame[unlike]),
             f"{int(unlike.sum())} rows give the same cell different errors",
             "only one of them can be right" if seeded else "without a seed column they are taken as replicates",
             "keep the right one" if seeded else "name the seed column (--column seed=YOURS) if they are, else keep one",
         )
 
 
-def equal_values(rows: Measurements, label: str) -> Iterator[Finding]:
+def equal_values(rows: Measurements) -> Iterator[Finding]:
     """The same value in different cells, where the values are too fine for chance."""
     frame = rows.frame
     error = frame["error"].to_numpy(dtype=float)
@@ -222,7 +238,7 @@ def equal_values(rows: Measurements, label: str) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 "equal-values",
-                label + _places(same),
+                _places(same),
                 f"different cells have the same error, {value:.10g}, to the last digit",
                 "at this resolution that is hardly chance; one of them was likely copied",
                 "check them against their source, and leave out the wrong one",
@@ -239,13 +255,13 @@ def _resolution(rows: Measurements) -> float:
     return 10.0**-decimals
 
 
-def noted_rows(rows: Measurements, label: str) -> Iterator[Finding]:
+def noted_rows(rows: Measurements) -> Iterator[Finding]:
     """Rows whose source already doubts them."""
     for row in rows.frame[rows.frame["note"].ne("")].head(MAX_PLACES).itertuples():
         yield Finding(
             "warning",
             "noted",
-            f"{label}N = {row.N:g} B, V = {row.V:g} (line {row.line})",
+            f"N = {row.N:g} B, V = {row.V:g} (line {row.line})",
             f"the table notes: {row.note}",
             "its source doubts this value",
             "fit with and without it, or leave it out",
@@ -255,21 +271,21 @@ def noted_rows(rows: Measurements, label: str) -> Iterator[Finding]:
 # --------------------------------------------------------------------------- design
 
 
-def few_levels(rows: Measurements, label: str) -> Iterator[Finding]:
+def few_levels(rows: Measurements) -> Iterator[Finding]:
     for column, what in (("N", "sizes"), ("V", "visual-token counts")):
         n_levels = rows.frame[column].nunique()
         if n_levels < 3:
             yield Finding(
                 "error" if n_levels < 2 else "warning",
                 "few-sizes" if column == "N" else "few-token-counts",
-                label + "the grid",
+                "the grid",
                 f"{n_levels} distinct {what}; expected three or more",
                 f"with {n_levels} any curve in {column} fits, and none can be checked",
                 "measure more of them",
             )
 
 
-def collinear(rows: Measurements, label: str) -> Iterator[Finding]:
+def collinear(rows: Measurements) -> Iterator[Finding]:
     """Cells along one line of (ln N, ln V), as when every cell has the same FLOPs."""
     points = rows.frame[["N", "V"]].drop_duplicates()
     if points["N"].nunique() < 2 or points["V"].nunique() < 2:
@@ -281,27 +297,27 @@ def collinear(rows: Measurements, label: str) -> Iterator[Finding]:
         yield Finding(
             "error" if perfect else "warning",
             "collinear",
-            label + "the grid",
+            "the grid",
             f"ln N and ln V have correlation {correlation:.3f}: the cells lie {'' if perfect else 'nearly '}on {kind}",
             "the effect of N cannot be told from that of V",
             "measure cells off the ray: at least one size at two token counts",
         )
 
 
-def constant_error(rows: Measurements, label: str) -> Iterator[Finding]:
+def constant_error(rows: Measurements) -> Iterator[Finding]:
     error = rows.frame["error"].to_numpy(dtype=float)
     if len(error) > 1 and np.ptp(error) <= 1e-12:
         yield Finding(
             "error",
             "constant-error",
-            label + "every row",
+            "every row",
             f"the error is {error[0]:g} everywhere",
             "nothing depends on N or V, so there is no law",
             "check the evaluation",
         )
 
 
-def wrong_way(rows: Measurements, label: str) -> Iterator[Finding]:
+def wrong_way(rows: Measurements) -> Iterator[Finding]:
     """Error that rises with the size or with the tokens, on average over the other."""
     frame = rows.frame
     for column, other, what in (("N", "V", "the largest size"), ("V", "N", "the most visual tokens")):
@@ -313,28 +329,14 @@ def wrong_way(rows: Measurements, label: str) -> Iterator[Finding]:
             yield Finding(
                 "warning",
                 "wrong-way",
-                label + "the grid",
+                "the grid",
                 f"error is higher at {what} than at the least, in most of the grid",
                 "scaling laws fall; this looks like too short a training, a broken evaluation or noise",
                 "check these cells before you trust an exponent",
             )
 
 
-def several_compressors(rows: Measurements, label: str) -> Iterator[Finding]:
-    pairs = rows.frame[["N", "V", "compressor"]].drop_duplicates()
-    if pairs.duplicated(["N", "V"]).any():
-        names = ", ".join(sorted(pairs["compressor"].unique()))
-        yield Finding(
-            "warning",
-            "several-compressors",
-            label + "the grid",
-            f"several compressors share cells: {names}",
-            "one law over all of them mixes their levels",
-            "fit each by itself: --where compressor=NAME",
-        )
-
-
-def missing_cells(rows: Measurements, label: str, *, severity: str) -> Iterator[Finding]:
+def missing_cells(rows: Measurements, *, severity: str) -> Iterator[Finding]:
     frame = rows.frame
     wanted = set(rows.expected) or set(product(frame["N"].unique(), frame["V"].unique()))
     missing = sorted(wanted - set(zip(frame["N"], frame["V"], strict=True)))
@@ -344,14 +346,14 @@ def missing_cells(rows: Measurements, label: str, *, severity: str) -> Iterator[
         yield Finding(
             severity,
             "missing-cells",
-            label + f"(N, V) = {shown}{more}",
+            f"(N, V) = {shown}{more}",
             f"{len(missing)} of {len(wanted)} cells are missing",
             "cells that failed are rarely failed at random",
             "measure them" if severity == "warning" else "measure them, or fit what is there with --allow-missing",
         )
 
 
-Check = Callable[[Measurements, str], Iterator[Finding]]
+Check = Callable[[Measurements], Iterator[Finding]]
 VALUE_CHECKS: tuple[Check, ...] = (not_a_number, out_of_range, fraction_as_percent, impossible_design, impossible_se)
 DESIGN_CHECKS: tuple[Check, ...] = (
     repeated_cells,
@@ -361,7 +363,6 @@ DESIGN_CHECKS: tuple[Check, ...] = (
     collinear,
     constant_error,
     wrong_way,
-    several_compressors,
 )
 
 

@@ -57,11 +57,21 @@ class Measurements:
 
     @cached_property
     def groups(self) -> list[dict[str, str]]:
-        """Each (suite, kind) for which a law can be fitted, `all` kinds first within a suite."""
-        pairs = self.frame[["suite", "kind"]].drop_duplicates()
-        rank = pairs["kind"].ne(ALL_KINDS)
-        order = pairs.assign(rank=rank).sort_values(["suite", "rank", "kind"], kind="stable")
-        return order[["suite", "kind"]].to_dict("records")
+        """What a law is fitted to: each suite and kind, and each compressor where several share cells.
+
+        Each group is a dictionary for `select`; the kind "all" comes first within a suite.
+        """
+        names = ["suite", "kind", "compressor"] if self.compressors_share_cells else ["suite", "kind"]
+        found = self.frame[names].drop_duplicates()
+        by = [name for name in ("compressor", "suite") if name in names]
+        order = found.assign(rank=found["kind"].ne(ALL_KINDS)).sort_values([*by, "rank", "kind"], kind="stable")
+        return [{str(k): str(v) for k, v in row.items()} for row in order[names].to_dict("records")]
+
+    @cached_property
+    def compressors_share_cells(self) -> bool:
+        """Whether several compressors were measured in one cell: then each has a law of its own."""
+        cells = self.frame[["N", "V", "compressor"]].drop_duplicates()
+        return bool(cells.duplicated(["N", "V"]).any())
 
     def select(self, **values: Any) -> "Measurements":
         """The rows where each named column has this value, for example `select(suite="reasoning", kind="all")`."""
@@ -150,6 +160,16 @@ def read_measurements(
         expected=tuple((float(n), float(v)) for n, v in expected),
         units={"params": unit, "scale": scale},
     )
+
+
+def read_expected(path: str | Path) -> list[tuple[float, float]]:
+    """The cells (N in billions, V) that a grid should have, from a CSV with a column for each."""
+    path, blob = _read_bytes(path)
+    raw = _parse_csv(path, blob)
+    names = _find_columns(raw.assign(score="0"), {}, source=path.name)
+    n = _to_sizes(raw[names["n_params"]], raw["line"], unit=_unit_of(names["n_params"]), source=path.name)
+    v = _to_numbers(raw[names["n_visual_tokens"]], raw["line"], source=path.name, blank_is_nan=False)
+    return [(float(a), float(b)) for a, b in zip(n, v, strict=True)]
 
 
 def as_measurements(table: "Measurements | pd.DataFrame") -> Measurements:
@@ -285,7 +305,7 @@ def _canonical(raw: pd.DataFrame, names: Mapping[str, str], *, unit: str, scale:
         return _to_numbers(raw[names[name]], raw["line"], source=source, blank_is_nan=optional)
 
     def words(name: str, default: str) -> pd.Series:
-        return raw[names[name]].astype(str).replace("", default) if name in names else pd.Series([default] * n_rows)
+        return raw[names[name]].map(_word).replace("", default) if name in names else pd.Series([default] * n_rows)
 
     measured = "error" if "error" in names else "score"
     value = numbers(measured, optional=True) / per
@@ -310,8 +330,15 @@ def _canonical(raw: pd.DataFrame, names: Mapping[str, str], *, unit: str, scale:
     return frame.assign(**{k: pd.to_numeric(x, errors="coerce").fillna(x) for k, x in extra.items()})
 
 
+def _word(value: object) -> str:
+    """Text of a CSV's field or of a data frame's value; nothing where there is none."""
+    return "" if value is None or value != value else str(value)  # nan is unlike itself
+
+
 def _to_numbers(column: pd.Series, lines: pd.Series, *, source: str, blank_is_nan: bool) -> np.ndarray:
-    text = column.astype(str).str.strip()
+    if pd.api.types.is_numeric_dtype(column):  # a data frame's own numbers; a CSV's are text
+        return column.to_numpy(dtype=float)
+    text = column.map(str).str.strip()
     blank = text.str.lower().isin(["", "nan", "na", "none", "null"]) & blank_is_nan
     numbers = pd.to_numeric(text.where(~blank, "nan"), errors="coerce").to_numpy(dtype=float)
     bad = np.flatnonzero(np.isnan(numbers) & ~blank.to_numpy())
@@ -325,7 +352,7 @@ def _to_numbers(column: pd.Series, lines: pd.Series, *, source: str, blank_is_na
 
 def _to_sizes(column: pd.Series, lines: pd.Series, *, unit: str, source: str) -> np.ndarray:
     """N in billions: plain numbers in `unit`, or text such as 0.5B and 70m."""
-    text = column.astype(str).str.strip().str.lower()
+    text = column.map(str).str.strip().str.lower()
     parts = text.str.extract(r"^([0-9.eE+-]+)\s*([tbgmk])$")
     suffixed = parts[1].notna()
     if not suffixed.any():
