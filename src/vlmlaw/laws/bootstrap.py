@@ -10,6 +10,7 @@ from itertools import combinations_with_replacement
 from math import comb, factorial, prod
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array
@@ -47,10 +48,10 @@ class Draws:
         ends = [weighted_quantile(values, self.probability, q) for q in (0.5 - level / 2, 0.5 + level / 2)]
         return Interval(self.fit.params[name], ends[0], ends[1], level, self.method)
 
-    def predict(self, n: float, v: float) -> Array:
-        """Error at one cell under each draw (B,)."""
-        theta = self.theta.T[:, :, None]
-        return self.fit.law.evaluate(theta, np.log(np.array([n])), np.log(np.array([v])))[0][:, 0]
+    def predict(self, n: ArrayLike, v: ArrayLike) -> Array:
+        """Error of cells under each draw (B, cells)."""
+        ln_n, ln_v = np.log(np.atleast_1d(n)), np.log(np.atleast_1d(v))
+        return self.fit.law.evaluate(self.theta.T[:, :, None], ln_n, ln_v)[0]
 
 
 def residual_bootstrap(fit: LawFit, *, n_draws: int = 2000, seed: int = 0) -> Draws:
@@ -125,6 +126,13 @@ def weighted_quantile(values: Array, weights: Array, q: float) -> float:
     order = np.argsort(values, kind="stable")
     middle = np.cumsum(weights[order]) - weights[order] / 2
     return float(np.interp(q, middle / weights.sum(), values[order]))
+
+
+def step_quantile(values: Array, weights: Array, q: float) -> float:
+    """The least value that at least a share q of the weight does not exceed; always one of the values."""
+    order = np.argsort(values, kind="stable")
+    reached = np.cumsum(weights[order]) / weights.sum() >= q - 1e-12
+    return float(values[order][np.argmax(reached)])
 
 
 def _enough(n_draws: int) -> int:

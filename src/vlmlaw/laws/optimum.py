@@ -14,6 +14,7 @@ import pandas as pd
 from scipy.optimize import brentq, minimize_scalar
 
 from vlmlaw.errors import UserError
+from vlmlaw.laws.bootstrap import Draws, step_quantile
 from vlmlaw.laws.cells import Array
 from vlmlaw.laws.costs import BILLION, Cost, CostModel
 from vlmlaw.laws.intervals import rho_interval, v_star_of_rho
@@ -129,36 +130,50 @@ def frontier(
     budgets: Sequence[float] = (),
     tolerance: float = 0.005,
     level: float = 0.95,
+    draws: Draws | None = None,
 ) -> pd.DataFrame:
     """The affordable cell of least predicted error for each budget; budgets default to a grid over the cells' costs.
 
     Columns: budget, N, V, cost, error, lower, upper (of the law's mean), flat (every V that some affordable size brings
     within `tolerance` of the least error), flat_lower, flat_upper, capped (the largest size is taken, so that more
-    budget buys tokens). Budgets below the cheapest cell are left out.
+    budget buys tokens); with bootstrap `draws` of the fit also v_lower, v_upper, n_lower, n_upper: where the choice
+    falls in `level` of the draws. A budget below the cheapest cell has nan for its cell.
     """
     cost = Cost(question_tokens=50.0) if cost is None else cost
     cells = candidate_cells(fit, sizes=sizes, tokens=tokens, cost=cost)
     given = as_list(budgets) if len(budgets) else default_budgets(cells["cost"].to_numpy())
-    rows = []
+    rows: list[tuple[Any, ...]] = []
     for budget in given:
         affordable = cells[cells["cost"] <= budget * (1 + 1e-12)]
         if affordable.empty:
+            rows.append((budget, np.nan, np.nan, np.nan, np.nan, [], np.nan, np.nan, False))
             continue
         best = affordable.sort_values(["error", "cost"]).iloc[0]
         near = affordable[affordable["error"] <= best["error"] * (1 + tolerance)]
         flat = sorted(near["V"].unique())
         capped = best["N"] == cells["N"].max()
         rows.append((budget, best["N"], best["V"], best["cost"], best["error"], flat, flat[0], flat[-1], capped))
-    if not rows:
-        raise UserError(
-            f"no cell costs {max(given):.3g} {cost.unit} or less; the cheapest costs {cells['cost'].min():.3g}"
-        )
     names = ["budget", "N", "V", "cost", "error", "flat", "flat_lower", "flat_upper", "capped"]
     table = pd.DataFrame(rows, columns=names)
-    band = fit.predict_interval(table["N"], table["V"], level=level, new_measurement=False)
-    table.insert(5, "lower", band["lower"])
-    table.insert(6, "upper", band["upper"])
+    bought = table["N"].notna()
+    band = fit.predict_interval(table.loc[bought, "N"], table.loc[bought, "V"], level=level, new_measurement=False)
+    for place, end in enumerate(("lower", "upper"), start=5):
+        table.insert(place, end, pd.Series(band[end].to_numpy(), index=table.index[bought]))
+    if draws is not None:
+        spread = [_choice_interval(draws, cells, budget=budget, level=level) for budget in given]
+        table = table.join(pd.DataFrame(spread, columns=["v_lower", "v_upper", "n_lower", "n_upper"]))
     return table
+
+
+def _choice_interval(draws: Draws, cells: pd.DataFrame, *, budget: float, level: float) -> tuple[float, ...]:
+    """Least and greatest V and N that are chosen in the central `level` of the draws."""
+    affordable = cells[cells["cost"] <= budget * (1 + 1e-12)]
+    if affordable.empty:
+        return (np.nan,) * 4
+    n, v = affordable["N"].to_numpy(), affordable["V"].to_numpy()
+    chosen = np.argmin(draws.predict(n, v), axis=1)
+    tails = (0.5 - level / 2, 0.5 + level / 2)
+    return tuple(step_quantile(x[chosen], draws.probability, q) for x in (v, n) for q in tails)
 
 
 def default_budgets(costs: Array, *, n: int = 25) -> list[float]:
@@ -208,10 +223,14 @@ def recommend(
     cost = Cost(question_tokens=question_tokens) if cost is None else cost
     if not (np.isfinite(flops) and flops > 0):
         raise UserError(f"the budget is {flops!r}; expected a number of {cost.unit or cost.name} above 0")
+    cells = candidate_cells(fit, sizes=sizes, tokens=tokens, cost=cost)
+    if cells["cost"].min() > flops * (1 + 1e-12):
+        raise UserError(
+            f"no cell costs {flops:.3g} {cost.unit or cost.name} or less; the cheapest costs {cells['cost'].min():.3g}"
+        )
     chosen = frontier(
         fit, sizes=sizes, tokens=tokens, cost=cost, budgets=[flops], tolerance=tolerance, level=level
     ).iloc[0]
-    cells = candidate_cells(fit, sizes=sizes, tokens=tokens, cost=cost)
     affordable = cells[cells["cost"] <= flops * (1 + 1e-12)]
     best_by_v = affordable.sort_values(["error", "cost"]).groupby("V", sort=True).head(1).sort_values("V")
     alternatives = best_by_v.assign(regret=best_by_v["error"] / chosen["error"] - 1)[

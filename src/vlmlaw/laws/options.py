@@ -9,7 +9,7 @@ from vlmlaw.errors import UserError
 LOSSES = ("squared", "huber")
 WEIGHTS = ("none", "se")
 AUTO = "auto"
-LARGEST = "largest"
+HOLD_OUT = ("auto", "largest", "none")
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class LawOptions:
     question_pass: true adds QueCC's run of the LLM over the question, 2NQ.
     level: confidence level of every interval.
     bootstrap_draws, seed: of the residual and whole-size bootstraps; 0 draws leaves them out.
-    hold_out: "largest" (the largest size), "flag" (rows whose held_out is true), "none", or a size in billions.
+    hold_out: "auto" (the rows whose held_out is true, which then stay out of the fit; without any, the largest size,
+        which the fit keeps), "largest", a size in billions, or "none".
     flat_tolerance: a choice within this relative distance of the least error counts as equally good.
     sizes, tokens: sizes in billions and token counts the frontier may choose from; empty means those measured.
     budgets: FLOPs for an answer; empty means a grid over what the cells cost.
@@ -41,7 +42,7 @@ class LawOptions:
     level: float = 0.95
     bootstrap_draws: int = 2000
     seed: int = 0
-    hold_out: str | float = LARGEST
+    hold_out: str | float = "auto"
     flat_tolerance: float = 0.005
     sizes: tuple[float, ...] = ()
     tokens: tuple[float, ...] = ()
@@ -104,7 +105,7 @@ class LawOptions:
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"law option {name} is {getattr(self, name)!r}; expected true or false")
         if isinstance(self.hold_out, str):
-            _require_word("hold_out", self.hold_out, (LARGEST, "flag", "none"))
+            _require_word("hold_out", self.hold_out, HOLD_OUT)
         else:
             _require_number("hold_out", self.hold_out, above=0)
 
