@@ -124,7 +124,7 @@ def evaluate_cell(
     table, data = TokenTable.load(tokens), Dataset(dataset)
     features_of = load_features(features, layers=vlm.config.feature_layers)
     judged = judge(vlm, table, features_of, batch_size=settings.batch_size, pad_id=words.pad_token_id)
-    training = json.loads((model / "training.json").read_text())
+    training = json.loads((model.parent / "training.json").read_text())
     n_text_tokens = mean_text_tokens(table)
     flops = cost.inference_flops(vlm, n_text_tokens=n_text_tokens)
     result = {

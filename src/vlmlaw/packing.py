@@ -5,15 +5,21 @@ description) and itself, never another question, so that one prefix serves them 
 which later turns see earlier ones. R records, S segments, T tokens, B rows of a batch.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER, Dataset, Record
 from vlmlaw.errors import UserError
+from vlmlaw.files import whole_file
+
+if TYPE_CHECKING:
+    from vlmlaw.experiment import TokenSettings
 
 IGNORE_INDEX = -100
 PREFIX = 0  # the segment that every other segment of its document sees
@@ -37,11 +43,11 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def save(self, path: Path) -> None:
-        np.savez(path, **vars(self))
+    def save(self, file: BinaryIO) -> None:
+        np.savez(file, **vars(self))
 
     @classmethod
-    def load(cls, path: Path) -> "TokenTable":
+    def load(cls, path: Path) -> TokenTable:
         with np.load(path) as arrays:
             fields = {name: arrays[name] for name in arrays.files}
         return cls(**fields | {"image_token_id": int(fields["image_token_id"])})
@@ -74,6 +80,15 @@ def tokenize(dataset: Dataset, tokenizer: Any, *, independent: bool) -> TokenTab
         image_rows=np.array(image_rows, dtype=np.int64),
         image_token_id=image_token_id,
     )
+
+
+def tokenize_dataset(dataset: Path, tokenizer: Path, out: Path, *, settings: TokenSettings) -> None:
+    """Tokenize the dataset in a folder with the tokenizer in another, and write the table to `out`."""
+    from transformers import AutoTokenizer
+
+    table = tokenize(Dataset(dataset), AutoTokenizer.from_pretrained(tokenizer), independent=settings.independent)
+    with whole_file(out) as partial, partial.open("wb") as file:
+        table.save(file)
 
 
 def _rendered(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.encoder import load_features
-from vlmlaw.files import whole_folder
+from vlmlaw.files import whole_file, whole_folder
 from vlmlaw.language_model import tensors
 from vlmlaw.loop import clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
@@ -48,7 +49,7 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
 def train_cell(
     language_model: Path, encoder: Path, tokens: Path, features: Path, out: Path, *, settings: CellSettings
 ) -> None:
-    """Train one cell; `out` gets model and tokenizer, train.jsonl, and training.json (settings, versions, cost)."""
+    """Train one cell. Its folder `out` gets model/ (weights and tokenizer), train.jsonl and training.json."""
     use_repeatable_arithmetic(settings.seed)
     model = build_vlm(language_model, encoder, settings=settings)
     words = AutoTokenizer.from_pretrained(language_model)
@@ -80,11 +81,13 @@ def train_cell(
         workspace=workspace_of(out),
         what=settings.name,
     )
-    with whole_folder(out) as folder:
+    with whole_folder(out / "model") as folder:
         model.save_pretrained(folder)
         words.save_pretrained(folder)
-        (workspace_of(out) / "train.jsonl").rename(folder / "train.jsonl")
-        (folder / "training.json").write_text(json.dumps(_account(settings, spent), indent=2))
+    with whole_file(out / "train.jsonl") as partial:
+        shutil.copyfile(workspace_of(out) / "train.jsonl", partial)
+    with whole_file(out / "training.json") as partial:
+        partial.write_text(json.dumps(_account(settings, spent), indent=2))
     clear_workspace(out)
 
 

@@ -1,9 +1,11 @@
 """The miniature's data: picture datasets, the text that its LLMs are pretrained on, and the tokenizer of both."""
 
-from collections.abc import Callable, Iterable, Iterator
+from __future__ import annotations
+
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,6 +15,11 @@ from vlmlaw.data.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
 from vlmlaw.data.reading import DENSITIES, describe_page, draw_page
 from vlmlaw.data.scenes import describe_scene, draw_scene
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER, Record, ShardWriter
+from vlmlaw.files import whole_folder
+from vlmlaw.progress import progress
+
+if TYPE_CHECKING:
+    from vlmlaw.experiment import DataSettings
 
 SPLITS = ("train", "development", "test", "text")
 SUITES = ("reasoning", "reading")
@@ -42,41 +49,46 @@ def _record(name: str, suite: str, asked: Iterable[tuple[str, str, str]], **show
     return Record(id=name, questions=questions, answers=answers, suite=suite, kinds=kinds, **shown)
 
 
-def write_pictures(
-    folder: Path,
-    *,
-    split: str,
-    n_images: int,
-    n_questions: int,
-    kb: KnowledgeBase,
-    seed: int,
-    progress: Callable[[Iterator[int]], Iterator[int]] = iter,
-) -> None:
-    """A dataset of n_images, the suites taking turns, with each patch's contents beside it."""
+def draw_split(out: Path, *, split: str, settings: DataSettings) -> None:
+    """Write the dataset of one split to `out`: settings.images[split] pictures, the suites taking turns.
+
+    Beside the images lies LABELS_FILE: what each of their patches shows, for the encoder's training.
+    """
+    kb = KnowledgeBase.draw(settings.seed, n_relations=settings.n_relations)
+    n_images = settings.images[split]
     glyphs = np.zeros((n_images, GRID_SIDE, GRID_SIDE), dtype=np.uint8)
     colors = np.zeros_like(glyphs)
-    with ShardWriter(folder) as writer:
-        for row in progress(iter(range(n_images))):
+    with whole_folder(out) as folder, ShardWriter(folder) as writer:
+        for row in progress(range(n_images), n_images, f"pictures of {split}"):
             index, suite = row // len(SUITES), SUITES[row % len(SUITES)]
-            picture = draw(split, suite, index, kb=kb, seed=seed, n_questions=n_questions)
+            picture = draw(split, suite, index, kb=kb, seed=settings.seed, n_questions=settings.questions_per_image)
             name = f"{split}-{suite}-{index:06d}"
             writer.add_image(name, picture.pixels_HWC)
             writer.add_record(_record(name, suite, picture.questions, image=name))
             glyphs[row], colors[row] = picture.glyph_PP, picture.color_PP
-    np.savez_compressed(folder / LABELS_FILE, glyphs=glyphs, colors=colors)
+        np.savez_compressed(folder / LABELS_FILE, glyphs=glyphs, colors=colors)
 
 
-def write_text(folder: Path, *, n_records: int, reading_share: float, n_questions: int, kb: KnowledgeBase, seed: int):
-    """A dataset without images: pictures described in words, with questions, for the LLMs' pretraining."""
-    with ShardWriter(folder) as writer:
-        for index in range(n_records):
+def write_corpus(out: Path, *, settings: DataSettings) -> None:
+    """Write the text that the LLMs are pretrained on to `out`: pictures described in words, with questions."""
+    assert settings.text is not None
+    kb = KnowledgeBase.draw(settings.seed, n_relations=settings.n_relations)
+    share, n_records = settings.text.reading_share, settings.text.records
+    with whole_folder(out) as folder, ShardWriter(folder) as writer:
+        for index in progress(range(n_records), n_records, "text"):
             # Spread the reading records evenly among the others.
-            reading = int((index + 1) * reading_share) > int(index * reading_share)
+            reading = int((index + 1) * share) > int(index * share)
             suite = SUITES[int(reading)]
-            rng = _stream("text", suite, index, seed)
+            rng = _stream("text", suite, index, settings.seed)
             describe = describe_page if reading else partial(describe_scene, kb)
-            caption, asked = describe(rng, n_questions=n_questions)
+            caption, asked = describe(rng, n_questions=settings.questions_per_image)
             writer.add_record(_record(f"text-{index:06d}", suite, asked, context=caption))
+
+
+def write_tokenizer(out: Path) -> None:
+    """Write the miniature's tokenizer to `out`."""
+    with whole_folder(out) as folder:
+        build_tokenizer().save_pretrained(folder)
 
 
 def vocabulary() -> list[str]:
