@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from vlmlaw import __version__, stages
 from vlmlaw.errors import UserError
+from vlmlaw.laws import cli as laws_cli
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,6 +19,7 @@ def build_parser() -> argparse.ArgumentParser:
     experiment.add_argument("--json", action="store_true", help="print the resolved experiment")
     experiment.set_defaults(run=run_experiment)
     stages.add_parsers(subparsers)
+    laws_cli.add_parser(subparsers)
     return parser
 
 
@@ -48,6 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"vlmlaw {args.verb}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has seen enough; keep Python from writing to it at exit.
+        sys.stdout = None
+        return 0
 
 
 if __name__ == "__main__":

@@ -5,15 +5,21 @@ description) and itself, never another question, so that one prefix serves them 
 which later turns see earlier ones. R records, S segments, T tokens, B rows of a batch.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER, Dataset, Record
 from vlmlaw.errors import UserError
+from vlmlaw.files import whole_file
+
+if TYPE_CHECKING:
+    from vlmlaw.experiment import TokenSettings
 
 IGNORE_INDEX = -100
 PREFIX = 0  # the segment that every other segment of its document sees
@@ -37,11 +43,11 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
-    def save(self, path: Path) -> None:
-        np.savez(path, **vars(self))
+    def save(self, file: BinaryIO) -> None:
+        np.savez(file, **vars(self))
 
     @classmethod
-    def load(cls, path: Path) -> "TokenTable":
+    def load(cls, path: Path) -> TokenTable:
         with np.load(path) as arrays:
             fields = {name: arrays[name] for name in arrays.files}
         return cls(**fields | {"image_token_id": int(fields["image_token_id"])})
@@ -74,6 +80,15 @@ def tokenize(dataset: Dataset, tokenizer: Any, *, independent: bool) -> TokenTab
         image_rows=np.array(image_rows, dtype=np.int64),
         image_token_id=image_token_id,
     )
+
+
+def tokenize_dataset(dataset: Path, tokenizer: Path, out: Path, *, settings: TokenSettings) -> None:
+    """Tokenize the dataset in a folder with the tokenizer in another, and write the table to `out`."""
+    from transformers import AutoTokenizer
+
+    table = tokenize(Dataset(dataset), AutoTokenizer.from_pretrained(tokenizer), independent=settings.independent)
+    with whole_file(out) as partial, partial.open("wb") as file:
+        table.save(file)
 
 
 def _rendered(
@@ -112,9 +127,11 @@ def _independent(prompts: list[list[int]], turns: list[list[int]]) -> tuple[np.n
     first = prompts[0]
     for prompt in prompts[1:]:
         n_prefix = next((i for i in range(n_prefix) if prompt[i] != first[i]), n_prefix)
-    # The last token of a turn predicts nothing, so it is no input.
-    bodies = [turn[n_prefix:-1] for turn in turns]
-    targets = [_targets_of(prompt, turn)[n_prefix:-1] for prompt, turn in zip(prompts, turns, strict=True)]
+    # The last token of a turn predicts nothing, so it is no input. That an answer ends is learned from one turn of
+    # each record: in all of them it would be a quarter of the miniature's tokens and half of its loss.
+    ends = [len(turn) - 2 for turn in turns[:-1]] + [len(turns[-1]) - 1]
+    bodies = [turn[n_prefix:end] for turn, end in zip(turns, ends, strict=True)]
+    targets = [_targets_of(prompt, turn)[n_prefix:end] for prompt, turn, end in zip(prompts, turns, ends, strict=True)]
     numbers = np.repeat(np.arange(len(turns)) + 1, [len(body) for body in bodies])
     return (
         np.concatenate([first[:n_prefix], *bodies]),
@@ -141,6 +158,7 @@ class Batch:
     attends: np.ndarray  # (B, 1, T, T)
     image_rows: np.ndarray  # (B,) or (B with an image,)
     records: np.ndarray  # (B,) which record each row is
+    questions: np.ndarray  # (B, T) which of the record's questions a token belongs to, from 0
     question_ids: np.ndarray | None = None  # (B, Q) the question alone, where the compressor reads it
     question_mask: np.ndarray | None = None
 
@@ -183,6 +201,7 @@ def make_batch(
         attends=attention_rule(segments),
         image_rows=image_rows[image_rows >= 0],
         records=rows,
+        questions=segments - 1,
         question_ids=question[0],
         question_mask=question[1],
     )
@@ -205,15 +224,16 @@ def attention_rule(segments_BT: np.ndarray) -> np.ndarray:
     return (causal & ((key == PREFIX) | (key == query)))[:, None]
 
 
-Document = tuple[int, np.ndarray, np.ndarray, np.ndarray]
+Document = tuple[int, np.ndarray, np.ndarray, np.ndarray]  # record, ids, targets, segments
 
 
 def _split_questions(document: Document) -> list[Document]:
+    """One document for each question: the prefix and that question alone."""
     record, ids, targets, segments = document
     parts = []
     for number in range(1, segments.max() + 1):
         own = (segments == PREFIX) | (segments == number)
-        parts.append((record, ids[own], targets[own], np.minimum(segments[own], 1)))
+        parts.append((record, ids[own], targets[own], segments[own]))
     return parts
 
 

@@ -35,6 +35,12 @@ class ConvTowerConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
+def stem_widths(config: ConvTowerConfig) -> list[int]:
+    """Channels before and after each halving of the stem: from 3 to the tower's width."""
+    halvings = config.patch_size.bit_length() - 1
+    return [3, *(config.hidden_size * 3 // 8 * 2**i for i in range(halvings - 1)), config.hidden_size]
+
+
 class ConvTower(PreTrainedModel):
     """A convolutional stem (stride 8) and residual 3x3 convolutions over the grid of patches.
 
@@ -49,9 +55,7 @@ class ConvTower(PreTrainedModel):
         width = config.hidden_size
         halvings = config.patch_size.bit_length() - 1
         widths = [3, *(width * 3 // 8 * 2**i for i in range(halvings - 1)), width]
-        self.stem = nn.ModuleList(
-            nn.Conv2d(w_in, w_out, 3, stride=2, padding=1) for w_in, w_out in pairwise(widths)
-        )
+        self.stem = nn.ModuleList(nn.Conv2d(w_in, w_out, 3, stride=2, padding=1) for w_in, w_out in pairwise(widths))
         self.norms = nn.ModuleList(nn.GroupNorm(1, width) for _ in range(config.num_hidden_layers))
         self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(config.num_hidden_layers))
         self.post_init()

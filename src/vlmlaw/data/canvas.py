@@ -11,12 +11,11 @@ GRID_SIDE = IMAGE_PX // PATCH_PX
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn image, what each of its patches shows, its description in words, and its questions."""
+    """A drawn image, what each of its patches shows, and its questions."""
 
     pixels_HWC: np.ndarray
     glyph_PP: np.ndarray  # what each patch shows: 0 nothing, then glyphs, then letters
     color_PP: np.ndarray  # the color of what it shows: 0 nothing, then colors
-    caption: str
     questions: tuple[tuple[str, str, str], ...]  # (kind, question, answer)
 
 

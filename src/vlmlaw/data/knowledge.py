@@ -20,19 +20,34 @@ VALUES = (
 )
 
 
+NAMES = (
+    *("ada", "ben", "carla", "dev", "elif", "femi", "greta", "hugo", "ines", "jun", "kofi", "lena", "milo", "nadia"),
+    *("omar", "petra", "quinn", "rosa", "sven", "tara", "uma", "viktor", "wanda", "yara"),
+)
+
+
 @dataclass(frozen=True)
 class KnowledgeBase:
-    """facts[glyph, color, relation] and hops[value, relation], each the number of a value; drawn once from a seed."""
+    """Numbers of values and names, drawn once from a seed.
+
+    facts[glyph, color, relation] is a value and owners[glyph, color] a name: what is known of a kind of object.
+    likes[name, relation] is a value: what is known of an owner, the second hop.
+    """
 
     facts: np.ndarray
-    hops: np.ndarray
+    owners: np.ndarray
+    likes: np.ndarray
 
     @classmethod
     def draw(cls, seed: int, *, n_relations: int) -> "KnowledgeBase":
-        """A random knowledge base of 128 x n_relations facts and 64 x n_relations second hops."""
-        rng = np.random.default_rng([seed, 1])
-        facts = rng.integers(len(VALUES), size=(len(GLYPHS), len(COLORS), n_relations))
-        return cls(facts=facts, hops=rng.integers(len(VALUES), size=(len(VALUES), n_relations)))
+        """A random knowledge base of 128 x (n_relations + 1) facts and 24 x n_relations second hops."""
+        rng = np.random.default_rng([seed, len(RELATIONS)])
+        kinds_of_object = (len(GLYPHS), len(COLORS))
+        return cls(
+            facts=rng.integers(len(VALUES), size=(*kinds_of_object, n_relations)),
+            owners=rng.integers(len(NAMES), size=kinds_of_object),
+            likes=rng.integers(len(VALUES), size=(len(NAMES), n_relations)),
+        )
 
     @property
     def n_relations(self) -> int:

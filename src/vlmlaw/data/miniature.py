@@ -1,22 +1,28 @@
 """The miniature's data: picture datasets, the text that its LLMs are pretrained on, and the tokenizer of both."""
 
-from collections.abc import Callable, Iterator
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from vlmlaw.data.canvas import GRID_SIDE, Picture, place_word
 from vlmlaw.data.glyphs import COLORS, GLYPHS, LETTERS
-from vlmlaw.data.knowledge import RELATIONS, VALUES, KnowledgeBase
-from vlmlaw.data.reading import DENSITIES, draw_page
-from vlmlaw.data.scenes import draw_scene
+from vlmlaw.data.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
+from vlmlaw.data.reading import DENSITIES, describe_page, draw_page
+from vlmlaw.data.scenes import describe_scene, draw_scene
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER, Record, ShardWriter
+from vlmlaw.files import whole_folder
+from vlmlaw.progress import progress
+
+if TYPE_CHECKING:
+    from vlmlaw.experiment import DataSettings
 
 SPLITS = ("train", "development", "test", "text")
 SUITES = ("reasoning", "reading")
-# Pages up to this density are described in words; a denser one would be a caption of hundreds of words.
-DENSEST_CAPTION = 4
 LABELS_FILE = "patch_labels.npz"  # what each patch shows, for the encoder's training; real data has no such file
 
 CHAT_TEMPLATE = (
@@ -25,62 +31,84 @@ CHAT_TEMPLATE = (
 )
 
 
+def _stream(split: str, suite: str, index: int, seed: int) -> np.random.Generator:
+    """A random stream that no other picture of any split or suite shares."""
+    return np.random.default_rng([seed, SPLITS.index(split), SUITES.index(suite), index])
+
+
 def draw(split: str, suite: str, index: int, *, kb: KnowledgeBase, seed: int, n_questions: int) -> Picture:
-    """Picture number `index` of a suite, a pure function of its arguments; no two splits share a random stream."""
-    rng = np.random.default_rng([seed, SPLITS.index(split), SUITES.index(suite), index])
+    """Picture number `index` of a suite, a pure function of its arguments."""
+    rng = _stream(split, suite, index, seed)
     if suite == "reasoning":
-        return draw_scene(kb, rng, n_questions=n_questions, held_out=split in ("development", "test"))
-    densities = [d for d in DENSITIES if split != "text" or d <= DENSEST_CAPTION]
-    return draw_page(rng, density=densities[index % len(densities)], n_questions=n_questions)
+        return draw_scene(kb, rng, n_questions=n_questions, held_out=split != "train")
+    return draw_page(rng, density=DENSITIES[index % len(DENSITIES)], n_questions=n_questions)
 
 
-def _record(picture: Picture, name: str, suite: str, *, in_words: bool) -> Record:
-    kinds, questions, answers = zip(*picture.questions, strict=True)
-    shown: dict[str, Any] = {"context": picture.caption} if in_words else {"image": name}
+def _record(name: str, suite: str, asked: Iterable[tuple[str, str, str]], **shown: str) -> Record:
+    kinds, questions, answers = zip(*asked, strict=True)
     return Record(id=name, questions=questions, answers=answers, suite=suite, kinds=kinds, **shown)
 
 
-def write_pictures(
-    folder: Path,
-    *,
-    split: str,
-    n_images: int,
-    n_questions: int,
-    kb: KnowledgeBase,
-    seed: int,
-    progress: Callable[[Iterator[int]], Iterator[int]] = iter,
-) -> None:
-    """A dataset of n_images, the suites taking turns, with each patch's contents beside it."""
+def draw_split(out: Path, *, split: str, settings: DataSettings) -> None:
+    """Write the dataset of one split to `out`: settings.images[split] pictures, the suites taking turns.
+
+    Beside the images lies LABELS_FILE: what each of their patches shows, for the encoder's training.
+    """
+    kb = KnowledgeBase.draw(settings.seed, n_relations=settings.n_relations)
+    n_images = settings.images[split]
     glyphs = np.zeros((n_images, GRID_SIDE, GRID_SIDE), dtype=np.uint8)
     colors = np.zeros_like(glyphs)
-    with ShardWriter(folder) as writer:
-        for row in progress(iter(range(n_images))):
+    with whole_folder(out) as folder, ShardWriter(folder) as writer:
+        for row in progress(range(n_images), n_images, f"pictures of {split}"):
             index, suite = row // len(SUITES), SUITES[row % len(SUITES)]
-            picture = draw(split, suite, index, kb=kb, seed=seed, n_questions=n_questions)
+            picture = draw(split, suite, index, kb=kb, seed=settings.seed, n_questions=settings.questions_per_image)
             name = f"{split}-{suite}-{index:06d}"
             writer.add_image(name, picture.pixels_HWC)
-            writer.add_record(_record(picture, name, suite, in_words=False))
+            writer.add_record(_record(name, suite, picture.questions, image=name))
             glyphs[row], colors[row] = picture.glyph_PP, picture.color_PP
-    np.savez_compressed(folder / LABELS_FILE, glyphs=glyphs, colors=colors)
+        np.savez_compressed(folder / LABELS_FILE, glyphs=glyphs, colors=colors)
 
 
-def write_text(folder: Path, *, n_records: int, reading_share: float, n_questions: int, kb: KnowledgeBase, seed: int):
-    """A dataset without images: pictures described in words, with questions, for the LLMs' pretraining."""
-    with ShardWriter(folder) as writer:
-        for index in range(n_records):
+def write_corpus(out: Path, *, settings: DataSettings) -> None:
+    """Write the text that the LLMs are pretrained on to `out`: pictures described in words, with questions."""
+    assert settings.text is not None
+    kb = KnowledgeBase.draw(settings.seed, n_relations=settings.n_relations)
+    share, n_records = settings.text.reading_share, settings.text.records
+    with whole_folder(out) as folder, ShardWriter(folder) as writer:
+        for index in progress(range(n_records), n_records, "text"):
             # Spread the reading records evenly among the others.
-            reading = int((index + 1) * reading_share) > int(index * reading_share)
+            reading = int((index + 1) * share) > int(index * share)
             suite = SUITES[int(reading)]
-            picture = draw("text", suite, index, kb=kb, seed=seed, n_questions=n_questions)
-            writer.add_record(_record(picture, f"text-{index:06d}", suite, in_words=True))
+            rng = _stream("text", suite, index, settings.seed)
+            describe = describe_page if reading else partial(describe_scene, kb)
+            caption, asked = describe(rng, n_questions=settings.questions_per_image)
+            writer.add_record(_record(f"text-{index:06d}", suite, asked, context=caption))
+
+
+def write_tokenizer(out: Path) -> None:
+    """Write the miniature's tokenizer to `out`."""
+    with whole_folder(out) as folder:
+        build_tokenizer().save_pretrained(folder)
 
 
 def vocabulary() -> list[str]:
     """Every word of the miniature, special tokens first."""
-    words = ["<pad>", IMAGE_PLACEHOLDER, "<end>", "<unknown>", "letter", "shape", "color", "count", "sum", "larger"]
+    words = [
+        "<pad>",
+        IMAGE_PLACEHOLDER,
+        "<end>",
+        "<unknown>",
+        "letter",
+        "shape",
+        "color",
+        "count",
+        "sum",
+        "add",
+        "larger",
+    ]
     words += ["left", "higher", "things", "digits", "shapes", *GLYPHS, *COLORS, *LETTERS, *map(str, range(19))]
     words += [place_word(row, column) for row in range(GRID_SIDE) for column in range(GRID_SIDE)]
-    return list(dict.fromkeys([*words, *RELATIONS, *VALUES]))
+    return list(dict.fromkeys([*words, *RELATIONS, "owner", *NAMES, *VALUES]))
 
 
 def build_tokenizer() -> Any:

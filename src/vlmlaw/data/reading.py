@@ -16,24 +16,41 @@ def kind_of(density: int) -> str:
     return f"{density}x{density}"
 
 
+# Pages up to this density are described in words; a denser one would be a caption of hundreds of words.
+DENSEST_DESCRIBED = 4
+
+
+def _letters(rng: np.random.Generator, *, density: int, n_questions: int) -> tuple[np.ndarray, dict, list[tuple]]:
+    """letters_RC of a page, the word for each one's place, and questions (each letter once, as far as they last)."""
+    cell_px = IMAGE_PX // density
+    letters = rng.integers(len(LETTERS), size=(density, density))
+    words = {(r, c): place_at((r + 0.5) * cell_px, (c + 0.5) * cell_px) for r in range(density) for c in range(density)}
+    places = list(words)
+    asked = rng.choice(len(places), size=n_questions, replace=len(places) < n_questions)
+    questions = [(kind_of(density), f"letter {words[places[i]]}", LETTERS[letters[places[i]]]) for i in asked]
+    return letters, words, questions
+
+
+def describe_page(rng: np.random.Generator, *, n_questions: int) -> tuple[str, list[tuple]]:
+    """A page in words and its questions, for text."""
+    density = int(rng.choice([d for d in DENSITIES if d <= DENSEST_DESCRIBED]))
+    letters, words, questions = _letters(rng, density=density, n_questions=n_questions)
+    return " ".join(f"{word} {LETTERS[letters[place]]}" for place, word in words.items()), questions
+
+
 def draw_page(rng: np.random.Generator, *, density: int, n_questions: int) -> Picture:
     """A page of density x density letters with `n_questions` questions for the letter at a place."""
     cell_px = IMAGE_PX // density
-    letters = rng.integers(len(LETTERS), size=(density, density))
+    letters, _, questions = _letters(rng, density=density, n_questions=n_questions)
     font, canvas = int(rng.integers(len(FONT_FILES))), background(rng, low=20, high=70)
     # Capitals are about 0.72 of the font's size high; small cells are filled, large ones vary.
     size_px = round(cell_px * (rng.uniform(0.75, 1.15) if density < GRID_SIDE else 1.2))
-    contrast = rng.uniform(*CONTRAST_GREY_LEVELS)
     page = np.block([[letter_mask(int(letter), cell_px, font, size_px) for letter in row] for row in letters])
-    canvas += contrast * page[..., None]
-    places = [(r, c) for r in range(density) for c in range(density)]
-    asked = [places[i] for i in rng.choice(len(places), size=n_questions, replace=len(places) < n_questions)]
-    words = {(r, c): place_at((r + 0.5) * cell_px, (c + 0.5) * cell_px) for r, c in places}
+    canvas += rng.uniform(*CONTRAST_GREY_LEVELS) * page[..., None]
     glyph_PP = np.kron(letters, np.ones((cell_px // PATCH_PX, cell_px // PATCH_PX), dtype=np.int64))
     return Picture(
         pixels_HWC=finish(canvas, rng, noise=rng.uniform(*NOISE_GREY_LEVELS)),
         glyph_PP=(glyph_PP + 1 + len(GLYPHS)).astype(np.uint8),
         color_PP=np.zeros((GRID_SIDE, GRID_SIDE), dtype=np.uint8),
-        caption=" ".join(f"{words[place]} {LETTERS[letters[place]]}" for place in places),
-        questions=tuple((kind_of(density), f"letter {words[place]}", LETTERS[letters[place]]) for place in asked),
+        questions=tuple(questions),
     )

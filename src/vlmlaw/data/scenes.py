@@ -11,7 +11,7 @@ import numpy as np
 
 from vlmlaw.data.canvas import GRID_SIDE, IMAGE_PX, PATCH_PX, Picture, background, finish, place_at
 from vlmlaw.data.glyphs import COLORS, DIGITS, GLYPHS, glyph_mask
-from vlmlaw.data.knowledge import RELATIONS, VALUES, KnowledgeBase
+from vlmlaw.data.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
 
 SLOTS_SIDE = 4
 SLOT_PX = IMAGE_PX // SLOTS_SIDE
@@ -40,8 +40,7 @@ class Thing:
         return self.glyph if self.glyph < len(DIGITS) else None
 
 
-def _things(rng: np.random.Generator) -> list[Thing]:
-    n_things = rng.integers(OBJECTS[0], OBJECTS[1] + 1)
+def _things(rng: np.random.Generator, n_things: int) -> list[Thing]:
     things = []
     for slot in sorted(rng.choice(SLOTS_SIDE**2, size=n_things, replace=False)):
         side = int(rng.integers(GLYPH_PX[0], GLYPH_PX[1] + 1))
@@ -79,18 +78,21 @@ def _attribute(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator)
 def _fact(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
     if not (picked := _pick(_once(things), rng, 1)):
         return None
-    relation = rng.integers(kb.n_relations)
-    value = kb.facts[picked[0].glyph, picked[0].color, relation]
-    return "fact", f"{RELATIONS[relation]} {COLOR_NAMES[picked[0].color]}", VALUES[value]
+    thing = picked[0]
+    relation = rng.integers(kb.n_relations + 1)
+    if relation == kb.n_relations:
+        return "fact", f"owner {COLOR_NAMES[thing.color]}", NAMES[kb.owners[thing.glyph, thing.color]]
+    value = VALUES[kb.facts[thing.glyph, thing.color, relation]]
+    return "fact", f"{RELATIONS[relation]} {COLOR_NAMES[thing.color]}", value
 
 
 def _hop(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
+    """What the owner of an object likes: the owner must be recalled first, and is not named."""
     if not (picked := _pick(_once(things), rng, 1)):
         return None
-    first, second = rng.integers(kb.n_relations, size=2)
-    value = kb.hops[kb.facts[picked[0].glyph, picked[0].color, first], second]
-    question = f"{RELATIONS[second]} {RELATIONS[first]} {COLOR_NAMES[picked[0].color]}"
-    return "hop", question, VALUES[value]
+    relation = rng.integers(kb.n_relations)
+    owner = kb.owners[picked[0].glyph, picked[0].color]
+    return "hop", f"{RELATIONS[relation]} owner {COLOR_NAMES[picked[0].color]}", VALUES[kb.likes[owner, relation]]
 
 
 def _count(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
@@ -121,12 +123,24 @@ def _compare(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -
 
 
 def _arithmetic(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
-    picked = _pick([thing for thing in _once(things) if thing.digit is not None], rng, 2)
+    """A digit plus a number that the question gives, or the sum of two digits."""
+    digits = [thing for thing in _once(things) if thing.digit is not None]
+    n_addends = int(rng.integers(1, 3))
+    picked = _pick(digits, rng, n_addends)
     if picked is None:
         return None
-    first, second = (thing.digit or 0 for thing in picked)
     colors = [COLOR_NAMES[thing.color] for thing in picked]
-    return "arithmetic", f"sum {colors[0]} {colors[1]}", str(first + second)
+    total = sum(thing.digit or 0 for thing in picked)
+    if n_addends == 2:
+        return "arithmetic", f"sum {colors[0]} {colors[1]}", str(total)
+    given = int(rng.integers(1, 10))
+    return "arithmetic", f"add {given} {colors[0]}", str(total + given)
+
+
+def _likes(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
+    """The second hop alone; it needs no scene, so only the LLMs' text asks it."""
+    name, relation = rng.integers(len(NAMES)), rng.integers(kb.n_relations)
+    return "likes", f"{RELATIONS[relation]} {NAMES[name]}", VALUES[kb.likes[name, relation]]
 
 
 KINDS: dict[str, Callable[[list[Thing], KnowledgeBase, np.random.Generator], Question]] = {
@@ -136,26 +150,42 @@ KINDS: dict[str, Callable[[list[Thing], KnowledgeBase, np.random.Generator], Que
     "count": _count,
     "compare": _compare,
     "arithmetic": _arithmetic,
+    "likes": _likes,
 }
+# Shares of the kinds. Pictures ask each kind equally often; text is where an LLM learns its facts.
+SHARES_OF_PICTURES = {"attribute": 1, "fact": 1, "hop": 1, "count": 1, "compare": 1, "arithmetic": 1}
+SHARES_OF_TEXT = {"attribute": 4, "fact": 5, "hop": 4, "count": 1, "compare": 2, "arithmetic": 2, "likes": 1}
+SHARE_OF_LONE_THINGS = 0.3  # of the text's scenes: with a single object every question is about what is known of it
 
 
-def _ask(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator, n_questions: int) -> list[tuple]:
-    """Questions in equal shares of the kinds, as far as the scene allows each."""
+def _ask(
+    things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator, *, n_questions: int, shares: dict[str, int]
+) -> list[tuple[str, str, str]]:
+    """Questions of the kinds in the given shares, as far as the scene allows each."""
+    deck = [kind for kind, share in shares.items() for _ in range(share)]
     asked: list[tuple[str, str, str]] = []
-    kinds = list(KINDS.values())
-    order = rng.permutation(len(kinds))
-    turn = 0
     while len(asked) < n_questions:
-        question = kinds[order[turn % len(kinds)]](things, kb, rng)
-        turn += 1
-        if question is not None:
-            asked.append(question)
+        for index in rng.permutation(len(deck)):
+            question = KINDS[deck[index]](things, kb, rng)
+            if question is not None and len(asked) < n_questions:
+                asked.append(question)
     return asked
+
+
+def describe_scene(kb: KnowledgeBase, rng: np.random.Generator, *, n_questions: int) -> tuple[str, list[tuple]]:
+    """A scene in words and its questions, for text."""
+    lone = rng.random() < SHARE_OF_LONE_THINGS
+    things = _things(rng, 1 if lone else int(rng.integers(2, OBJECTS[1] + 1)))
+    return _caption(things), _ask(things, kb, rng, n_questions=n_questions, shares=SHARES_OF_TEXT)
+
+
+def _caption(things: list[Thing]) -> str:
+    return " ".join(f"{t.place} {COLOR_NAMES[t.color]} {GLYPHS[t.glyph]}" for t in things)
 
 
 def draw_scene(kb: KnowledgeBase, rng: np.random.Generator, *, n_questions: int, held_out: bool) -> Picture:
     """One scene of 1-6 objects with its questions. `held_out` draws the digits that training never shows."""
-    things = _things(rng)
+    things = _things(rng, int(rng.integers(OBJECTS[0], OBJECTS[1] + 1)))
     canvas = background(rng, low=10, high=60)
     glyph_PP = np.zeros((GRID_SIDE, GRID_SIDE), dtype=np.uint8)
     color_PP = np.zeros_like(glyph_PP)
@@ -171,8 +201,7 @@ def draw_scene(kb: KnowledgeBase, rng: np.random.Generator, *, n_questions: int,
         pixels_HWC=finish(canvas, rng, noise=NOISE_GREY_LEVELS),
         glyph_PP=glyph_PP,
         color_PP=color_PP,
-        caption=" ".join(f"{t.place} {COLOR_NAMES[t.color]} {GLYPHS[t.glyph]}" for t in things),
-        questions=tuple(_ask(things, kb, rng, n_questions)),
+        questions=tuple(_ask(things, kb, rng, n_questions=n_questions, shares=SHARES_OF_PICTURES)),
     )
 
 

@@ -1,0 +1,118 @@
+"""What a cell costs: parameters and inference FLOPs, analytic.
+
+FLOPs count products of matrices, convolutions and attention, a multiply-add being 2, as torch's FlopCounterMode does.
+The law's own cost is the usual 2N(Q + V) (Kaplan et al. 2020, arXiv 2001.08361, 2.1; Li et al. 2024, 3.1), which leaves
+out attention's products, the vision encoder and the compressor; here they are counted and kept apart.
+N parameters, Q text tokens, V visual tokens, D width, T = Q + V.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from vlmlaw.model import VlmForConditionalGeneration
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Parameter counts of a cell's parts. `llm_non_embedding` is the law's N: it is what a token's FLOPs follow."""
+
+    llm: int
+    llm_non_embedding: int
+    vision: int
+    compressor: int
+    projector: int
+
+
+def count_parameters(model: VlmForConditionalGeneration) -> Parameters:
+    """Counted from the model; weights that are tied count once, and an untied output head counts as embedding."""
+    llm = model.language_model
+    embeddings = {*llm.get_input_embeddings().parameters(), *llm.get_output_embeddings().parameters()}
+    n_llm = _count(llm)
+    return Parameters(
+        llm=n_llm,
+        llm_non_embedding=n_llm - sum(p.numel() for p in embeddings),
+        vision=_count(model.vision_tower),
+        compressor=model.compressor.n_params(),
+        projector=_count(model.projector) + (_count(model.places) if model.places is not None else 0),
+    )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@dataclass(frozen=True)
+class InferenceFlops:
+    """FLOPs to read one image with one question (prefill), by part. `llm_2nt` is the law's 2N(Q + V)."""
+
+    llm: int
+    llm_2nt: int
+    vision: int
+    compressor: int
+    projector: int
+    question_pass: int
+
+    @property
+    def all(self) -> int:
+        return self.llm + self.vision + self.compressor + self.projector + self.question_pass
+
+
+def inference_flops(model: VlmForConditionalGeneration, *, n_text_tokens: int) -> InferenceFlops:
+    """Prefill of V visual and Q = n_text_tokens text tokens, the output head at the last token only."""
+    config, n_visual = model.config, model.config.n_visual_tokens
+    n_question = n_text_tokens if model.compressor.needs_question else 0
+    n_params = count_parameters(model).llm_non_embedding
+    projector_per_token = sum(2 * m.in_features * m.out_features for m in model.projector if isinstance(m, nn.Linear))
+    question_states = llm_flops(config.text_config, n_tokens=n_question, n_predicted=0) if n_question else 0
+    return InferenceFlops(
+        llm=llm_flops(config.text_config, n_tokens=n_visual + n_text_tokens, n_predicted=1),
+        llm_2nt=2 * n_params * (n_visual + n_text_tokens),
+        vision=vision_flops(config.vision_config),
+        compressor=model.compressor.flops(n_question),
+        projector=n_visual * projector_per_token,
+        question_pass=question_states,
+    )
+
+
+def llm_flops(config: PreTrainedConfig, *, n_tokens: int, n_predicted: int) -> int:
+    """Prefill of T = n_tokens through a Llama-like decoder (Qwen2 and others), logits for n_predicted of them.
+
+    Each layer: query and output projections 2 T D H each (H = heads * head width), key and value 2 T D H_kv each, a
+    gated MLP 3 * 2 T D M, and attention's two products 2 * 2 T^2 H (the whole square, as kernels count it).
+    """
+    width, n_heads = config.hidden_size, config.num_attention_heads
+    head_width = getattr(config, "head_dim", None) or width // n_heads
+    heads, kv_heads = n_heads * head_width, config.num_key_value_heads * head_width
+    per_token = 2 * width * (2 * heads + 2 * kv_heads) + 3 * 2 * width * config.intermediate_size
+    layer = n_tokens * per_token + 2 * 2 * n_tokens**2 * heads
+    return config.num_hidden_layers * layer + n_predicted * 2 * width * config.vocab_size
+
+
+def vision_flops(config: PreTrainedConfig) -> int:
+    """One image through the tower: our ConvTower, or a vision transformer of the CLIP kind."""
+    side, width = config.image_size // config.patch_size, config.hidden_size
+    if config.model_type == "vlmlaw_conv_tower":
+        return _conv_tower_flops(config)
+    n_tokens = side**2 + (1 if config.model_type.startswith("clip") else 0)
+    embedding = 2 * side**2 * 3 * config.patch_size**2 * width
+    per_token = 2 * width * 4 * width + 2 * 2 * width * config.intermediate_size
+    layer = n_tokens * per_token + 2 * 2 * n_tokens**2 * width
+    return embedding + config.num_hidden_layers * layer
+
+
+def _conv_tower_flops(config: PreTrainedConfig) -> int:
+    from vlmlaw.vision import stem_widths
+
+    flops, side = 0, config.image_size
+    for w_in, w_out in pairwise(stem_widths(config)):
+        side //= 2
+        flops += 2 * side**2 * 9 * w_in * w_out
+    return flops + config.num_hidden_layers * 2 * side**2 * 9 * config.hidden_size**2

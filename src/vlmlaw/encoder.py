@@ -1,0 +1,145 @@
+"""The miniature's vision encoder: trained once on what each patch shows, then frozen; features cached for all cells.
+
+B images, P patches in raster order, C width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AutoModel, PreTrainedModel
+
+from vlmlaw import vision
+from vlmlaw.data.glyphs import COLORS, GLYPHS, LETTERS
+from vlmlaw.data.miniature import LABELS_FILE
+from vlmlaw.data.shards import Dataset
+from vlmlaw.files import whole_folder
+from vlmlaw.loop import clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
+from vlmlaw.packing import records_of_step
+from vlmlaw.progress import progress
+
+if TYPE_CHECKING:
+    from vlmlaw.experiment import VisionSettings
+
+# Mean and standard deviation of the miniature's grey levels, in [0, 1], as an image processor applies them.
+PIXEL_MEAN, PIXEL_STD = 0.3, 0.25
+IMAGES_AT_ONCE = 64
+
+
+def normalise(pixels_BHWC: np.ndarray) -> Tensor:
+    """pixel_values (B, 3, H, W) of uint8 images."""
+    return (torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float() / 255 - PIXEL_MEAN) / PIXEL_STD
+
+
+class PatchReader(nn.Module):
+    """A tower with two linear heads that name, for each patch, the glyph or letter on it and its color."""
+
+    def __init__(self, tower: PreTrainedModel):
+        super().__init__()
+        self.tower = tower
+        width = tower.config.hidden_size
+        self.glyph_head = nn.Linear(width, 1 + len(GLYPHS) + len(LETTERS))
+        self.color_head = nn.Linear(width, 1 + len(COLORS))
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, P, number of glyphs) and (B, P, number of colors)."""
+        features_BPC = vision.patch_features(self.tower, pixel_values, layers=[-1])
+        return self.glyph_head(features_BPC), self.color_head(features_BPC)
+
+
+def _load(folder: Path, what: str) -> tuple[np.ndarray, Tensor, Tensor]:
+    """pixels_NHWC, glyphs_NP and colors_NP of a whole dataset (the miniature's fit in memory)."""
+    dataset = Dataset(folder)
+    rows = range(len(dataset.image_names))
+    pixels = np.stack(list(progress(dataset.images(rows), len(rows), what)))
+    with np.load(folder / LABELS_FILE) as labels:
+        glyphs, colors = (torch.from_numpy(labels[name]).flatten(1).long() for name in ("glyphs", "colors"))
+    return pixels, glyphs, colors
+
+
+def train_encoder(train: Path, development: Path, out: Path, *, settings: VisionSettings) -> None:
+    """Train the encoder on `train`, measure it on `development`, and write it with `training.json` to `out`."""
+    use_repeatable_arithmetic(settings.seed)
+    config = vision.ConvTowerConfig(hidden_size=settings.hidden_size, num_hidden_layers=settings.num_hidden_layers)
+    reader = PatchReader(AutoModel.from_config(config))
+    pixels, glyphs, colors = _load(train, "encoder: reading images")
+    optimizer = make_optimizer(
+        [(settings.training.learning_rate, reader.parameters())], weight_decay=settings.training.weight_decay
+    )
+
+    def loss_of_step(step: int) -> Tensor:
+        rows = records_of_step(len(pixels), settings.training.batch_size, seed=settings.seed, step=step)
+        glyph_logits, color_logits = reader(normalise(pixels[rows]))
+        glyph_loss = F.cross_entropy(glyph_logits.flatten(0, 1), glyphs[rows].flatten())
+        return glyph_loss + F.cross_entropy(color_logits.flatten(0, 1), colors[rows].flatten())
+
+    spent = fit(
+        reader,
+        optimizer,
+        loss_of_step=loss_of_step,
+        settings=settings.training,
+        workspace=workspace_of(out),
+        what="encoder",
+    )
+    with whole_folder(out) as folder:
+        reader.tower.save_pretrained(folder)
+        (folder / "training.json").write_text(json.dumps(spent | {"accuracy": accuracy(reader, development)}, indent=2))
+    clear_workspace(out)
+
+
+@torch.no_grad()
+def accuracy(reader: PatchReader, folder: Path) -> dict[str, float]:
+    """Shares of patches named rightly: those of objects, of letters, and empty ones."""
+    pixels, glyphs, colors = _load(folder, "encoder: development images")
+    named = torch.cat([reader(normalise(batch))[0].argmax(-1) for batch in _chunks(pixels)])
+    right = (named == glyphs).float()
+    where = {"objects": (glyphs > 0) & (colors > 0), "letters": glyphs > len(GLYPHS), "empty": glyphs == 0}
+    return {name: right[mask].mean().item() for name, mask in where.items()}
+
+
+def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
+    return (images[at : at + IMAGES_AT_ONCE] for at in range(0, len(images), IMAGES_AT_ONCE))
+
+
+def feature_file(folder: Path, layer: int) -> Path:
+    """Where the features of one of the tower's hidden states lie in a cache."""
+    return folder / f"layer{layer}.npy"
+
+
+@torch.no_grad()
+def cache_features(encoder: Path, dataset: Path, out: Path, *, layers: Sequence[int]) -> None:
+    """Features (n_images, P, C) in half precision of every image, one file for each of `layers`.
+
+    The files are written image by image through a memory map, so that memory stays small whatever their size.
+    """
+    tower = AutoModel.from_pretrained(encoder).eval()
+    data = Dataset(dataset)
+    n_images = len(data.image_names)
+    shape = (n_images, vision.grid_side(tower.config) ** 2, tower.config.hidden_size)
+    with whole_folder(out) as folder:
+        files = [
+            np.lib.format.open_memmap(feature_file(folder, layer), mode="w+", dtype=np.float16, shape=shape)
+            for layer in layers
+        ]
+        starts = range(0, n_images, IMAGES_AT_ONCE)
+        for start in progress(starts, len(starts), "features"):
+            rows = range(start, min(start + IMAGES_AT_ONCE, n_images))
+            pixel_values = normalise(np.stack(list(data.images(rows))))
+            features_BPK = vision.patch_features(tower, pixel_values, layers=layers).to(torch.float16)
+            for file, part in zip(files, features_BPK.chunk(len(layers), dim=-1), strict=True):
+                file[rows.start : rows.stop] = part.numpy()
+        for file in files:
+            file.flush()
+
+
+def load_features(folder: Path, *, layers: Sequence[int]) -> Callable[[np.ndarray], Tensor]:
+    """A function from image rows to features (B, P, K) of the layers, concatenated."""
+    files: list[Any] = [np.load(feature_file(folder, layer), mmap_mode="r") for layer in layers]
+    return lambda rows: torch.from_numpy(np.concatenate([file[rows] for file in files], axis=-1)).float()

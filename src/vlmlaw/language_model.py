@@ -1,0 +1,89 @@
+"""The miniature's language models: Qwen2 architectures, pretrained once for each size on text, shared by its cells."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AutoTokenizer, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from vlmlaw.files import whole_folder
+from vlmlaw.loop import clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
+from vlmlaw.packing import IGNORE_INDEX, Batch, TokenTable, make_batch, records_of_step
+
+if TYPE_CHECKING:
+    from vlmlaw.experiment import SizeSettings
+
+HEAD_MULTIPLE = 8  # the MLP's width is rounded to a multiple of this
+ROPE_THETA = 1000.0  # prompts of the miniature are short; Qwen2's 1e6 would leave most rotary dimensions unused
+
+
+def qwen2_config(settings: SizeSettings, *, vocab_size: int, pad_token_id: int, eos_token_id: int) -> Qwen2Config:
+    """A Qwen2 of that width and depth, MLP 8/3 wide, so that a layer has 12 d^2 parameters (8/3 * 3 + 4)."""
+    width, heads = settings.hidden_size, settings.num_attention_heads
+    return Qwen2Config(
+        vocab_size=vocab_size,
+        hidden_size=width,
+        num_hidden_layers=settings.num_hidden_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        intermediate_size=width * 8 // 3 // HEAD_MULTIPLE * HEAD_MULTIPLE,
+        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
+        tie_word_embeddings=True,
+        # Narrow models need more than the 0.02 that is usual at width 1,000 and above.
+        initializer_range=0.5 * width**-0.5,
+        pad_token_id=pad_token_id,
+        eos_token_id=eos_token_id,
+        bos_token_id=None,
+    )
+
+
+def tensors(batch: Batch) -> dict[str, Tensor]:
+    """The batch's arrays as the arguments that a model's forward takes."""
+    given = {
+        "input_ids": batch.input_ids,
+        "position_ids": batch.position_ids,
+        "attention_mask": batch.attends,
+        "targets": batch.targets,
+    }
+    if batch.question_ids is not None:
+        given |= {"question_ids": batch.question_ids, "question_mask": batch.question_mask}
+    return {name: torch.from_numpy(array) for name, array in given.items()}
+
+
+def answer_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+    """Mean cross-entropy over the batch's targets; the output head runs only where there is one."""
+    targets_BT = batch.pop("targets")
+    hidden_BTD = model.base_model(**batch, use_cache=False).last_hidden_state
+    wanted_BT = targets_BT != IGNORE_INDEX
+    return F.cross_entropy(model.get_output_embeddings()(hidden_BTD[wanted_BT]).float(), targets_BT[wanted_BT])
+
+
+def pretrain(tokens: Path, tokenizer: Path, out: Path, *, settings: SizeSettings) -> None:
+    """Train a language model of one size on tokenized text; writes model, tokenizer and `training.json` to `out`."""
+    use_repeatable_arithmetic(settings.seed)
+    words = AutoTokenizer.from_pretrained(tokenizer)
+    config = qwen2_config(
+        settings, vocab_size=len(words), pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id
+    )
+    model = Qwen2ForCausalLM(config)
+    table = TokenTable.load(tokens)
+    plan = settings.pretraining
+    optimizer = make_optimizer([(plan.learning_rate, model.parameters())], weight_decay=plan.weight_decay)
+
+    def loss_of_step(step: int) -> Tensor:
+        records = records_of_step(len(table), plan.batch_size, seed=settings.seed, step=step)
+        return answer_loss(model, tensors(make_batch(table, records, n_visual_tokens=1, pad_id=words.pad_token_id)))
+
+    spent: dict[str, Any] = fit(
+        model, optimizer, loss_of_step=loss_of_step, settings=plan, workspace=workspace_of(out), what="language model"
+    )
+    with whole_folder(out) as folder:
+        model.save_pretrained(folder)
+        words.save_pretrained(folder)
+        (folder / "training.json").write_text(json.dumps(spent, indent=2))
+    clear_workspace(out)

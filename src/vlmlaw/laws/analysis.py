@@ -1,0 +1,240 @@
+"""The whole analysis of a table of measurements, as plain data for one JSON file: what the report and the figures read.
+
+Layout of the result (null stands for "not bounded" or "does not apply"):
+
+    kind "vlmlaw-analysis", version, provenance {source, sha256, n_rows, units, vlmlaw, options},
+    lint [finding], fits [one for each group of rows, and for the mean of suites], skipped [{suite, kind, why}]
+
+    fit: suite, kind, compressor (only where several share cells), n_cells, n_held_out, law, why, verdict [sentence],
+        formula, fit (see LawFit.from_dict), r_squared, aicc, laws [row of compare_laws], refused {law: why},
+        summary [row per parameter], rho {estimate, lower, upper, level, method} or null,
+        rho_intervals [the same by every method], average {rho, se} or null, v_star [row of v_star for each Q],
+        rho_profile [{rho, sse, f}], d_profile [row for each D], hold_out {...} or null,
+        frontier [row for each Q and budget], cells [{N, V, error, predicted, residual, held_out}]
+"""
+
+import contextlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmlaw import __version__
+from vlmlaw.errors import UserError
+from vlmlaw.laws.bootstrap import Draws, residual_bootstrap, size_bootstrap
+from vlmlaw.laws.cells import Array, Cells
+from vlmlaw.laws.costs import Cost
+from vlmlaw.laws.fit import fit_cells
+from vlmlaw.laws.holdout import HoldOut, hold_out
+from vlmlaw.laws.intervals import d_profile, rho_interval, rho_profile
+from vlmlaw.laws.linter import require_clean
+from vlmlaw.laws.optimum import frontier, v_star
+from vlmlaw.laws.options import AUTO, LawOptions
+from vlmlaw.laws.result import LawFit
+from vlmlaw.laws.selection import Comparison, compare_laws
+from vlmlaw.laws.table import Measurements, as_measurements
+from vlmlaw.laws.verdict import verdict
+
+JSON_KIND = "vlmlaw-analysis"
+
+
+def analyse(
+    table: Measurements | pd.DataFrame, options: LawOptions | None = None, *, out: str | Path | None = None
+) -> dict[str, Any]:
+    """Everything about every suite and kind of a table, as plain data, written to the JSON file `out` where given.
+
+    Raises UserError where the linter finds errors, or where no suite carries a law.
+    """
+    options = options or LawOptions()
+    table = as_measurements(table)
+    findings = require_clean(table, allow_missing=options.allow_missing)
+    groups = [(group, table.select(**group)) for group in table.groups]
+    mean = table.mean_of_suites()
+    if mean is not None:
+        groups += [(group, mean.select(**group)) for group in mean.groups]
+    fits, skipped = [], []
+    for group, rows in groups:
+        try:
+            fits.append(group | analyse_group(rows, options))
+        except UserError as error:
+            skipped.append(group | {"why": str(error)})
+    if not fits:
+        raise UserError(f"no law can be fitted to {table.source}: {skipped[0]['why']}")
+    result = {
+        "kind": JSON_KIND,
+        "version": 1,
+        "provenance": {
+            "source": table.source,
+            "sha256": table.sha256,
+            "n_rows": len(table),
+            "units": dict(table.units),
+            "vlmlaw": __version__,
+            "options": options.to_mapping(),
+        },
+        "lint": [finding.to_dict() for finding in findings],
+        "fits": fits,
+        "skipped": skipped,
+    }
+    result = plain(result)
+    if out is not None:
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        Path(out).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return result
+
+
+def read_analysis(path: str | Path) -> dict[str, Any]:
+    """The analysis that `analyse` wrote. Raises UserError where the file holds none."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} as a law's analysis: {error}") from error
+    if not isinstance(data, dict) or data.get("kind") != JSON_KIND:
+        raise UserError(f"{path} holds no law's analysis; make one with `vlmlaw law fit TABLE --out {path}`")
+    return data
+
+
+def analyse_group(rows: Measurements, options: LawOptions) -> dict[str, Any]:
+    """The analysis of one group of rows (see Measurements.groups). Rows flagged as held out stay out of its fit."""
+    flagged = rows.frame["held_out"].to_numpy(dtype=bool) & (options.hold_out == "auto")
+    every = rows.cells(weights=options.weights)
+    cells = every.take(~flagged) if flagged.any() else every
+    comparison = _compare(cells, options)
+    if options.law == AUTO:
+        fit, why = comparison.best, comparison.why
+    else:
+        fit = comparison.fits.get(options.law) or fit_cells(cells, options.law, loss=options.loss)
+        why = f"{options.law} was asked for; by itself the choice would be {comparison.chosen}"
+    held = _hold_out(every, flagged, fit, options)
+    return {
+        "n_cells": len(cells),
+        "n_held_out": int(flagged.sum()),
+        "law": fit.law.name,
+        "why": why,
+        "verdict": verdict(fit, hold_out=held, level=options.level),
+        "formula": fit.law.formula,
+        "fit": fit.to_dict(),
+        "r_squared": fit.r_squared,
+        "aicc": fit.aicc,
+        "laws": comparison.table.reset_index().to_dict("records"),
+        "refused": comparison.refused,
+        "summary": fit.summary(options.level).reset_index().to_dict("records"),
+        **_uncertainty(fit, every, options),
+        "average": _average(comparison),
+        "d_profile": d_profile(fit).to_dict("records") if cells.error.min() > 0 else [],
+        "hold_out": None if held is None else held.to_dict(),
+        "cells": _cells_table(every, flagged, fit).to_dict("records"),
+    }
+
+
+def _compare(cells: Cells, options: LawOptions) -> Comparison:
+    candidates = list(options.candidates)
+    if candidates and options.law not in (AUTO, *candidates):
+        candidates.append(options.law)
+    return compare_laws(cells, candidates, loss=options.loss)
+
+
+def _cells_table(cells: Cells, flagged: Array, fit: LawFit) -> pd.DataFrame:
+    predicted = fit.predict(cells.n, cells.v)
+    columns = {"N": cells.n, "V": cells.v, "error": cells.error, "predicted": predicted}
+    return pd.DataFrame({**columns, "residual": cells.error - predicted, "held_out": flagged})
+
+
+def _uncertainty(fit: LawFit, cells: Cells, options: LawOptions) -> dict[str, Any]:
+    """rho, V* and the frontier with their intervals."""
+    draws = _draws(fit, options)
+    intervals = []
+    if fit.has_rho:
+        intervals = [rho_interval(fit, level=options.level, method=method) for method in ("profile", "fieller")]
+        intervals += [found.rho_interval(level=options.level) for found in draws]
+    stars = v_star(
+        fit,
+        options.question_tokens,
+        generated_tokens=options.generated_tokens,
+        question_pass=options.question_pass,
+        level=options.level,
+        tolerance=options.flat_tolerance,
+    )
+    return {
+        "rho": intervals[0].to_dict() if intervals else None,
+        "rho_intervals": [interval.to_dict() for interval in intervals],
+        "rho_profile": rho_profile(fit).to_dict("records") if fit.has_rho else [],
+        "v_star": stars.to_dict("records"),
+        "frontier": _frontiers(fit, cells, draws[0] if draws else None, options),
+    }
+
+
+def _draws(fit: LawFit, options: LawOptions) -> list[Draws]:
+    """The residual and the whole-size bootstrap, each where it works."""
+    found = []
+    for resample in (residual_bootstrap, size_bootstrap) if options.bootstrap_draws else ():
+        with contextlib.suppress(UserError):  # then the interval is missing from the list, as it should be
+            found.append(resample(fit, n_draws=options.bootstrap_draws, seed=options.seed))
+    return found
+
+
+def _average(comparison: Comparison) -> dict[str, float] | None:
+    """rho averaged over the laws, or null where none of them has one."""
+    try:
+        rho, se = comparison.average().rho()
+    except UserError:
+        return None
+    return {"rho": rho, "se": se}
+
+
+def _hold_out(cells: Cells, flagged: Array, fit: LawFit, options: LawOptions) -> HoldOut | None:
+    """The hold-out asked for, or None where there is none or, by default, where too little would be left to fit."""
+    if options.hold_out == "none":
+        return None
+    size = None if isinstance(options.hold_out, str) else options.hold_out
+    rows = flagged if flagged.any() else None
+    try:
+        return hold_out(cells, fit.law.name, rows=rows, size=size, loss=options.loss, level=options.level)
+    except UserError:
+        if options.hold_out == "auto":
+            return None
+        raise
+
+
+def _frontiers(fit: LawFit, cells: Cells, draws: Draws | None, options: LawOptions) -> list[dict[str, Any]]:
+    """A row for each Q and budget, over the sizes and token counts asked for or measured (held-out ones too)."""
+    sizes, tokens = options.sizes or tuple(cells.sizes), options.tokens or tuple(cells.token_counts)
+    rows: list[dict[str, Any]] = []
+    for q in options.question_tokens:
+        cost = Cost(
+            question_tokens=q,
+            generated_tokens=options.generated_tokens,
+            vision_flops=options.vision_flops,
+            question_pass=options.question_pass,
+        )
+        table = frontier(
+            fit,
+            sizes=sizes,
+            tokens=tokens,
+            cost=cost,
+            budgets=options.budgets,
+            tolerance=options.flat_tolerance,
+            level=options.level,
+            draws=draws,
+        )
+        rows += [{"question_tokens": q, "cost_model": cost.name} | row for row in table.to_dict("records")]
+    return rows
+
+
+def plain(value: Any) -> Any:
+    """Data that JSON has words for: no numpy, and None for numbers that are not finite."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    return value

@@ -1,0 +1,230 @@
+"""`vlmlaw law ...`: fit a law to a table, recommend a cell, lint, list the laws."""
+
+import argparse
+import contextlib
+from typing import Any
+
+from vlmlaw.errors import UserError
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb `law` and its own verbs."""
+    law = subparsers.add_parser("law", help="fit a scaling law to measured cells; find the cell to deploy")
+    verbs = law.add_subparsers(dest="law_verb", metavar="VERB", required=True)
+    _add_fit(verbs)
+    _add_recommend(verbs)
+    _add_lint(verbs)
+    laws = verbs.add_parser("list", help="list the laws with their formulas")
+    laws.set_defaults(run=run_list)
+
+
+def _add_fit(verbs: Any) -> None:
+    fit = verbs.add_parser(
+        "fit",
+        help="fit, compare and judge laws; print rho and V*(Q)",
+        description="Fit a law to each suite of a table and print rho and V*(Q) with intervals.",
+    )
+    _add_table(fit)
+    fit.add_argument("--law", default=None, help="a law's name (see `vlmlaw law list`), or auto (default)")
+    fit.add_argument("--candidates", type=_words, default=None, metavar="A,B", help="laws that auto compares")
+    fit.add_argument("--question-tokens", type=_numbers, default=None, metavar="Q,Q", help="question tokens for V*(Q)")
+    fit.add_argument("--generated-tokens", type=_number, default=None, metavar="G", help="tokens of an answer")
+    fit.add_argument("--vision-flops", type=_number, default=None, help="FLOPs of the vision encoder for an image")
+    fit.add_argument("--question-pass", action="store_true", default=None, help="add QueCC's 2NQ pass to the cost")
+    fit.add_argument("--budgets", type=_numbers, default=None, metavar="F,F", help="FLOPs for an answer")
+    fit.add_argument("--hold-out", default=None, help="auto (default), largest, none, or a size in billions")
+    fit.add_argument("--level", type=_number, default=None, help="confidence level (default 0.95)")
+    fit.add_argument("--bootstrap-draws", type=int, default=None, help="draws (default 2000; 0 for none)")
+    fit.add_argument("--seed", type=int, default=None, help="seed of the bootstrap (default 0)")
+    fit.add_argument("--loss", default=None, help="squared (default) or huber")
+    fit.add_argument("--weights", default=None, help="none (default) or se, for 1 / error_se**2")
+    fit.add_argument("--options", default=None, metavar="YAML", help="a file with a `law:` section; flags override it")
+    fit.add_argument("--out", default=None, metavar="JSON", help="write the whole analysis there")
+    fit.add_argument("--json", action="store_true", help="print the whole analysis as JSON")
+    fit.set_defaults(run=run_fit)
+
+
+def _add_recommend(verbs: Any) -> None:
+    recommend = verbs.add_parser(
+        "recommend",
+        help="the cell to deploy within a budget",
+        description="The cell of least predicted error within a budget of FLOPs (or of a measured column).",
+    )
+    _add_table(recommend, default="li2024_reasoning")
+    recommend.add_argument("--flops", type=_number, default=None, help="budget: FLOPs for an answer")
+    recommend.add_argument("--question-tokens", type=_number, default=50.0, metavar="Q")
+    recommend.add_argument("--generated-tokens", type=_number, default=0.0, metavar="G")
+    recommend.add_argument("--vision-flops", type=_number, default=0.0, help="FLOPs of the vision encoder for an image")
+    recommend.add_argument("--question-pass", action="store_true", help="add QueCC's 2NQ pass to the cost")
+    recommend.add_argument("--cost", default=None, metavar="COLUMN", help="use this measured column as the cost")
+    recommend.add_argument("--budget", type=_number, default=None, help="budget in the unit of --cost")
+    recommend.add_argument("--sizes", type=_numbers, default=(), metavar="N,N", help="sizes in billions to choose from")
+    recommend.add_argument("--tokens", type=_numbers, default=(), metavar="V,V", help="token counts to choose from")
+    recommend.add_argument("--law", default="auto", help="a law's name, or auto (default)")
+    recommend.add_argument("--tolerance", type=_number, default=0.005, help="what counts as equally good (0.005)")
+    recommend.add_argument("--json", action="store_true", help="print JSON")
+    recommend.set_defaults(run=run_recommend)
+
+
+def _add_lint(verbs: Any) -> None:
+    lint = verbs.add_parser("lint", help="look for what is wrong with a table of measurements")
+    _add_table(lint)
+    lint.add_argument("--json", action="store_true", help="print JSON")
+    lint.set_defaults(run=run_lint)
+
+
+def _add_table(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
+    what = "a CSV file, or li2024_reasoning or li2024_ocr, the published cells"
+    if default is None:
+        parser.add_argument("table", help=what)
+    else:
+        parser.add_argument("table", nargs="?", default=default, help=f"{what} (default {default})")
+    parser.add_argument(
+        "--column", action="append", default=[], metavar="NAME=YOURS", help="which column is n_params, score, ... "
+    )
+    parser.add_argument("--params-unit", default=None, help="billions, millions or count")
+    parser.add_argument("--scale", default="fraction", help="fraction (default) or percent")
+    parser.add_argument("--scores", type=_words, default=(), metavar="A,B", help="wide table: a column for each suite")
+    parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep these rows only")
+    parser.add_argument("--expected", default=None, metavar="CSV", help="the cells that should be there (size, tokens)")
+    parser.add_argument("--allow-missing", action="store_true", help="fit although cells of the grid are missing")
+
+
+def run_fit(args: argparse.Namespace) -> int:
+    """Analyse a table; print the tables or the JSON, and write the JSON where asked."""
+    import json
+
+    from vlmlaw.laws.analysis import analyse
+    from vlmlaw.laws.render import render_analysis
+
+    result = analyse(_read(args), _options(args), out=args.out)
+    print(json.dumps(result, indent=1) if args.json else render_analysis(result))
+    if args.out and not args.json:
+        print(f"\nwritten: {args.out}")
+    return 0
+
+
+def run_recommend(args: argparse.Namespace) -> int:
+    """Fit the law, choose the cell, print it."""
+    import json
+
+    from vlmlaw.laws.analysis import plain
+    from vlmlaw.laws.costs import ColumnCost, Cost, CostModel
+    from vlmlaw.laws.linter import require_clean
+    from vlmlaw.laws.optimum import recommend
+    from vlmlaw.laws.render import render_recommendation
+    from vlmlaw.laws.selection import fit_or_choose
+
+    table = _read(args)
+    findings = require_clean(table, allow_missing=args.allow_missing)
+    cost: CostModel = Cost(
+        question_tokens=args.question_tokens,
+        generated_tokens=args.generated_tokens,
+        vision_flops=args.vision_flops,
+        question_pass=args.question_pass,
+    )
+    budget = args.flops
+    if args.cost is not None:
+        cost, budget = ColumnCost.from_table(table, args.cost), args.budget
+    if budget is None:
+        wanted = "--budget, in its unit" if args.cost else "--flops, for example --flops 1e12"
+        raise UserError(f"no budget given; give {wanted}")
+    fit = fit_or_choose(table, args.law, allow_missing=True)
+    chosen = recommend(fit, flops=budget, sizes=args.sizes, tokens=args.tokens, cost=cost, tolerance=args.tolerance)
+    if args.json:
+        extra = {"law": fit.law.name, "source": table.source, "lint": [finding.to_dict() for finding in findings]}
+        print(json.dumps(plain(chosen.to_dict() | extra), indent=1))
+    else:
+        print(render_recommendation(chosen, fit, cost=cost, source=table.source, findings=findings))
+    return 0
+
+
+def run_lint(args: argparse.Namespace) -> int:
+    """Print every finding; exit status 1 where one is an error."""
+    import json
+
+    from vlmlaw.laws.linter import lint
+    from vlmlaw.laws.render import render_findings
+
+    table = _read(args)
+    findings = lint(table, allow_missing=args.allow_missing)
+    if args.json:
+        print(json.dumps([finding.to_dict() for finding in findings], indent=1))
+    else:
+        print(render_findings(findings, source=table.source, n_rows=len(table)))
+    return int(any(finding.severity == "error" for finding in findings))
+
+
+def run_list(args: argparse.Namespace) -> int:
+    """Print the laws."""
+    from vlmlaw.laws.families import LAWS
+    from vlmlaw.laws.render import render_table
+
+    print(render_table(["law", "formula", "source"], [[law.name, law.formula, law.source] for law in LAWS.values()]))
+    return 0
+
+
+def _read(args: argparse.Namespace) -> Any:
+    from vlmlaw.laws.table import read_expected, read_measurements
+
+    table = read_measurements(
+        args.table,
+        _pairs(args.column, option="--column"),
+        params_unit=args.params_unit,
+        scale=args.scale,
+        scores=args.scores,
+        expected=read_expected(args.expected) if args.expected else (),
+    )
+    where = _pairs(args.where, option="--where")
+    return table.select(**where) if where else table
+
+
+def _options(args: argparse.Namespace) -> Any:
+    from vlmlaw.laws.options import LawOptions
+
+    section = _section(args.options) if args.options else {}
+    names = (
+        "law candidates question_tokens generated_tokens vision_flops question_pass budgets level bootstrap_draws seed "
+        "loss weights hold_out"
+    )
+    given = {name: getattr(args, name) for name in names.split() if getattr(args, name) is not None}
+    if isinstance(given.get("hold_out"), str):
+        with contextlib.suppress(ValueError):  # a word, which the options check
+            given["hold_out"] = float(given["hold_out"])
+    if args.allow_missing:
+        given["allow_missing"] = True
+    return LawOptions.from_mapping(section | given)
+
+
+def _section(path: str) -> dict[str, Any]:
+    from pathlib import Path
+
+    import yaml
+
+    try:
+        data = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path} as YAML: {error}") from error
+    section = data.get("law", {}) if isinstance(data, dict) else None
+    if not isinstance(section, dict):
+        raise UserError(f"{path} has no section `law:` with options in it")
+    return section
+
+
+def _pairs(texts: list[str], *, option: str) -> dict[str, str]:
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise UserError(f"{option} {wrong[0]!r} has no '='; expected for example {option} score=accuracy")
+    return {key.strip(): value.strip() for key, value in (text.split("=", 1) for text in texts)}
+
+
+def _number(text: str) -> float:
+    return float(text)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in text.split(",") if part.strip())
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,86 @@
+"""Extrapolation: fit without some rows (by default the largest size), predict them with an interval, compare."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmlaw.errors import UserError
+from vlmlaw.laws.cells import Array, Cells
+from vlmlaw.laws.fit import fit_cells
+from vlmlaw.laws.result import LawFit
+
+
+@dataclass(frozen=True, eq=False)
+class HoldOut:
+    """A fit to the rows kept, and `table` of the rows held out.
+
+    table: N, V, error, predicted, lower, upper (of a new measurement), relative_error (|predicted / error - 1|, nan
+    where the error is 0), inside (whether the interval holds the measurement).
+    """
+
+    fit: LawFit
+    table: pd.DataFrame
+    what: str
+    level: float
+
+    @property
+    def mean_relative_error(self) -> float:
+        return float(self.table["relative_error"].mean())
+
+    @property
+    def max_relative_error(self) -> float:
+        return float(self.table["relative_error"].max())
+
+    @property
+    def share_inside(self) -> float:
+        """Share of the held-out measurements inside their interval; `level` is what to expect."""
+        return float(self.table["inside"].mean())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "what": self.what,
+            "law": self.fit.law.name,
+            "level": self.level,
+            "mean_relative_error": self.mean_relative_error,
+            "max_relative_error": self.max_relative_error,
+            "share_inside": self.share_inside,
+            "rho": self.fit.rho if self.fit.has_rho else None,
+            "cells": self.table.to_dict("records"),
+        }
+
+
+def hold_out(
+    cells: Cells,
+    law: str = "power",
+    *,
+    rows: Array | None = None,
+    size: float | None = None,
+    loss: str = "squared",
+    level: float = 0.95,
+) -> HoldOut:
+    """Predict the rows of a mask, of one size, or (by default) of the largest size from all the others."""
+    if rows is None:
+        size = float(cells.sizes[-1]) if size is None else float(size)
+        rows = np.isclose(cells.n, size, rtol=1e-9)
+        what = f"size {size:g} B"
+    else:
+        rows = np.asarray(rows, dtype=bool)
+        what = f"{int(rows.sum())} flagged rows"
+    if rows.shape != cells.n.shape or not rows.any():
+        raise UserError(f"nothing to hold out ({what}); the sizes are {', '.join(f'{n:g}' for n in cells.sizes)} B")
+    if rows.all():
+        raise UserError(f"holding out {what} leaves no cell to fit")
+    fit = fit_cells(cells.take(~rows), law, loss=loss)
+    held = cells.take(rows)
+    table = fit.predict_interval(held.n, held.v, level=level).drop(columns="se")
+    table = table.rename(columns={"error": "predicted"})
+    table.insert(0, "N", held.n)
+    table.insert(1, "V", held.v)
+    table.insert(2, "error", held.error)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.abs(table["predicted"] / table["error"] - 1)
+    table["relative_error"] = relative.where(table["error"] > 0)
+    table["inside"] = table["error"].between(table["lower"], table["upper"])
+    return HoldOut(fit=fit, table=table, what=what, level=level)

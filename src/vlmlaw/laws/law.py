@@ -1,0 +1,91 @@
+"""The base of every law: named parameters with bounds, and how a batch of parameter sets is evaluated.
+
+A law is evaluated for a batch: theta is (K, B, 1) in working coordinates, where a positive multiplier is its logarithm,
+and yields error (B, C) and gradient (K, B, C).
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from vlmlaw.errors import UserError
+from vlmlaw.laws.cells import Array, Cells
+
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A law's parameter: public name, bounds in public units, and whether the fit works on its logarithm."""
+
+    name: str
+    meaning: str
+    lower: float = -np.inf
+    upper: float = np.inf
+    logarithmic: bool = False
+
+
+class Law(ABC):
+    """Base of every law. `exponents` names the two parameters whose ratio is rho, where the law has one."""
+
+    name: ClassVar[str]
+    formula: ClassVar[str]
+    source: ClassVar[str]
+    parameters: ClassVar[tuple[Parameter, ...]]
+    exponents: ClassVar[tuple[str, str] | None] = None
+    separable: ClassVar[bool] = False
+
+    @abstractmethod
+    def evaluate(self, theta: Array, ln_n: Array, ln_v: Array) -> tuple[Array, Array]:
+        """Error (B, C) and its gradient (K, B, C) at theta (K, B, 1) in working coordinates."""
+
+    @abstractmethod
+    def starts(self, cells: Cells) -> Array:
+        """The best few starting points (B, K) of an exhaustive search, in working coordinates."""
+
+    def bounds(self, cells: Cells) -> tuple[Array, Array]:
+        """Lower and upper bounds (K,) in working coordinates for these cells."""
+        public = np.array([[p.lower, p.upper] for p in self.parameters])
+        return self.to_working(public[:, 0]), self.to_working(public[:, 1])
+
+    def project(self, theta: Array, cells: Cells, weight: Array) -> Array:
+        """theta (B, K) with its linear parameters at their best for the others; only where `separable`."""
+        return theta
+
+    def to_working(self, public: Array) -> Array:
+        """Working coordinates of public parameters (..., K)."""
+        logarithmic = [p.logarithmic for p in self.parameters]
+        public = np.asarray(public, dtype=float)
+        return np.where(logarithmic, np.log(np.where(logarithmic, np.maximum(public, TINY), 1.0)), public)
+
+    def to_public(self, working: Array) -> Array:
+        """Public parameters of working coordinates (..., K)."""
+        logarithmic = [p.logarithmic for p in self.parameters]
+        return np.where(logarithmic, np.exp(np.where(logarithmic, working, 0.0)), working)
+
+    def position(self, name: str) -> int:
+        """Where a parameter stands in theta."""
+        return [p.name for p in self.parameters].index(name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+LAWS: dict[str, Law] = {}
+
+
+def register(law: type[Law]) -> type[Law]:
+    """Make a law known by its name."""
+    LAWS[law.name] = law()
+    return law
+
+
+def find_law(name: str | Law) -> Law:
+    """The law of this name. Raises UserError with the known names."""
+    if isinstance(name, Law):
+        return name
+    if name not in LAWS:
+        raise UserError(f"law {name!r} is unknown; the laws are {', '.join(LAWS)}")
+    return LAWS[name]

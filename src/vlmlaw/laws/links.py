@@ -1,0 +1,158 @@
+"""Laws with a link around one index of ln N and ln V: generalised linear models with Gaussian noise on the error."""
+
+from abc import abstractmethod
+from typing import ClassVar
+
+import numpy as np
+from scipy import special
+
+from vlmlaw.laws.cells import Array, Cells
+from vlmlaw.laws.law import Law, Parameter, register
+from vlmlaw.laws.search import index_starts
+
+
+class IndexLaw(Law):
+    """score = inverse link of the index c0 + a ln N + b ln V; N and V act through the index alone, so rho = a / b."""
+
+    parameters = (
+        Parameter("c0", "the score's link at N = 1 B and V = 1"),
+        Parameter("a", "gain of the link for an e-fold of N"),
+        Parameter("b", "gain of the link for an e-fold of V"),
+    )
+    exponents = ("a", "b")
+
+    @abstractmethod
+    def score(self, eta: Array) -> tuple[Array, Array]:
+        """Score = 1 - error at index eta, and its derivative."""
+
+    @abstractmethod
+    def link(self, score: Array) -> Array:
+        """Index of a score strictly between 0 and 1."""
+
+    def evaluate(self, theta: Array, ln_n: Array, ln_v: Array) -> tuple[Array, Array]:
+        c0, a, b = theta
+        score, slope = self.score(c0 + a * ln_n + b * ln_v)
+        return 1 - score, np.stack([-slope, -slope * ln_n, -slope * ln_v])
+
+    def starts(self, cells: Cells) -> Array:
+        return index_starts(self, cells)
+
+
+@register
+class Logit(IndexLaw):
+    """Odds of a right answer are a power law: logit(score) = c0 + a ln N + b ln V."""
+
+    name = "logit"
+    formula = "logit(1 - error) = c0 + a ln N + b ln V"
+    source = "logistic regression on the logarithms; Berkson 1944"
+
+    def score(self, eta: Array) -> tuple[Array, Array]:
+        score = special.expit(eta)
+        return score, score * (1 - score)
+
+    def link(self, score: Array) -> Array:
+        return special.logit(score)
+
+
+@register
+class Probit(IndexLaw):
+    """A right answer where a normal variable stays below the index; lighter tails than logit."""
+
+    name = "probit"
+    formula = "probit(1 - error) = c0 + a ln N + b ln V"
+    source = "Bliss 1934"
+
+    def score(self, eta: Array) -> tuple[Array, Array]:
+        return special.ndtr(eta), np.exp(-0.5 * eta**2) / np.sqrt(2 * np.pi)
+
+    def link(self, score: Array) -> Array:
+        return special.ndtri(score)
+
+
+@register
+class Cloglog(IndexLaw):
+    """Complementary log-log of the score; error = exp(-e^c0 N^a V^b), a stretched exponential in N and V."""
+
+    name = "cloglog"
+    formula = "ln(-ln(error)) = c0 + a ln N + b ln V"
+    source = "Fisher 1922; McCullagh and Nelder 1989, 4.3"
+
+    def score(self, eta: Array) -> tuple[Array, Array]:
+        rate = np.exp(np.minimum(eta, 700.0))
+        return -np.expm1(-rate), rate * np.exp(-rate)
+
+    def link(self, score: Array) -> Array:
+        return np.log(-np.log1p(-score))
+
+
+@register
+class Loglog(IndexLaw):
+    """Log-log of the score, the mirror image of cloglog: score = exp(-e^-c0 N^-a V^-b)."""
+
+    name = "loglog"
+    formula = "-ln(-ln(1 - error)) = c0 + a ln N + b ln V"
+    source = "McCullagh and Nelder 1989, 4.3"
+
+    def score(self, eta: Array) -> tuple[Array, Array]:
+        rate = np.exp(np.minimum(-eta, 700.0))
+        return np.exp(-rate), rate * np.exp(-rate)
+
+    def link(self, score: Array) -> Array:
+        return -np.log(-np.log(score))
+
+
+@register
+class LogLinear(IndexLaw):
+    """Error falls by a constant for each doubling; the limit of the paper's form as D falls without end."""
+
+    name = "log_linear"
+    formula = "1 - error = c0 + a ln N + b ln V"
+    source = "ordinary linear regression on the logarithms"
+
+    def score(self, eta: Array) -> tuple[Array, Array]:
+        return eta, np.ones_like(eta)
+
+    def link(self, score: Array) -> Array:
+        return score
+
+
+@register
+class AccuracyPower(IndexLaw):
+    """Score, not error, is a power law: 1 - error = e^c0 N^a V^b; the paper's form with D = 1 and a negative A."""
+
+    name = "accuracy_power"
+    formula = "ln(1 - error) = c0 + a ln N + b ln V"
+    source = "the paper's form turned over"
+
+    def score(self, eta: Array) -> tuple[Array, Array]:
+        score = np.exp(np.minimum(eta, 700.0))
+        return score, score
+
+    def link(self, score: Array) -> Array:
+        return np.log(score)
+
+
+class InteractionLaw(Law):
+    """A link law whose index gains g ln N ln V: the worth of a token depends on the size, so rho is not one number."""
+
+    base: ClassVar[IndexLaw]
+    parameters = (*IndexLaw.parameters, Parameter("g", "gain of b for an e-fold of N"))
+
+    def evaluate(self, theta: Array, ln_n: Array, ln_v: Array) -> tuple[Array, Array]:
+        c0, a, b, g = theta
+        score, slope = self.base.score(c0 + a * ln_n + b * ln_v + g * ln_n * ln_v)
+        return 1 - score, np.stack([-slope, -slope * ln_n, -slope * ln_v, -slope * ln_n * ln_v])
+
+    def starts(self, cells: Cells) -> Array:
+        without = index_starts(self.base, cells)
+        return np.hstack([without, np.zeros((len(without), 1))])
+
+
+@register
+class LogitInteraction(InteractionLaw):
+    """The logit law with interaction."""
+
+    name = "logit_interaction"
+    formula = "logit(1 - error) = c0 + a ln N + b ln V + g ln N ln V"
+    source = "logistic regression with interaction"
+    base = Logit()

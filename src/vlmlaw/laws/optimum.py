@@ -1,0 +1,303 @@
+"""From a law and a cost to the cell to deploy: V*(Q), the frontier over real cells, flat regions and regret.
+
+For a law in which N and V act through alpha ln N + beta ln V alone, at cost 2N(Q + V), least error at a fixed budget
+has V* = Q / (rho - 1) when rho > 1, whatever the budget, the link, A and D: there ln N = ln budget - ln(Q + V), so the
+index is stationary where beta / V = alpha / (Q + V). The smallest V is best when Q = 0, the largest when rho <= 1.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq, minimize_scalar
+
+from vlmlaw.errors import UserError
+from vlmlaw.laws.bootstrap import Draws, step_quantile
+from vlmlaw.laws.cells import Array
+from vlmlaw.laws.costs import BILLION, Cost, CostModel
+from vlmlaw.laws.intervals import rho_interval, v_star_of_rho
+from vlmlaw.laws.result import LawFit, as_list
+
+
+def v_star(
+    fit: LawFit,
+    question_tokens: float | Sequence[float] = 50.0,
+    *,
+    generated_tokens: float = 0.0,
+    question_pass: bool = False,
+    level: float = 0.95,
+    tolerance: float = 0.005,
+    tokens: tuple[float, float] | None = None,
+) -> pd.DataFrame:
+    """The best V for each Q: question_tokens, v_star, lower, upper, corner, flat_lower, flat_upper.
+
+    v_star and its interval are cut to the range `tokens` (by default of the measured V); corner says "smallest" or
+    "largest" where the cut acts. The flat region holds every V within `tolerance` of the least error, relative.
+    Laws without a single rho have a V* that depends on the budget: theirs is for the budget of a middling cell, and has
+    no interval (nan).
+    """
+    least, most = tokens or (float(fit.cells.v.min()), float(fit.cells.v.max()))
+    rho = rho_interval(fit, level=level) if fit.has_rho else None
+    rows = []
+    for q in as_list(question_tokens):
+        cost = Cost(question_tokens=q, generated_tokens=generated_tokens, question_pass=question_pass)
+        if rho is not None:
+            points = [v_star_of_rho(r, cost.other_tokens) for r in (rho.estimate, rho.upper, rho.lower)]
+        else:
+            points = [numeric_v_star(fit, cost, tokens=(least, most)), np.nan, np.nan]
+        corner = "smallest" if points[0] <= least else "largest" if points[0] >= most else ""
+        flat = flat_region(fit, cost, tolerance=tolerance, tokens=(least, most))
+        rows.append((q, *np.clip(points, least, most), corner, *flat))
+    names = ["question_tokens", "v_star", "lower", "upper", "corner", "flat_lower", "flat_upper"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def middling_budget(fit: LawFit, cost: Cost) -> float:
+    """The LLM's FLOPs of the geometric middle of the measured cells; where a budget is needed and none was given."""
+    n, v = (float(np.exp(x.mean())) for x in (fit.cells.ln_n, fit.cells.ln_v))
+    return 2 * BILLION * n * (cost.other_tokens + v)
+
+
+def numeric_v_star(
+    fit: LawFit, cost: Cost, *, budget: float | None = None, tokens: tuple[float, float] = (1.0, 576.0)
+) -> float:
+    """The V of least error along the iso-cost line of the LLM, found numerically; N is continuous."""
+    flops = middling_budget(fit, cost) if budget is None else budget
+    ln_v = np.linspace(np.log(tokens[0]), np.log(tokens[1]), 257)
+    error = _along_iso_cost(fit, cost, flops, ln_v)
+    i = int(np.argmin(error))
+    bracket = ln_v[max(i - 1, 0)], ln_v[min(i + 1, 256)]
+    found = minimize_scalar(
+        lambda x: float(_along_iso_cost(fit, cost, flops, np.array([x]))[0]), bounds=bracket, options={"xatol": 1e-10}
+    )
+    return float(np.exp(found.x if found.fun < error[i] else ln_v[i]))
+
+
+def _along_iso_cost(fit: LawFit, cost: Cost, flops: float, ln_v: Array) -> Array:
+    v = np.exp(ln_v)
+    return fit.predict(flops / (2 * BILLION * (cost.other_tokens + v)), v)
+
+
+def flat_region(
+    fit: LawFit,
+    cost: Cost,
+    *,
+    budget: float | None = None,
+    tolerance: float = 0.005,
+    tokens: tuple[float, float] = (1.0, 576.0),
+) -> tuple[float, float]:
+    """Least and greatest whole V whose error on the iso-cost line is within `tolerance` of the least, relative."""
+    flops = middling_budget(fit, cost) if budget is None else budget
+    best = numeric_v_star(fit, cost, budget=flops, tokens=tokens)
+    limit = float(_along_iso_cost(fit, cost, flops, np.log([best]))[0]) * (1 + tolerance)
+
+    def excess(ln_v: float) -> float:
+        return float(_along_iso_cost(fit, cost, flops, np.array([ln_v]))[0]) - limit
+
+    middle, ends = np.log(best), []
+    for end, rounded in ((np.log(tokens[0]), np.ceil), (np.log(tokens[1]), np.floor)):
+        crossing = end if excess(end) <= 0 else brentq(excess, *sorted((end, middle)), xtol=1e-12)
+        ends.append(float(rounded(np.exp(crossing) * (1 - 1e-9 if rounded is np.ceil else 1 + 1e-9))))
+    return ends[0], ends[1]
+
+
+# --------------------------------------------------------------------------- the frontier over real cells
+
+
+def candidate_cells(
+    fit: LawFit, *, sizes: Sequence[float] = (), tokens: Sequence[float] = (), cost: CostModel
+) -> pd.DataFrame:
+    """Every cell that may be chosen: N, V, cost, error; by default each measured size with each measured V."""
+    n, v = np.meshgrid(
+        np.asarray(sizes if len(sizes) else fit.cells.sizes, dtype=float),
+        np.asarray(tokens if len(tokens) else fit.cells.token_counts, dtype=float),
+        indexing="ij",
+    )
+    table = pd.DataFrame({"N": n.ravel(), "V": v.ravel(), "cost": cost.of(n, v).ravel()}).dropna()
+    if table.empty:
+        raise UserError(f"cost {cost.name!r} is known in none of the cells; use sizes and tokens that were measured")
+    return table.assign(error=fit.predict(table["N"], table["V"]))
+
+
+def frontier(
+    fit: LawFit,
+    *,
+    sizes: Sequence[float] = (),
+    tokens: Sequence[float] = (),
+    cost: CostModel | None = None,
+    budgets: Sequence[float] = (),
+    tolerance: float = 0.005,
+    level: float = 0.95,
+    draws: Draws | None = None,
+) -> pd.DataFrame:
+    """The affordable cell of least predicted error for each budget; budgets default to a grid over the cells' costs.
+
+    Columns: budget, N, V, cost, error, lower, upper (of the law's mean), flat (every V that some affordable size brings
+    within `tolerance` of the least error), flat_lower, flat_upper, capped (the largest size is taken, so that more
+    budget buys tokens); with bootstrap `draws` of the fit also v_lower, v_upper, n_lower, n_upper: where the choice
+    falls in `level` of the draws. A budget below the cheapest cell has nan for its cell.
+    """
+    cost = Cost(question_tokens=50.0) if cost is None else cost
+    cells = candidate_cells(fit, sizes=sizes, tokens=tokens, cost=cost)
+    given = as_list(budgets) if len(budgets) else default_budgets(cells["cost"].to_numpy())
+    rows: list[tuple[Any, ...]] = []
+    for budget in given:
+        affordable = cells[cells["cost"] <= budget * (1 + 1e-12)]
+        if affordable.empty:
+            rows.append((budget, np.nan, np.nan, np.nan, np.nan, [], np.nan, np.nan, False))
+            continue
+        best = affordable.sort_values(["error", "cost"]).iloc[0]
+        near = affordable[affordable["error"] <= best["error"] * (1 + tolerance)]
+        flat = sorted(near["V"].unique())
+        capped = best["N"] == cells["N"].max()
+        rows.append((budget, best["N"], best["V"], best["cost"], best["error"], flat, flat[0], flat[-1], capped))
+    names = ["budget", "N", "V", "cost", "error", "flat", "flat_lower", "flat_upper", "capped"]
+    table = pd.DataFrame(rows, columns=names)
+    bought = table["N"].notna()
+    band = fit.predict_interval(table.loc[bought, "N"], table.loc[bought, "V"], level=level, new_measurement=False)
+    for place, end in enumerate(("lower", "upper"), start=5):
+        table.insert(place, end, pd.Series(band[end].to_numpy(), index=table.index[bought]))
+    if draws is not None:
+        spread = [_choice_interval(draws, cells, budget=budget, level=level) for budget in given]
+        table = table.join(pd.DataFrame(spread, columns=["v_lower", "v_upper", "n_lower", "n_upper"]))
+    return table
+
+
+def _choice_interval(draws: Draws, cells: pd.DataFrame, *, budget: float, level: float) -> tuple[float, ...]:
+    """Least and greatest V and N that are chosen in the central `level` of the draws."""
+    affordable = cells[cells["cost"] <= budget * (1 + 1e-12)]
+    if affordable.empty:
+        return (np.nan,) * 4
+    n, v = affordable["N"].to_numpy(), affordable["V"].to_numpy()
+    chosen = np.argmin(draws.predict(n, v), axis=1)
+    tails = (0.5 - level / 2, 0.5 + level / 2)
+    return tuple(step_quantile(x[chosen], draws.probability, q) for x in (v, n) for q in tails)
+
+
+def default_budgets(costs: Array, *, n: int = 25) -> list[float]:
+    """Budgets spread evenly in their logarithm from the cheapest cell to the dearest."""
+    return [float(x) for x in np.geomspace(costs.min(), costs.max(), n)]
+
+
+# --------------------------------------------------------------------------- one decision
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The cell to deploy within a budget, what else is as good, and what to mind."""
+
+    budget: float
+    unit: str
+    n: float
+    v: float
+    cost: float
+    error: float
+    error_lower: float
+    error_upper: float
+    flat: tuple[float, ...]
+    alternatives: pd.DataFrame
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        data = asdict(self)
+        return data | {"flat": list(self.flat), "alternatives": self.alternatives.to_dict("records")}
+
+
+def recommend(
+    fit: LawFit,
+    *,
+    flops: float,
+    question_tokens: float = 50.0,
+    sizes: Sequence[float] = (),
+    tokens: Sequence[float] = (),
+    cost: CostModel | None = None,
+    tolerance: float = 0.005,
+    level: float = 0.95,
+) -> Recommendation:
+    """The cell of least predicted error within `flops` an answer (or within that much of another `cost`).
+
+    alternatives: for each affordable V, the best size, its cost, error and regret (relative excess over the best).
+    """
+    cost = Cost(question_tokens=question_tokens) if cost is None else cost
+    if not (np.isfinite(flops) and flops > 0):
+        raise UserError(f"the budget is {flops!r}; expected a number of {cost.unit or cost.name} above 0")
+    cells = candidate_cells(fit, sizes=sizes, tokens=tokens, cost=cost)
+    if cells["cost"].min() > flops * (1 + 1e-12):
+        raise UserError(
+            f"no cell costs {flops:.3g} {cost.unit or cost.name} or less; the cheapest costs {cells['cost'].min():.3g}"
+        )
+    chosen = frontier(
+        fit, sizes=sizes, tokens=tokens, cost=cost, budgets=[flops], tolerance=tolerance, level=level
+    ).iloc[0]
+    affordable = cells[cells["cost"] <= flops * (1 + 1e-12)]
+    best_by_v = affordable.sort_values(["error", "cost"]).groupby("V", sort=True).head(1).sort_values("V")
+    alternatives = best_by_v.assign(regret=best_by_v["error"] / chosen["error"] - 1)[
+        ["N", "V", "cost", "error", "regret"]
+    ]
+    return Recommendation(
+        budget=flops,
+        unit=cost.unit,
+        n=float(chosen["N"]),
+        v=float(chosen["V"]),
+        cost=float(chosen["cost"]),
+        error=float(chosen["error"]),
+        error_lower=float(chosen["lower"]),
+        error_upper=float(chosen["upper"]),
+        flat=tuple(float(v) for v in chosen["flat"]),
+        alternatives=alternatives.reset_index(drop=True),
+        warnings=tuple(_warnings(fit, chosen, cells)),
+    )
+
+
+def _warnings(fit: LawFit, chosen: pd.Series, cells: pd.DataFrame) -> list[str]:
+    found = []
+    for letter, measured in (("N", fit.cells.sizes), ("V", fit.cells.token_counts)):
+        if not measured[0] <= chosen[letter] <= measured[-1]:
+            found.append(
+                f"{letter} = {chosen[letter]:g} lies outside what was measured ({measured[0]:g} to {measured[-1]:g})"
+            )
+    if chosen["capped"] and chosen["V"] > cells["V"].min():
+        found.append("the largest size is taken: a larger model, not more tokens, is what the budget could use best")
+    if chosen["cost"] == cells["cost"].max():
+        found.append("the budget buys the dearest cell there is; the rest of it is not used")
+    return found
+
+
+def regret(
+    fit: LawFit,
+    n: float,
+    v: float,
+    *,
+    sizes: Sequence[float] = (),
+    tokens: Sequence[float] = (),
+    cost: CostModel | None = None,
+    budget: float | None = None,
+) -> dict[str, float]:
+    """What the choice (n, v) loses against the best affordable cell; the budget defaults to what the choice costs.
+
+    Returns n, v, cost, error, best_n, best_v, best_error, absolute and relative regret (0 for the best choice).
+    """
+    cost = Cost(question_tokens=50.0) if cost is None else cost
+    price = float(cost.of(n, v))
+    if not np.isfinite(price):
+        raise UserError(f"cost {cost.name!r} is not known for N = {n:g}, V = {v:g}; choose a measured cell")
+    limit = price if budget is None else budget
+    if price > limit:
+        raise UserError(f"N = {n:g}, V = {v:g} costs {price:.3g}, above the budget {limit:.3g}")
+    sizes = sorted({*as_list(sizes if len(sizes) else fit.cells.sizes), float(n)})
+    tokens = sorted({*as_list(tokens if len(tokens) else fit.cells.token_counts), float(v)})
+    best = frontier(fit, sizes=sizes, tokens=tokens, cost=cost, budgets=[limit]).iloc[0]
+    error = float(fit.predict(n, v))
+    return {
+        "n": float(n),
+        "v": float(v),
+        "cost": price,
+        "error": error,
+        "best_n": float(best["N"]),
+        "best_v": float(best["V"]),
+        "best_error": float(best["error"]),
+        "absolute": error - float(best["error"]),
+        "relative": error / float(best["error"]) - 1,
+    }

@@ -1,0 +1,131 @@
+"""What a user may choose about the law's analysis: the `law:` section of an experiment file, validated before use."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from vlmlaw.errors import UserError
+
+LOSSES = ("squared", "huber")
+WEIGHTS = ("none", "se")
+AUTO = "auto"
+HOLD_OUT = ("auto", "largest", "none")
+
+
+@dataclass(frozen=True)
+class LawOptions:
+    """Options of `vlmlaw.laws.analyse`; unknown keys and impossible values raise UserError.
+
+    law: a law's name, or "auto" for the best that predicts unseen sizes well.
+    candidates: laws that "auto" compares; empty means the default list of `vlmlaw.laws.families`.
+    question_tokens: values of Q for V*(Q) and the frontier.
+    generated_tokens: G, tokens that the model answers with; they act as question tokens do.
+    vision_flops: FLOPs of the vision encoder for an image, added to every cell's cost (0 leaves it out).
+    question_pass: true adds QueCC's run of the LLM over the question, 2NQ.
+    level: confidence level of every interval.
+    bootstrap_draws, seed: of the residual and whole-size bootstraps; 0 draws leaves them out.
+    hold_out: "auto" (the rows whose held_out is true, which then stay out of the fit; without any, the largest size,
+        which the fit keeps), "largest", a size in billions, or "none".
+    flat_tolerance: a choice within this relative distance of the least error counts as equally good.
+    sizes, tokens: sizes in billions and token counts the frontier may choose from; empty means those measured.
+    budgets: FLOPs for an answer; empty means a grid over what the cells cost.
+    loss, weights: "squared" or "huber"; "none", or "se" for weights 1 / error_se**2.
+    allow_missing: fit what is there although the grid has holes.
+    """
+
+    law: str = AUTO
+    candidates: tuple[str, ...] = ()
+    question_tokens: tuple[float, ...] = (0, 10, 25, 50, 100, 200)
+    generated_tokens: float = 0
+    vision_flops: float = 0
+    question_pass: bool = False
+    level: float = 0.95
+    bootstrap_draws: int = 2000
+    seed: int = 0
+    hold_out: str | float = "auto"
+    flat_tolerance: float = 0.005
+    sizes: tuple[float, ...] = ()
+    tokens: tuple[float, ...] = ()
+    budgets: tuple[float, ...] = ()
+    loss: str = "squared"
+    weights: str = "none"
+    allow_missing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("candidates", "question_tokens", "sizes", "tokens", "budgets"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, (list, tuple)):
+                raise UserError(f"law option {name} is {value!r}; expected a list")
+            object.__setattr__(self, name, tuple(value))
+        self._check_numbers()
+        self._check_words()
+
+    @classmethod
+    def from_mapping(cls, section: Mapping[str, Any] | None) -> "LawOptions":
+        """Options from the `law:` section of an experiment file; what it leaves out keeps its default."""
+        section = dict(section or {})
+        known = [option.name for option in fields(cls)]
+        unknown = [key for key in section if key not in known]
+        if unknown:
+            raise UserError(f"law options {', '.join(map(repr, unknown))} are unknown; known: {', '.join(known)}")
+        return cls(**section)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The resolved options as plain data, for JSON and YAML."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    def with_changes(self, **changes: Any) -> "LawOptions":
+        """A validated copy with some options replaced."""
+        return replace(self, **changes)
+
+    def _check_numbers(self) -> None:
+        _require_number("level", self.level, above=0, below=1)
+        _require_number("flat_tolerance", self.flat_tolerance, above=0, below=1)
+        _require_number("generated_tokens", self.generated_tokens, least=0)
+        _require_number("vision_flops", self.vision_flops, least=0)
+        for name in ("bootstrap_draws", "seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise UserError(f"law option {name} is {value!r}; expected a whole number, 0 or more")
+        for value in self.question_tokens:
+            _require_number("question_tokens", value, least=0)
+        for name in ("sizes", "tokens", "budgets"):
+            for value in getattr(self, name):
+                _require_number(name, value, above=0)
+
+    def _check_words(self) -> None:
+        from vlmlaw.laws.families import LAWS
+
+        for law in (self.law, *self.candidates):
+            if law not in (*LAWS, AUTO) or (law == AUTO and law is not self.law and law in self.candidates):
+                raise UserError(f"law {law!r} is unknown; the laws are {AUTO}, {', '.join(LAWS)}")
+        _require_word("loss", self.loss, LOSSES)
+        _require_word("weights", self.weights, WEIGHTS)
+        for name in ("question_pass", "allow_missing"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"law option {name} is {getattr(self, name)!r}; expected true or false")
+        if isinstance(self.hold_out, str):
+            _require_word("hold_out", self.hold_out, HOLD_OUT)
+        else:
+            _require_number("hold_out", self.hold_out, above=0)
+
+
+def _require_number(
+    name: str, value: object, *, above: float | None = None, least: float | None = None, below: float | None = None
+) -> None:
+    good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < float("inf")
+    if good and above is not None:
+        good = value > above  # type: ignore[operator]
+    if good and least is not None:
+        good = value >= least  # type: ignore[operator]
+    if good and below is not None:
+        good = value < below  # type: ignore[operator]
+    if not good:
+        wanted = [f"above {above:g}"] if above is not None else [f"{least:g} or more"] if least is not None else []
+        wanted += [f"below {below:g}"] if below is not None else []
+        raise UserError(f"law option {name} holds {value!r}; expected a number {' and '.join(wanted)}")
+
+
+def _require_word(name: str, value: object, words: tuple[str, ...]) -> None:
+    if value not in words:
+        raise UserError(f"law option {name} is {value!r}; expected one of {', '.join(words)}")

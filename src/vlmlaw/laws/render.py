@@ -1,0 +1,150 @@
+"""Text for the terminal: short tables, the headline first."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from vlmlaw.laws.costs import CostModel
+from vlmlaw.laws.linter import Finding
+from vlmlaw.laws.optimum import Recommendation
+from vlmlaw.laws.result import LawFit
+
+MAX_LAWS = 6
+
+
+def render_analysis(result: dict[str, Any]) -> str:
+    """The analysis of `analyse` for a reader: for each suite rho, V*(Q), the laws and the verdict."""
+    provenance = result["provenance"]
+    parts = [f"{provenance['source']}: {provenance['n_rows']} rows, {len(result['fits'])} fits"]
+    parts += [_finding(Finding(**finding)) for finding in result["lint"]]
+    parts += [_fit(fit) for fit in result["fits"]]
+    for skipped in result["skipped"]:
+        parts.append(f"no law for {skipped['suite']}/{skipped['kind']}: {skipped['why']}")
+    return "\n\n".join(parts)
+
+
+def _fit(fit: dict[str, Any]) -> str:
+    title = fit["suite"] if fit["kind"] == "all" else f"{fit['suite']} / {fit['kind']}"
+    title = "measured cells" if title == "all" else title
+    lines = [f"── {title} " + "─" * max(3, 78 - len(title)), ""]
+    if fit["rho"]:
+        rho = fit["rho"]
+        lines += [f"  rho = {_range(rho)}   ({rho['level']:.0%}, {rho['method']})", ""]
+    lines.append(_indent(_v_star(fit)))
+    lines += ["", *(_wrap(sentence) for sentence in fit["verdict"]), ""]
+    lines.append(f"  law      {fit['law']}: {fit['formula']}")
+    lines.append("  fit      " + ", ".join(_parameter(row) for row in fit["summary"]))
+    if fit["rho"]:
+        others = [f"{i['method']} {_ends(i)}" for i in fit["rho_intervals"][1:]]
+        lines.append("  rho by   " + "; ".join(others))
+    lines += ["", _indent(_laws(fit))]
+    return "\n".join(lines)
+
+
+def _v_star(fit: dict[str, Any]) -> str:
+    rows = []
+    for row in fit["v_star"]:
+        note = {"smallest": "fewest measured", "largest": "most measured", "": ""}[row["corner"]]
+        ends = "" if row["lower"] is None or row["corner"] else f"[{row['lower']:.3g}, {row['upper']:.3g}]"
+        flat = f"{row['flat_lower']:g} to {row['flat_upper']:g}"
+        rows.append([f"{row['question_tokens']:g}", f"{row['v_star']:.4g}", ends, flat, note])
+    return render_table(["Q", "V*", "interval", "as good", ""], rows)
+
+
+def _laws(fit: dict[str, Any]) -> str:
+    rows = []
+    for law in fit["laws"][:MAX_LAWS]:
+        delta = "" if law["delta"] is None else f"{law['delta']:.1f}"
+        mark = "*" if law["law"] == fit["law"] else ""
+        rho = "" if law["rho"] is None else f"{law['rho']:.3g}"
+        rows.append([law["law"] + mark, delta, _number(law["loso"]), _number(law["loto"]), rho, law["gated"]])
+    hidden = len(fit["laws"]) - MAX_LAWS
+    table = render_table(["law", "ΔAICc", "unseen N", "unseen V", "rho", "gated out"], rows)
+    return table + (f"\n(and {hidden} more, in --json)" if hidden > 0 else "")
+
+
+def _parameter(row: dict[str, Any]) -> str:
+    se = "at its bound" if row["at_bound"] or row["se"] is None else f"± {row['se']:.2g}"
+    return f"{row['parameter']} {row['estimate']:.5g} {se}"
+
+
+def render_recommendation(
+    chosen: Recommendation, fit: LawFit, *, cost: CostModel, source: str, findings: Sequence[Finding]
+) -> str:
+    """The cell to deploy, the alternatives by token count, and what to mind."""
+    unit = chosen.unit or cost.name
+    lines = [
+        f"N = {chosen.n:g} B, V = {chosen.v:g}   predicted error {chosen.error:.4f} "
+        f"[{chosen.error_lower:.4f}, {chosen.error_upper:.4f}]",
+        "",
+        f"  cost     {chosen.cost:.3g} of {chosen.budget:.3g} {unit} ({cost.name})",
+        f"  as good  V = {', '.join(f'{v:g}' for v in chosen.flat)}",
+        f"  law      {fit.law.name}, fitted to {fit.n_cells} cells of {source}",
+        "",
+    ]
+    rows = [
+        [f"{row.V:g}", f"{row.N:g} B", f"{row.cost:.3g}", f"{row.error:.4f}", f"{row.regret:+.2%}"]
+        for row in chosen.alternatives.itertuples()
+    ]
+    lines.append(_indent(render_table(["V", "best N", "cost", "error", "regret"], rows)))
+    lines += ["", *(_wrap(f"Mind: {warning}.") for warning in chosen.warnings)] if chosen.warnings else []
+    lines += ["", *(_finding(finding) for finding in findings)] if findings else []
+    return "\n".join(lines)
+
+
+def render_findings(findings: Sequence[Finding], *, source: str, n_rows: int) -> str:
+    """All findings, or that there are none."""
+    if not findings:
+        return f"{source}: {n_rows} rows, nothing to report"
+    n_errors = sum(finding.severity == "error" for finding in findings)
+    head = f"{source}: {n_rows} rows, {n_errors} errors, {len(findings) - n_errors} warnings"
+    return "\n\n".join([head, *(_finding(finding) for finding in findings)])
+
+
+def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned to their widest entry; numbers to the right."""
+    table = [list(header), *map(list, rows)]
+    widths = [max(len(row[k]) for row in table) for k in range(len(header))]
+    right = [all(_is_number(row[k]) for row in rows if row[k]) for k in range(len(header))]
+    lines = []
+    for row in table:
+        fields = [
+            text.rjust(width) if at_right else text.ljust(width)
+            for text, width, at_right in zip(row, widths, right, strict=True)
+        ]
+        lines.append("  ".join(fields).rstrip())
+    return "\n".join(lines)
+
+
+def _finding(finding: Finding) -> str:
+    body = f"{finding.found}. {finding.why}. To do: {finding.do}."
+    return f"{finding.severity.upper()} {finding.code} · {finding.where}\n{_wrap(body)}"
+
+
+def _range(interval: dict[str, Any]) -> str:
+    return f"{_number(interval['estimate'], '∞')}  {_ends(interval)}"
+
+
+def _ends(interval: dict[str, Any]) -> str:
+    return f"[{_number(interval['lower'], '-∞')}, {_number(interval['upper'], '∞')}]"
+
+
+def _number(value: float | None, missing: str = "") -> str:
+    return missing if value is None else f"{value:.3g}"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.strip("[]%+ B"))
+    except ValueError:
+        return False
+    return True
+
+
+def _wrap(text: str, *, width: int = 88) -> str:
+    import textwrap
+
+    return textwrap.fill(text, width=width, initial_indent="  ", subsequent_indent="  ")
+
+
+def _indent(text: str) -> str:
+    return "\n".join("  " + line for line in text.splitlines())

@@ -1,0 +1,252 @@
+"""The result of a fit: parameters with errors, rho, V*(Q), predictions with intervals, and the same from JSON."""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import ndtri, stdtrit
+
+from vlmlaw.errors import UserError
+from vlmlaw.laws.cells import Array, Cells
+from vlmlaw.laws.families import Law, find_law
+
+JSON_KIND = "vlmlaw-fit"
+
+
+@dataclass(frozen=True, eq=False)
+class LawFit:
+    """A law fitted to cells. N is in billions of parameters, V counts visual tokens, error is 1 - score.
+
+    theta and covariance are in working coordinates (logarithms of positive multipliers); `summary` has the public ones.
+    at_bound names parameters that ended on a bound; they carry no standard error.
+    """
+
+    law: Law
+    cells: Cells
+    theta: Array
+    covariance: Array
+    sse: float
+    converged: bool
+    at_bound: tuple[str, ...] = ()
+    loss: str = "squared"
+    robust_weight: Array | None = field(default=None, repr=False)
+
+    # ------------------------------------------------------------------ figures of the fit
+
+    @property
+    def n_cells(self) -> int:
+        return len(self.cells)
+
+    @property
+    def n_parameters(self) -> int:
+        return len(self.law.parameters)
+
+    @property
+    def degrees_of_freedom(self) -> int:
+        """Rows less the parameters that moved freely."""
+        return self.n_cells - self.n_parameters + len(self.at_bound)
+
+    @property
+    def sigma(self) -> float:
+        """Residual standard deviation, in units of error, of a row of mean weight."""
+        return float(np.sqrt(self.sse / self.degrees_of_freedom))
+
+    @property
+    def aicc(self) -> float:
+        """Corrected Akaike criterion of a Gaussian error; counts every parameter and sigma. inf with too few cells."""
+        n, k = self.n_cells, self.n_parameters + 1
+        if n - k - 1 <= 0:
+            return float("inf")
+        return float(n * np.log(max(self.sse, 1e-300) / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1))
+
+    @property
+    def r_squared(self) -> float:
+        """Share of the weighted variance of error that the law explains."""
+        mean = np.average(self.cells.error, weights=self.cells.weight)
+        return float(1 - self.sse / (self.cells.weight @ (self.cells.error - mean) ** 2))
+
+    @cached_property
+    def params(self) -> dict[str, float]:
+        """Public parameters by name."""
+        public = self.law.to_public(self.theta)
+        return {p.name: float(value) for p, value in zip(self.law.parameters, public, strict=True)}
+
+    @cached_property
+    def fitted(self) -> Array:
+        """Predicted error of the fitted rows (C,)."""
+        return self.predict(self.cells.n, self.cells.v)
+
+    @cached_property
+    def residuals(self) -> Array:
+        """Measured less predicted error (C,)."""
+        return self.cells.error - self.fitted
+
+    # ------------------------------------------------------------------ parameters
+
+    def summary(self, level: float = 0.95) -> pd.DataFrame:
+        """A row per parameter: estimate, se, lower, upper (Student's t), at_bound, meaning."""
+        t = student_t(level, self.degrees_of_freedom)
+        working_se = np.sqrt(np.maximum(np.diag(self.covariance), 0))
+        rows = []
+        for k, parameter in enumerate(self.law.parameters):
+            value, half = self.theta[k], t * working_se[k]
+            held = parameter.name in self.at_bound
+            ends = np.array([np.nan, np.nan]) if held else np.array([value - half, value + half])
+            se = np.nan if held else working_se[k]
+            if parameter.logarithmic:
+                value, ends, se = np.exp(value), np.exp(ends), se * np.exp(value)
+            rows.append((parameter.name, value, se, *ends, held, parameter.meaning))
+        columns = ["parameter", "estimate", "se", "lower", "upper", "at_bound", "meaning"]
+        return pd.DataFrame(rows, columns=columns).set_index("parameter")
+
+    @property
+    def has_rho(self) -> bool:
+        """Whether N and V act through one index, so that rho is a single number."""
+        return self.law.exponents is not None
+
+    @property
+    def exponents(self) -> tuple[float, float]:
+        """(alpha, beta), or (a, b) of a link law. Raises UserError for a law without a single rho."""
+        names = self.require_rho()
+        return self.params[names[0]], self.params[names[1]]
+
+    @property
+    def rho(self) -> float:
+        """alpha / beta: how much faster error moves with ln N than with ln V; inf or nan where beta is 0."""
+        alpha, beta = self.exponents
+        return float(np.divide(alpha, beta)) if beta else float("inf") if alpha > 0 else float("nan")
+
+    @property
+    def rho_se(self) -> float:
+        """Standard error of rho by the delta method; the intervals of `vlmlaw.laws.intervals` are better."""
+        alpha, beta = self.exponents
+        gradient = np.array([1 / beta, -alpha / beta**2]) if beta else np.full(2, np.inf)
+        return float(np.sqrt(gradient @ self.exponent_covariance @ gradient)) if beta else float("inf")
+
+    @property
+    def exponent_covariance(self) -> Array:
+        """Covariance (2, 2) of the exponents."""
+        where = [self.law.position(name) for name in self.require_rho()]
+        return self.covariance[np.ix_(where, where)]
+
+    def require_rho(self) -> tuple[str, str]:
+        """Names of the two exponents. Raises UserError for a law without a single rho."""
+        if self.law.exponents is None:
+            raise UserError(
+                f"law {self.law.name!r} has no single rho: there the worth of a token depends on N and V; "
+                "use rho_at(n, v), or choose a law with exponents such as logit or power"
+            )
+        return self.law.exponents
+
+    def rho_at(self, n: float, v: float) -> float:
+        """Local rho at a cell: (d error / d ln N) / (d error / d ln V), by central differences."""
+        step = 1e-5
+        in_n = self.predict(n * np.exp(step), v) - self.predict(n * np.exp(-step), v)
+        in_v = self.predict(n, v * np.exp(step)) - self.predict(n, v * np.exp(-step))
+        return float(in_n / in_v) if in_v else float("inf")
+
+    # ------------------------------------------------------------------ predictions
+
+    def predict(self, n: ArrayLike, v: ArrayLike) -> Array:
+        """Error at N (billions) and V, broadcast together."""
+        return self._evaluate(n, v)[0]
+
+    def predict_interval(
+        self, n: ArrayLike, v: ArrayLike, *, level: float = 0.95, new_measurement: bool = True
+    ) -> pd.DataFrame:
+        """error, se, lower, upper at N and V (delta method); for a new measurement, or for the law's mean alone."""
+        error, gradient = self._evaluate(n, v)
+        variance = np.einsum("k...,kl,l...->...", gradient, np.nan_to_num(self.covariance), gradient)
+        se = np.sqrt(variance + (self.sigma**2 if new_measurement else 0.0))
+        half = student_t(level, self.degrees_of_freedom) * se
+        return pd.DataFrame(
+            {name: np.ravel(x) for name, x in zip(
+                ("error", "se", "lower", "upper"), (error, se, error - half, error + half), strict=True
+            )}
+        )  # fmt: skip
+
+    def _evaluate(self, n: ArrayLike, v: ArrayLike) -> tuple[Array, Array]:
+        n, v = np.broadcast_arrays(np.asarray(n, dtype=float), np.asarray(v, dtype=float))
+        if not (np.all(n > 0) and np.all(v > 0)):
+            raise UserError("N and V must be above 0: N in billions of parameters, V a number of visual tokens")
+        error, gradient = self.law.evaluate(self.theta[:, None, None], np.log(n).ravel(), np.log(v).ravel())
+        return error.reshape(n.shape), gradient.reshape(len(self.theta), *n.shape)
+
+    # ------------------------------------------------------------------ JSON
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data from which `from_dict` makes the same fit; the measured cells travel along."""
+        return {
+            "kind": JSON_KIND,
+            "law": self.law.name,
+            "formula": self.law.formula,
+            "params": self.params,
+            "theta": self.theta.tolist(),
+            "covariance": self.covariance.tolist(),
+            "sse": self.sse,
+            "converged": self.converged,
+            "at_bound": list(self.at_bound),
+            "loss": self.loss,
+            "robust_weight": None if self.robust_weight is None else self.robust_weight.tolist(),
+            "cells": {name: getattr(self.cells, name).tolist() for name in ("n", "v", "error", "weight")},
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "LawFit":
+        """The fit that `to_dict` wrote. Raises UserError where the data are no such fit."""
+        try:
+            if data["kind"] != JSON_KIND:
+                raise UserError(f"JSON holds a {data['kind']!r}; expected a {JSON_KIND!r}")
+            robust = data["robust_weight"]
+            return cls(
+                law=find_law(data["law"]),
+                cells=Cells.of(**data["cells"]),
+                theta=np.array(data["theta"], dtype=float),
+                covariance=np.array(data["covariance"], dtype=float),
+                sse=float(data["sse"]),
+                converged=bool(data["converged"]),
+                at_bound=tuple(data["at_bound"]),
+                loss=data["loss"],
+                robust_weight=None if robust is None else np.array(robust, dtype=float),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"JSON is not a fitted law: {type(error).__name__}: {error}") from error
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The fit as JSON text, written to `path` where one is given."""
+        text = json.dumps(self.to_dict(), indent=1)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_json(cls, source: str | Path) -> "LawFit":
+        """A fit from JSON text or from the path of a JSON file."""
+        text = str(source)
+        try:
+            if isinstance(source, Path) or not text.lstrip().startswith("{"):
+                text = Path(source).read_text(encoding="utf-8")
+            return cls.from_dict(json.loads(text))
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read a fitted law from {str(source)[:80]!r}: {error}") from error
+
+    def __repr__(self) -> str:
+        numbers = ", ".join(f"{name}={value:.6g}" for name, value in self.params.items())
+        return f"<LawFit {self.law.name}: {numbers}; sse={self.sse:.6g}, n={self.n_cells}>"
+
+
+def student_t(level: float, degrees_of_freedom: float) -> float:
+    """Two-sided quantile of Student's t; the normal one without finite degrees of freedom."""
+    if not np.isfinite(degrees_of_freedom):
+        return float(ndtri(0.5 + level / 2))
+    return float(stdtrit(degrees_of_freedom, 0.5 + level / 2))
+
+
+def as_list(values: ArrayLike) -> list[float]:
+    """One number or many, as a list of floats."""
+    return [float(value) for value in np.atleast_1d(np.asarray(values, dtype=float))]

@@ -1,0 +1,217 @@
+"""Which law: AICc, errors of prediction for sizes and token counts left out, weights for averaging, lack of fit.
+
+A law that predicts unseen sizes or token counts badly is gated out whatever its fit, since a frontier is read at cells
+that were not measured. Sources: Burnham and Anderson, Model Selection and Multimodel Inference (2002), 2.4 (AICc) and
+4.3 (averaging); Draper and Smith, Applied Regression Analysis (1998), 2.1 (lack of fit).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+from scipy.special import fdtrc
+
+from vlmlaw.errors import UserError
+from vlmlaw.laws.cells import Array, Cells
+from vlmlaw.laws.families import DEFAULT_CANDIDATES, Law
+from vlmlaw.laws.fit import fit_cells, fit_law
+from vlmlaw.laws.result import LawFit
+from vlmlaw.laws.solver import solve
+from vlmlaw.laws.table import Measurements, as_measurements
+
+GATE = 1.5  # times the best law's error on what it has not seen
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Laws side by side, best first: `table` has a row per law, `refused` says why a law could not be fitted.
+
+    Columns: k (parameters), sse, r_squared, aicc, delta, weight, loso and loto (root mean square error on sizes and
+    token counts left out), rho, gated ("" or why), lack_of_fit (p value, nan without replicates), at_bound.
+    """
+
+    table: pd.DataFrame
+    fits: dict[str, LawFit]
+    refused: dict[str, str]
+
+    @property
+    def chosen(self) -> str:
+        """The law of least AICc among those that are not gated out."""
+        return str(self.table.index[self.table["gated"].eq("")][0])
+
+    @property
+    def best(self) -> LawFit:
+        return self.fits[self.chosen]
+
+    @property
+    def why(self) -> str:
+        """One sentence on the choice."""
+        row = self.table.loc[self.chosen]
+        n_kept = int(self.table["gated"].eq("").sum())
+        text = f"{self.chosen} has the least AICc of {n_kept} laws that predict unseen cells well"
+        gated = self.table.index[self.table["gated"].ne("")].tolist()
+        close = self.table.index[(self.table["delta"] < 2) & self.table["gated"].eq("")].tolist()[1:]
+        text += f" (weight {row['weight']:.2f})"
+        text += f"; within 2 AICc of it: {', '.join(close)}" if close else ""
+        return text + (f"; gated out: {', '.join(gated)}" if gated else "")
+
+    def average(self) -> "ModelAverage":
+        """The weighted average of the laws that are not gated out."""
+        kept = self.table[self.table["weight"] > 1e-6]
+        return ModelAverage(
+            [self.fits[name] for name in kept.index], (kept["weight"] / kept["weight"].sum()).to_numpy()
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ModelAverage:
+    """Several laws at once, by their Akaike weights."""
+
+    fits: Sequence[LawFit]
+    weights: Array
+
+    def predict(self, n: ArrayLike, v: ArrayLike) -> Array:
+        """Averaged error at N (billions) and V."""
+        return np.tensordot(self.weights, np.stack([fit.predict(n, v) for fit in self.fits]), axes=1)
+
+    def rho(self) -> tuple[float, float]:
+        """rho and its standard error, with the spread between laws in it, over the laws that have one."""
+        pairs = [(w, f) for w, f in zip(self.weights, self.fits, strict=True) if f.has_rho]
+        if not pairs:
+            raise UserError("none of the averaged laws has a single rho")
+        weight = np.array([w for w, _ in pairs]) / sum(w for w, _ in pairs)
+        rho = np.array([f.rho for _, f in pairs])
+        mean = float(weight @ rho)
+        return mean, float(weight @ np.sqrt(np.array([f.rho_se for _, f in pairs]) ** 2 + (rho - mean) ** 2))
+
+
+def compare_laws(
+    table: Measurements | pd.DataFrame | Cells,
+    laws: Sequence[str] = (),
+    *,
+    loss: str = "squared",
+    weights: str = "none",
+    allow_missing: bool = False,
+) -> Comparison:
+    """Every law fitted, judged and ranked. Raises UserError where none can be fitted."""
+    cells = table
+    if not isinstance(table, Cells):
+        fit_law(table, "log_linear", allow_missing=allow_missing)  # lint once; refuses what no law can be fitted to
+        cells = as_measurements(table).cells(weights=weights)
+    assert isinstance(cells, Cells)
+    fits: dict[str, LawFit] = {}
+    refused: dict[str, str] = {}
+    for name in laws or DEFAULT_CANDIDATES:
+        try:
+            fits[name] = fit_cells(cells, name, loss=loss)
+        except UserError as error:
+            refused[name] = str(error)
+    if not fits:
+        raise UserError(f"no law can be fitted: {next(iter(refused.values()))}")
+    return Comparison(table=_judge(fits), fits=fits, refused=refused)
+
+
+def _judge(fits: dict[str, LawFit]) -> pd.DataFrame:
+    rows = []
+    for name, fit in fits.items():
+        loso, loto = (left_out_error(fit, by=by) for by in ("size", "tokens"))
+        rho = fit.rho if fit.has_rho else np.nan
+        lack = lack_of_fit(fit)
+        bound = " ".join(fit.at_bound)
+        rows.append(
+            (name, fit.n_parameters, fit.sse, fit.r_squared, fit.aicc, loso, loto, rho, lack, bound, fit.converged)
+        )
+    names = ["law", "k", "sse", "r_squared", "aicc", "loso", "loto", "rho", "lack_of_fit", "at_bound", "converged"]
+    table = pd.DataFrame(rows, columns=names).set_index("law")
+    table["gated"] = _gate(table)
+    # With too few cells AICc is infinite for every law; then what is left is the fit itself.
+    score = table["aicc"] if np.isfinite(table["aicc"]).any() else np.log(table["sse"])
+    kept = table["gated"].eq("") & np.isfinite(score)
+    table["delta"] = score - score[kept].min()
+    table["weight"] = np.where(kept, np.exp(-np.minimum(table["delta"], 1400) / 2), 0.0)
+    table["weight"] /= table["weight"].sum()
+    return (
+        table.assign(order=table["gated"].ne("")).sort_values(["order", "delta"], kind="stable").drop(columns="order")
+    )
+
+
+def _gate(table: pd.DataFrame) -> list[str]:
+    """Why each law is gated out, or ""; the law that predicts unseen sizes best never is."""
+    reasons = []
+    best = table["loso"].idxmin() if table["loso"].notna().any() else table["aicc"].idxmin()
+    for name, row in table.iterrows():
+        found = [] if row["converged"] else ["did not converge"]
+        for column, what in (("loso", "sizes"), ("loto", "token counts")):
+            least = table[column].min()
+            if row[column] > GATE * least + 1e-12:
+                found.append(f"{row[column] / least:.1f}x the best error on unseen {what}")
+        reasons.append("" if name == best else "; ".join(found))
+    return reasons
+
+
+def left_out_error(fit: LawFit, *, by: str) -> float:
+    """Root mean square error where each size (by="size") or token count ("tokens") is predicted from the others.
+
+    nan where leaving one out leaves fewer than two, or too few cells.
+    """
+    cells, law = fit.cells, fit.law
+    labels = cells.n if by == "size" else cells.v
+    levels = np.unique(labels)
+    left_out = labels == levels[:, None]
+    if levels.size < 3 or (~left_out).sum(axis=1).min() <= len(law.parameters):
+        return float("nan")
+    predicted = _predict_left_out(law, cells, left_out, fit)
+    weight = cells.weight
+    return float(np.sqrt((left_out * weight * (cells.error - predicted) ** 2).sum() / weight.sum()))
+
+
+def _predict_left_out(law: Law, cells: Cells, left_out: Array, fit: LawFit) -> Array:
+    """Error (B, C) of every cell under the fit that leaves out the rows of `left_out` (B, C)."""
+    weight = cells.weight * ~left_out
+    if fit.robust_weight is not None:
+        weight = weight * fit.robust_weight
+    bounds = [law.bounds(cells.take(~rows)) for rows in left_out]
+    lower, upper = (np.stack(ends) for ends in zip(*bounds, strict=True))
+    found = solve(
+        lambda theta: law.evaluate(theta, cells.ln_n, cells.ln_v),
+        cells.error,
+        start=np.tile(fit.theta, (len(left_out), 1)),
+        weight=weight,
+        lower=lower,
+        upper=upper,
+        project=(lambda theta: law.project(theta, cells, weight)) if law.separable else None,
+        tolerance=1e-6,
+    )
+    return law.evaluate(found.theta.T[:, :, None], cells.ln_n, cells.ln_v)[0]
+
+
+def lack_of_fit(fit: LawFit) -> float:
+    """p value of the F test of the law against free cell means; nan without replicates or spare cells."""
+    cells = fit.cells
+    _, cell = np.unique(np.stack([cells.n, cells.v]), axis=1, return_inverse=True)
+    cell = cell.ravel()
+    n_distinct = int(cell.max()) + 1
+    spare, pure = n_distinct - fit.n_parameters + len(fit.at_bound), len(cells) - n_distinct
+    if spare <= 0 or pure <= 0:
+        return float("nan")
+    means = np.bincount(cell, cells.weight * cells.error) / np.bincount(cell, cells.weight)
+    within = float(cells.weight @ (cells.error - means[cell]) ** 2)
+    if within <= 0:
+        return float("nan")
+    return float(fdtrc(spare, pure, max(fit.sse - within, 0.0) / spare / (within / pure)))
+
+
+def fit_or_choose(
+    table: Measurements | pd.DataFrame | Cells,
+    law: str = "auto",
+    *,
+    loss: str = "squared",
+    weights: str = "none",
+    allow_missing: bool = False,
+) -> LawFit:
+    """The law of this name fitted, or with "auto" the one that `compare_laws` chooses."""
+    if law == "auto":
+        return compare_laws(table, loss=loss, weights=weights, allow_missing=allow_missing).best
+    return fit_law(table, law, loss=loss, weights=weights, allow_missing=allow_missing)

@@ -1,0 +1,85 @@
+"""A fit in plain words: what matters more, size or tokens, how sure that is, and what to mind."""
+
+from vlmlaw.laws.holdout import HoldOut
+from vlmlaw.laws.intervals import Interval, rho_interval
+from vlmlaw.laws.result import LawFit
+
+POOR_R_SQUARED = 0.7
+
+
+def verdict(fit: LawFit, *, hold_out: HoldOut | None = None, level: float = 0.95) -> list[str]:
+    """Sentences, the main one first."""
+    sentences = [_trade_off(fit, level=level), _quality(fit)]
+    if hold_out is not None:
+        sentences.append(
+            f"Fitted without {hold_out.what}, it predicts that error within {hold_out.max_relative_error:.1%} "
+            f"({hold_out.mean_relative_error:.2%} on average); {hold_out.share_inside:.0%} of those cells lie in their "
+            f"{hold_out.level:.0%} interval."
+        )
+    return [sentence for sentence in [*sentences, *cautions(fit)] if sentence]
+
+
+def _trade_off(fit: LawFit, *, level: float) -> str:
+    if not fit.has_rho:
+        n, v = (float(x) for x in (fit.cells.n.mean(), fit.cells.v.mean()))
+        rho = fit.rho_at(n, v)
+        return f"Under this law the worth of a token depends on the cell; at the grid's mean rho is {rho:.2f}."
+    alpha, beta = fit.exponents
+    if alpha <= 0 and beta <= 0:
+        return "Error falls neither with size nor with tokens: there is nothing to trade off."
+    if beta <= 0:
+        return "More visual tokens do not lower the error: take the fewest, and the largest model."
+    if alpha <= 0:
+        return "Larger models do not lower the error: take the most tokens, and the smallest model."
+    return _ratio(rho_interval(fit, level=level))
+
+
+def _ratio(rho: Interval) -> str:
+    sure = f"(rho {rho})"
+    if rho.lower > 1:
+        return (
+            f"Size matters more than tokens {sure}: error moves {rho.estimate:.1f} times as fast with ln N as with "
+            "ln V, so spend on the model, and give few visual tokens."
+        )
+    if rho.upper < 1:
+        return (
+            f"Tokens matter more than size {sure}: error moves {1 / rho.estimate:.1f} times as fast with ln V as with "
+            "ln N, so take all visual tokens, and the largest model that is left."
+        )
+    side = "size" if rho.estimate > 1 else "tokens"
+    return (
+        f"These cells lean to {side}, but do not settle whether size or tokens matter more {sure}: measure more sizes."
+    )
+
+
+def _quality(fit: LawFit) -> str:
+    poor = " That is a poor fit: trust no extrapolation." if fit.r_squared < POOR_R_SQUARED else ""
+    return (
+        f"The law explains {fit.r_squared:.1%} of the variance of {fit.n_cells} cells; residuals are {fit.sigma:.4f} "
+        f"(standard deviation of the error).{poor}"
+    )
+
+
+def cautions(fit: LawFit) -> list[str]:
+    """What is odd about the fit itself."""
+    found = []
+    if not fit.converged:
+        found.append("The fit did not converge: try logit, fix D (power_d0), or measure more cells.")
+    if "D" in fit.at_bound:
+        found.append(
+            f"D ended on its bound, {fit.params['D']:.4g}: these cells do not show an irreducible error, and alpha and "
+            "beta hold for that D only (see the profile of D). rho hardly depends on it."
+        )
+    others = [name for name in fit.at_bound if name != "D"]
+    if others:
+        found.append(f"{', '.join(others)} ended on a bound: a simpler law would do.")
+    if fit.law.name == "power_free" and (fit.params["A"] < 0 or fit.params["D"] > 1 or fit.params["D"] < 0):
+        found.append(
+            f"With D free the optimum is unphysical (A = {fit.params['A']:.3g}, D = {fit.params['D']:.3g}): "
+            "take rho from it, nothing else."
+        )
+    if fit.cells.sizes.size < 5:
+        found.append(
+            f"{fit.cells.sizes.size} sizes are few: intervals that treat cells as independent may be too narrow."
+        )
+    return found

@@ -1,0 +1,81 @@
+"""measurements.csv, the waist of the workflow: cells end in it, and laws start from it.
+
+One row for each cell, suite and kind of question; the kind `all` is the whole suite.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vlmlaw.errors import UserError
+from vlmlaw.files import whole_file
+
+COLUMNS = {
+    "cell": "name of the cell's folder",
+    "size": "name of the language model's size",
+    "seed": "seed of the cell's training",
+    "compressor": "how patches become visual tokens",
+    "n_visual_tokens": "V",
+    "n_params": "N, parameters of the LLM without its embeddings",
+    "n_params_total": "parameters of the LLM, embeddings included",
+    "n_text_tokens": "Q, text tokens of one question",
+    "suite": "suite of questions",
+    "kind": "kind of question; `all` is the suite",
+    "n_questions": "questions asked",
+    "error": "share answered wrongly",
+    "error_se": "its standard error over test images (clustered by image)",
+    "llm_flops": "FLOPs of the LLM to read one image with one question",
+    "vision_flops": "FLOPs of the vision encoder for one image",
+    "compressor_flops": "FLOPs of compressor, projector and pass over the question",
+    "held_out": "True where the law is to predict, not to fit",
+    "train_seconds": "wall seconds of the cell's training",
+}
+
+
+def rows_of(evaluation: dict[str, Any], *, cell: str, held_out_size: str | None) -> list[dict[str, Any]]:
+    """The measurements of one cell's evaluation.json."""
+    settings, flops = evaluation["cell"], evaluation["flops"]
+    common = {
+        "cell": cell,
+        "size": settings["size"],
+        "seed": settings["seed"],
+        "compressor": settings["compressor"],
+        "n_visual_tokens": settings["n_visual_tokens"],
+        "n_params": evaluation["parameters"]["llm_non_embedding"],
+        "n_params_total": evaluation["parameters"]["llm"],
+        "n_text_tokens": evaluation["n_text_tokens"],
+        "llm_flops": flops["llm"],
+        "vision_flops": flops["vision"],
+        "compressor_flops": flops["compressor"] + flops["projector"] + flops["question_pass"],
+        "held_out": settings["size"] == held_out_size,
+        "train_seconds": round(evaluation["train_seconds"], 1),
+    }
+    return [
+        common | {"suite": suite, "kind": kind} | score
+        for suite, kinds in evaluation["scores"].items()
+        for kind, score in kinds.items()
+    ]
+
+
+def collect(evaluations: Sequence[Path], out: Path, *, held_out: str | None) -> None:
+    """Write the measurements of all evaluations, `<cell>/evaluation.json` each, to `out` (CSV).
+
+    Raises UserError when there are none, or one cannot be read: a failed cell is missing, never a row of zeros.
+    """
+    if not evaluations:
+        raise UserError("no evaluations given; expected at least one results/cells/<cell>/evaluation.json.")
+    rows = []
+    for path in map(Path, evaluations):
+        try:
+            rows += rows_of(json.loads(path.read_text()), cell=path.parent.name, held_out_size=held_out)
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(f"{path} is no evaluation of a cell ({error!r}); run `vlmlaw evaluate` on it.") from error
+    table = pd.DataFrame(rows)[list(COLUMNS)]
+    table = table.sort_values(["suite", "kind", "compressor", "n_params", "n_visual_tokens", "seed"])
+    with whole_file(out) as partial:
+        table.to_csv(partial, index=False)

@@ -1,0 +1,101 @@
+"""One cell's training: frozen encoder (its cached features), compressor to V tokens, projector and LLM."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+
+from vlmlaw.data.shards import IMAGE_PLACEHOLDER
+from vlmlaw.encoder import load_features
+from vlmlaw.files import whole_file, whole_folder
+from vlmlaw.language_model import tensors
+from vlmlaw.loop import clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
+from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
+from vlmlaw.packing import TokenTable, make_batch, records_of_step
+
+if TYPE_CHECKING:
+    from vlmlaw.experiment import CellSettings
+
+
+def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) -> VlmForConditionalGeneration:
+    """The cell's VLM: pretrained LLM and encoder, the latter frozen; compressor and projector untrained."""
+    words = AutoTokenizer.from_pretrained(language_model)
+    config = VlmConfig(
+        vision_config=AutoConfig.from_pretrained(encoder),
+        text_config=AutoConfig.from_pretrained(language_model),
+        compressor=settings.compressor,
+        compressor_options=dict(settings.compressor_options),
+        n_visual_tokens=settings.n_visual_tokens,
+        feature_layers=list(settings.feature_layers),
+        position_embedding=True,
+        image_token_id=words.convert_tokens_to_ids(IMAGE_PLACEHOLDER),
+    )
+    model = VlmForConditionalGeneration(config)
+    model.language_model = AutoModelForCausalLM.from_pretrained(language_model)
+    model.vision_tower = AutoModel.from_pretrained(encoder)
+    model.vision_tower.requires_grad_(False)
+    return model
+
+
+def train_cell(
+    language_model: Path, encoder: Path, tokens: Path, features: Path, out: Path, *, settings: CellSettings
+) -> None:
+    """Train one cell. Its folder `out` gets model/ (weights and tokenizer), train.jsonl and training.json."""
+    use_repeatable_arithmetic(settings.seed)
+    model = build_vlm(language_model, encoder, settings=settings)
+    words = AutoTokenizer.from_pretrained(language_model)
+    table = TokenTable.load(tokens)
+    features_of = load_features(features, layers=settings.feature_layers)
+    plan = settings.training
+    new = [p for part in (model.compressor, model.projector, model.places) if part for p in part.parameters()]
+    optimizer = make_optimizer(
+        [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())],
+        weight_decay=plan.weight_decay,
+    )
+
+    def loss_of_step(step: int) -> Tensor:
+        records = records_of_step(len(table), plan.batch_size, seed=settings.seed, step=step)
+        batch = make_batch(
+            table,
+            records,
+            n_visual_tokens=settings.n_visual_tokens,
+            pad_id=words.pad_token_id,
+            reads_question=model.compressor.needs_question,
+        )
+        return model(**tensors(batch), patches=features_of(batch.image_rows), use_cache=False).loss
+
+    spent = fit(
+        model,
+        optimizer,
+        loss_of_step=loss_of_step,
+        settings=plan,
+        workspace=workspace_of(out),
+        what=settings.name,
+    )
+    with whole_folder(out / "model") as folder:
+        model.save_pretrained(folder)
+        words.save_pretrained(folder)
+    with whole_file(out / "train.jsonl") as partial:
+        shutil.copyfile(workspace_of(out) / "train.jsonl", partial)
+    with whole_file(out / "training.json") as partial:
+        partial.write_text(json.dumps(_account(settings, spent), indent=2))
+    clear_workspace(out)
+
+
+def _account(settings: CellSettings, spent: dict[str, Any]) -> dict[str, Any]:
+    """What the cell was made from and what it took."""
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    return {"settings": asdict(settings), "versions": versions, "threads": torch.get_num_threads()} | spent
