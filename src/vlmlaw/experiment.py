@@ -213,10 +213,8 @@ class Experiment:
                 )
 
     def _check_law(self, source: str) -> None:
-        try:
-            from vlmlaw.laws.options import LawOptions
-        except ModuleNotFoundError:
-            return
+        from vlmlaw.laws.options import LawOptions
+
         try:
             LawOptions.from_mapping(self.law)
         except UserError as error:
