@@ -54,5 +54,5 @@ rule collect_measurements:
     message:
         "Collect the measurements of all cells"
     shell:
-        "python -m vlmlaw collect {input} --held-out {params.held_out:q} --out {output}"
+        "python -m vlmlaw collect {input} --held-out={params.held_out:q} --out {output}"
         " > {log} 2>&1"
