@@ -39,6 +39,7 @@ def _add_fit(verbs: Any) -> None:
     fit.add_argument("--loss", default=None, help="squared (default) or huber")
     fit.add_argument("--weights", default=None, help="none (default) or se, for 1 / error_se**2")
     fit.add_argument("--options", default=None, metavar="YAML", help="a file with a `law:` section; flags override it")
+    fit.add_argument("--settings", default=None, metavar="JSON", help="options as JSON (what a rule passes)")
     fit.add_argument("--out", default=None, metavar="JSON", help="write the whole analysis there")
     fit.add_argument("--json", action="store_true", help="print the whole analysis as JSON")
     fit.set_defaults(run=run_fit)
@@ -183,6 +184,7 @@ def _options(args: argparse.Namespace) -> Any:
     from vlmlaw.laws.options import LawOptions
 
     section = _section(args.options) if args.options else {}
+    section |= _parsed(args.settings) if args.settings else {}
     names = (
         "law candidates question_tokens generated_tokens vision_flops question_pass budgets level bootstrap_draws seed "
         "loss weights hold_out"
@@ -194,6 +196,15 @@ def _options(args: argparse.Namespace) -> Any:
     if args.allow_missing:
         given["allow_missing"] = True
     return LawOptions.from_mapping(section | given)
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    import json
+
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--settings is no JSON object with law options: {error}") from error
 
 
 def _section(path: str) -> dict[str, Any]:
