@@ -17,7 +17,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.laws.bootstrap import Draws, step_quantile
 from vlmlaw.laws.cells import Array
 from vlmlaw.laws.costs import BILLION, Cost, CostModel
-from vlmlaw.laws.intervals import rho_interval, v_star_of_rho
+from vlmlaw.laws.intervals import rho_interval, v_star_of_interval
 from vlmlaw.laws.result import LawFit, as_list
 
 
@@ -44,7 +44,8 @@ def v_star(
     for q in as_list(question_tokens):
         cost = Cost(question_tokens=q, generated_tokens=generated_tokens, question_pass=question_pass)
         if rho is not None:
-            points = [v_star_of_rho(r, cost.other_tokens) for r in (rho.estimate, rho.upper, rho.lower)]
+            best = v_star_of_interval(rho, cost.other_tokens)
+            points = [best.estimate, best.lower, best.upper]
         else:
             points = [numeric_v_star(fit, cost, tokens=(least, most)), np.nan, np.nan]
         corner = "smallest" if points[0] <= least else "largest" if points[0] >= most else ""
