@@ -22,6 +22,7 @@ from vlmlaw.laws.solver import solve
 from vlmlaw.laws.table import Measurements, as_measurements
 
 GATE = 1.5  # times the best law's error on what it has not seen
+PARSIMONY = 2.0  # a gain in AICc below this does not pay for a parameter
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +39,9 @@ class Comparison:
 
     @property
     def chosen(self) -> str:
-        """The law of least AICc among those that are not gated out."""
-        return str(self.table.index[self.table["gated"].eq("")][0])
+        """Among the laws not gated out and within PARSIMONY of the least AICc, that of fewest parameters."""
+        close = self.table[self.table["gated"].eq("") & (self.table["delta"] <= PARSIMONY)]
+        return str(close.sort_values(["k", "delta"], kind="stable").index[0])
 
     @property
     def best(self) -> LawFit:
@@ -49,12 +51,14 @@ class Comparison:
     def why(self) -> str:
         """One sentence on the choice."""
         row = self.table.loc[self.chosen]
-        n_kept = int(self.table["gated"].eq("").sum())
-        text = f"{self.chosen} has the least AICc of {n_kept} laws that predict unseen cells well"
+        kept = self.table.index[self.table["gated"].eq("")].tolist()
         gated = self.table.index[self.table["gated"].ne("")].tolist()
-        close = self.table.index[(self.table["delta"] < 2) & self.table["gated"].eq("")].tolist()[1:]
+        text = f"{self.chosen} has the least AICc of {len(kept)} laws that predict unseen cells well"
+        if row["delta"] > 0:
+            text = f"{self.chosen} has fewer parameters than {kept[0]}, which is only {row['delta']:.1f} AICc better"
+        close = [name for name in kept if self.table.loc[name, "delta"] <= PARSIMONY and name != self.chosen]
         text += f" (weight {row['weight']:.2f})"
-        text += f"; within 2 AICc of it: {', '.join(close)}" if close else ""
+        text += f"; within {PARSIMONY:g} AICc of the least: {', '.join(close)}" if close else ""
         return text + (f"; gated out: {', '.join(gated)}" if gated else "")
 
     def average(self) -> "ModelAverage":
