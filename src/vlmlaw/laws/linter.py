@@ -18,6 +18,7 @@ from vlmlaw.laws.table import ALL_KINDS, Measurements, as_measurements
 MAX_PLACES = 6  # named in a message; the rest is counted
 LARGEST_SIZE_B = 1e5  # a hundred trillion parameters: above it N was surely not in billions
 SMALLEST_SIZE_B = 1e-6  # a thousand parameters
+MOST_TOKENS = 1e7
 COLLINEAR = 0.95  # |correlation| of ln N and ln V from which their effects are hard to tell apart
 
 
@@ -141,7 +142,7 @@ def fraction_as_percent(rows: Measurements) -> Iterator[Finding]:
 
 def impossible_design(rows: Measurements) -> Iterator[Finding]:
     n, v = rows.frame["N"].to_numpy(dtype=float), rows.frame["V"].to_numpy(dtype=float)
-    bad_n, bad_v = np.isfinite(n) & (n <= 0), np.isfinite(v) & (v < 1)
+    bad_n, bad_v = np.isfinite(n) & (n <= 0), np.isfinite(v) & ((v < 1) | (v > MOST_TOKENS))
     if bad_n.any():
         yield Finding(
             "error",
@@ -156,9 +157,9 @@ def impossible_design(rows: Measurements) -> Iterator[Finding]:
             "error",
             "impossible-token-count",
             _lines(rows, bad_v),
-            f"{bad_v.sum()} rows with fewer than one visual token",
-            "a law takes the logarithm of V; a text-only cell has no place in it",
-            "leave these rows out",
+            f"V is {_range(v[bad_v])}; expected 1 to {MOST_TOKENS:.0e} visual tokens",
+            "a law takes the logarithm of V, so a text-only cell has no place in it",
+            "give the number of visual tokens that the LLM reads, or leave these rows out",
         )
     unit = rows.units.get("params", "billions")
     if np.nanmax(n) > LARGEST_SIZE_B or (np.nanmax(n) < SMALLEST_SIZE_B and not bad_n.any()):

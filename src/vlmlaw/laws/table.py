@@ -182,7 +182,8 @@ def as_measurements(table: "Measurements | pd.DataFrame") -> Measurements:
             f"table has no column {', '.join(missing)}; expected N (billions), V and error = 1 - score, "
             "or measurements read by read_measurements(path)"
         )
-    names = {name: name for name in table.columns} | {"n_params": "N", "n_visual_tokens": "V", "error": "error"}
+    names = {name: name for name in table.columns if name in ALIASES and name != "score"}
+    names |= {"n_params": "N", "n_visual_tokens": "V"}
     raw = table.reset_index(drop=True).assign(line=np.arange(len(table)))
     frame = _canonical(raw, names, unit="billions", scale="fraction", source="table")
     return Measurements(frame=frame, units={"params": "billions", "scale": "fraction"})
@@ -218,8 +219,6 @@ def _parse_csv(path: Path, blob: bytes) -> pd.DataFrame:
     except (UnicodeDecodeError, ValueError, OverflowError) as error:  # pandas' parser errors are ValueErrors
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise UserError(f"{path.name} is not a CSV file in UTF-8: {reason}") from error
-    if raw.empty:
-        raise UserError(f"{path.name} has no rows under its header")
     if not isinstance(raw.index, pd.RangeIndex):
         raise UserError(f"{path.name} has rows with more fields than its header has names; expected equally many")
     raw.columns = [str(name).strip() for name in raw.columns]
@@ -227,7 +226,10 @@ def _parse_csv(path: Path, blob: bytes) -> pd.DataFrame:
     if repeated:
         raise UserError(f"{path.name} names column {repeated[0]!r} twice")
     raw = raw.fillna("").map(str.strip)
-    return raw.assign(line=np.arange(len(raw)) + 2)[(raw != "").any(axis=1)].reset_index(drop=True)
+    written = (raw != "").any(axis=1)
+    if not written.any():
+        raise UserError(f"{path.name} has no rows under its header")
+    return raw.assign(line=np.arange(len(raw)) + 2)[written].reset_index(drop=True)
 
 
 def _to_long(raw: pd.DataFrame, *, columns: Mapping[str, str], scores: Sequence[str], source: str) -> pd.DataFrame:
@@ -243,6 +245,8 @@ def _to_long(raw: pd.DataFrame, *, columns: Mapping[str, str], scores: Sequence[
     counts = {name: m[1] for name in raw.columns if (m := re.fullmatch(r"[vV]?=?(\d+)", name))}
     if has_tokens or len(counts) < 2:
         return raw
+    if len(set(counts.values())) < len(counts):
+        raise UserError(f"{source} has two columns for one token count: {', '.join(counts)}")
     long = raw.rename(columns=counts).melt(
         id_vars=[name for name in raw.columns if name not in counts],
         value_vars=list(counts.values()),
