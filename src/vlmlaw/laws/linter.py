@@ -258,7 +258,10 @@ def _resolution(rows: Measurements) -> float:
 
 def noted_rows(rows: Measurements) -> Iterator[Finding]:
     """Rows whose source already doubts them."""
-    for row in rows.frame[rows.frame["note"].ne("")].head(MAX_PLACES).itertuples():
+    noted = rows.frame["note"].ne("")
+    if not noted.any():
+        return
+    for row in rows.frame[noted].head(MAX_PLACES).itertuples():
         yield Finding(
             "warning",
             "noted",
@@ -288,10 +291,10 @@ def few_levels(rows: Measurements) -> Iterator[Finding]:
 
 def collinear(rows: Measurements) -> Iterator[Finding]:
     """Cells along one line of (ln N, ln V), as when every cell has the same FLOPs."""
-    points = rows.frame[["N", "V"]].drop_duplicates()
-    if points["N"].nunique() < 2 or points["V"].nunique() < 2:
+    n, v = np.unique(rows.frame[["N", "V"]].to_numpy(dtype=float), axis=0).T
+    if np.ptp(n) == 0 or np.ptp(v) == 0:
         return
-    correlation = float(np.corrcoef(np.log(points["N"]), np.log(points["V"]))[0, 1])
+    correlation = float(np.corrcoef(np.log(n), np.log(v))[0, 1])
     if abs(correlation) > COLLINEAR:
         perfect = abs(correlation) > 1 - 1e-9
         kind = "one iso-FLOP ray" if correlation < 0 else "one ray on which N and V grow together"
@@ -320,13 +323,13 @@ def constant_error(rows: Measurements) -> Iterator[Finding]:
 
 def wrong_way(rows: Measurements) -> Iterator[Finding]:
     """Error that rises with the size or with the tokens, on average over the other."""
-    frame = rows.frame
+    error = rows.frame["error"].to_numpy(dtype=float)
     for column, other, what in (("N", "V", "the largest size"), ("V", "N", "the most visual tokens")):
-        level = frame[column]
-        if level.nunique() < 2:
-            continue
-        means = frame.groupby([other, column])["error"].mean().unstack(column).dropna()
-        if len(means) and (means[level.max()] > means[level.min()]).mean() > 0.5:
+        level = rows.frame[column].to_numpy(dtype=float)
+        values, place = np.unique(rows.frame[other].to_numpy(dtype=float), return_inverse=True)
+        least, most = (_mean_at(place, error, level == end, n=values.size) for end in (level.min(), level.max()))
+        both = np.isfinite(least) & np.isfinite(most)
+        if level.min() < level.max() and both.any() and (most > least)[both].mean() > 0.5:
             yield Finding(
                 "warning",
                 "wrong-way",
@@ -335,6 +338,13 @@ def wrong_way(rows: Measurements) -> Iterator[Finding]:
                 "scaling laws fall; this looks like too short a training, a broken evaluation or noise",
                 "check these cells before you trust an exponent",
             )
+
+
+def _mean_at(place: Array, error: Array, rows: Array, *, n: int) -> Array:
+    """Mean error of these rows at each of n places; nan where there is none."""
+    count = np.bincount(place[rows], minlength=n)
+    total = np.bincount(place[rows], error[rows], minlength=n)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def missing_cells(rows: Measurements, *, severity: str) -> Iterator[Finding]:

@@ -143,17 +143,17 @@ def frontier(
     cost = Cost(question_tokens=50.0) if cost is None else cost
     cells = candidate_cells(fit, sizes=sizes, tokens=tokens, cost=cost)
     given = as_list(budgets) if len(budgets) else default_budgets(cells["cost"].to_numpy())
+    ranked = cells.sort_values(["error", "cost"])
+    n, v, price, error = (ranked[name].to_numpy() for name in ("N", "V", "cost", "error"))
     rows: list[tuple[Any, ...]] = []
     for budget in given:
-        affordable = cells[cells["cost"] <= budget * (1 + 1e-12)]
-        if affordable.empty:
+        affordable = np.flatnonzero(price <= budget * (1 + 1e-12))
+        if not affordable.size:
             rows.append((budget, np.nan, np.nan, np.nan, np.nan, [], np.nan, np.nan, False))
             continue
-        best = affordable.sort_values(["error", "cost"]).iloc[0]
-        near = affordable[affordable["error"] <= best["error"] * (1 + tolerance)]
-        flat = sorted(near["V"].unique())
-        capped = best["N"] == cells["N"].max()
-        rows.append((budget, best["N"], best["V"], best["cost"], best["error"], flat, flat[0], flat[-1], capped))
+        best = affordable[0]
+        flat = np.unique(v[affordable[error[affordable] <= error[best] * (1 + tolerance)]]).tolist()
+        rows.append((budget, n[best], v[best], price[best], error[best], flat, flat[0], flat[-1], n[best] == n.max()))
     names = ["budget", "N", "V", "cost", "error", "flat", "flat_lower", "flat_upper", "capped"]
     table = pd.DataFrame(rows, columns=names)
     bought = table["N"].notna()
@@ -161,18 +161,19 @@ def frontier(
     for place, end in enumerate(("lower", "upper"), start=5):
         table.insert(place, end, pd.Series(band[end].to_numpy(), index=table.index[bought]))
     if draws is not None:
-        spread = [_choice_interval(draws, cells, budget=budget, level=level) for budget in given]
+        drawn = draws.predict(n, v)
+        spread = [_choice_interval(draws, drawn, n, v, affordable=price <= x * (1 + 1e-12), level=level) for x in given]
         table = table.join(pd.DataFrame(spread, columns=["v_lower", "v_upper", "n_lower", "n_upper"]))
     return table
 
 
-def _choice_interval(draws: Draws, cells: pd.DataFrame, *, budget: float, level: float) -> tuple[float, ...]:
-    """Least and greatest V and N that are chosen in the central `level` of the draws."""
-    affordable = cells[cells["cost"] <= budget * (1 + 1e-12)]
-    if affordable.empty:
+def _choice_interval(
+    draws: Draws, drawn: Array, n: Array, v: Array, *, affordable: Array, level: float
+) -> tuple[float, ...]:
+    """Least and greatest V and N that are chosen in the central `level` of the draws; `drawn` is error (B, cells)."""
+    if not affordable.any():
         return (np.nan,) * 4
-    n, v = affordable["N"].to_numpy(), affordable["V"].to_numpy()
-    chosen = np.argmin(draws.predict(n, v), axis=1)
+    chosen = np.argmin(np.where(affordable, drawn, np.inf), axis=1)
     tails = (0.5 - level / 2, 0.5 + level / 2)
     return tuple(step_quantile(x[chosen], draws.probability, q) for x in (v, n) for q in tails)
 

@@ -187,6 +187,7 @@ def _predict_left_out(law: Law, cells: Cells, left_out: Array, fit: LawFit) -> A
         upper=upper,
         project=(lambda theta: law.project(theta, cells, weight)) if law.separable else None,
         tolerance=1e-6,
+        max_steps=50,  # a law that creeps along a valley predicts much the same all the way
     )
     return law.evaluate(found.theta.T[:, :, None], cells.ln_n, cells.ln_v)[0]
 
