@@ -7,6 +7,7 @@ from conftest import make_cells
 from vlmlaw.errors import UserError
 from vlmlaw.laws import read_measurements
 from vlmlaw.laws.bootstrap import residual_bootstrap, size_bootstrap, size_resamples, step_quantile, weighted_quantile
+from vlmlaw.laws.cells import Cells
 from vlmlaw.laws.fit import fit_cells
 from vlmlaw.laws.intervals import (
     Interval,
@@ -18,6 +19,7 @@ from vlmlaw.laws.intervals import (
     v_star_interval,
     v_star_of_rho,
 )
+from vlmlaw.laws.mixed import size_effects
 
 LOGIT = {"c0": -0.4, "a": 0.15, "b": 0.05}
 
@@ -167,3 +169,33 @@ def test_quantiles_of_weighted_values():
 
 def test_interval_prints_short():
     assert str(Interval(4.7153, 4.334, 5.1565, 0.95, "profile")) == "4.72 [4.33, 5.16]"
+
+
+# --------------------------------------------------------------------------- mixed effects by size
+
+
+def test_without_size_effects_the_mixed_model_finds_none():
+    fit = fit_cells(make_cells("logit", LOGIT, noise=0.005, copies=3), "logit")
+    found = size_effects(fit)
+    assert found.between < 0.5 * found.within
+    assert found.within == pytest.approx(0.005, rel=0.2)
+    assert found.rho.estimate == pytest.approx(fit.rho, rel=0.02)
+
+
+def test_size_effects_are_found_and_widen_the_interval():
+    cells = make_cells("logit", LOGIT, noise=0.002, copies=3)
+    effect = np.random.default_rng(3).normal(0, 0.02, cells.sizes.size)
+    shifted = Cells.of(cells.n, cells.v, cells.error + effect[np.searchsorted(cells.sizes, cells.n)])
+    fit = fit_cells(shifted, "logit")
+    found = size_effects(fit)
+    assert found.between > 3 * found.within
+    plain = rho_interval(fit)
+    assert found.rho.upper - found.rho.lower > 2 * (plain.upper - plain.lower)
+    assert found.rho.lower < 3 < found.rho.upper
+
+
+def test_size_effects_need_three_sizes_and_a_rho():
+    with pytest.raises(UserError, match="2 sizes"):
+        size_effects(fit_cells(make_cells("logit", LOGIT, noise=0.01, sizes=(1, 7)), "logit"))
+    with pytest.raises(UserError, match="no single rho"):
+        size_effects(fit_cells(make_cells("logit", LOGIT, noise=0.01), "logit_interaction"))

@@ -12,7 +12,16 @@ from vlmlaw.laws import read_measurements
 from vlmlaw.laws.bootstrap import residual_bootstrap
 from vlmlaw.laws.costs import BILLION, ColumnCost, Cost
 from vlmlaw.laws.fit import fit_cells
-from vlmlaw.laws.optimum import flat_region, frontier, middling_budget, numeric_v_star, recommend, regret, v_star
+from vlmlaw.laws.optimum import (
+    flat_region,
+    frontier,
+    middling_budget,
+    numeric_v_star,
+    recommend,
+    regret,
+    sensitivity,
+    v_star,
+)
 from vlmlaw.laws.table import as_measurements
 
 LINKS = ["logit", "probit", "cloglog", "loglog", "log_linear", "accuracy_power", "power_d0", "power"]
@@ -188,6 +197,16 @@ def test_cost_refuses_negative_numbers(field):
 def test_cost_models_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         Cost(50).question_tokens = 3
+
+
+def test_what_changes_when_the_question_or_the_answer_grows(reasoning):
+    table = sensitivity(reasoning, flops=5e11, question_tokens=[0, 50, 200], generated_tokens=[0, 100])
+    assert len(table) == 6
+    same_total = table[table["question_tokens"] + table["generated_tokens"] == 100]
+    assert len(same_total) == 1
+    by_q = table[table["generated_tokens"] == 0]
+    assert by_q["error"].is_monotonic_increasing
+    assert by_q["V"].iloc[0] < by_q["V"].iloc[-1]
 
 
 def test_law_where_tokens_do_harm_takes_the_fewest():

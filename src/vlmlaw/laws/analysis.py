@@ -149,6 +149,10 @@ def _uncertainty(fit: LawFit, cells: Cells, options: LawOptions) -> dict[str, An
     if fit.has_rho:
         intervals = [rho_interval(fit, level=options.level, method=method) for method in ("profile", "fieller")]
         intervals += [found.rho_interval(level=options.level) for found in draws]
+        if options.size_effects:
+            from vlmlaw.laws.mixed import size_effects
+
+            intervals.append(size_effects(fit, level=options.level).rho)
     stars = v_star(
         fit,
         options.question_tokens,

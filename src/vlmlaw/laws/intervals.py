@@ -83,7 +83,7 @@ def profile(fit: LawFit, *, level: float = 0.95) -> Interval:
     """Every rho whose constrained fit stays within the F threshold of the best one."""
     t = student_t(level, fit.degrees_of_freedom)
     ends = [_profile_end(fit, t, side=side) for side in (-1, 1)]
-    return _interval(fit, ends[0], ends[1], level, "profile")
+    return _interval(fit.exponents, ends[0], ends[1], level, "profile")
 
 
 def _profile_end(fit: LawFit, t: float, *, side: int) -> float:
@@ -113,12 +113,12 @@ def _angle_se(fit: LawFit) -> float:
     return float(np.sqrt(max(gradient @ fit.exponent_covariance @ gradient, 1e-16)))
 
 
-def _interval(fit: LawFit, lower: float, upper: float, level: float, method: str) -> Interval:
+def _interval(exponents: tuple[float, float], lower: float, upper: float, level: float, method: str) -> Interval:
     """The interval between two angles around that of (alpha, beta); nan where there is no end.
 
     Angles of a quarter turn and more mean that tokens do nothing, or harm: there rho counts as infinite.
     """
-    estimate = _rho_of_angle(float(np.arctan2(*fit.exponents)))
+    estimate = _rho_of_angle(float(np.arctan2(*exponents)))
     if np.isnan(lower) or np.isnan(upper):
         return Interval(estimate, -np.inf, np.inf, level, method)
     return Interval(estimate, _rho_of_angle(lower), _rho_of_angle(upper), level, method)
@@ -185,19 +185,28 @@ def rho_profile(fit: LawFit, *, n_points: int = 61, level: float = 0.999) -> pd.
 
 def fieller(fit: LawFit, *, level: float = 0.95) -> Interval:
     """Fieller's set for the ratio of the two exponents, from their estimates and covariance."""
-    alpha, beta = fit.exponents
-    t2 = student_t(level, fit.degrees_of_freedom) ** 2
-    (v_aa, v_ab), (_, v_bb) = fit.exponent_covariance
+    return fieller_of(
+        fit.exponents, fit.exponent_covariance, level=level, degrees_of_freedom=fit.degrees_of_freedom, method="fieller"
+    )
+
+
+def fieller_of(
+    exponents: tuple[float, float], covariance: Array, *, level: float, degrees_of_freedom: float, method: str
+) -> Interval:
+    """Fieller's set for alpha / beta of any estimates with a covariance (2, 2)."""
+    alpha, beta = exponents
+    t2 = student_t(level, degrees_of_freedom) ** 2
+    (v_aa, v_ab), (_, v_bb) = covariance
     square, middle, constant = beta**2 - t2 * v_bb, alpha * beta - t2 * v_ab, alpha**2 - t2 * v_aa
     discriminant = middle**2 - square * constant
     if discriminant < 0 or square == 0:
-        return _interval(fit, np.nan, np.nan, level, "fieller")
+        return _interval(exponents, np.nan, np.nan, level, method)
     # A root stands for a line through the origin, so its angle counts modulo half a turn; the set around the estimate
     # ends at the next line on either side. Where b may be 0 that set goes through infinity.
     centre = np.arctan2(alpha, beta)
     lines = np.arctan((middle + np.array([-1.0, 1.0]) * np.sqrt(discriminant)) / square)
     behind = (centre - lines) % np.pi
-    return _interval(fit, centre - behind.min(), centre + (np.pi - behind).min(), level, "fieller")
+    return _interval(exponents, centre - behind.min(), centre + (np.pi - behind).min(), level, method)
 
 
 # --------------------------------------------------------------------------- D

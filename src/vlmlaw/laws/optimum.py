@@ -7,6 +7,7 @@ index is stationary where beta / V = alpha / (Q + V). The smallest V is best whe
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -176,6 +177,26 @@ def _choice_interval(
     chosen = np.argmin(np.where(affordable, drawn, np.inf), axis=1)
     tails = (0.5 - level / 2, 0.5 + level / 2)
     return tuple(step_quantile(x[chosen], draws.probability, q) for x in (v, n) for q in tails)
+
+
+def sensitivity(
+    fit: LawFit,
+    *,
+    flops: float,
+    question_tokens: Sequence[float] = (0, 10, 25, 50, 100, 200),
+    generated_tokens: Sequence[float] = (0,),
+    sizes: Sequence[float] = (),
+    tokens: Sequence[float] = (),
+    vision_flops: float = 0.0,
+    question_pass: bool = False,
+) -> pd.DataFrame:
+    """What the budget buys as Q or G grows: question_tokens, generated_tokens, N, V, cost, error; nan for nothing."""
+    rows = []
+    for q, g in product(as_list(question_tokens), as_list(generated_tokens)):
+        cost = Cost(q, g, vision_flops, question_pass)
+        best = frontier(fit, sizes=sizes, tokens=tokens, cost=cost, budgets=[flops]).iloc[0]
+        rows.append((q, g, best["N"], best["V"], best["cost"], best["error"]))
+    return pd.DataFrame(rows, columns=["question_tokens", "generated_tokens", "N", "V", "cost", "error"])
 
 
 def default_budgets(costs: Array, *, n: int = 25) -> list[float]:

@@ -30,6 +30,7 @@ class LawOptions:
     sizes, tokens: sizes in billions and token counts the frontier may choose from; empty means those measured.
     budgets: FLOPs for an answer; empty means a grid over what the cells cost.
     loss, weights: "squared" or "huber"; "none", or "se" for weights 1 / error_se**2.
+    size_effects: also give rho under a random effect of each size (statsmodels' mixed model; a second more).
     allow_missing: fit what is there although the grid has holes.
     """
 
@@ -49,6 +50,7 @@ class LawOptions:
     budgets: tuple[float, ...] = ()
     loss: str = "squared"
     weights: str = "none"
+    size_effects: bool = False
     allow_missing: bool = False
 
     def __post_init__(self) -> None:
@@ -101,7 +103,7 @@ class LawOptions:
                 raise UserError(f"law {law!r} is unknown; the laws are {AUTO}, {', '.join(LAWS)}")
         _require_word("loss", self.loss, LOSSES)
         _require_word("weights", self.weights, WEIGHTS)
-        for name in ("question_pass", "allow_missing"):
+        for name in ("question_pass", "size_effects", "allow_missing"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"law option {name} is {getattr(self, name)!r}; expected true or false")
         if isinstance(self.hold_out, str):

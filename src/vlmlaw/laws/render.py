@@ -23,8 +23,8 @@ def render_analysis(result: dict[str, Any]) -> str:
 
 
 def _fit(fit: dict[str, Any]) -> str:
-    title = fit["suite"] if fit["kind"] == "all" else f"{fit['suite']} / {fit['kind']}"
-    title = "measured cells" if title == "all" else title
+    parts = [fit["suite"], fit["kind"], fit.get("compressor", "")]
+    title = " / ".join(part for part in parts if part and part != "all") or "measured cells"
     lines = [f"── {title} " + "─" * max(3, 78 - len(title)), ""]
     if fit["rho"]:
         rho = fit["rho"]
@@ -89,6 +89,17 @@ def render_recommendation(
     lines += ["", *(_wrap(f"Mind: {warning}.") for warning in chosen.warnings)] if chosen.warnings else []
     lines += ["", *(_finding(finding) for finding in findings)] if findings else []
     return "\n".join(lines)
+
+
+def render_regret(loss: dict[str, float], *, unit: str) -> str:
+    """What a choice loses against the best cell of the same cost."""
+    choice = (
+        f"N = {loss['n']:g} B, V = {loss['v']:g} costs {loss['cost']:.3g} {unit}: predicted error {loss['error']:.4f}"
+    )
+    if loss["absolute"] <= 0:
+        return "\n" + _wrap(f"{choice}. No cell of that cost does better.")
+    best = f"N = {loss['best_n']:g} B, V = {loss['best_v']:g} costs no more and has {loss['best_error']:.4f}"
+    return "\n" + _wrap(f"{choice}. {best}: the choice loses {loss['absolute']:.4f} ({loss['relative']:.2%}).")
 
 
 def render_findings(findings: Sequence[Finding], *, source: str, n_rows: int) -> str:
