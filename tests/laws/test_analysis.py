@@ -71,8 +71,9 @@ def test_suites_kinds_and_their_mean_stand_side_by_side(grid_frame):
     mean = result["fits"][-1]["cells"][0]["error"]
     assert mean == pytest.approx(0.9 * grid_frame["error"].iloc[0])
     text = render_analysis(result)
-    assert "reading / 6x6" in text
-    assert "mean of suites" in text
+    assert "reading / 6x6" in text.split("──")[0]
+    assert "── reading / 6x6" not in text
+    assert "── mean of suites" in text
 
 
 def test_rows_flagged_as_held_out_are_predicted_and_not_fitted(grid_frame):
@@ -145,6 +146,29 @@ def test_huber_loss_resists_an_outlier(grid_frame):
     assert off["huber"] < off["squared"]
 
 
+def test_frontier_by_a_measured_cost(grid_frame):
+    table = grid_frame.assign(llm_flops=2e9 * grid_frame["N"] * (grid_frame["V"] + 9), vision_flops=1e9)
+    fit = analyse(table, FAST.with_changes(cost_column="llm_flops+vision_flops", law="logit"))["fits"][0]
+    assert fit["cost_frontier"][0]["cost"] == pytest.approx(2e9 * 0.5 * 10 + 1e9)
+    assert {row["cost_model"] for row in fit["cost_frontier"]} == {"llm_flops+vision_flops"}
+    assert analyse(table, FAST.with_changes(law="logit"))["fits"][0]["cost_frontier"] == []
+
+
+def test_parameters_without_a_finite_estimate_are_called_so(grid_frame):
+    low = 1 - np.exp(-np.exp(-0.4 - 0.1 * np.log(grid_frame["N"])))
+    stepped = grid_frame.assign(error=np.where(grid_frame["V"] == 1, low, 0.0), n_questions=100)
+    result = analyse(stepped, FAST.with_changes(law="loglog", bootstrap_draws=0))
+    assert {finding["code"] for finding in result["lint"]} == {"step"}
+    assert any("no finite estimate" in sentence for sentence in result["fits"][0]["verdict"])
+
+
+def test_a_cell_far_from_the_law_is_named(grid_frame):
+    spoilt = grid_frame.copy()
+    spoilt.loc[8, "error"] += 0.1
+    fit = analyse(spoilt, FAST.with_changes(law="logit"))["fits"][0]
+    assert any("N = 1.8 B, V = 16 (+0.0" in sentence for sentence in fit["verdict"])
+
+
 def test_no_bootstrap_where_none_is_asked_for(grid_frame):
     fit = analyse(grid_frame, FAST.with_changes(bootstrap_draws=0, law="logit"))["fits"][0]
     assert len(fit["rho_intervals"]) == 2
@@ -177,6 +201,7 @@ def test_options_from_a_section_keep_the_defaults_of_the_rest():
         ({"seed": -1}, "seed is -1"),
         ({"hold_out": "half"}, "hold_out is 'half'; expected one of auto, largest, none"),
         ({"hold_out": -2}, "hold_out holds -2"),
+        ({"cost_column": 3}, "cost_column is 3"),
         ({"loss": "cubic"}, "loss is 'cubic'; expected one of squared, huber"),
         ({"weights": "n"}, "weights is 'n'; expected one of none, se"),
         ({"allow_missing": "yes"}, "allow_missing is 'yes'; expected true or false"),

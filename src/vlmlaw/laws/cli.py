@@ -31,6 +31,7 @@ def _add_fit(verbs: Any) -> None:
     fit.add_argument("--generated-tokens", type=_number, default=None, metavar="G", help="tokens of an answer")
     fit.add_argument("--vision-flops", type=_number, default=None, help="FLOPs of the vision encoder for an image")
     fit.add_argument("--question-pass", action="store_true", default=None, help="add QueCC's 2NQ pass to the cost")
+    fit.add_argument("--cost", default=None, metavar="COLUMN", dest="cost_column", help="measured cost; A+B for a sum")
     fit.add_argument("--budgets", type=_numbers, default=None, metavar="F,F", help="FLOPs for an answer")
     fit.add_argument("--hold-out", default=None, help="auto (default), largest, none, or a size in billions")
     fit.add_argument("--level", type=_number, default=None, help="confidence level (default 0.95)")
@@ -57,7 +58,7 @@ def _add_recommend(verbs: Any) -> None:
     recommend.add_argument("--generated-tokens", type=_number, default=0.0, metavar="G")
     recommend.add_argument("--vision-flops", type=_number, default=0.0, help="FLOPs of the vision encoder for an image")
     recommend.add_argument("--question-pass", action="store_true", help="add QueCC's 2NQ pass to the cost")
-    recommend.add_argument("--cost", default=None, metavar="COLUMN", help="use this measured column as the cost")
+    recommend.add_argument("--cost", default=None, metavar="COLUMN", help="a measured column, or A+B for a sum")
     recommend.add_argument("--budget", type=_number, default=None, help="budget in the unit of --cost")
     recommend.add_argument("--sizes", type=_numbers, default=(), metavar="N,N", help="sizes in billions to choose from")
     recommend.add_argument("--tokens", type=_numbers, default=(), metavar="V,V", help="token counts to choose from")
@@ -197,7 +198,7 @@ def _options(args: argparse.Namespace) -> Any:
     section = _section(args.options) if args.options else {}
     names = (
         "law candidates question_tokens generated_tokens vision_flops question_pass budgets level bootstrap_draws seed "
-        "loss weights hold_out size_effects"
+        "loss weights hold_out size_effects cost_column"
     )
     given = {name: getattr(args, name) for name in names.split() if getattr(args, name) is not None}
     if isinstance(given.get("hold_out"), str):

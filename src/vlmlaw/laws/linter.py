@@ -12,13 +12,14 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.errors import UserError
-from vlmlaw.laws.cells import Array
+from vlmlaw.laws.cells import Array, format_size
 from vlmlaw.laws.table import ALL_KINDS, Measurements, as_measurements
 
 MAX_PLACES = 6  # named in a message; the rest is counted
 LARGEST_SIZE_B = 1e5  # a hundred trillion parameters: above it N was surely not in billions
 SMALLEST_SIZE_B = 1e-6  # a thousand parameters
 MOST_TOKENS = 1e7
+STEP_SHARE, STEP_LEAST_DROP = 0.8, 0.1  # a fall of a tenth, four fifths of it at once
 COLLINEAR = 0.95  # |correlation| of ln N and ln V from which their effects are hard to tell apart
 
 
@@ -265,7 +266,7 @@ def noted_rows(rows: Measurements) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "noted",
-            f"N = {row.N:g} B, V = {row.V:g} (line {row.line})",
+            f"N = {format_size(row.N)}, V = {row.V:g} (line {row.line})",
             f"the table notes: {row.note}",
             "its source doubts this value",
             "fit with and without it, or leave it out",
@@ -340,6 +341,27 @@ def wrong_way(rows: Measurements) -> Iterator[Finding]:
             )
 
 
+def step(rows: Measurements) -> Iterator[Finding]:
+    """Error that falls almost all at once between two neighbouring sizes or token counts."""
+    for column, letter in (("V", "V"), ("N", "N")):
+        levels, place = np.unique(rows.frame[column].to_numpy(dtype=float), return_inverse=True)
+        if levels.size < 4:
+            continue
+        error = rows.frame["error"].to_numpy(dtype=float)
+        drops = -np.diff(np.bincount(place, error) / np.bincount(place))
+        i = int(np.argmax(drops))
+        if drops.sum() > STEP_LEAST_DROP and drops[i] > STEP_SHARE * drops.sum():
+            shown = [format_size(x) if letter == "N" else f"{x:g}" for x in levels[i : i + 2]]
+            yield Finding(
+                "warning",
+                "step",
+                f"{letter} from {shown[0]} to {shown[1]}",
+                f"{drops[i] / drops.sum():.0%} of the fall of the error happens here",
+                "a smooth law through a step has exponents that mean little",
+                f"measure more of {letter} inside the step, or average over tasks that step elsewhere",
+            )
+
+
 def _mean_at(place: Array, error: Array, rows: Array, *, n: int) -> Array:
     """Mean error of these rows at each of n places; nan where there is none."""
     count = np.bincount(place[rows], minlength=n)
@@ -352,7 +374,7 @@ def missing_cells(rows: Measurements, *, severity: str) -> Iterator[Finding]:
     wanted = set(rows.expected) or set(product(frame["N"].unique(), frame["V"].unique()))
     missing = sorted(wanted - set(zip(frame["N"], frame["V"], strict=True)))
     if missing:
-        shown = ", ".join(f"({n:g} B, {v:g})" for n, v in missing[:MAX_PLACES])
+        shown = ", ".join(f"({format_size(n)}, {v:g})" for n, v in missing[:MAX_PLACES])
         more = f" and {len(missing) - MAX_PLACES} more" if len(missing) > MAX_PLACES else ""
         yield Finding(
             severity,
@@ -374,6 +396,7 @@ DESIGN_CHECKS: tuple[Check, ...] = (
     collinear,
     constant_error,
     wrong_way,
+    step,
 )
 
 
@@ -386,7 +409,7 @@ def _lines(rows: Measurements, bad: Array) -> str:
 
 def _places(frame: pd.DataFrame) -> str:
     cells = frame[["N", "V", "line"]].head(MAX_PLACES).itertuples()
-    shown = ", ".join(f"N = {row.N:g} B, V = {row.V:g} (line {row.line})" for row in cells)
+    shown = ", ".join(f"N = {format_size(row.N)}, V = {row.V:g} (line {row.line})" for row in cells)
     return shown + (f" and {len(frame) - MAX_PLACES} more" if len(frame) > MAX_PLACES else "")
 
 

@@ -82,6 +82,11 @@ def _along_iso_cost(fit: LawFit, cost: Cost, flops: float, ln_v: Array) -> Array
     return fit.predict(flops / (2 * BILLION * (cost.other_tokens + v)), v)
 
 
+def as_good(error: float, tolerance: float) -> float:
+    """The greatest error that counts as equally good; a law may extrapolate to 0 and below, where ratios mislead."""
+    return error + tolerance * abs(error) + 1e-12
+
+
 def flat_region(
     fit: LawFit,
     cost: Cost,
@@ -93,7 +98,7 @@ def flat_region(
     """Least and greatest whole V whose error on the iso-cost line is within `tolerance` of the least, relative."""
     flops = middling_budget(fit, cost) if budget is None else budget
     best = numeric_v_star(fit, cost, budget=flops, tokens=tokens)
-    limit = float(_along_iso_cost(fit, cost, flops, np.log([best]))[0]) * (1 + tolerance)
+    limit = as_good(float(_along_iso_cost(fit, cost, flops, np.log([best]))[0]), tolerance)
 
     def excess(ln_v: float) -> float:
         return float(_along_iso_cost(fit, cost, flops, np.array([ln_v]))[0]) - limit
@@ -153,7 +158,7 @@ def frontier(
             rows.append((budget, np.nan, np.nan, np.nan, np.nan, [], np.nan, np.nan, False))
             continue
         best = affordable[0]
-        flat = np.unique(v[affordable[error[affordable] <= error[best] * (1 + tolerance)]]).tolist()
+        flat = np.unique(v[affordable[error[affordable] <= as_good(error[best], tolerance)]]).tolist()
         rows.append((budget, n[best], v[best], price[best], error[best], flat, flat[0], flat[-1], n[best] == n.max()))
     names = ["budget", "N", "V", "cost", "error", "flat", "flat_lower", "flat_upper", "capped"]
     table = pd.DataFrame(rows, columns=names)

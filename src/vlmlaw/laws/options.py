@@ -27,6 +27,7 @@ class LawOptions:
     hold_out: "auto" (the rows whose held_out is true, which then stay out of the fit; without any, the largest size,
         which the fit keeps), "largest", a size in billions, or "none".
     flat_tolerance: a choice within this relative distance of the least error counts as equally good.
+    cost_column: a measured column, or a sum such as "llm_flops+vision_flops", whose frontier is given as well.
     sizes, tokens: sizes in billions and token counts the frontier may choose from; empty means those measured.
     budgets: FLOPs for an answer; empty means a grid over what the cells cost.
     loss, weights: "squared" or "huber"; "none", or "se" for weights 1 / error_se**2.
@@ -45,6 +46,7 @@ class LawOptions:
     seed: int = 0
     hold_out: str | float = "auto"
     flat_tolerance: float = 0.005
+    cost_column: str = ""
     sizes: tuple[float, ...] = ()
     tokens: tuple[float, ...] = ()
     budgets: tuple[float, ...] = ()
@@ -106,6 +108,8 @@ class LawOptions:
         for name in ("question_pass", "size_effects", "allow_missing"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"law option {name} is {getattr(self, name)!r}; expected true or false")
+        if not isinstance(self.cost_column, str):
+            raise UserError(f"law option cost_column is {self.cost_column!r}; expected a column's name")
         if isinstance(self.hold_out, str):
             _require_word("hold_out", self.hold_out, HOLD_OUT)
         else:

@@ -148,7 +148,7 @@ def _gate(table: pd.DataFrame) -> list[str]:
     for name, row in table.iterrows():
         found = [] if row["converged"] else ["did not converge"]
         for column, what in (("loso", "sizes"), ("loto", "token counts")):
-            least = table[column].min()
+            least = max(table[column].min(), 1e-9)  # below, an error is rounding
             if row[column] > GATE * least + 1e-12:
                 found.append(f"{row[column] / least:.1f}x the best error on unseen {what}")
         reasons.append("" if name == best else "; ".join(found))

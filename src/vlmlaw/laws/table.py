@@ -94,7 +94,10 @@ class Measurements:
             return None
         keys = ["cell", "N", "V", "compressor", "seed"]
         grouped = whole.groupby(keys, dropna=False, sort=False)
+        extra = [name for name in whole if name not in (*COLUMNS, "note", "line")]
+        shared = {name: (name, "mean") for name in extra if pd.api.types.is_numeric_dtype(whole[name])}
         mean = grouped.agg(
+            **shared,
             error=("error", "mean"),
             error_se=("error_se", lambda se: np.sqrt((se**2).sum(skipna=False)) / len(se)),
             held_out=("held_out", "max"),
@@ -331,7 +334,13 @@ def _canonical(raw: pd.DataFrame, names: Mapping[str, str], *, unit: str, scale:
     )
     default_cell = frame["N"].map("{:g}B".format) + "_v" + frame["V"].map("{:g}".format)
     frame.insert(0, "cell", words("cell", "") if "cell" in names else default_cell)
-    return frame.assign(**{k: pd.to_numeric(x, errors="coerce").fillna(x) for k, x in extra.items()})
+    return frame.assign(**{name: _numbers_or_text(column) for name, column in extra.items()})
+
+
+def _numbers_or_text(column: pd.Series) -> pd.Series:
+    """A user's own column as numbers, with nan for blanks, or as it is where some field is no number."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers if (numbers.notna() | column.map(_word).eq("")).all() else column
 
 
 def _word(value: object) -> str:
