@@ -25,6 +25,8 @@ def split_into_regions(patches_BPC: Tensor, grid_side: int, region_side: int) ->
 
 def region_means(patches_BPC: Tensor, grid_side: int, region_side: int) -> Tensor:
     """(B, P, C) to (B, V, C): down the columns, then along the rows, so that nothing is copied in another order."""
+    if region_side == 1:
+        return patches_BPC
     side = grid_side // region_side
     rows = patches_BPC.unflatten(1, (side, region_side, grid_side)).mean(dim=2)
     return rows.unflatten(2, (side, region_side)).mean(dim=3).flatten(1, 2)
