@@ -22,6 +22,9 @@ if "grid" not in config:
 
 use_this_interpreter()
 plan = Plan(config)
+MODEL_FILES = ["model.safetensors", "config.json"]
+TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+SPEAKING_MODEL_FILES = [*MODEL_FILES, "generation_config.json", *TOKENIZER_FILES]
 CELL = "{size}_v{n_visual_tokens}_{compressor}_s{seed}"
 
 

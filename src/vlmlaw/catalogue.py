@@ -59,6 +59,10 @@ def _check(request: Request) -> bool:
             raise UserError(
                 f"compressor {kind.name} is applied to a trained model; a grid trains each cell. Take another one."
             )
+        clashing = sorted(set(request.options) - set(kind.option_names()))
+        if clashing:
+            known = ", ".join(kind.option_names()) or "none"
+            raise UserError(f"compressor {kind.name}: unknown option(s) {', '.join(clashing)}; its options: {known}.")
         n_levels = request.n_multi_levels if kind.reads_all_levels else request.n_levels
         with torch.device("meta"):
             for n_visual_tokens in request.visual_tokens:
@@ -74,6 +78,9 @@ def _check(request: Request) -> bool:
                     )
     except UserError as error:
         raise UserError(f"{request.where}: {error}") from error
+    except (TypeError, ValueError) as error:
+        options = dict(request.options)
+        raise UserError(f"{request.where}: compressor {request.compressor} refuses {options}: {error}") from error
     return kind.reads_all_levels
 
 

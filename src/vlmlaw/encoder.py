@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 # Mean and standard deviation of the miniature's grey levels, in [0, 1], as an image processor applies them.
 PIXEL_MEAN, PIXEL_STD = 0.3, 0.25
 IMAGES_AT_ONCE = 64
+FIRST_OBJECT = 1
+FIRST_LETTER = FIRST_OBJECT + len(GLYPHS) * len(COLORS)
 
 
 def normalise(pixels_BHWC: np.ndarray) -> Tensor:
@@ -39,29 +41,37 @@ def normalise(pixels_BHWC: np.ndarray) -> Tensor:
 
 
 class PatchReader(nn.Module):
-    """A tower with two linear heads that name, for each patch, the glyph or letter on it and its color."""
+    """A tower with a linear head that names what each patch shows.
+
+    An object's class is its glyph and color together: features in which each pair has a direction of its own can be
+    averaged over many patches and still tell which color belongs to which glyph.
+    """
 
     def __init__(self, tower: PreTrainedModel):
         super().__init__()
         self.tower = tower
-        width = tower.config.hidden_size
-        self.glyph_head = nn.Linear(width, 1 + len(GLYPHS) + len(LETTERS))
-        self.color_head = nn.Linear(width, 1 + len(COLORS))
+        self.head = nn.Linear(tower.config.hidden_size, FIRST_LETTER + len(LETTERS))
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, P, number of glyphs) and (B, P, number of colors)."""
-        features_BPC = vision.patch_features(self.tower, pixel_values, layers=[-1])
-        return self.glyph_head(features_BPC), self.color_head(features_BPC)
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Logits (B, P, number of classes)."""
+        return self.head(vision.patch_features(self.tower, pixel_values, layers=[-1]))
 
 
-def _load(folder: Path, what: str) -> tuple[np.ndarray, Tensor, Tensor]:
-    """pixels_NHWC, glyphs_NP and colors_NP of a whole dataset (the miniature's fit in memory)."""
+def patch_classes(glyphs: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """The class of each patch: 0 empty, then every glyph in every color, then letters (whatever their color)."""
+    objects = FIRST_OBJECT + (glyphs - 1) * len(COLORS) + colors - 1
+    letters = FIRST_LETTER + glyphs - 1 - len(GLYPHS)
+    return np.select([glyphs == 0, glyphs <= len(GLYPHS)], [0, objects], letters)
+
+
+def _load(folder: Path, what: str) -> tuple[np.ndarray, Tensor]:
+    """pixels_NHWC and classes_NP of a whole dataset (the miniature's fit in memory)."""
     dataset = Dataset(folder)
     rows = range(len(dataset.image_names))
     pixels = np.stack(list(progress(dataset.images(rows), len(rows), what)))
     with np.load(folder / LABELS_FILE) as labels:
-        glyphs, colors = (torch.from_numpy(labels[name]).flatten(1).long() for name in ("glyphs", "colors"))
-    return pixels, glyphs, colors
+        classes = patch_classes(labels["glyphs"].astype(np.int64), labels["colors"].astype(np.int64))
+    return pixels, torch.from_numpy(classes).flatten(1)
 
 
 def train_encoder(train: Path, development: Path, out: Path, *, settings: VisionSettings) -> None:
@@ -69,16 +79,15 @@ def train_encoder(train: Path, development: Path, out: Path, *, settings: Vision
     use_repeatable_arithmetic(settings.seed)
     config = vision.ConvTowerConfig(hidden_size=settings.hidden_size, num_hidden_layers=settings.num_hidden_layers)
     reader = PatchReader(AutoModel.from_config(config))
-    pixels, glyphs, colors = _load(train, "encoder: reading images")
+    pixels, classes = _load(train, "encoder: reading images")
     optimizer = make_optimizer(
         [(settings.training.learning_rate, reader.parameters())], weight_decay=settings.training.weight_decay
     )
 
     def loss_of_step(step: int) -> Tensor:
         rows = records_of_step(len(pixels), settings.training.batch_size, seed=settings.seed, step=step)
-        glyph_logits, color_logits = reader(normalise(pixels[rows]))
-        glyph_loss = F.cross_entropy(glyph_logits.flatten(0, 1), glyphs[rows].flatten())
-        return glyph_loss + F.cross_entropy(color_logits.flatten(0, 1), colors[rows].flatten())
+        logits = reader(normalise(pixels[rows]))
+        return F.cross_entropy(logits.flatten(0, 1), classes[rows].flatten())
 
     spent = fit(
         reader,
@@ -97,10 +106,10 @@ def train_encoder(train: Path, development: Path, out: Path, *, settings: Vision
 @torch.no_grad()
 def accuracy(reader: PatchReader, folder: Path) -> dict[str, float]:
     """Shares of patches named rightly: those of objects, of letters, and empty ones."""
-    pixels, glyphs, colors = _load(folder, "encoder: development images")
-    named = torch.cat([reader(normalise(batch))[0].argmax(-1) for batch in _chunks(pixels)])
-    right = (named == glyphs).float()
-    where = {"objects": (glyphs > 0) & (colors > 0), "letters": glyphs > len(GLYPHS), "empty": glyphs == 0}
+    pixels, classes = _load(folder, "encoder: development images")
+    right = (torch.cat([reader(normalise(batch)).argmax(-1) for batch in _chunks(pixels)]) == classes).float()
+    is_letter, is_empty = classes >= FIRST_LETTER, classes == 0
+    where = {"objects": ~is_letter & ~is_empty, "letters": is_letter, "empty": is_empty}
     return {name: right[mask].mean().item() for name, mask in where.items()}
 
 

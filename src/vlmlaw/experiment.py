@@ -79,7 +79,8 @@ class Experiment:
         experiment = build(cls, mapping, where=source)
         experiment._check_sections(source)
         experiment._check_law(source)
-        assert experiment.cells  # makes and checks them
+        if not experiment.cells:
+            raise UserError(f"{source}.grid: the grid has no cell; name sizes, visual_tokens, compressors and seeds.")
         return experiment
 
     # The parts that stages get.
@@ -174,6 +175,11 @@ class Experiment:
 
     def _check_sections(self, source: str) -> None:
         _check_keys(self.data.images, SPLITS, where=f"{source}.data.images")
+        results = Path(self.results)
+        if results.is_absolute() or ".." in results.parts:
+            raise UserError(
+                f"{source}.results: found {self.results!r}; expected a folder inside the working directory."
+            )
         if self.data.text is None:
             raise UserError(f"{source}.data: text is missing; the miniature's language models are pretrained on it.")
         if not self.sizes:
@@ -207,10 +213,8 @@ class Experiment:
                 )
 
     def _check_law(self, source: str) -> None:
-        try:
-            from vlmlaw.laws.options import LawOptions
-        except ModuleNotFoundError:
-            return
+        from vlmlaw.laws.options import LawOptions
+
         try:
             LawOptions.from_mapping(self.law)
         except UserError as error:

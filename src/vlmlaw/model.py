@@ -68,26 +68,31 @@ class Projector(nn.Sequential):
 
 
 class PlaceEmbedding(nn.Module):
-    """Learned row and column embeddings, read between patches by linear interpolation.
+    """A learned embedding of each patch's place, read between patches by bilinear interpolation.
 
     A visual token that stands for many patches carries the embedding of their centre, whatever V is.
     """
 
     def __init__(self, grid_side: int, width: int):
         super().__init__()
-        self.rows = nn.Embedding(grid_side, width)
-        self.columns = nn.Embedding(grid_side, width)
+        self.grid_side = grid_side
+        self.table = nn.Embedding(grid_side**2, width)
+
+    @torch.no_grad()
+    def start_from(self, embeddings_PD: Tensor) -> None:
+        """Let each place start from the embedding of the word that the LLM already knows for it."""
+        self.table.weight.copy_(embeddings_PD)
 
     def forward(self, places_BV2: Tensor) -> Tensor:
-        """Embeddings (B, V, D) of places in patch units."""
-        below = places_BV2.floor()
-        share = (places_BV2 - below).to(self.rows.weight.dtype)
-        low, high = below.long(), places_BV2.ceil().long()
-        embedded = 0.0
-        for axis, table in enumerate((self.rows, self.columns)):
-            part = share[..., axis, None]
-            embedded = embedded + (1 - part) * table(low[..., axis]) + part * table(high[..., axis])
-        return embedded
+        """Embeddings (B, V, D) of places (row, column) in patch units."""
+        low, high = places_BV2.floor().long(), places_BV2.ceil().long()
+        share = (places_BV2 - low).to(self.table.weight.dtype)
+        corners = [
+            (rows, columns, row_share * column_share)
+            for rows, row_share in ((low[..., 0], 1 - share[..., 0]), (high[..., 0], share[..., 0]))
+            for columns, column_share in ((low[..., 1], 1 - share[..., 1]), (high[..., 1], share[..., 1]))
+        ]
+        return sum(weight[..., None] * self.table(rows * self.grid_side + columns) for rows, columns, weight in corners)
 
 
 class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -126,7 +131,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             # Variance-preserving: the visual tokens start at the scale of their features, whatever the widths.
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             nn.init.zeros_(module.bias)
-        elif self.places is not None and module in {self.places.rows, self.places.columns}:
+        elif self.places is not None and module is self.places.table:
             nn.init.normal_(module.weight, std=self.config.text_config.initializer_range)
 
     def get_input_embeddings(self) -> nn.Module:

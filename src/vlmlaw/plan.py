@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw import provenance
-from vlmlaw.errors import UserError
 from vlmlaw.experiment import SPLITS, Experiment, cell_name
 from vlmlaw.settings import as_data, to_json
 
@@ -119,10 +118,7 @@ class Plan:
 
     @staticmethod
     def code(*modules: str) -> str:
-        try:
-            return provenance.code_version(*modules)
-        except UserError as error:  # until the stages are there
-            return str(error)
+        return provenance.code_version(*modules)
 
     def as_data(self) -> dict[str, Any]:
         """The resolved experiment as plain data."""

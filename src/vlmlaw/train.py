@@ -14,6 +14,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
+from vlmlaw.data.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.encoder import load_features
 from vlmlaw.files import whole_file, whole_folder
@@ -43,6 +44,9 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
     model.language_model = AutoModelForCausalLM.from_pretrained(language_model)
     model.vision_tower = AutoModel.from_pretrained(encoder)
     model.vision_tower.requires_grad_(False)
+    place_ids = [words.convert_tokens_to_ids(word) for word in place_words()]
+    if model.places is not None and words.unk_token_id not in place_ids:
+        model.places.start_from(model.get_input_embeddings().weight[place_ids])
     return model
 
 

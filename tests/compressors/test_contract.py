@@ -85,6 +85,16 @@ def test_half_precision_stays(name, n_tokens):
     assert make(name, n_tokens).bfloat16()(**inputs).dtype == torch.bfloat16
 
 
+@every_case
+def test_mixed_precision_gives_finite_tokens(name, n_tokens):
+    compressor, inputs = make(name, n_tokens), make_inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        visual_BVC = compressor(**inputs)
+    assert torch.isfinite(visual_BVC).all()
+    if not compressor.moves_with_content:  # a choice may fall otherwise at lower precision
+        assert (visual_BVC.float() - compressor(**inputs)).abs().mean() < 0.05
+
+
 @every_name
 def test_weights_alone_rebuild_it(name):
     """A model loads weights into a skeleton on the meta device: nothing may live outside the state dict."""

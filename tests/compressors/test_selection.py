@@ -88,6 +88,11 @@ def test_divprune_takes_one_of_each_kind():
     assert sorted(int(kind_P[p]) for p in kept[0]) == [0, 1, 2, 3]
 
 
+def test_divprune_keeps_distinct_patches_of_a_blank_image():
+    kept = chosen(build_compressor("divprune", GRID, WIDTH, 9), {"patches_BPK": torch.ones(2, N_PATCHES, WIDTH)})
+    assert all(len(set(patches)) == 9 for patches in kept)
+
+
 def text_scores(question: list[Tensor], keys: list[Tensor]) -> list[float]:
     """SparseVLM's rating, token by token."""
     width = len(keys[0])

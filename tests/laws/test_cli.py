@@ -46,6 +46,47 @@ def test_recommend_json(capsys):
     assert data["alternatives"][0]["V"] == 1
 
 
+def test_recommend_says_what_a_choice_loses(capsys):
+    assert main(["law", "recommend", "--flops", "1e12", "--choice", "0.5,576"]) == 0
+    assert "the choice loses 0.0508 (9.88%)" in capsys.readouterr().out
+    assert main(["law", "recommend", "--flops", "1e12", "--choice", "7,16", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["choice"]["relative"] == 0
+
+
+def test_options_file_and_flags(tmp_path, capsys):
+    path = tmp_path / "experiment.yaml"
+    path.write_text("law: {law: probit, bootstrap_draws: 0, question_tokens: [7]}")
+    arguments = ["law", "fit", "li2024_reasoning", "--options", str(path), "--question-tokens", "9", "--json"]
+    assert main(arguments) == 0
+    options = json.loads(capsys.readouterr().out)["provenance"]["options"]
+    assert (options["law"], options["question_tokens"]) == ("probit", [9])
+
+
+def test_expected_cells_from_a_file(tmp_path, capsys):
+    path = tmp_path / "cells.csv"
+    path.write_text("params_b,visual_tokens\n14,1\n7,1\n")
+    assert main(["law", "lint", "li2024_reasoning", "--expected", str(path)]) == 1
+    assert "(14 B, 1)" in capsys.readouterr().out
+
+
+def test_one_compressor_of_several(tmp_path, capsys):
+    lines = ["params_b,visual_tokens,compressor,score"]
+    lines += [
+        f"{n},{v},{c},{0.3 + 0.03 * i + 0.02 * j + 0.01 * (c == 'b') + 0.001 * ((i * j) % 2)}"
+        for i, n in enumerate((1, 3, 7))
+        for j, v in enumerate((1, 16, 144))
+        for c in "ab"
+    ]
+    path = tmp_path / "x.csv"
+    path.write_text("\n".join(lines))
+    assert main(["law", "fit", str(path), "--bootstrap-draws", "0"]) == 0
+    out = capsys.readouterr().out
+    assert "── a " in out
+    assert "── b " in out
+    assert main(["law", "fit", str(path), "--where", "compressor=a", "--bootstrap-draws", "0"]) == 0
+    assert "── b " not in capsys.readouterr().out
+
+
 def test_lint_says_clean_or_not(capsys, tmp_path):
     assert main(["law", "lint", "li2024_reasoning"]) == 0
     assert "nothing to report" in capsys.readouterr().out
@@ -75,6 +116,8 @@ def test_list_names_every_law(capsys):
         (["recommend"], "no budget given"),
         (["recommend", "--flops", "10"], "no cell costs 10"),
         (["recommend", "--cost", "price", "--budget", "3"], "no column 'price'"),
+        (["recommend", "--flops", "1e12", "--choice", "7"], "--choice holds 1 numbers"),
+        (["recommend", "--flops", "1e12", "--choice", "7,-4"], "must be above 0"),
     ],
 )
 def test_bad_input_ends_in_one_message_and_status_two(arguments, message, capsys):

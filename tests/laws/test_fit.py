@@ -9,7 +9,7 @@ from conftest import SIZES, TOKENS, make_cells
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws import LawFit, fit_law, read_measurements
-from vlmlaw.laws.cells import Cells
+from vlmlaw.laws.cells import Cells, format_size
 from vlmlaw.laws.families import LAWS, find_law
 from vlmlaw.laws.fit import LintWarning, fit_cells
 from vlmlaw.laws.solver import solve
@@ -319,3 +319,11 @@ def test_a_law_of_ones_own_is_a_few_lines():
 def test_rho_at_a_cell_is_rho_where_there_is_one():
     fit = fit_cells(make_cells("logit", TRUTH["logit"], noise=0.003), "logit")
     assert fit.rho_at(3.0, 20.0) == pytest.approx(fit.rho, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n", "text"),
+    [(7, "7 B"), (0.5, "0.5 B"), (0.0999, "99.9 M"), (0.000494, "494 K"), (70e-6, "70 K"), (14.2, "14.2 B")],
+)
+def test_sizes_are_written_as_people_write_them(n, text):
+    assert format_size(n) == text

@@ -136,6 +136,13 @@ def test_constant_error(grid_frame):
     assert codes(grid_frame.assign(error=0.25)) == {"constant-error": "error"}
 
 
+def test_error_that_falls_in_a_step(grid_frame):
+    stepped = grid_frame.assign(error=np.where(grid_frame["V"] < 16, 0.3, 0.0) + grid_frame["error"])
+    found = lint(stepped)
+    assert [finding.code for finding in found] == ["step"]
+    assert found[0].where == "V from 4 to 16"
+
+
 def test_error_that_rises_with_size(grid_frame):
     assert codes(grid_frame.assign(error=1 - grid_frame["error"])) == {"wrong-way": "warning"}
 

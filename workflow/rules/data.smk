@@ -56,9 +56,7 @@ rule write_text:
 
 rule build_tokenizer:
     output:
-        tokenizer="<results>/data/tokenizer/tokenizer.json",
-        config="<results>/data/tokenizer/tokenizer_config.json",
-        template="<results>/data/tokenizer/chat_template.jinja",
+        multiext("<results>/data/tokenizer/", *TOKENIZER_FILES),
     log:
         "<logs>/build_tokenizer.log",
     benchmark:
@@ -74,8 +72,7 @@ rule build_tokenizer:
     message:
         "Build the tokenizer"
     shell:
-        "python -m vlmlaw data tokenizer --out $(dirname {output.tokenizer})"
-        " > {log} 2>&1"
+        "python -m vlmlaw data tokenizer --out $(dirname {output[0]})" " > {log} 2>&1"
 
 
 rule tokenize:

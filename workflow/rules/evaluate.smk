@@ -3,8 +3,8 @@
 
 rule evaluate_cell:
     input:
-        model=f"<results>/cells/{CELL}/model/model.safetensors",
-        config=f"<results>/cells/{CELL}/model/config.json",
+        model=multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
+        training=f"<results>/cells/{CELL}/training.json",
         conversations="<results>/data/test/conversations.json",
         index="<results>/data/test/index.npz",
         tokens="<results>/tokens/test.npz",
@@ -28,7 +28,7 @@ rule evaluate_cell:
     message:
         "Evaluate {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
-        "python -m vlmlaw evaluate --model $(dirname {input.model}) --dataset $(dirname {input.index})"
+        "python -m vlmlaw evaluate --model $(dirname {input.model[0]}) --dataset $(dirname {input.index})"
         " --tokens {input.tokens} --features $(dirname {input.features[0]})"
         " --settings {params.settings:q} --out {output}"
         " > {log} 2>&1"
@@ -54,5 +54,5 @@ rule collect_measurements:
     message:
         "Collect the measurements of all cells"
     shell:
-        "python -m vlmlaw collect {input} --held-out {params.held_out:q} --out {output}"
+        "python -m vlmlaw collect {input} --held-out={params.held_out:q} --out {output}"
         " > {log} 2>&1"

@@ -18,8 +18,7 @@ rule train_encoder:
             "patch_labels.npz",
         ),
     output:
-        weights="<results>/encoder/model.safetensors",
-        config="<results>/encoder/config.json",
+        multiext("<results>/encoder/", *MODEL_FILES),
         training="<results>/encoder/training.json",
     log:
         "<logs>/train_encoder.log",
@@ -42,14 +41,13 @@ rule train_encoder:
     shell:
         "python -m vlmlaw encoder train --train $(dirname {input.train[0]}) --development $(dirname {input.development[0]})"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
-        " --out $(dirname {output.weights})"
+        " --out $(dirname {output.training})"
         " 2>&1 | tee {log}"
 
 
 rule cache_features:
     input:
-        encoder="<results>/encoder/model.safetensors",
-        config="<results>/encoder/config.json",
+        encoder=multiext("<results>/encoder/", *MODEL_FILES),
         dataset=multiext(
             "<results>/data/{split}/",
             "conversations.json",
@@ -78,7 +76,7 @@ rule cache_features:
     message:
         "Cache the encoder's patch features of {wildcards.split}"
     shell:
-        "python -m vlmlaw encoder features --encoder $(dirname {input.encoder}) --dataset $(dirname {input.dataset[0]})"
+        "python -m vlmlaw encoder features --encoder $(dirname {input.encoder[0]}) --dataset $(dirname {input.dataset[0]})"
         " --layers {params.layers} --out $(dirname {output.features[0]})"
         " > {log} 2>&1"
 
@@ -88,8 +86,7 @@ rule pretrain_language_model:
         tokens="<results>/tokens/text.npz",
         tokenizer=rules.build_tokenizer.output,
     output:
-        weights="<results>/language_models/{size}/model.safetensors",
-        config="<results>/language_models/{size}/config.json",
+        multiext("<results>/language_models/{size}/", *SPEAKING_MODEL_FILES),
         training="<results>/language_models/{size}/training.json",
     log:
         "<logs>/pretrain_language_model/{size}.log",
@@ -112,5 +109,5 @@ rule pretrain_language_model:
     shell:
         "python -m vlmlaw language-model --tokens {input.tokens} --tokenizer $(dirname {input.tokenizer[0]})"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
-        " --out $(dirname {output.weights})"
+        " --out $(dirname {output.training})"
         " 2>&1 | tee {log}"

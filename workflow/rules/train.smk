@@ -3,16 +3,14 @@
 
 rule train_cell:
     input:
-        language_model="<results>/language_models/{size}/model.safetensors",
-        language_model_config="<results>/language_models/{size}/config.json",
-        encoder="<results>/encoder/model.safetensors",
-        encoder_config="<results>/encoder/config.json",
-        tokenizer=rules.build_tokenizer.output,
+        language_model=multiext(
+            "<results>/language_models/{size}/", *SPEAKING_MODEL_FILES
+        ),
+        encoder=multiext("<results>/encoder/", *MODEL_FILES),
         tokens="<results>/tokens/train.npz",
         features=plan.features_of("train"),
     output:
-        weights=f"<results>/cells/{CELL}/model/model.safetensors",
-        config=f"<results>/cells/{CELL}/model/config.json",
+        multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
         training=f"<results>/cells/{CELL}/training.json",
         history=f"<results>/cells/{CELL}/train.jsonl",
     log:
@@ -34,7 +32,7 @@ rule train_cell:
     message:
         "Train {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
-        "python -m vlmlaw train --language-model $(dirname {input.language_model}) --encoder $(dirname {input.encoder})"
+        "python -m vlmlaw train --language-model $(dirname {input.language_model[0]}) --encoder $(dirname {input.encoder[0]})"
         " --tokens {input.tokens} --features $(dirname {input.features[0]})"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
         " --out $(dirname {output.training})"

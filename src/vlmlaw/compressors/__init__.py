@@ -25,7 +25,8 @@ What a workflow asks of a class before building it: `allowed_tokens(grid_side)`,
 a model trained on all patches; also elastic), `needs_question`, `needs_importance`, `moves_with_content`,
 `reads_all_levels`.
 Of an instance: `out_width` (the vision width: the MLP projector to the LLM is the model's), `n_params()`, `flops()`.
-A model that initialises weights itself must then call `reset_parameters()` (zero-initialised maps matter).
+A model with an initialisation of its own must call `reset_parameters()` after it, since zero-initialised maps matter;
+a PreTrainedModel does so in `initialize_weights`, under `transformers.initialization.guard_torch_init_functions`.
 """
 
 from typing import Any

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlmlaw.compressors.base import Inputs
-from vlmlaw.compressors.grids import RegionCompressor, as_image, as_tokens, split_into_regions
+from vlmlaw.compressors.grids import RegionCompressor, as_image, as_tokens, region_means
 
 SQUEEZE = 4
 
@@ -87,4 +87,4 @@ class CAbstractor(RegionCompressor):
 
     def compress(self, inputs: Inputs) -> Tensor:
         mixed_BPC = self.before(inputs.patches_BPC + self.position)
-        return self.after(split_into_regions(mixed_BPC, self.grid_side, self.region_side).mean(dim=2))
+        return self.after(region_means(mixed_BPC, self.grid_side, self.region_side))

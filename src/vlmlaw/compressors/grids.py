@@ -23,6 +23,15 @@ def split_into_regions(patches_BPC: Tensor, grid_side: int, region_side: int) ->
     return grid.transpose(2, 3).reshape(n_images, side * side, region_side * region_side, width)
 
 
+def region_means(patches_BPC: Tensor, grid_side: int, region_side: int) -> Tensor:
+    """(B, P, C) to (B, V, C): down the columns, then along the rows, so that nothing is copied in another order."""
+    if region_side == 1:
+        return patches_BPC
+    side = grid_side // region_side
+    rows = patches_BPC.unflatten(1, (side, region_side, grid_side)).mean(dim=2)
+    return rows.unflatten(2, (side, region_side)).mean(dim=3).flatten(1, 2)
+
+
 def as_image(patches_BPC: Tensor, grid_side: int) -> Tensor:
     """(B, P, C) to (B, C, s, s), a view that torch's convolutions read as channels-last."""
     return patches_BPC.reshape(len(patches_BPC), grid_side, grid_side, -1).permute(0, 3, 1, 2)

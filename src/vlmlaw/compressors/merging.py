@@ -25,8 +25,10 @@ def merge_most_similar(sums_BNF: Tensor, metric_BNH: Tensor, n_gone: int) -> Ten
     going_BR = closeness_BE.argsort(dim=1, descending=True, stable=True)[:, :n_gone]
     into_BR = 2 * partner_BE.gather(1, going_BR) + 1
     going_BR = 2 * going_BR
-    into_BRF = into_BR.unsqueeze(2).expand(-1, -1, sums_BNF.shape[2])
-    merged_BNF = sums_BNF.scatter_add(1, into_BRF, take(sums_BNF, going_BR))
+    first_row_B1 = n_tokens * torch.arange(len(sums_BNF), device=sums_BNF.device).unsqueeze(1)
+    into_rows = (first_row_B1 + into_BR).flatten()
+    merged_BNF = sums_BNF.flatten(0, 1).index_add(0, into_rows, take(sums_BNF, going_BR).flatten(0, 1))
+    merged_BNF = merged_BNF.unflatten(0, sums_BNF.shape[:2])
     places_BN = torch.arange(n_tokens, device=sums_BNF.device).expand(len(sums_BNF), -1)
     staying_BN = places_BN.scatter(1, going_BR, n_tokens).sort(dim=1).values
     return take(merged_BNF, staying_BN[:, : n_tokens - n_gone])
@@ -107,7 +109,7 @@ class PruMerge(Comparing):
         closeness_BVP = take(unit_BPH, index_BV) @ unit_BPH.transpose(1, 2)
         closeness_BVP = closeness_BVP.scatter(2, index_BV.unsqueeze(2), -math.inf)
         n_neighbours = min(self.n_neighbours, self.n_patches - 1)
-        nearest_BVR = closeness_BVP.argsort(dim=2, descending=True, stable=True)[..., :n_neighbours]
+        nearest_BVR = closeness_BVP.topk(n_neighbours, dim=2).indices
         weights_BVP = torch.zeros_like(closeness_BVP, dtype=importance_BP.dtype)
         weights_BVP = weights_BVP.scatter(2, nearest_BVR, importance_BP.unsqueeze(1).take_along_dim(nearest_BVR, dim=2))
         visual_BVC = take(inputs.patches_BPC, index_BV) + weights_BVP @ inputs.patches_BPC

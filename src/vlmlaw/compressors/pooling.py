@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmlaw.compressors.base import Compressor, Inputs, patch_positions
-from vlmlaw.compressors.grids import RegionCompressor, as_image, as_tokens, even_positions, split_into_regions
+from vlmlaw.compressors.grids import RegionCompressor, as_image, as_tokens, even_positions, region_means
 
 
 class AllPatches(Compressor):
@@ -36,7 +36,7 @@ class AveragePooling(RegionCompressor):
     name = "average"
 
     def compress(self, inputs: Inputs) -> Tensor:
-        return split_into_regions(inputs.patches_BPC, self.grid_side, self.region_side).mean(dim=2)
+        return region_means(inputs.patches_BPC, self.grid_side, self.region_side)
 
 
 class MatryoshkaPooling(AveragePooling):

@@ -31,7 +31,8 @@ def best(scores_BP: Tensor, n_kept: int) -> Tensor:
 
 def take(tokens_BPC: Tensor, index_BV: Tensor) -> Tensor:
     """(B, V, C) the tokens of each image at its indices."""
-    return tokens_BPC.take_along_dim(index_BV.unsqueeze(-1), dim=1)
+    images_B1 = torch.arange(len(index_BV), device=index_BV.device).unsqueeze(1)
+    return tokens_BPC[images_B1, index_BV]  # whole rows: several times as fast as a gather by element
 
 
 def keep(inputs: Inputs, places_BP2: Tensor, index_BV: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,11 @@ def place_word(row: int, column: int) -> str:
     return f"{chr(ord('a') + row)}{column + 1}"
 
 
+def place_words() -> list[str]:
+    """The words for all patches, in raster order."""
+    return [place_word(row, column) for row in range(GRID_SIDE) for column in range(GRID_SIDE)]
+
+
 def place_at(y_px: float, x_px: float) -> str:
     """The word for the patch that holds a point."""
     return place_word(int(y_px) // PATCH_PX, int(x_px) // PATCH_PX)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmlaw.data.canvas import GRID_SIDE, Picture, place_word
+from vlmlaw.data.canvas import GRID_SIDE, Picture, place_words
 from vlmlaw.data.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
 from vlmlaw.data.reading import DENSITIES, describe_page, draw_page
@@ -107,8 +107,7 @@ def vocabulary() -> list[str]:
         "larger",
     ]
     words += ["left", "higher", "things", "digits", "shapes", *GLYPHS, *COLORS, *LETTERS, *map(str, range(19))]
-    words += [place_word(row, column) for row in range(GRID_SIDE) for column in range(GRID_SIDE)]
-    return list(dict.fromkeys([*words, *RELATIONS, "owner", *NAMES, *VALUES]))
+    return list(dict.fromkeys([*words, *place_words(), *RELATIONS, "owner", *NAMES, *VALUES]))
 
 
 def build_tokenizer() -> Any:

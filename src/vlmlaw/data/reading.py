@@ -16,8 +16,7 @@ def kind_of(density: int) -> str:
     return f"{density}x{density}"
 
 
-# Pages up to this density are described in words; a denser one would be a caption of hundreds of words.
-DENSEST_DESCRIBED = 4
+LETTERS_DESCRIBED = 12  # of a page in words, at most: a whole dense page would be a caption of hundreds of words
 
 
 def _letters(rng: np.random.Generator, *, density: int, n_questions: int) -> tuple[np.ndarray, dict, list[tuple]]:
@@ -32,10 +31,14 @@ def _letters(rng: np.random.Generator, *, density: int, n_questions: int) -> tup
 
 
 def describe_page(rng: np.random.Generator, *, n_questions: int) -> tuple[str, list[tuple]]:
-    """A page in words and its questions, for text."""
-    density = int(rng.choice([d for d in DENSITIES if d <= DENSEST_DESCRIBED]))
-    letters, words, questions = _letters(rng, density=density, n_questions=n_questions)
-    return " ".join(f"{word} {LETTERS[letters[place]]}" for place, word in words.items()), questions
+    """Some letters of a page in words, each before its place, and questions for them, for text."""
+    density = int(rng.choice(DENSITIES))
+    letters, words, _ = _letters(rng, density=density, n_questions=0)
+    places = list(words)
+    told = [places[i] for i in sorted(rng.permutation(len(places))[:LETTERS_DESCRIBED])]
+    asked = [told[i] for i in rng.integers(len(told), size=n_questions)]
+    caption = " ".join(f"{LETTERS[letters[place]]} {words[place]}" for place in told)
+    return caption, [(kind_of(density), f"letter {words[place]}", LETTERS[letters[place]]) for place in asked]
 
 
 def draw_page(rng: np.random.Generator, *, density: int, n_questions: int) -> Picture:

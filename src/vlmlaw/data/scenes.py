@@ -15,7 +15,7 @@ from vlmlaw.data.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
 
 SLOTS_SIDE = 4
 SLOT_PX = IMAGE_PX // SLOTS_SIDE
-OBJECTS = (1, 6)  # least and most objects of a scene
+OBJECTS = (1, 4)  # least and most objects of a scene
 GLYPH_PX = (17, 22)
 NOISE_GREY_LEVELS = 8.0
 COLOR_NAMES = tuple(COLORS)
@@ -180,11 +180,14 @@ def describe_scene(kb: KnowledgeBase, rng: np.random.Generator, *, n_questions: 
 
 
 def _caption(things: list[Thing]) -> str:
-    return " ".join(f"{t.place} {COLOR_NAMES[t.color]} {GLYPHS[t.glyph]}" for t in things)
+    """The objects in words. What a question names stands behind what it asks for, so that attending to the word
+    itself finds the answer just before it: a visual token, which holds both at once, is then read in the same way.
+    """
+    return " ".join(f"{GLYPHS[t.glyph]} {COLOR_NAMES[t.color]} {t.place}" for t in things)
 
 
 def draw_scene(kb: KnowledgeBase, rng: np.random.Generator, *, n_questions: int, held_out: bool) -> Picture:
-    """One scene of 1-6 objects with its questions. `held_out` draws the digits that training never shows."""
+    """One scene of 1-4 objects with its questions. `held_out` draws the digits that training never shows."""
     things = _things(rng, int(rng.integers(OBJECTS[0], OBJECTS[1] + 1)))
     canvas = background(rng, low=10, high=60)
     glyph_PP = np.zeros((GRID_SIDE, GRID_SIDE), dtype=np.uint8)

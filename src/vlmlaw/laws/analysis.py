@@ -10,7 +10,8 @@ Layout of the result (null stands for "not bounded" or "does not apply"):
         summary [row per parameter], rho {estimate, lower, upper, level, method} or null,
         rho_intervals [the same by every method], average {rho, se} or null, v_star [row of v_star for each Q],
         rho_profile [{rho, sse, f}], d_profile [row for each D], hold_out {...} or null,
-        frontier [row for each Q and budget], cells [{N, V, error, predicted, residual, held_out}]
+        frontier [row for each Q and budget], cost_frontier [row for each budget of the measured cost],
+        cells [{N, V, error, predicted, residual, held_out}]
 """
 
 import contextlib
@@ -26,7 +27,7 @@ from vlmlaw import __version__
 from vlmlaw.errors import UserError
 from vlmlaw.laws.bootstrap import Draws, residual_bootstrap, size_bootstrap
 from vlmlaw.laws.cells import Array, Cells
-from vlmlaw.laws.costs import Cost
+from vlmlaw.laws.costs import ColumnCost, Cost
 from vlmlaw.laws.fit import fit_cells
 from vlmlaw.laws.holdout import HoldOut, hold_out
 from vlmlaw.laws.intervals import d_profile, rho_interval, rho_profile
@@ -122,6 +123,7 @@ def analyse_group(rows: Measurements, options: LawOptions) -> dict[str, Any]:
         "refused": comparison.refused,
         "summary": fit.summary(options.level).reset_index().to_dict("records"),
         **_uncertainty(fit, every, options),
+        "cost_frontier": _cost_frontier(rows, fit, options),
         "average": _average(comparison),
         "d_profile": d_profile(fit).to_dict("records") if cells.error.min() > 0 else [],
         "hold_out": None if held is None else held.to_dict(),
@@ -149,6 +151,10 @@ def _uncertainty(fit: LawFit, cells: Cells, options: LawOptions) -> dict[str, An
     if fit.has_rho:
         intervals = [rho_interval(fit, level=options.level, method=method) for method in ("profile", "fieller")]
         intervals += [found.rho_interval(level=options.level) for found in draws]
+        if options.size_effects:
+            from vlmlaw.laws.mixed import size_effects
+
+            intervals.append(size_effects(fit, level=options.level).rho)
     stars = v_star(
         fit,
         options.question_tokens,
@@ -221,6 +227,16 @@ def _frontiers(fit: LawFit, cells: Cells, draws: Draws | None, options: LawOptio
         )
         rows += [{"question_tokens": q, "cost_model": cost.name} | row for row in table.to_dict("records")]
     return rows
+
+
+def _cost_frontier(rows: Measurements, fit: LawFit, options: LawOptions) -> list[dict[str, Any]]:
+    """The frontier over the measured cells by a measured cost, where one was named."""
+    if not options.cost_column:
+        return []
+    cost = ColumnCost.from_table(rows, options.cost_column)
+    sizes, tokens = rows.frame["N"].unique(), rows.frame["V"].unique()
+    table = frontier(fit, sizes=sizes, tokens=tokens, cost=cost, tolerance=options.flat_tolerance, level=options.level)
+    return [{"cost_model": cost.name} | row for row in table.to_dict("records")]
 
 
 def plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from vlmlaw.laws.intervals import Interval
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.solver import solve
 
-CHUNK = 1000  # draws solved at once: their residuals fit a core's cache
+CHUNK = 500  # draws solved at once: their residuals fit a core's cache
 MIN_DRAWS = 100
 
 

@@ -66,6 +66,16 @@ class Cells:
         return Cells.of(self.n[rows], self.v[rows], self.error[rows], self.weight[rows])
 
 
+def format_size(n: float) -> str:
+    """N in billions as people write it: 7 B, 494 M, 70 K."""
+    for scale, suffix in ((1.0, "B"), (1e-3, "M"), (1e-6, "K")):
+        if n >= 0.9995 * scale or suffix == "K":
+            break
+    if suffix == "M" and n >= 0.1:
+        scale, suffix = 1.0, "B"  # 0.5 B rather than 500 M, as the field writes
+    return f"{n / scale:.4g} {suffix}"
+
+
 def refuse_unfit(cells: Cells, *, n_parameters: int) -> None:
     """Raise UserError where the cells cannot carry a law in N and V with this many parameters."""
     if len(cells) <= n_parameters:

@@ -31,6 +31,7 @@ def _add_fit(verbs: Any) -> None:
     fit.add_argument("--generated-tokens", type=_number, default=None, metavar="G", help="tokens of an answer")
     fit.add_argument("--vision-flops", type=_number, default=None, help="FLOPs of the vision encoder for an image")
     fit.add_argument("--question-pass", action="store_true", default=None, help="add QueCC's 2NQ pass to the cost")
+    fit.add_argument("--cost", default=None, metavar="COLUMN", dest="cost_column", help="measured cost; A+B for a sum")
     fit.add_argument("--budgets", type=_numbers, default=None, metavar="F,F", help="FLOPs for an answer")
     fit.add_argument("--hold-out", default=None, help="auto (default), largest, none, or a size in billions")
     fit.add_argument("--level", type=_number, default=None, help="confidence level (default 0.95)")
@@ -38,7 +39,9 @@ def _add_fit(verbs: Any) -> None:
     fit.add_argument("--seed", type=int, default=None, help="seed of the bootstrap (default 0)")
     fit.add_argument("--loss", default=None, help="squared (default) or huber")
     fit.add_argument("--weights", default=None, help="none (default) or se, for 1 / error_se**2")
+    fit.add_argument("--size-effects", action="store_true", default=None, help="rho under a random effect of each size")
     fit.add_argument("--options", default=None, metavar="YAML", help="a file with a `law:` section; flags override it")
+    fit.add_argument("--settings", default=None, metavar="JSON", help="options as JSON (what a rule passes)")
     fit.add_argument("--out", default=None, metavar="JSON", help="write the whole analysis there")
     fit.add_argument("--json", action="store_true", help="print the whole analysis as JSON")
     fit.set_defaults(run=run_fit)
@@ -56,10 +59,11 @@ def _add_recommend(verbs: Any) -> None:
     recommend.add_argument("--generated-tokens", type=_number, default=0.0, metavar="G")
     recommend.add_argument("--vision-flops", type=_number, default=0.0, help="FLOPs of the vision encoder for an image")
     recommend.add_argument("--question-pass", action="store_true", help="add QueCC's 2NQ pass to the cost")
-    recommend.add_argument("--cost", default=None, metavar="COLUMN", help="use this measured column as the cost")
+    recommend.add_argument("--cost", default=None, metavar="COLUMN", help="a measured column, or A+B for a sum")
     recommend.add_argument("--budget", type=_number, default=None, help="budget in the unit of --cost")
     recommend.add_argument("--sizes", type=_numbers, default=(), metavar="N,N", help="sizes in billions to choose from")
     recommend.add_argument("--tokens", type=_numbers, default=(), metavar="V,V", help="token counts to choose from")
+    recommend.add_argument("--choice", type=_numbers, default=None, metavar="N,V", help="what this cell would lose")
     recommend.add_argument("--law", default="auto", help="a law's name, or auto (default)")
     recommend.add_argument("--tolerance", type=_number, default=0.005, help="what counts as equally good (0.005)")
     recommend.add_argument("--json", action="store_true", help="print JSON")
@@ -111,8 +115,8 @@ def run_recommend(args: argparse.Namespace) -> int:
     from vlmlaw.laws.analysis import plain
     from vlmlaw.laws.costs import ColumnCost, Cost, CostModel
     from vlmlaw.laws.linter import require_clean
-    from vlmlaw.laws.optimum import recommend
-    from vlmlaw.laws.render import render_recommendation
+    from vlmlaw.laws.optimum import recommend, regret
+    from vlmlaw.laws.render import render_recommendation, render_regret
     from vlmlaw.laws.selection import fit_or_choose
 
     table = _read(args)
@@ -131,11 +135,21 @@ def run_recommend(args: argparse.Namespace) -> int:
         raise UserError(f"no budget given; give {wanted}")
     fit = fit_or_choose(table, args.law, allow_missing=True)
     chosen = recommend(fit, flops=budget, sizes=args.sizes, tokens=args.tokens, cost=cost, tolerance=args.tolerance)
+    loss = None
+    if args.choice is not None:
+        if len(args.choice) != 2:
+            raise UserError(
+                f"--choice holds {len(args.choice)} numbers; expected a size in billions and a V, as in 7,576"
+            )
+        loss = regret(fit, *args.choice, sizes=args.sizes, tokens=args.tokens, cost=cost)
     if args.json:
         extra = {"law": fit.law.name, "source": table.source, "lint": [finding.to_dict() for finding in findings]}
+        extra |= {"choice": loss} if loss else {}
         print(json.dumps(plain(chosen.to_dict() | extra), indent=1))
     else:
         print(render_recommendation(chosen, fit, cost=cost, source=table.source, findings=findings))
+        if loss:
+            print(render_regret(loss, unit=cost.unit or cost.name))
     return 0
 
 
@@ -183,9 +197,10 @@ def _options(args: argparse.Namespace) -> Any:
     from vlmlaw.laws.options import LawOptions
 
     section = _section(args.options) if args.options else {}
+    section |= _parsed(args.settings) if args.settings else {}
     names = (
         "law candidates question_tokens generated_tokens vision_flops question_pass budgets level bootstrap_draws seed "
-        "loss weights hold_out"
+        "loss weights hold_out size_effects cost_column"
     )
     given = {name: getattr(args, name) for name in names.split() if getattr(args, name) is not None}
     if isinstance(given.get("hold_out"), str):
@@ -194,6 +209,15 @@ def _options(args: argparse.Namespace) -> Any:
     if args.allow_missing:
         given["allow_missing"] = True
     return LawOptions.from_mapping(section | given)
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    import json
+
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"--settings is no JSON object with law options: {error}") from error
 
 
 def _section(path: str) -> dict[str, Any]:
@@ -219,11 +243,14 @@ def _pairs(texts: list[str], *, option: str) -> dict[str, str]:
 
 
 def _number(text: str) -> float:
-    return float(text)
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(part) for part in text.split(",") if part.strip())
+    return tuple(_number(part) for part in text.split(",") if part.strip())
 
 
 def _words(text: str) -> tuple[str, ...]:

@@ -72,6 +72,12 @@ class Cost:
         return flops if self.compressor_flops is None else flops + self.compressor_flops(n, v)
 
 
+def _numeric_column(table: Measurements, name: str) -> Array:
+    if name not in table.frame:
+        raise UserError(f"{table.source} has no column {name!r}; it has {', '.join(map(str, table.frame.columns))}")
+    return np.array([x if isinstance(x, (int, float)) else np.nan for x in table.frame[name]], dtype=float)
+
+
 @dataclass(frozen=True)
 class ColumnCost:
     """A measured cost (milliseconds, joules, money): known in the measured cells alone, nan elsewhere."""
@@ -82,15 +88,11 @@ class ColumnCost:
 
     @classmethod
     def from_table(cls, table: Measurements, column: str, *, unit: str = "") -> "ColumnCost":
-        """The mean of a column of the measurements in each cell. Raises UserError where it is no positive number."""
-        if column not in table.frame:
-            raise UserError(
-                f"{table.source} has no column {column!r}; it has {', '.join(map(str, table.frame.columns))}"
-            )
-        values = np.asarray(
-            [x if isinstance(x, (int, float)) else np.nan for x in table.frame[column]],
-            dtype=float,
-        )
+        """The mean of a column, or of a sum of columns ("llm_flops+vision_flops"), in each cell.
+
+        Raises UserError where a column is missing, or the cost is no positive number.
+        """
+        values = np.sum([_numeric_column(table, name.strip()) for name in column.split("+")], axis=0)
         bad = ~(np.isfinite(values) & (values > 0))
         if bad.any():
             line = table.frame["line"].iloc[int(np.flatnonzero(bad)[0])]

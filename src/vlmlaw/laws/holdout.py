@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.errors import UserError
-from vlmlaw.laws.cells import Array, Cells
+from vlmlaw.laws.cells import Array, Cells, format_size
 from vlmlaw.laws.fit import fit_cells
 from vlmlaw.laws.result import LawFit
 
@@ -64,12 +64,12 @@ def hold_out(
     if rows is None:
         size = float(cells.sizes[-1]) if size is None else float(size)
         rows = np.isclose(cells.n, size, rtol=1e-9)
-        what = f"size {size:g} B"
+        what = f"size {format_size(size)}"
     else:
         rows = np.asarray(rows, dtype=bool)
         what = f"{int(rows.sum())} flagged rows"
     if rows.shape != cells.n.shape or not rows.any():
-        raise UserError(f"nothing to hold out ({what}); the sizes are {', '.join(f'{n:g}' for n in cells.sizes)} B")
+        raise UserError(f"nothing to hold out ({what}); the sizes are {', '.join(map(format_size, cells.sizes))}")
     if rows.all():
         raise UserError(f"holding out {what} leaves no cell to fit")
     fit = fit_cells(cells.take(~rows), law, loss=loss)

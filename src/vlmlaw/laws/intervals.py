@@ -60,9 +60,13 @@ def rho_interval(fit: LawFit, *, level: float = 0.95, method: str = "profile") -
 
 def v_star_interval(fit: LawFit, question_tokens: float, *, level: float = 0.95, method: str = "profile") -> Interval:
     """The interval of V* = Q / (rho - 1), exact where rho's is, since V* falls as rho rises; inf where rho <= 1."""
-    rho = rho_interval(fit, level=level, method=method)
+    return v_star_of_interval(rho_interval(fit, level=level, method=method), question_tokens)
+
+
+def v_star_of_interval(rho: Interval, question_tokens: float) -> Interval:
+    """V*(Q) of an interval of rho."""
     ends = [v_star_of_rho(x, question_tokens) for x in (rho.estimate, rho.upper, rho.lower)]
-    return Interval(ends[0], ends[1], ends[2], level, method)
+    return Interval(ends[0], ends[1], ends[2], rho.level, rho.method)
 
 
 def v_star_of_rho(rho: float, question_tokens: float) -> float:
@@ -77,40 +81,61 @@ def v_star_of_rho(rho: float, question_tokens: float) -> float:
 
 def profile(fit: LawFit, *, level: float = 0.95) -> Interval:
     """Every rho whose constrained fit stays within the F threshold of the best one."""
-    centre = np.arctan2(*fit.exponents)
-    threshold = fit_criterion(fit) * (1 + student_t(level, fit.degrees_of_freedom) ** 2 / fit.degrees_of_freedom)
-    at = _profiler(fit)
-
-    def excess(angle: float) -> float:
-        return float(at(np.array([angle])).sse[0]) - threshold
-
-    # Half a turn away the same models come back with both exponents negated; the least likely lies in between.
-    turns = centre + np.linspace(-np.pi / 2, np.pi / 2, 65)
-    above = at(turns).sse > threshold
-    ends = []
-    for side in (-1, 1):
-        indices = range(32, -1, -1) if side < 0 else range(32, 65)
-        crossing = next((i for i in indices if above[i]), None)
-        if crossing is None:
-            ends.append(np.nan)
-        else:
-            ends.append(brentq(excess, *sorted((turns[crossing], turns[crossing - side])), xtol=1e-9))
-    return Interval(fit.rho, *_rho_ends(*ends), level, "profile")
+    t = student_t(level, fit.degrees_of_freedom)
+    ends = [_profile_end(fit, t, side=side) for side in (-1, 1)]
+    return _interval(fit.exponents, ends[0], ends[1], level, "profile")
 
 
-def _rho_ends(lower: float, upper: float) -> tuple[float, float]:
-    """rho at the ends of an interval of angles; infinite where the interval reaches b <= 0, or where nan (no end)."""
+def _profile_end(fit: LawFit, t: float, *, side: int) -> float:
+    """The angle on one side at which the root of the F statistic reaches t; nan where it never does.
+
+    That root grows almost linearly with the angle, which makes it quick to solve for. Half a turn away the same models
+    come back with both exponents negated, so the least likely angle is a quarter turn away.
+    """
+    centre, best, at = np.arctan2(*fit.exponents), fit_criterion(fit), _profiler(fit)
+
+    def excess(turn: float) -> float:
+        sse = float(at(np.array([centre + side * turn])).sse[0])
+        return np.sqrt(max(sse / best - 1, 0.0) * fit.degrees_of_freedom) - t
+
+    inner, outer = 0.0, min(t * _angle_se(fit), np.pi / 2)
+    while excess(outer) <= 0:
+        if outer >= np.pi / 2:
+            return float("nan")
+        inner, outer = outer, min(1.6 * outer, np.pi / 2)
+    return float(centre + side * brentq(excess, inner, outer, xtol=1e-9, rtol=1e-9))
+
+
+def _angle_se(fit: LawFit) -> float:
+    """Standard error of the angle of (alpha, beta), by the delta method."""
+    alpha, beta = fit.exponents
+    gradient = np.array([beta, -alpha]) / (alpha**2 + beta**2)
+    return float(np.sqrt(max(gradient @ fit.exponent_covariance @ gradient, 1e-16)))
+
+
+def _interval(exponents: tuple[float, float], lower: float, upper: float, level: float, method: str) -> Interval:
+    """The interval between two angles around that of (alpha, beta); nan where there is no end.
+
+    Angles of a quarter turn and more mean that tokens do nothing, or harm: there rho counts as infinite.
+    """
+    estimate = _rho_of_angle(float(np.arctan2(*exponents)))
     if np.isnan(lower) or np.isnan(upper):
-        return -np.inf, np.inf
-    return (
-        float(np.tan(lower)) if -np.pi / 2 < lower < np.pi / 2 else (np.inf if lower >= np.pi / 2 else -np.inf),
-        float(np.tan(upper)) if -np.pi / 2 < upper < np.pi / 2 else np.inf,
-    )
+        return Interval(estimate, -np.inf, np.inf, level, method)
+    return Interval(estimate, _rho_of_angle(lower), _rho_of_angle(upper), level, method)
+
+
+def _rho_of_angle(angle: float) -> float:
+    if angle <= -np.pi / 2:
+        return -np.inf
+    return float(np.tan(angle)) if angle < np.pi / 2 else np.inf
 
 
 def fit_criterion(fit: LawFit) -> float:
-    """The fitted sum of squares in the weights that a profile holds: Huber's weights are taken as they ended."""
-    return float(_weight(fit) @ fit.residuals**2)
+    """The fitted sum of squares in the weights that a profile holds: Huber's weights are taken as they ended.
+
+    Exact data leave rounding only, and so are given a residual of 1e-9 of the error.
+    """
+    return float(max(_weight(fit) @ fit.residuals**2, 1e-18 * (_weight(fit) @ fit.cells.error**2)))
 
 
 def _weight(fit: LawFit) -> Array:
@@ -160,19 +185,28 @@ def rho_profile(fit: LawFit, *, n_points: int = 61, level: float = 0.999) -> pd.
 
 def fieller(fit: LawFit, *, level: float = 0.95) -> Interval:
     """Fieller's set for the ratio of the two exponents, from their estimates and covariance."""
-    alpha, beta = fit.exponents
-    t2 = student_t(level, fit.degrees_of_freedom) ** 2
-    (v_aa, v_ab), (_, v_bb) = fit.exponent_covariance
+    return fieller_of(
+        fit.exponents, fit.exponent_covariance, level=level, degrees_of_freedom=fit.degrees_of_freedom, method="fieller"
+    )
+
+
+def fieller_of(
+    exponents: tuple[float, float], covariance: Array, *, level: float, degrees_of_freedom: float, method: str
+) -> Interval:
+    """Fieller's set for alpha / beta of any estimates with a covariance (2, 2)."""
+    alpha, beta = exponents
+    t2 = student_t(level, degrees_of_freedom) ** 2
+    (v_aa, v_ab), (_, v_bb) = covariance
     square, middle, constant = beta**2 - t2 * v_bb, alpha * beta - t2 * v_ab, alpha**2 - t2 * v_aa
     discriminant = middle**2 - square * constant
-    if discriminant < 0 or (square < 0 and constant < 0):
-        # Every ratio, or all but a wedge around the wrong sign, agrees with the data.
-        return Interval(fit.rho, -np.inf, np.inf, level, "fieller")
-    roots = sorted((middle + sign * np.sqrt(discriminant)) / square for sign in (-1, 1)) if square else [np.inf] * 2
-    if square > 0:
-        return Interval(fit.rho, roots[0], roots[1], level, "fieller")
-    # b may be 0 or less: the set goes through infinity, and its lower end is the positive root.
-    return Interval(fit.rho, roots[1] if square else constant / (2 * middle), np.inf, level, "fieller")
+    if discriminant < 0 or square == 0:
+        return _interval(exponents, np.nan, np.nan, level, method)
+    # A root stands for a line through the origin, so its angle counts modulo half a turn; the set around the estimate
+    # ends at the next line on either side. Where b may be 0 that set goes through infinity.
+    centre = np.arctan2(alpha, beta)
+    lines = np.arctan((middle + np.array([-1.0, 1.0]) * np.sqrt(discriminant)) / square)
+    behind = (centre - lines) % np.pi
+    return _interval(exponents, centre - behind.min(), centre + (np.pi - behind).min(), level, method)
 
 
 # --------------------------------------------------------------------------- D

@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.errors import UserError
-from vlmlaw.laws.cells import Array
+from vlmlaw.laws.cells import Array, format_size
 from vlmlaw.laws.table import ALL_KINDS, Measurements, as_measurements
 
 MAX_PLACES = 6  # named in a message; the rest is counted
 LARGEST_SIZE_B = 1e5  # a hundred trillion parameters: above it N was surely not in billions
 SMALLEST_SIZE_B = 1e-6  # a thousand parameters
+MOST_TOKENS = 1e7
+STEP_SHARE, STEP_LEAST_DROP = 0.8, 0.1  # a fall of a tenth, four fifths of it at once
 COLLINEAR = 0.95  # |correlation| of ln N and ln V from which their effects are hard to tell apart
 
 
@@ -141,7 +143,7 @@ def fraction_as_percent(rows: Measurements) -> Iterator[Finding]:
 
 def impossible_design(rows: Measurements) -> Iterator[Finding]:
     n, v = rows.frame["N"].to_numpy(dtype=float), rows.frame["V"].to_numpy(dtype=float)
-    bad_n, bad_v = np.isfinite(n) & (n <= 0), np.isfinite(v) & (v < 1)
+    bad_n, bad_v = np.isfinite(n) & (n <= 0), np.isfinite(v) & ((v < 1) | (v > MOST_TOKENS))
     if bad_n.any():
         yield Finding(
             "error",
@@ -156,9 +158,9 @@ def impossible_design(rows: Measurements) -> Iterator[Finding]:
             "error",
             "impossible-token-count",
             _lines(rows, bad_v),
-            f"{bad_v.sum()} rows with fewer than one visual token",
-            "a law takes the logarithm of V; a text-only cell has no place in it",
-            "leave these rows out",
+            f"V is {_range(v[bad_v])}; expected 1 to {MOST_TOKENS:.0e} visual tokens",
+            "a law takes the logarithm of V, so a text-only cell has no place in it",
+            "give the number of visual tokens that the LLM reads, or leave these rows out",
         )
     unit = rows.units.get("params", "billions")
     if np.nanmax(n) > LARGEST_SIZE_B or (np.nanmax(n) < SMALLEST_SIZE_B and not bad_n.any()):
@@ -257,11 +259,14 @@ def _resolution(rows: Measurements) -> float:
 
 def noted_rows(rows: Measurements) -> Iterator[Finding]:
     """Rows whose source already doubts them."""
-    for row in rows.frame[rows.frame["note"].ne("")].head(MAX_PLACES).itertuples():
+    noted = rows.frame["note"].ne("")
+    if not noted.any():
+        return
+    for row in rows.frame[noted].head(MAX_PLACES).itertuples():
         yield Finding(
             "warning",
             "noted",
-            f"N = {row.N:g} B, V = {row.V:g} (line {row.line})",
+            f"N = {format_size(row.N)}, V = {row.V:g} (line {row.line})",
             f"the table notes: {row.note}",
             "its source doubts this value",
             "fit with and without it, or leave it out",
@@ -287,10 +292,10 @@ def few_levels(rows: Measurements) -> Iterator[Finding]:
 
 def collinear(rows: Measurements) -> Iterator[Finding]:
     """Cells along one line of (ln N, ln V), as when every cell has the same FLOPs."""
-    points = rows.frame[["N", "V"]].drop_duplicates()
-    if points["N"].nunique() < 2 or points["V"].nunique() < 2:
+    n, v = np.unique(rows.frame[["N", "V"]].to_numpy(dtype=float), axis=0).T
+    if np.ptp(n) == 0 or np.ptp(v) == 0:
         return
-    correlation = float(np.corrcoef(np.log(points["N"]), np.log(points["V"]))[0, 1])
+    correlation = float(np.corrcoef(np.log(n), np.log(v))[0, 1])
     if abs(correlation) > COLLINEAR:
         perfect = abs(correlation) > 1 - 1e-9
         kind = "one iso-FLOP ray" if correlation < 0 else "one ray on which N and V grow together"
@@ -319,13 +324,13 @@ def constant_error(rows: Measurements) -> Iterator[Finding]:
 
 def wrong_way(rows: Measurements) -> Iterator[Finding]:
     """Error that rises with the size or with the tokens, on average over the other."""
-    frame = rows.frame
+    error = rows.frame["error"].to_numpy(dtype=float)
     for column, other, what in (("N", "V", "the largest size"), ("V", "N", "the most visual tokens")):
-        level = frame[column]
-        if level.nunique() < 2:
-            continue
-        means = frame.groupby([other, column])["error"].mean().unstack(column).dropna()
-        if len(means) and (means[level.max()] > means[level.min()]).mean() > 0.5:
+        level = rows.frame[column].to_numpy(dtype=float)
+        values, place = np.unique(rows.frame[other].to_numpy(dtype=float), return_inverse=True)
+        least, most = (_mean_at(place, error, level == end, n=values.size) for end in (level.min(), level.max()))
+        both = np.isfinite(least) & np.isfinite(most)
+        if level.min() < level.max() and both.any() and (most > least)[both].mean() > 0.5:
             yield Finding(
                 "warning",
                 "wrong-way",
@@ -336,12 +341,40 @@ def wrong_way(rows: Measurements) -> Iterator[Finding]:
             )
 
 
+def step(rows: Measurements) -> Iterator[Finding]:
+    """Error that falls almost all at once between two neighbouring sizes or token counts."""
+    for column, letter in (("V", "V"), ("N", "N")):
+        levels, place = np.unique(rows.frame[column].to_numpy(dtype=float), return_inverse=True)
+        if levels.size < 4:
+            continue
+        error = rows.frame["error"].to_numpy(dtype=float)
+        drops = -np.diff(np.bincount(place, error) / np.bincount(place))
+        i = int(np.argmax(drops))
+        if drops.sum() > STEP_LEAST_DROP and drops[i] > STEP_SHARE * drops.sum():
+            shown = [format_size(x) if letter == "N" else f"{x:g}" for x in levels[i : i + 2]]
+            yield Finding(
+                "warning",
+                "step",
+                f"{letter} from {shown[0]} to {shown[1]}",
+                f"{drops[i] / drops.sum():.0%} of the fall of the error happens here",
+                "a smooth law through a step has exponents that mean little",
+                f"measure more of {letter} inside the step, or average over tasks that step elsewhere",
+            )
+
+
+def _mean_at(place: Array, error: Array, rows: Array, *, n: int) -> Array:
+    """Mean error of these rows at each of n places; nan where there is none."""
+    count = np.bincount(place[rows], minlength=n)
+    total = np.bincount(place[rows], error[rows], minlength=n)
+    return np.where(count > 0, total / np.maximum(count, 1), np.nan)
+
+
 def missing_cells(rows: Measurements, *, severity: str) -> Iterator[Finding]:
     frame = rows.frame
     wanted = set(rows.expected) or set(product(frame["N"].unique(), frame["V"].unique()))
     missing = sorted(wanted - set(zip(frame["N"], frame["V"], strict=True)))
     if missing:
-        shown = ", ".join(f"({n:g} B, {v:g})" for n, v in missing[:MAX_PLACES])
+        shown = ", ".join(f"({format_size(n)}, {v:g})" for n, v in missing[:MAX_PLACES])
         more = f" and {len(missing) - MAX_PLACES} more" if len(missing) > MAX_PLACES else ""
         yield Finding(
             severity,
@@ -363,6 +396,7 @@ DESIGN_CHECKS: tuple[Check, ...] = (
     collinear,
     constant_error,
     wrong_way,
+    step,
 )
 
 
@@ -375,7 +409,7 @@ def _lines(rows: Measurements, bad: Array) -> str:
 
 def _places(frame: pd.DataFrame) -> str:
     cells = frame[["N", "V", "line"]].head(MAX_PLACES).itertuples()
-    shown = ", ".join(f"N = {row.N:g} B, V = {row.V:g} (line {row.line})" for row in cells)
+    shown = ", ".join(f"N = {format_size(row.N)}, V = {row.V:g} (line {row.line})" for row in cells)
     return shown + (f" and {len(frame) - MAX_PLACES} more" if len(frame) > MAX_PLACES else "")
 
 

@@ -7,6 +7,7 @@ index is stationary where beta / V = alpha / (Q + V). The smallest V is best whe
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.laws.bootstrap import Draws, step_quantile
 from vlmlaw.laws.cells import Array
 from vlmlaw.laws.costs import BILLION, Cost, CostModel
-from vlmlaw.laws.intervals import rho_interval, v_star_of_rho
+from vlmlaw.laws.intervals import rho_interval, v_star_of_interval
 from vlmlaw.laws.result import LawFit, as_list
 
 
@@ -44,7 +45,8 @@ def v_star(
     for q in as_list(question_tokens):
         cost = Cost(question_tokens=q, generated_tokens=generated_tokens, question_pass=question_pass)
         if rho is not None:
-            points = [v_star_of_rho(r, cost.other_tokens) for r in (rho.estimate, rho.upper, rho.lower)]
+            best = v_star_of_interval(rho, cost.other_tokens)
+            points = [best.estimate, best.lower, best.upper]
         else:
             points = [numeric_v_star(fit, cost, tokens=(least, most)), np.nan, np.nan]
         corner = "smallest" if points[0] <= least else "largest" if points[0] >= most else ""
@@ -80,6 +82,11 @@ def _along_iso_cost(fit: LawFit, cost: Cost, flops: float, ln_v: Array) -> Array
     return fit.predict(flops / (2 * BILLION * (cost.other_tokens + v)), v)
 
 
+def as_good(error: float, tolerance: float) -> float:
+    """The greatest error that counts as equally good; a law may extrapolate to 0 and below, where ratios mislead."""
+    return error + tolerance * abs(error) + 1e-12
+
+
 def flat_region(
     fit: LawFit,
     cost: Cost,
@@ -91,7 +98,7 @@ def flat_region(
     """Least and greatest whole V whose error on the iso-cost line is within `tolerance` of the least, relative."""
     flops = middling_budget(fit, cost) if budget is None else budget
     best = numeric_v_star(fit, cost, budget=flops, tokens=tokens)
-    limit = float(_along_iso_cost(fit, cost, flops, np.log([best]))[0]) * (1 + tolerance)
+    limit = as_good(float(_along_iso_cost(fit, cost, flops, np.log([best]))[0]), tolerance)
 
     def excess(ln_v: float) -> float:
         return float(_along_iso_cost(fit, cost, flops, np.array([ln_v]))[0]) - limit
@@ -142,17 +149,17 @@ def frontier(
     cost = Cost(question_tokens=50.0) if cost is None else cost
     cells = candidate_cells(fit, sizes=sizes, tokens=tokens, cost=cost)
     given = as_list(budgets) if len(budgets) else default_budgets(cells["cost"].to_numpy())
+    ranked = cells.sort_values(["error", "cost"])
+    n, v, price, error = (ranked[name].to_numpy() for name in ("N", "V", "cost", "error"))
     rows: list[tuple[Any, ...]] = []
     for budget in given:
-        affordable = cells[cells["cost"] <= budget * (1 + 1e-12)]
-        if affordable.empty:
+        affordable = np.flatnonzero(price <= budget * (1 + 1e-12))
+        if not affordable.size:
             rows.append((budget, np.nan, np.nan, np.nan, np.nan, [], np.nan, np.nan, False))
             continue
-        best = affordable.sort_values(["error", "cost"]).iloc[0]
-        near = affordable[affordable["error"] <= best["error"] * (1 + tolerance)]
-        flat = sorted(near["V"].unique())
-        capped = best["N"] == cells["N"].max()
-        rows.append((budget, best["N"], best["V"], best["cost"], best["error"], flat, flat[0], flat[-1], capped))
+        best = affordable[0]
+        flat = np.unique(v[affordable[error[affordable] <= as_good(error[best], tolerance)]]).tolist()
+        rows.append((budget, n[best], v[best], price[best], error[best], flat, flat[0], flat[-1], n[best] == n.max()))
     names = ["budget", "N", "V", "cost", "error", "flat", "flat_lower", "flat_upper", "capped"]
     table = pd.DataFrame(rows, columns=names)
     bought = table["N"].notna()
@@ -160,20 +167,41 @@ def frontier(
     for place, end in enumerate(("lower", "upper"), start=5):
         table.insert(place, end, pd.Series(band[end].to_numpy(), index=table.index[bought]))
     if draws is not None:
-        spread = [_choice_interval(draws, cells, budget=budget, level=level) for budget in given]
+        drawn = draws.predict(n, v)
+        spread = [_choice_interval(draws, drawn, n, v, affordable=price <= x * (1 + 1e-12), level=level) for x in given]
         table = table.join(pd.DataFrame(spread, columns=["v_lower", "v_upper", "n_lower", "n_upper"]))
     return table
 
 
-def _choice_interval(draws: Draws, cells: pd.DataFrame, *, budget: float, level: float) -> tuple[float, ...]:
-    """Least and greatest V and N that are chosen in the central `level` of the draws."""
-    affordable = cells[cells["cost"] <= budget * (1 + 1e-12)]
-    if affordable.empty:
+def _choice_interval(
+    draws: Draws, drawn: Array, n: Array, v: Array, *, affordable: Array, level: float
+) -> tuple[float, ...]:
+    """Least and greatest V and N that are chosen in the central `level` of the draws; `drawn` is error (B, cells)."""
+    if not affordable.any():
         return (np.nan,) * 4
-    n, v = affordable["N"].to_numpy(), affordable["V"].to_numpy()
-    chosen = np.argmin(draws.predict(n, v), axis=1)
+    chosen = np.argmin(np.where(affordable, drawn, np.inf), axis=1)
     tails = (0.5 - level / 2, 0.5 + level / 2)
     return tuple(step_quantile(x[chosen], draws.probability, q) for x in (v, n) for q in tails)
+
+
+def sensitivity(
+    fit: LawFit,
+    *,
+    flops: float,
+    question_tokens: Sequence[float] = (0, 10, 25, 50, 100, 200),
+    generated_tokens: Sequence[float] = (0,),
+    sizes: Sequence[float] = (),
+    tokens: Sequence[float] = (),
+    vision_flops: float = 0.0,
+    question_pass: bool = False,
+) -> pd.DataFrame:
+    """What the budget buys as Q or G grows: question_tokens, generated_tokens, N, V, cost, error; nan for nothing."""
+    rows = []
+    for q, g in product(as_list(question_tokens), as_list(generated_tokens)):
+        cost = Cost(q, g, vision_flops, question_pass)
+        best = frontier(fit, sizes=sizes, tokens=tokens, cost=cost, budgets=[flops]).iloc[0]
+        rows.append((q, g, best["N"], best["V"], best["cost"], best["error"]))
+    return pd.DataFrame(rows, columns=["question_tokens", "generated_tokens", "N", "V", "cost", "error"])
 
 
 def default_budgets(costs: Array, *, n: int = 25) -> list[float]:

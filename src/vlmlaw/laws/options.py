@@ -27,9 +27,11 @@ class LawOptions:
     hold_out: "auto" (the rows whose held_out is true, which then stay out of the fit; without any, the largest size,
         which the fit keeps), "largest", a size in billions, or "none".
     flat_tolerance: a choice within this relative distance of the least error counts as equally good.
+    cost_column: a measured column, or a sum such as "llm_flops+vision_flops", whose frontier is given as well.
     sizes, tokens: sizes in billions and token counts the frontier may choose from; empty means those measured.
     budgets: FLOPs for an answer; empty means a grid over what the cells cost.
     loss, weights: "squared" or "huber"; "none", or "se" for weights 1 / error_se**2.
+    size_effects: also give rho under a random effect of each size (statsmodels' mixed model; a second more).
     allow_missing: fit what is there although the grid has holes.
     """
 
@@ -44,11 +46,13 @@ class LawOptions:
     seed: int = 0
     hold_out: str | float = "auto"
     flat_tolerance: float = 0.005
+    cost_column: str = ""
     sizes: tuple[float, ...] = ()
     tokens: tuple[float, ...] = ()
     budgets: tuple[float, ...] = ()
     loss: str = "squared"
     weights: str = "none"
+    size_effects: bool = False
     allow_missing: bool = False
 
     def __post_init__(self) -> None:
@@ -101,9 +105,11 @@ class LawOptions:
                 raise UserError(f"law {law!r} is unknown; the laws are {AUTO}, {', '.join(LAWS)}")
         _require_word("loss", self.loss, LOSSES)
         _require_word("weights", self.weights, WEIGHTS)
-        for name in ("question_pass", "allow_missing"):
+        for name in ("question_pass", "size_effects", "allow_missing"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"law option {name} is {getattr(self, name)!r}; expected true or false")
+        if not isinstance(self.cost_column, str):
+            raise UserError(f"law option cost_column is {self.cost_column!r}; expected a column's name")
         if isinstance(self.hold_out, str):
             _require_word("hold_out", self.hold_out, HOLD_OUT)
         else:

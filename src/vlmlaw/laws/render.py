@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+from vlmlaw.laws.cells import format_size
 from vlmlaw.laws.costs import CostModel
 from vlmlaw.laws.linter import Finding
 from vlmlaw.laws.optimum import Recommendation
 from vlmlaw.laws.result import LawFit
+from vlmlaw.laws.table import ALL_KINDS
 
 MAX_LAWS = 6
 
@@ -16,15 +18,44 @@ def render_analysis(result: dict[str, Any]) -> str:
     provenance = result["provenance"]
     parts = [f"{provenance['source']}: {provenance['n_rows']} rows, {len(result['fits'])} fits"]
     parts += [_finding(Finding(**finding)) for finding in result["lint"]]
-    parts += [_fit(fit) for fit in result["fits"]]
+    if len(result["fits"]) > 1:
+        parts.append(_indent(_side_by_side(result["fits"])))
+    # One block for each suite; kinds are in the table above, and in the JSON.
+    parts += [_fit(fit) for fit in result["fits"] if fit["kind"] == ALL_KINDS or len(result["fits"]) == 1]
     for skipped in result["skipped"]:
         parts.append(f"no law for {skipped['suite']}/{skipped['kind']}: {skipped['why']}")
     return "\n\n".join(parts)
 
 
+def _side_by_side(fits: list[dict[str, Any]]) -> str:
+    """A row for each suite and kind: law, rho, V* at the middle Q, how much is explained, and the hold-out's error."""
+    middle = fits[0]["v_star"][len(fits[0]["v_star"]) // 2]["question_tokens"] if fits[0]["v_star"] else None
+    rows = []
+    for fit in fits:
+        star = next((row for row in fit["v_star"] if row["question_tokens"] == middle), None)
+        held = fit["hold_out"]["mean_relative_error"] if fit["hold_out"] else None
+        rows.append(
+            [
+                _title(fit),
+                fit["law"],
+                _number(fit["rho"]["estimate"], "∞") if fit["rho"] else "",
+                _ends(fit["rho"]) if fit["rho"] else "",
+                f"{star['v_star']:.3g}" if star else "",
+                f"{fit['r_squared']:.1%}",
+                "" if held is None else f"{held:.1%}",
+            ]
+        )
+    star_name = "V*" if middle is None else f"V*({middle:g})"
+    return render_table(["suite", "law", "rho", "interval", star_name, "explained", "held out, off by"], rows)
+
+
+def _title(fit: dict[str, Any]) -> str:
+    parts = [fit["suite"], fit["kind"], fit.get("compressor", "")]
+    return " / ".join(part for part in parts if part and part != ALL_KINDS) or "measured cells"
+
+
 def _fit(fit: dict[str, Any]) -> str:
-    title = fit["suite"] if fit["kind"] == "all" else f"{fit['suite']} / {fit['kind']}"
-    title = "measured cells" if title == "all" else title
+    title = _title(fit)
     lines = [f"── {title} " + "─" * max(3, 78 - len(title)), ""]
     if fit["rho"]:
         rho = fit["rho"]
@@ -36,8 +67,20 @@ def _fit(fit: dict[str, Any]) -> str:
     if fit["rho"]:
         others = [f"{i['method']} {_ends(i)}" for i in fit["rho_intervals"][1:]]
         lines.append("  rho by   " + "; ".join(others))
+    if any(row["parameter"] == "alpha" for row in fit["summary"]):
+        lines.append("  given D  " + "; ".join(_given_d(row) for row in _some(fit["d_profile"])))
     lines += ["", _indent(_laws(fit))]
     return "\n".join(lines)
+
+
+def _given_d(row: dict[str, Any]) -> str:
+    return f"D {row['D']:.3g}: alpha {row['alpha']:.3g}, beta {row['beta']:.3g}, rho {_number(row['rho'], '∞')}"
+
+
+def _some(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """D = 0 and three more of its profile, from least to greatest."""
+    zero = next((i for i, row in enumerate(rows) if row["D"] == 0), 0)
+    return [rows[i] for i in sorted({0, zero, (zero + len(rows)) // 2, len(rows) - 2}) if 0 <= i < len(rows)]
 
 
 def _v_star(fit: dict[str, Any]) -> str:
@@ -52,12 +95,15 @@ def _v_star(fit: dict[str, Any]) -> str:
 
 def _laws(fit: dict[str, Any]) -> str:
     rows = []
-    for law in fit["laws"][:MAX_LAWS]:
+    shown = fit["laws"][:MAX_LAWS]
+    # The law in use and the paper's own form are always of interest.
+    shown += [law for law in fit["laws"][MAX_LAWS:] if law["law"] in (fit["law"], "power_d0")]
+    for law in shown:
         delta = "" if law["delta"] is None else f"{law['delta']:.1f}"
         mark = "*" if law["law"] == fit["law"] else ""
         rho = "" if law["rho"] is None else f"{law['rho']:.3g}"
         rows.append([law["law"] + mark, delta, _number(law["loso"]), _number(law["loto"]), rho, law["gated"]])
-    hidden = len(fit["laws"]) - MAX_LAWS
+    hidden = len(fit["laws"]) - len(shown)
     table = render_table(["law", "ΔAICc", "unseen N", "unseen V", "rho", "gated out"], rows)
     return table + (f"\n(and {hidden} more, in --json)" if hidden > 0 else "")
 
@@ -73,7 +119,7 @@ def render_recommendation(
     """The cell to deploy, the alternatives by token count, and what to mind."""
     unit = chosen.unit or cost.name
     lines = [
-        f"N = {chosen.n:g} B, V = {chosen.v:g}   predicted error {chosen.error:.4f} "
+        f"N = {format_size(chosen.n)}, V = {chosen.v:g}   predicted error {chosen.error:.4f} "
         f"[{chosen.error_lower:.4f}, {chosen.error_upper:.4f}]",
         "",
         f"  cost     {chosen.cost:.3g} of {chosen.budget:.3g} {unit} ({cost.name})",
@@ -82,13 +128,23 @@ def render_recommendation(
         "",
     ]
     rows = [
-        [f"{row.V:g}", f"{row.N:g} B", f"{row.cost:.3g}", f"{row.error:.4f}", f"{row.regret:+.2%}"]
+        [f"{row.V:g}", format_size(row.N), f"{row.cost:.3g}", f"{row.error:.4f}", f"{row.regret:+.2%}"]
         for row in chosen.alternatives.itertuples()
     ]
     lines.append(_indent(render_table(["V", "best N", "cost", "error", "regret"], rows)))
     lines += ["", *(_wrap(f"Mind: {warning}.") for warning in chosen.warnings)] if chosen.warnings else []
     lines += ["", *(_finding(finding) for finding in findings)] if findings else []
     return "\n".join(lines)
+
+
+def render_regret(loss: dict[str, float], *, unit: str) -> str:
+    """What a choice loses against the best cell of the same cost."""
+    cell = f"N = {format_size(loss['n'])}, V = {loss['v']:g}"
+    choice = f"{cell} costs {loss['cost']:.3g} {unit}: predicted error {loss['error']:.4f}"
+    if loss["absolute"] <= 0:
+        return "\n" + _wrap(f"{choice}. No cell of that cost does better.")
+    best = f"N = {format_size(loss['best_n'])}, V = {loss['best_v']:g} costs no more and has {loss['best_error']:.4f}"
+    return "\n" + _wrap(f"{choice}. {best}: the choice loses {loss['absolute']:.4f} ({loss['relative']:.2%}).")
 
 
 def render_findings(findings: Sequence[Finding], *, source: str, n_rows: int) -> str:

@@ -81,12 +81,29 @@ def project(law: "SeparableLaw", theta: Array, cells: Cells, weight: Array) -> A
     moment = np.einsum("bct,c->bt", weighted, cells.error)
     usable = np.isfinite(gram).all(axis=(1, 2))
     gram[~usable] = np.eye(len(law.terms))
-    sse, multipliers = _bounded_projection(law, gram, moment, 0.0)
-    # D above the least error is out of bounds: there the solver's own step stands.
-    usable &= np.isfinite(sse) & ~((multipliers[:, -1] > cells.error.min()) & (law.parameters[-1].lower == 0))
     public = law.to_public(theta)
+    multipliers, settled = _same_set_projection(law, gram, moment, public[:, law.multipliers()])
+    if not settled.all():
+        sse, others = _bounded_projection(law, gram[~settled], moment[~settled], 0.0)
+        multipliers[~settled] = others
+        usable[~settled] &= np.isfinite(sse)
+    # D above the least error is out of bounds: there the solver's own step stands.
+    usable &= ~((multipliers[:, -1] > cells.error.min()) & (law.parameters[-1].lower == 0))
     public[:, law.multipliers()] = multipliers
     return np.where(usable[:, None], law.to_working(public), theta)
+
+
+def _same_set_projection(law: "SeparableLaw", gram: Array, moment: Array, current: Array) -> tuple[Array, Array]:
+    """Multipliers (B, terms) with those held at zero that are there now, and where that is the best set (B,)."""
+    bounded = np.array([law.parameters[where].lower == 0 for where in law.multipliers()])
+    free = (current > 1e-9) | ~bounded
+    system = gram * (free[:, :, None] & free[:, None, :])
+    diagonal = np.einsum("bkk->bk", system)
+    diagonal[...] = np.where(free, diagonal * (1 + 1e-12), 1.0)
+    solved = np.linalg.solve(system, np.where(free, moment, 0.0)[:, :, None])[:, :, 0]
+    gain = moment - np.einsum("bkl,bl->bk", gram, solved)  # of raising a multiplier that is held
+    right = np.where(free, (solved >= 0) | ~bounded, gain <= 1e-12 * np.abs(moment))
+    return solved, right.all(axis=1)
 
 
 def _lowest_basins(sse: Array) -> Array:

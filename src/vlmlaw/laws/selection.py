@@ -22,6 +22,7 @@ from vlmlaw.laws.solver import solve
 from vlmlaw.laws.table import Measurements, as_measurements
 
 GATE = 1.5  # times the best law's error on what it has not seen
+PARSIMONY = 2.0  # a gain in AICc below this does not pay for a parameter
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +39,9 @@ class Comparison:
 
     @property
     def chosen(self) -> str:
-        """The law of least AICc among those that are not gated out."""
-        return str(self.table.index[self.table["gated"].eq("")][0])
+        """Among the laws not gated out and within PARSIMONY of the least AICc, that of fewest parameters."""
+        close = self.table[self.table["gated"].eq("") & (self.table["delta"] <= PARSIMONY)]
+        return str(close.sort_values(["k", "delta"], kind="stable").index[0])
 
     @property
     def best(self) -> LawFit:
@@ -49,12 +51,14 @@ class Comparison:
     def why(self) -> str:
         """One sentence on the choice."""
         row = self.table.loc[self.chosen]
-        n_kept = int(self.table["gated"].eq("").sum())
-        text = f"{self.chosen} has the least AICc of {n_kept} laws that predict unseen cells well"
+        kept = self.table.index[self.table["gated"].eq("")].tolist()
         gated = self.table.index[self.table["gated"].ne("")].tolist()
-        close = self.table.index[(self.table["delta"] < 2) & self.table["gated"].eq("")].tolist()[1:]
+        text = f"{self.chosen} has the least AICc of {len(kept)} laws that predict unseen cells well"
+        if row["delta"] > 0:
+            text = f"{self.chosen} has fewer parameters than {kept[0]}, which is only {row['delta']:.1f} AICc better"
+        close = [name for name in kept if self.table.loc[name, "delta"] <= PARSIMONY and name != self.chosen]
         text += f" (weight {row['weight']:.2f})"
-        text += f"; within 2 AICc of it: {', '.join(close)}" if close else ""
+        text += f"; within {PARSIMONY:g} AICc of the least: {', '.join(close)}" if close else ""
         return text + (f"; gated out: {', '.join(gated)}" if gated else "")
 
     def average(self) -> "ModelAverage":
@@ -144,7 +148,7 @@ def _gate(table: pd.DataFrame) -> list[str]:
     for name, row in table.iterrows():
         found = [] if row["converged"] else ["did not converge"]
         for column, what in (("loso", "sizes"), ("loto", "token counts")):
-            least = table[column].min()
+            least = max(table[column].min(), 1e-9)  # below, an error is rounding
             if row[column] > GATE * least + 1e-12:
                 found.append(f"{row[column] / least:.1f}x the best error on unseen {what}")
         reasons.append("" if name == best else "; ".join(found))
@@ -183,6 +187,7 @@ def _predict_left_out(law: Law, cells: Cells, left_out: Array, fit: LawFit) -> A
         upper=upper,
         project=(lambda theta: law.project(theta, cells, weight)) if law.separable else None,
         tolerance=1e-6,
+        max_steps=50,  # a law that creeps along a valley predicts much the same all the way
     )
     return law.evaluate(found.theta.T[:, :, None], cells.ln_n, cells.ln_v)[0]
 

@@ -94,7 +94,10 @@ class Measurements:
             return None
         keys = ["cell", "N", "V", "compressor", "seed"]
         grouped = whole.groupby(keys, dropna=False, sort=False)
+        extra = [name for name in whole if name not in (*COLUMNS, "note", "line")]
+        shared = {name: (name, "mean") for name in extra if pd.api.types.is_numeric_dtype(whole[name])}
         mean = grouped.agg(
+            **shared,
             error=("error", "mean"),
             error_se=("error_se", lambda se: np.sqrt((se**2).sum(skipna=False)) / len(se)),
             held_out=("held_out", "max"),
@@ -182,7 +185,8 @@ def as_measurements(table: "Measurements | pd.DataFrame") -> Measurements:
             f"table has no column {', '.join(missing)}; expected N (billions), V and error = 1 - score, "
             "or measurements read by read_measurements(path)"
         )
-    names = {name: name for name in table.columns} | {"n_params": "N", "n_visual_tokens": "V", "error": "error"}
+    names = {name: name for name in table.columns if name in ALIASES and name != "score"}
+    names |= {"n_params": "N", "n_visual_tokens": "V"}
     raw = table.reset_index(drop=True).assign(line=np.arange(len(table)))
     frame = _canonical(raw, names, unit="billions", scale="fraction", source="table")
     return Measurements(frame=frame, units={"params": "billions", "scale": "fraction"})
@@ -218,8 +222,6 @@ def _parse_csv(path: Path, blob: bytes) -> pd.DataFrame:
     except (UnicodeDecodeError, ValueError, OverflowError) as error:  # pandas' parser errors are ValueErrors
         reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
         raise UserError(f"{path.name} is not a CSV file in UTF-8: {reason}") from error
-    if raw.empty:
-        raise UserError(f"{path.name} has no rows under its header")
     if not isinstance(raw.index, pd.RangeIndex):
         raise UserError(f"{path.name} has rows with more fields than its header has names; expected equally many")
     raw.columns = [str(name).strip() for name in raw.columns]
@@ -227,7 +229,10 @@ def _parse_csv(path: Path, blob: bytes) -> pd.DataFrame:
     if repeated:
         raise UserError(f"{path.name} names column {repeated[0]!r} twice")
     raw = raw.fillna("").map(str.strip)
-    return raw.assign(line=np.arange(len(raw)) + 2)[(raw != "").any(axis=1)].reset_index(drop=True)
+    written = (raw != "").any(axis=1)
+    if not written.any():
+        raise UserError(f"{path.name} has no rows under its header")
+    return raw.assign(line=np.arange(len(raw)) + 2)[written].reset_index(drop=True)
 
 
 def _to_long(raw: pd.DataFrame, *, columns: Mapping[str, str], scores: Sequence[str], source: str) -> pd.DataFrame:
@@ -243,6 +248,8 @@ def _to_long(raw: pd.DataFrame, *, columns: Mapping[str, str], scores: Sequence[
     counts = {name: m[1] for name in raw.columns if (m := re.fullmatch(r"[vV]?=?(\d+)", name))}
     if has_tokens or len(counts) < 2:
         return raw
+    if len(set(counts.values())) < len(counts):
+        raise UserError(f"{source} has two columns for one token count: {', '.join(counts)}")
     long = raw.rename(columns=counts).melt(
         id_vars=[name for name in raw.columns if name not in counts],
         value_vars=list(counts.values()),
@@ -327,7 +334,13 @@ def _canonical(raw: pd.DataFrame, names: Mapping[str, str], *, unit: str, scale:
     )
     default_cell = frame["N"].map("{:g}B".format) + "_v" + frame["V"].map("{:g}".format)
     frame.insert(0, "cell", words("cell", "") if "cell" in names else default_cell)
-    return frame.assign(**{k: pd.to_numeric(x, errors="coerce").fillna(x) for k, x in extra.items()})
+    return frame.assign(**{name: _numbers_or_text(column) for name, column in extra.items()})
+
+
+def _numbers_or_text(column: pd.Series) -> pd.Series:
+    """A user's own column as numbers, with nan for blanks, or as it is where some field is no number."""
+    numbers = pd.to_numeric(column, errors="coerce")
+    return numbers if (numbers.notna() | column.map(_word).eq("")).all() else column
 
 
 def _word(value: object) -> str:

@@ -1,10 +1,16 @@
 """A fit in plain words: what matters more, size or tokens, how sure that is, and what to mind."""
 
+import numpy as np
+
+from vlmlaw.laws.cells import format_size
+from vlmlaw.laws.fit import MAD_TO_SIGMA
 from vlmlaw.laws.holdout import HoldOut
 from vlmlaw.laws.intervals import Interval, rho_interval
 from vlmlaw.laws.result import LawFit
 
 POOR_R_SQUARED = 0.7
+OUTLIER = 4.0  # robust standard deviations; one of 10,000 Gaussian cells is this far out
+MAX_OUTLIERS = 4
 
 
 def verdict(fit: LawFit, *, hold_out: HoldOut | None = None, level: float = 0.95) -> list[str]:
@@ -63,6 +69,14 @@ def _quality(fit: LawFit) -> str:
 def cautions(fit: LawFit) -> list[str]:
     """What is odd about the fit itself."""
     found = []
+    if is_singular(fit):
+        found.append(
+            "Some parameters have no finite estimate, as where the error falls in a step: rho and V* say little here. "
+            "Measure sizes and token counts inside the step."
+        )
+    odd = outliers(fit)
+    if odd:
+        found.append(f"Far from the law (over {OUTLIER:g} robust standard deviations): {', '.join(odd)}. Check them.")
     if not fit.converged:
         found.append("The fit did not converge: try logit, fix D (power_d0), or measure more cells.")
     if "D" in fit.at_bound:
@@ -83,3 +97,26 @@ def cautions(fit: LawFit) -> list[str]:
             f"{fit.cells.sizes.size} sizes are few: intervals that treat cells as independent may be too narrow."
         )
     return found
+
+
+def is_singular(fit: LawFit) -> bool:
+    """Whether the curvature at the optimum is singular, as where a link law's slope runs off to fit a step."""
+    free = [k for k, p in enumerate(fit.law.parameters) if p.name not in fit.at_bound]
+    gradient = fit.law.evaluate(fit.theta[:, None, None], fit.cells.ln_n, fit.cells.ln_v)[1][free, 0]
+    norms = np.linalg.norm(gradient, axis=1)
+    # What doubling a parameter would do to the error, at first order: nothing, where it has run off.
+    effect = norms * np.maximum(np.abs(fit.theta[free]), 1.0)
+    if effect.min() < 1e-6 * np.linalg.norm(fit.cells.error - fit.cells.error.mean()):
+        return True
+    return bool(np.linalg.cond((gradient / norms[:, None]).T) > 1e6)
+
+
+def outliers(fit: LawFit) -> list[str]:
+    """Names of the cells that lie far from the law, the farthest first, at most MAX_OUTLIERS."""
+    scaled = fit.residuals * np.sqrt(fit.cells.weight)
+    spread = np.median(np.abs(scaled)) / MAD_TO_SIGMA
+    if spread <= 0 or fit.degrees_of_freedom < 10:
+        return []
+    far = np.flatnonzero(np.abs(scaled) > OUTLIER * spread)
+    far = far[np.argsort(-np.abs(scaled[far]))][:MAX_OUTLIERS]
+    return [f"N = {format_size(fit.cells.n[i])}, V = {fit.cells.v[i]:g} ({fit.residuals[i]:+.3f})" for i in far]

@@ -1,0 +1,50 @@
+# make report   the whole study of params.yaml, from nothing to results/report/index.html
+# make test     every test
+# make setup    just the environment, .venv; then `.venv/bin/snakemake --cores N` is the native way in
+# make bench    what the docs quote: overhead of the workflow, and more
+# make clean-env  remove .venv
+# On a CUDA machine: make report LOCK=envs/cuda.txt
+
+PYTHON ?= python3
+LOCK ?= envs/cpu.txt
+CORES ?= all
+EXPERIMENT ?= params.yaml
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL = $(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable
+
+.PHONY: setup report test bench lock clean-env
+
+setup: $(VENV)/stamp-workflow
+
+report: setup
+	$(BIN)/snakemake --cores $(CORES) --configfile $(EXPERIMENT)
+	@$(BIN)/python -m vlmlaw summary $(EXPERIMENT)
+
+test: $(VENV)/stamp-test
+	$(BIN)/python -m pytest
+
+bench: setup
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+lock: $(VENV)/stamp-test
+	$(BIN)/python -m pip install --quiet uv
+	PATH=$(CURDIR)/$(BIN):$$PATH envs/lock.sh
+
+clean-env:
+	rm -rf $(VENV)
+
+# A stamp is newer than the lock it was installed from, or the installation is done again.
+$(VENV)/stamp-workflow: $(LOCK) pyproject.toml | $(BIN)/python
+	$(INSTALL) '.[workflow]'
+	@touch $@
+
+$(VENV)/stamp-test: $(LOCK) pyproject.toml | $(BIN)/python
+	$(INSTALL) '.[test]'
+	@touch $@ $(VENV)/stamp-workflow
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "vlmlaw needs Python 3.11 or later; $(PYTHON) is older or missing. Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,195 @@
+"""The experiment file: what is refused and how, which cells it makes, and what each stage gets to know."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vlmlaw.__main__ import main
+from vlmlaw.errors import UserError
+from vlmlaw.experiment import CellSettings, Experiment, read_experiment
+from vlmlaw.settings import from_json, to_json
+
+ROOT = Path(__file__).parents[1]
+FILES = [ROOT / "params.yaml", *sorted((ROOT / "workflow" / "experiments").glob("*.yaml"))]
+
+
+@pytest.fixture
+def params() -> dict:
+    """A small valid experiment, to be spoilt."""
+    training = {"steps": 10, "batch_size": 4, "learning_rate": 1.0e-3}
+    return {
+        "name": "small",
+        "data": {
+            "source": "miniature",
+            "seed": 0,
+            "n_relations": 2,
+            "questions_per_image": 4,
+            "images": {"train": 8, "development": 4, "test": 6},
+            "text": {"records": 8, "reading_share": 0.5},
+        },
+        "vision": {
+            "source": "train",
+            "hidden_size": 16,
+            "num_hidden_layers": 2,
+            "feature_layers": [2],
+            "multi_level_layers": [1, 2],
+            "training": training,
+        },
+        "pretraining": training,
+        "training": training | {"new_learning_rate": 3.0e-3},
+        "sizes": {
+            "s": {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2},
+            "m": {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "training": {"steps": 20}},
+        },
+        "grid": {"visual_tokens": [1, 4], "compressors": ["average"], "held_out": "m"},
+    }
+
+
+def put(params: dict, path: str, value: object) -> dict:
+    """A copy with `a.b.c` set to a value."""
+    params = copy.deepcopy(params)
+    *parents, last = path.split(".")
+    section = params
+    for key in parents:
+        section = section.setdefault(key, {})
+    section[last] = value
+    return params
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_every_experiment_file_of_the_repository_is_valid(path):
+    experiment = read_experiment(path)
+    assert experiment.cells
+    assert len({read_experiment(other).results for other in FILES}) == len(FILES)
+
+
+def test_cells_are_the_product_and_more(params):
+    more = [{"sizes": ["s"], "visual_tokens": [9], "compressors": ["quecc"], "seeds": [0, 1]}]
+    cells = Experiment.from_mapping(put(params, "grid.more", more)).cells
+    assert list(cells) == [
+        "s_v1_average_s0",
+        "s_v4_average_s0",
+        "m_v1_average_s0",
+        "m_v4_average_s0",
+        "s_v9_quecc_s0",
+        "s_v9_quecc_s1",
+    ]
+    assert cells["s_v1_average_s0"].feature_layers == (2,)
+    assert cells["s_v9_quecc_s0"].feature_layers == (1, 2)
+    assert [cells[name].training.steps for name in ("s_v1_average_s0", "m_v1_average_s0")] == [10, 20]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("trainning", {}, "unknown key 'trainning'; the keys there are name, data"),
+        ("data.images.tset", 5, "found train, development, test, tset; expected train, development, test"),
+        ("data.seed", "0", "data.seed: found '0'; expected a whole number"),
+        ("data.seed", True, "data.seed: found True; expected a whole number"),
+        ("data.seed", -1, "found -1; expected a number at least 0"),
+        ("data.source", "coco", "found 'coco'; expected one of miniature"),
+        ("data.images.test", 0, "found 0; expected a number at least 1"),
+        ("data.text", None, "text is missing"),
+        ("data", [], "expected a section with source, seed"),
+        ("training", {"batch_size": 4, "learning_rate": 1.0, "new_learning_rate": 1.0}, "steps is missing"),
+        ("training.learning_rate", "1e-3", "YAML reads this as text; write 1.0e-3"),
+        ("training.learning_rate", 0, "found 0.0; expected a number above 0"),
+        ("training.learning_rate", float("nan"), "found nan"),
+        ("training.warmup_share", 2, "at least 0 and at most 1"),
+        ("vision.feature_layers", [3], "the tower's hidden states are 0 to 2"),
+        ("vision.feature_layers", [], "Name at least one"),
+        ("vision.feature_layers", 2, "found 2; expected a list"),
+        ("sizes", {}, "there is none"),
+        ("sizes.s.num_attention_heads", 3, "3 heads do not divide hidden_size 16; 1, 2, 4, 8, 16 would"),
+        ("sizes.s.training", {"rate": 1}, "training of size s: unknown key 'rate'"),
+        ("sizes.s.depth", 2, "sizes.s: unknown key 'depth'"),
+        ("sizes.a_b", {"hidden_size": 4, "num_hidden_layers": 1, "num_attention_heads": 1}, "cannot name a folder"),
+        ("grid.held_out", "xl", "no size is called 'xl'; there are s, m"),
+        ("grid.sizes", ["xl"], "unknown 'xl'; there are s, m (or all)"),
+        ("grid.visual_tokens", [5], "cannot make V = 5 visual tokens of a 12 x 12 grid of patches; V can be 1, 4, 9"),
+        ("grid.visual_tokens", [1, 1], "the cell s_v1_average_s0 is there twice"),
+        ("grid.visual_tokens", [], "the grid has no cell"),
+        ("grid.seeds", [], "the grid has no cell"),
+        (
+            "grid.more",
+            [{"visual_tokens": [4], "compressors": ["average"]}],
+            "grid.more[0]: the cell s_v4_average_s0 is",
+        ),
+        ("grid.compressors", ["averag"], "no compressor is called 'averag'; there are a"),
+        ("grid.compressors", [], "there is none"),
+        ("grid.compressors", {"average": {"width": 3}}, "unknown option(s) width; its options: none"),
+        ("grid.compressors", {"resampler": {"n_heads": "two"}}, "compressor resampler refuses {'n_heads': 'two'}"),
+        ("grid.compressors", {"average": 3}, "expected names, or names with their options"),
+        ("grid.compressors", ["tome"], "is applied to a trained model"),
+        ("results", "/tmp/x", "expected a folder inside"),
+        ("results", "../x", "expected a folder inside"),
+    ],
+)
+def test_what_cannot_run_is_refused_by_name(params, path, value, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        Experiment.from_mapping(put(params, path, value))
+
+
+def test_a_compressor_has_one_set_of_options(params):
+    grid = params["grid"] | {
+        "compressors": {"resampler": {"n_heads": 2}},
+        "more": [{"visual_tokens": [9], "compressors": ["resampler"]}],
+    }
+    with pytest.raises(UserError, match="give a compressor one set of options"):
+        Experiment.from_mapping(params | {"grid": grid})
+
+
+def test_settings_survive_json_whatever_the_order_of_the_file(params):
+    backwards = yaml.safe_load(yaml.safe_dump(params, sort_keys=True))
+    for name, cell in Experiment.from_mapping(params).cells.items():
+        text = to_json(cell)
+        assert text == to_json(Experiment.from_mapping(backwards).cell_settings(name))
+        assert from_json(CellSettings, text) == cell
+        assert list(json.loads(text)) == sorted(json.loads(text))
+
+
+def test_how_often_to_save_is_no_part_of_a_cell(params):
+    rarely = Experiment.from_mapping(put(params, "training.checkpoint_seconds", 600))
+    assert rarely.cell_settings("s_v1_average_s0").training.checkpoint_seconds == 600
+    assert to_json(rarely.cell_settings("s_v1_average_s0")) == to_json(
+        Experiment.from_mapping(params).cell_settings("s_v1_average_s0")
+    )
+
+
+def test_a_split_knows_its_own_images_only(params):
+    few, many = (Experiment.from_mapping(put(params, "data.images.test", n)) for n in (6, 60))
+    assert to_json(few.picture_settings("train")) == to_json(many.picture_settings("train"))
+    assert to_json(few.picture_settings("test")) != to_json(many.picture_settings("test"))
+    assert to_json(few.text_settings) == to_json(many.text_settings)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "null", '{"size": "s"}'])
+def test_settings_that_are_no_settings_are_refused(text):
+    with pytest.raises(UserError, match="--settings"):
+        from_json(CellSettings, text)
+
+
+def test_an_unknown_cell_names_those_there_are(params):
+    with pytest.raises(UserError, match=re.escape("has 4 cells, for example s_v1_average_s0, s_v4_average_s0")):
+        Experiment.from_mapping(params).cell_settings("s_v2_average_s0")
+
+
+def test_a_file_that_is_no_yaml_is_refused(tmp_path):
+    (tmp_path / "bad.yaml").write_text("grid: {a: ?, b")
+    for path in (tmp_path / "bad.yaml", tmp_path / "none.yaml"):
+        with pytest.raises(UserError, match="cannot read .* as YAML"):
+            read_experiment(path)
+
+
+def test_the_command_lists_cells_or_says_what_is_wrong(params, tmp_path, capsys):
+    path = tmp_path / "small.yaml"
+    path.write_text(yaml.safe_dump(params))
+    assert main(["experiment", str(path)]) == 0
+    assert "m_v4_average_s0  (held out of the fit)" in capsys.readouterr().out
+    path.write_text(yaml.safe_dump(put(params, "sizes.s.depth", 2)))
+    assert main(["experiment", str(path)]) == 2
+    assert "unknown key 'depth'" in capsys.readouterr().err

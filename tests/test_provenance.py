@@ -1,0 +1,112 @@
+"""Fingerprints change with what code does, not with how it looks."""
+
+import re
+
+import pytest
+
+from vlmlaw import provenance
+from vlmlaw.errors import UserError
+from vlmlaw.provenance import code_version, imported_modules
+
+STAGE = '''"""What it is for."""
+from typing import TYPE_CHECKING
+from vlmlaw import tools
+from . import constants
+
+if TYPE_CHECKING:
+    from vlmlaw.experiment import CellSettings
+
+def train(steps: int) -> float:
+    """Returns the loss."""
+    from vlmlaw.late import start  # heavy
+    if steps < 1:
+        raise ValueError(f"steps is {steps}")
+    return start(steps) * constants.RATE
+'''
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package of five modules in place of the real one; returns a function that edits a module."""
+    modules = {
+        "__init__": '__version__ = "1"\n',
+        "stage": STAGE,
+        "tools": "def help(): return 1\n",
+        "constants": "RATE = 2\n",
+        "late": "def start(n): return n\n",
+        "experiment": "from vlmlaw import other\n",
+        "other": "X = 1\n",
+    }
+    monkeypatch.setattr(provenance, "SOURCE", tmp_path)
+
+    def write(module: str, text: str) -> None:
+        (tmp_path / f"{module}.py").write_text(text)
+        provenance._meaning.cache_clear()
+        provenance._imports.cache_clear()
+
+    for name, text in modules.items():
+        write(name, text)
+    yield write
+    provenance._meaning.cache_clear()
+    provenance._imports.cache_clear()
+
+
+def test_it_covers_what_is_imported_also_late_but_not_for_the_type_checker(package):
+    assert imported_modules("vlmlaw.stage") == {f"vlmlaw.{m}" for m in ("stage", "tools", "constants", "late")} | {
+        "vlmlaw"
+    }
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("stage", "# heavy", "# very heavy"),
+        ("stage", "What it is for.", "What it does."),
+        ("stage", "Returns the loss.", "The loss."),
+        ("stage", "steps: int) -> float", "steps: float) -> int"),
+        ("stage", "steps is {steps}", "steps: found {steps}, expected 1 or more"),
+        ("stage", "start(steps) * constants", "start(\n        steps\n    ) * constants"),
+        ("stage", "import CellSettings", "import SizeSettings"),
+    ],
+)
+def test_how_code_looks_does_not_count(package, module, old, new):
+    before = code_version("vlmlaw.stage")
+    assert old in STAGE
+    package(module, STAGE.replace(old, new))
+    assert code_version("vlmlaw.stage") == before
+
+
+def test_neither_do_the_version_and_what_the_stage_does_not_import(package):
+    before = code_version("vlmlaw.stage")
+    package("__init__", '"""New."""\n__version__ = "2"\n')
+    package("other", "X = 2\n")
+    package("experiment", "X = 3\n")
+    assert code_version("vlmlaw.stage") == before
+
+
+@pytest.mark.parametrize(
+    ("module", "text"),
+    [
+        ("stage", STAGE.replace("steps < 1", "steps < 2")),
+        ("tools", "def help(): return 2\n"),
+        ("constants", "RATE = 3\n"),
+        ("late", "def start(n): return n + 1\n"),
+        ("late", "from vlmlaw import other\ndef start(n): return n\n"),
+    ],
+)
+def test_what_code_does_counts_wherever_it_stands(package, module, text):
+    before = code_version("vlmlaw.stage")
+    package(module, text)
+    assert code_version("vlmlaw.stage") != before
+
+
+def test_a_module_that_is_not_there_is_an_error(package):
+    with pytest.raises(UserError, match=re.escape("no module is called vlmlaw.trian")):
+        code_version("vlmlaw.trian")
+
+
+def test_the_real_stages_leave_the_experiment_file_out():
+    for module in ("vlmlaw.model", "vlmlaw.packing", "vlmlaw.data.miniature"):
+        found = imported_modules(module)
+        assert module in found
+        assert not found & {"vlmlaw.experiment", "vlmlaw.plan", "vlmlaw.stages", "vlmlaw.__main__"}
