@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from vlmlaw import __version__, stages
 from vlmlaw.errors import UserError
 from vlmlaw.laws import cli as laws_cli
+from vlmlaw.report import cli as report_cli
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -23,6 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     summary.set_defaults(run=run_summary)
     stages.add_parsers(subparsers)
     laws_cli.add_parser(subparsers)
+    report_cli.add_parsers(subparsers)
     return parser
 
 
