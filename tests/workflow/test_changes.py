@@ -41,7 +41,7 @@ def test_nothing_changed(finished):
         ("evaluation.batch_size", 16, {"evaluate_cell": 10} | TAIL),
         ("law.bootstrap_draws", 30, {"fit_law": 1, "write_report": 1}),
         ("report.title", "Another title", {"write_report": 1}),
-        ("training.checkpoint_seconds", 600, {}),
+        ("training.checkpoint_seconds", 600, {"write_report": 1}),  # which shows the experiment
         ("compute", {"gpus": 0, "threads": 2}, {}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -64,7 +64,7 @@ def test_the_order_of_keys_is_no_change(finished):
         ("src/vlmlaw/train.py", "position_embedding=True", "position_embedding=False", cells(10)),
         ("src/vlmlaw/laws/options.py", "LARGEST = ", "UNUSED = 1\nLARGEST = ", {"fit_law": 1, "write_report": 1}),
         ("src/vlmlaw/measurements.py", "import pandas as pd\n", "import pandas as pd\n\nUNUSED = 1\n", TAIL),
-        ("src/vlmlaw/experiment.py", "import re\n", "import re\n\nUNUSED = 1\n", {}),
+        ("src/vlmlaw/experiment.py", "import re\n", "import re\n\nUNUSED = 1\n", {"write_report": 1}),
         ("workflow/rules/train.smk", "Train {wildcards.size}", "Train the size {wildcards.size}", {}),
         ("envs/environment.yaml", "channels:", "# A comment.\nchannels:", {}),
     ],
