@@ -72,7 +72,8 @@ rule build_tokenizer:
     message:
         "Build the tokenizer"
     shell:
-        "python -m vlmlaw data tokenizer --out $(dirname {output.tokenizer[0]})" " > {log} 2>&1"
+        "python -m vlmlaw data tokenizer --out $(dirname {output.tokenizer[0]})"
+        " > {log} 2>&1"
 
 
 rule tokenize:
