@@ -24,7 +24,7 @@ class Project:
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """Run Snakemake there on one core; `check` fails the test with its output."""
         done = subprocess.run(
-            [sys.executable, "-m", "snakemake", *arguments, "--cores", "1"],
+            [sys.executable, "-m", "snakemake", *arguments, "--cores", "2"],
             cwd=self.folder,
             env=environment(),
             capture_output=True,
