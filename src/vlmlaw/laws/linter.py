@@ -15,6 +15,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array, format_size
 from vlmlaw.laws.table import ALL_KINDS, Measurements, as_measurements
 
+POOR = ("few-sizes", "few-token-counts", "constant-error")  # what makes a group unable to carry a law
 MAX_PLACES = 6  # named in a message; the rest is counted
 LARGEST_SIZE_B = 1e5  # a hundred trillion parameters: above it N was surely not in billions
 SMALLEST_SIZE_B = 1e-6  # a thousand parameters
@@ -44,10 +45,15 @@ class Finding:
 def lint(table: Measurements | pd.DataFrame, *, allow_missing: bool = False) -> list[Finding]:
     """Findings of every suite and kind of a table, errors first. allow_missing makes holes in the grid a warning."""
     table = as_measurements(table)
+    missing = "warning" if allow_missing else "error"
+    found = {group_label(group): _lint_group(table.select(**group), missing=missing) for group in table.groups}
+    some_sound = any(all(finding.severity != "error" for finding in findings) for findings in found.values())
     labels: dict[Finding, list[str]] = {}
-    for group in table.groups:
-        for finding in _lint_group(table.select(**group), missing="warning" if allow_missing else "error"):
-            labels.setdefault(finding, []).append(group_label(group))
+    for label, findings in found.items():
+        for finding in findings:
+            # A group too poor for a law of its own (a compressor measured at one size) spoils no other's.
+            spared = some_sound and finding.code in POOR
+            labels.setdefault(replace(finding, severity="warning") if spared else finding, []).append(label)
     merged = [_with_labels(finding, where, n_groups=len(table.groups)) for finding, where in labels.items()]
     return sorted(merged, key=lambda finding: finding.severity != "error")
 
