@@ -26,13 +26,9 @@ def train(steps: int) -> float:
 
 
 def forget() -> None:
-    for remembered in (
-        provenance._meaning,
-        provenance._imports,
-        provenance._other_compressors,
-        provenance._class_names,
-    ):
-        remembered.cache_clear()
+    for name in ("_tree", "_meaning", "_meaning_of_functions", "_imports", "_other_compressors", "_class_names"):
+        getattr(provenance, name).cache_clear()
+    code_version.cache_clear()
 
 
 @pytest.fixture

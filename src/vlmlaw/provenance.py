@@ -19,6 +19,7 @@ COMPRESSORS = "vlmlaw.compressors"  # a table of classes, of which a cell uses o
 SOURCE = Path(__file__).resolve().parent
 
 
+@cache
 def code_version(*modules: str, compressor: str | None = None) -> str:
     """A short hash of what the code of these modules does; with `compressor` all others are left out.
 
@@ -27,7 +28,10 @@ def code_version(*modules: str, compressor: str | None = None) -> str:
     closure = set().union(*(imported_modules(module) for module in modules))
     if compressor is not None:
         closure -= _other_compressors(compressor)
-    meanings = (f"{module} {_meaning(module, compressor is not None)}" for module in sorted(closure))
+        closure.discard(COMPRESSORS)
+    meanings = [f"{module} {_meaning(module)}" for module in sorted(closure)]
+    if compressor is not None:
+        meanings.append(_meaning_of_functions(COMPRESSORS))
     return hashlib.sha256("\n".join(meanings).encode()).hexdigest()[:16]
 
 
@@ -66,18 +70,22 @@ def _class_names(module: str) -> frozenset[str]:
 
 
 @cache
-def _meaning(module: str, of_one_compressor: bool = False) -> str:
-    """The normalised syntax tree of a module, hashed. The table of compressors grows; its functions are what count."""
-    tree = _Normalise().visit(_tree(module))
-    if of_one_compressor and module == COMPRESSORS:
-        tree.body = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    return hashlib.sha256(_dump(tree).encode()).hexdigest()
+def _meaning(module: str) -> str:
+    """The normalised syntax tree of a module, hashed."""
+    return hashlib.sha256(_dump(_tree(module)).encode()).hexdigest()
+
+
+@cache
+def _meaning_of_functions(module: str) -> str:
+    """As `_meaning`, without the table that grows with each compressor and the imports for it."""
+    functions = [node for node in _tree(module).body if isinstance(node, ast.FunctionDef)]
+    return hashlib.sha256(_dump(functions).encode()).hexdigest()
 
 
 @cache
 def _imports(module: str) -> frozenset[str]:
     """The package's modules that this one imports, and the packages above them, whose __init__ runs too."""
-    tree = _Normalise().visit(_tree(module))
+    tree = _tree(module)
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -111,11 +119,13 @@ def _path(module: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+@cache
 def _tree(module: str) -> ast.Module:
+    """The syntax tree of a module, normalised."""
     path = _path(module)
     if path is None:
         raise UserError(f"no module is called {module}; expected a file of the package {SOURCE}.")
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    return _Normalise().visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
 
 
 def _dump(node: object) -> str:

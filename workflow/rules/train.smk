@@ -29,6 +29,7 @@ rule train_cell:
     params:
         settings=plan.cell_of,
         code=plan.cell_code("vlmlaw.train"),
+        upstream=plan.upstream_of("train_cell"),
     message:
         "Train {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
