@@ -198,6 +198,7 @@ def test_options_from_a_section_keep_the_defaults_of_the_rest():
         ({"level": 95}, "level holds 95; expected a number above 0 and below 1"),
         ({"level": True}, "level holds True"),
         ({"bootstrap_draws": 1.5}, "bootstrap_draws is 1.5; expected a whole number"),
+        ({"bootstrap_draws": 5}, "bootstrap_draws is 5; expected 0, or 20 or more"),
         ({"seed": -1}, "seed is -1"),
         ({"hold_out": "half"}, "hold_out is 'half'; expected one of auto, largest, none"),
         ({"hold_out": -2}, "hold_out holds -2"),

@@ -219,6 +219,7 @@ def test_weights_agree_with_statsmodels_wls():
     assert summary["se"].to_numpy() == pytest.approx(wls.bse, rel=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:The Logit link function")
 def test_logit_agrees_with_statsmodels_glm():
     import statsmodels.api as sm
 

@@ -15,11 +15,11 @@ from numpy.typing import ArrayLike
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array
 from vlmlaw.laws.intervals import Interval
+from vlmlaw.laws.options import MIN_DRAWS
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.solver import solve
 
 CHUNK = 500  # draws solved at once: their residuals fit a core's cache
-MIN_DRAWS = 100
 
 
 @dataclass(frozen=True, eq=False)

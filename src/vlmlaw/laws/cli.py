@@ -114,8 +114,8 @@ def run_recommend(args: argparse.Namespace) -> int:
 
     from vlmlaw.laws.analysis import plain
     from vlmlaw.laws.costs import ColumnCost, Cost, CostModel
+    from vlmlaw.laws.decision import recommend, regret
     from vlmlaw.laws.linter import require_clean
-    from vlmlaw.laws.optimum import recommend, regret
     from vlmlaw.laws.render import render_recommendation, render_regret
     from vlmlaw.laws.selection import fit_or_choose
 
