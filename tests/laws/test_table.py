@@ -122,6 +122,14 @@ def test_selecting_what_is_not_there_says_what_is():
         table.select(colour="red")
 
 
+def test_selecting_takes_numbers_as_text_and_seeds_as_numbers(tmp_path):
+    table = read_measurements(write(tmp_path, "params_b,visual_tokens,seed,score\n7,1,0,0.5\n7,4,1,0.6\n"))
+    assert len(table.select(V="4")) == 1
+    assert len(table.select(seed=1)) == 1
+    with pytest.raises(UserError, match="no row with V = 'many'"):
+        table.select(V="many")
+
+
 def test_weights_need_standard_errors():
     with pytest.raises(UserError, match="need an error_se above 0"):
         read_measurements("li2024_reasoning").cells(weights="se")

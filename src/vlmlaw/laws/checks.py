@@ -340,10 +340,34 @@ def missing_cells(rows: Measurements, *, severity: str) -> Iterator[Finding]:
         )
 
 
+def unbalanced_seeds(rows: Measurements) -> Iterator[Finding]:
+    """Seeds that some cells have and others lack."""
+    frame = rows.frame
+    seeds = set(frame["seed"].unique())
+    if len(seeds) < 2:
+        return
+    by_cell = frame.groupby(["N", "V", "compressor"])["seed"].agg(set)
+    short = by_cell[by_cell.map(len) < len(seeds)]
+    if len(short):
+        shown = [
+            f"({format_size(n)}, {v:g}) lacks {', '.join(sorted(seeds - has))}" for (n, v, _), has in short.items()
+        ]
+        more = f" and {len(shown) - MAX_PLACES} more" if len(shown) > MAX_PLACES else ""
+        yield Finding(
+            "warning",
+            "unbalanced-seeds",
+            f"(N, V): {'; '.join(shown[:MAX_PLACES])}{more}",
+            f"{len(short)} of {len(by_cell)} cells lack some of the seeds {', '.join(sorted(seeds))}",
+            "cells with more replicates weigh more in the fit",
+            "run the missing seeds, if they were meant to be there",
+        )
+
+
 Check = Callable[[Measurements], Iterator[Finding]]
 VALUE_CHECKS: tuple[Check, ...] = (not_a_number, out_of_range, fraction_as_percent, impossible_design, impossible_se)
 DESIGN_CHECKS: tuple[Check, ...] = (
     repeated_cells,
+    unbalanced_seeds,
     equal_values,
     noted_rows,
     few_levels,

@@ -72,7 +72,7 @@ class Measurements:
             if column not in frame:
                 raise UserError(f"{self.source} has no column {column!r}; it has {', '.join(map(str, frame.columns))}")
             found = frame[column]
-            frame = frame[found == value]
+            frame = frame[found == _as_in(found, value)]
             if frame.empty:
                 shown = ", ".join(map(str, found.drop_duplicates().head(12)))
                 raise UserError(f"{self.source} has no row with {column} = {value!r}; it has {shown}")
@@ -118,6 +118,16 @@ class Measurements:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+
+def _as_in(column: pd.Series, value: Any) -> Any:
+    """A wanted value in the type of its column: `--where` gives text, and seeds are text here."""
+    if not pd.api.types.is_numeric_dtype(column):
+        return str(value)
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def read_measurements(
