@@ -339,6 +339,28 @@ def test_a_law_of_ones_own_is_a_few_lines():
     assert fit.rho == pytest.approx(4.72, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"c0": -0.4, "a": 0.15, "b": 0.05}, "Size matters more than tokens"),
+        ({"c0": -0.4, "a": 0.05, "b": 0.15}, "Tokens matter more than size"),
+        ({"c0": -0.4, "a": 0.05, "b": 0.05}, "do not settle whether size or tokens"),
+        ({"c0": -0.4, "a": 0.15, "b": -0.05}, "More visual tokens do not lower the error"),
+        ({"c0": -0.4, "a": -0.05, "b": 0.15}, "Larger models do not lower the error"),
+        ({"c0": -0.4, "a": -0.05, "b": -0.05}, "nothing to trade off"),
+    ],
+)
+def test_verdict_in_plain_words(params, sentence):
+    assert sentence in fit_cells(make_cells("logit", params, noise=0.002), "logit").verdict()[0]
+
+
+def test_verdict_names_what_is_odd_about_the_fit():
+    measured = read_measurements("li2024_reasoning").cells()
+    assert any("D ended on its bound" in sentence for sentence in fit_cells(measured, "power").verdict())
+    assert any("unphysical" in sentence for sentence in fit_cells(measured, "power_free").verdict())
+    assert any("4 sizes are few" in sentence for sentence in fit_cells(measured, "logit").verdict())
+
+
 def test_rho_at_a_cell_is_rho_where_there_is_one():
     fit = fit_cells(make_cells("logit", TRUTH["logit"], noise=0.003), "logit")
     assert fit.rho_at(3.0, 20.0) == pytest.approx(fit.rho, rel=1e-5)

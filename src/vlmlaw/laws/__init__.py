@@ -3,7 +3,7 @@
     from vlmlaw.laws import read_measurements, fit_law, rho_interval, v_star, frontier, recommend
 
     table = read_measurements("results.csv")                # or a published table: "li2024_reasoning"
-    fit = fit_law(table, law="logit")                       # LawFit: .summary(), .predict(n, v), .rho, .to_json(path)
+    fit = fit_law(table, law="logit")                       # LawFit: .summary(), .predict(n, v), .rho, .verdict()
     rho_interval(fit)                                       # Interval(estimate, lower, upper, ...)
     v_star(fit, question_tokens=[0, 50, 200])               # V*(Q) with its interval and the flat region
     recommend(fit, flops=1e12, question_tokens=50)          # the cell to deploy
@@ -31,7 +31,6 @@ _HOME = {
     "options": ("LawOptions",),
     "result": ("LawFit",),
     "selection": ("Comparison", "compare_laws", "fit_or_choose", "lack_of_fit"),
-    "verdict": ("verdict",),
     "table": ("Measurements", "read_measurements"),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}

@@ -102,8 +102,8 @@ def cautions(fit: LawFit) -> list[str]:
         )
     if fit.cells.sizes.size < 5:
         found.append(
-            f"{fit.cells.sizes.size} sizes are few: where cells of one size share their error, the interval of rho is too "
-            "narrow; compare the whole-size bootstrap."
+            f"{fit.cells.sizes.size} sizes are few: where cells of one size share their error, the interval of rho is "
+            "too narrow; compare the whole-size bootstrap."
         )
     return found
 
