@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from vlmlaw import __version__, stages
 from vlmlaw.errors import UserError
 from vlmlaw.laws import cli as laws_cli
+from vlmlaw.report import cli as report_cli
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,11 +19,9 @@ def build_parser() -> argparse.ArgumentParser:
     experiment.add_argument("file", nargs="?", default="params.yaml", help="default: params.yaml")
     experiment.add_argument("--json", action="store_true", help="print the resolved experiment")
     experiment.set_defaults(run=run_experiment)
-    summary = subparsers.add_parser("summary", help="print the laws of a finished experiment and where its report is")
-    summary.add_argument("file", nargs="?", default="params.yaml", help="its experiment file; default: params.yaml")
-    summary.set_defaults(run=run_summary)
     stages.add_parsers(subparsers)
     laws_cli.add_parser(subparsers)
+    report_cli.add_parsers(subparsers)
     return parser
 
 
@@ -43,23 +42,6 @@ def run_experiment(args: argparse.Namespace) -> None:
     for name in experiment.cells:
         held_out = experiment.cells[name].size == experiment.grid.held_out
         print(f"  {name}{'  (held out of the fit)' if held_out else ''}")
-
-
-def run_summary(args: argparse.Namespace) -> None:
-    """Print a finished experiment's laws. Raises UserError where there is none."""
-    import json
-    from pathlib import Path
-
-    from vlmlaw.experiment import read_experiment
-    from vlmlaw.laws.render import render_analysis
-
-    results = Path(read_experiment(args.file).results)
-    law = results / "law" / "law.json"
-    try:
-        print(render_analysis(json.loads(law.read_text())))
-    except OSError as error:
-        raise UserError(f"{law} is missing; run `snakemake --cores all --configfile {args.file}` first.") from error
-    print(f"\nreport: {results / 'report' / 'index.html'}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vlmlaw import vision
@@ -125,14 +126,22 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, Compressor):
-            module.reset_parameters()
-        elif isinstance(module, nn.Linear) and module in set(self.projector):
+        if isinstance(module, nn.Linear) and module in set(self.projector):
             # Variance-preserving: the visual tokens start at the scale of their features, whatever the widths.
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             nn.init.zeros_(module.bias)
         elif self.places is not None and module is self.places.table:
             nn.init.normal_(module.weight, std=self.config.text_config.initializer_range)
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """transformers asks only modules with parameters of their own, so the compressor is initialised as a whole.
+
+        The guard leaves weights alone that a checkpoint has already filled.
+        """
+        super().initialize_weights()
+        with guard_torch_init_functions():
+            self.compressor.reset_parameters()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

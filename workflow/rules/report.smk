@@ -1,12 +1,86 @@
 """The figures and the page that tells the result."""
 
+from vlmlaw.report import described, templates_version
+
 
 rule write_report:
     input:
         law="<results>/law/law.json",
         measurements="<results>/measurements.csv",
+        cells=expand("<results>/cells/{cell}/training.json", cell=plan.cells),
+        curves=expand("<results>/cells/{cell}/train.jsonl", cell=plan.cells),
+        trainings=[
+            "<results>/encoder/training.json",
+            *expand("<results>/language_models/{size}/training.json", size=plan.sizes),
+        ],
+        samples=multiext(
+            "<results>/data/test/",
+            "conversations.json",
+            "index.npz",
+            "images-00000.tar",
+        ),
     output:
         page="<results>/report/index.html",
+        error_against_tokens=report(
+            "<results>/report/figures/error_against_tokens.svg",
+            caption="../../src/vlmlaw/report/templates/error_against_tokens.rst",
+            category="Law",
+            labels={"figure": "error against visual tokens"},
+        ),
+        error_against_flops=report(
+            "<results>/report/figures/error_against_flops.svg",
+            caption="../../src/vlmlaw/report/templates/error_against_flops.rst",
+            category="Law",
+            labels={"figure": "error against FLOPs, frontier"},
+        ),
+        best_tokens=report(
+            "<results>/report/figures/best_tokens.svg",
+            caption="../../src/vlmlaw/report/templates/best_tokens.rst",
+            category="Law",
+            labels={"figure": "best number of visual tokens"},
+        ),
+        contour=report(
+            "<results>/report/figures/contour.svg",
+            caption="../../src/vlmlaw/report/templates/contour.rst",
+            category="Law",
+            labels={"figure": "error over size and tokens"},
+        ),
+        grid=report(
+            "<results>/report/figures/grid.svg",
+            caption="../../src/vlmlaw/report/templates/grid.rst",
+            category="Measurements",
+            labels={"figure": "measured grid"},
+        ),
+        kinds=report(
+            "<results>/report/figures/kinds.svg",
+            caption="../../src/vlmlaw/report/templates/kinds.rst",
+            category="Measurements",
+            labels={"figure": "error by kind of question"},
+        ),
+        training=report(
+            "<results>/report/figures/training.svg",
+            caption="../../src/vlmlaw/report/templates/training.rst",
+            category="Measurements",
+            labels={"figure": "training curves"},
+        ),
+        predicted=report(
+            "<results>/report/figures/predicted.svg",
+            caption="../../src/vlmlaw/report/templates/predicted.rst",
+            category="Trust",
+            labels={"figure": "measured against predicted"},
+        ),
+        residuals=report(
+            "<results>/report/figures/residuals.svg",
+            caption="../../src/vlmlaw/report/templates/residuals.rst",
+            category="Trust",
+            labels={"figure": "residuals"},
+        ),
+        profiles=report(
+            "<results>/report/figures/profiles.svg",
+            caption="../../src/vlmlaw/report/templates/profiles.rst",
+            category="Trust",
+            labels={"figure": "profiles of rho and D"},
+        ),
     log:
         "<logs>/write_report.log",
     benchmark:
@@ -18,9 +92,14 @@ rule write_report:
         runtime=20,
     params:
         settings=plan.report,
-        code=plan.code("vlmlaw.report"),
+        experiment=described(plan.experiment),
+        code=plan.code("vlmlaw.report.cli"),
+        templates=templates_version(),
     message:
-        "Write the report"
+        "Draw the figures and write the report"
     shell:
         "python -m vlmlaw report --law {input.law} --measurements {input.measurements}"
-        " --settings {params.settings:q} --out {output.page} > {log} 2>&1"
+        " --cells $(dirname $(dirname {input.cells[0]})) --trainings $(dirname {input.trainings})"
+        " --samples $(dirname {input.samples[0]}) --experiment {params.experiment:q}"
+        " --settings {params.settings:q} --out $(dirname {output.page})"
+        " > {log} 2>&1"

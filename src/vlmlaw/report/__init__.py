@@ -1,1 +1,30 @@
-"""Figures and the report page."""
+"""The report: figures of the laws and the measurements, and one self-contained page that tells the result.
+
+Everything that is drawn or said comes from the law's analysis (`vlmlaw law fit TABLE --out law.json`) and from the
+table that it was fitted to; what the workflow knows beyond them (cells, samples, the experiment) is shown where given.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.settings import as_data
+
+TEMPLATES = Path(__file__).parent / "templates"
+NOT_OF_THE_RESULT = ("compute", "report")  # sections of an experiment that change nothing the page shows of the run
+
+
+def templates_version() -> str:
+    """A short hash of the page's templates, which are no Python that a fingerprint of code would cover."""
+    digest = hashlib.sha256()
+    for path in sorted(TEMPLATES.iterdir()):
+        if path.is_file():
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def described(experiment: Any) -> str:
+    """An experiment as JSON for the page, without what changes no result: a rule's parameter."""
+    data = {key: value for key, value in as_data(experiment).items() if key not in NOT_OF_THE_RESULT}
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

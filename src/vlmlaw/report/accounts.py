@@ -1,0 +1,145 @@
+"""What a run left behind: the training of each cell, of the encoder and of the language models, and test samples."""
+
+import base64
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.errors import UserError
+
+QUESTIONS_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class Training:
+    """The account of one training: what training.json holds."""
+
+    name: str
+    folder: Path
+    settings: Mapping[str, Any]
+    versions: Mapping[str, str]
+    wall_seconds: float
+    cpu_seconds: float
+    peak_memory_mib: float
+    last_loss: float
+
+
+@dataclass(frozen=True)
+class Cell(Training):
+    """A cell's training with its curve (`step` and `loss` of every step)."""
+
+    size: str
+    n_visual_tokens: int
+    compressor: str
+    seed: int
+    history: Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A picture of the test split as a PNG data URI, with some of its questions: (kind, question, answer)."""
+
+    suite: str
+    image: str
+    questions: Sequence[tuple[str, str, str]]
+
+
+def read_cells(folder: Path, names: Iterable[str]) -> list[Cell]:
+    """The cells of these names. A cell without training.json was measured elsewhere and is left out."""
+    found = []
+    for name in names:
+        if (folder / name / "training.json").exists():
+            common, settings = _account(folder / name)
+            history = folder / name / "train.jsonl"
+            lines = history.read_text().splitlines() if history.exists() else []
+            found.append(
+                Cell(
+                    **common,
+                    size=str(settings["size"]),
+                    n_visual_tokens=int(settings["n_visual_tokens"]),
+                    compressor=str(settings["compressor"]),
+                    seed=int(settings["seed"]),
+                    history=[json.loads(line) for line in lines],
+                )
+            )
+    if not found:
+        raise UserError(
+            f"{folder} holds the training of none of the measured cells; expected CELL/training.json for each. "
+            "Leave --cells out where the cells were trained elsewhere."
+        )
+    return found
+
+
+def read_trainings(folders: Iterable[Path]) -> list[Training]:
+    """The accounts of the encoder and the language models."""
+    return [Training(**_account(folder)[0]) for folder in folders]
+
+
+def _account(folder: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    path = folder / "training.json"
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        common = {key: float(data[key]) for key in ("wall_seconds", "cpu_seconds", "peak_memory_mib", "last_loss")}
+        settings = data["settings"]
+        named = {"name": folder.name, "folder": folder, "settings": settings, "versions": data.get("versions", {})}
+        return named | common, settings
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no account of a training ({error!r}); train it again, or leave it out.") from error
+
+
+def read_samples(dataset: Path, *, n_samples: int) -> list[Sample]:
+    """The first pictures of a dataset, the suites taking turns and each picture with new kinds of question."""
+    from vlmlaw.data.shards import Dataset
+
+    data = Dataset(dataset)
+    by_suite: dict[str, list[Any]] = {}
+    for record in data.records:
+        if record.image is not None:
+            by_suite.setdefault(record.suite, []).append(record)
+    chosen: list[Any] = []
+    turns = {suite: _with_new_kinds(records) for suite, records in sorted(by_suite.items())}
+    while turns and len(chosen) < n_samples:
+        for suite in list(turns):
+            following = next(turns[suite], None)
+            if following is None:
+                del turns[suite]
+            elif len(chosen) < n_samples:
+                chosen.append(following)
+    chosen.sort(key=lambda record: record.suite)
+    return [_sample(data, record) for record in chosen]
+
+
+def _with_new_kinds(records: Sequence[Any]) -> Iterator[Any]:
+    """Records one by one, those that show the least shown kinds of question first among the next few."""
+    seen: dict[str, int] = {}
+    left = list(records[:200])
+    while left:
+        record = min(left, key=lambda r: sum(seen.get(kind, 0) for kind in set(r.kinds)) / max(len(set(r.kinds)), 1))
+        left.remove(record)
+        for kind in set(record.kinds):
+            seen[kind] = seen.get(kind, 0) + 1
+        yield record
+
+
+def _sample(data: Any, record: Any) -> Sample:
+    kinds = record.kinds or ("",) * len(record.questions)
+    asked = list(dict.fromkeys(zip(kinds, record.questions, record.answers, strict=True)))
+    # One question of each kind before a second of any.
+    order = sorted(range(len(asked)), key=lambda i: ([kind for kind, _, _ in asked[:i]].count(asked[i][0]), i))
+    return Sample(
+        suite=record.suite,
+        image=_png(data.image(data.image_row(record))),
+        questions=[asked[i] for i in order[:QUESTIONS_SHOWN]],
+    )
+
+
+def _png(pixels_HWC: Any) -> str:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels_HWC).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,120 @@
+"""`vlmlaw report`: figures and page. `vlmlaw summary`: the laws in a few lines, and where the page is."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.errors import UserError
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Add the verbs `report` and `summary`."""
+    report = subparsers.add_parser(
+        "report",
+        help="draw the figures and write the page",
+        description="Draw the figures of a law and its measurements, and write one self-contained page about them.",
+    )
+    report.add_argument("--law", required=True, type=Path, metavar="JSON", help="what `vlmlaw law fit --out` wrote")
+    report.add_argument("--measurements", required=True, type=Path, metavar="CSV", help="the table it was fitted to")
+    report.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets index.html and figures/")
+    report.add_argument("--cells", type=Path, metavar="DIR", help="trained cells, a folder each, for their accounts")
+    report.add_argument("--trainings", nargs="+", default=[], type=Path, metavar="DIR", help="encoder, language models")
+    report.add_argument("--samples", type=Path, metavar="DATASET", help="a dataset to show pictures of")
+    report.add_argument("--n-samples", type=int, metavar="N", help="how many pictures (default 8)")
+    report.add_argument("--title", metavar="TEXT", help="the page's title")
+    report.add_argument("--experiment", metavar="FILE", help="the experiment file (or its JSON), for the provenance")
+    report.add_argument("--settings", metavar="JSON", help="title and samples (what a rule passes)")
+    report.add_argument("--formats", default="svg", metavar="A,B", help="of the figures' files: svg, png, pdf")
+    report.add_argument("--column", action="append", default=[], metavar="NAME=YOURS", help="as for `vlmlaw law fit`")
+    report.add_argument("--scores", default="", metavar="A,B", help="as for `vlmlaw law fit`")
+    report.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="as for `vlmlaw law fit`")
+    report.set_defaults(run=run_report)
+    summary = subparsers.add_parser(
+        "summary",
+        help="print the laws of a finished run and the path of its page",
+        description="Print the laws of a finished run in a few lines, and the path of its page.",
+    )
+    summary.add_argument("experiment", nargs="?", default="params.yaml", help="an experiment file, or a law.json")
+    summary.set_defaults(run=run_summary)
+
+
+def run_report(args: argparse.Namespace) -> None:
+    """Figures and page of a law; with --cells also of the run that it came from."""
+    from vlmlaw.report import gallery
+    from vlmlaw.report.origin import read_description
+    from vlmlaw.report.page import Run, write_page
+    from vlmlaw.report.study import read_study
+
+    settings = _settings(args)
+    study = read_study(
+        args.law,
+        args.measurements,
+        title=settings.title,
+        experiment=read_description(args.experiment) if args.experiment else None,
+        columns=_pairs(args.column, option="--column"),
+        scores=_words(args.scores),
+        where=_pairs(args.where, option="--where"),
+    )
+    run = _run(args, study, n_samples=settings.samples) if args.cells or args.samples else Run()
+    gallery.draw_figures(
+        study, args.out / "figures", formats=_formats(args.formats), cells=run.cells, every=bool(run.cells)
+    )
+    write_page(study, args.out / "index.html", run=run)
+    print(f"written: {args.out / 'index.html'}")
+
+
+def _run(args: argparse.Namespace, study: Any, *, n_samples: int) -> Any:
+    from vlmlaw.report.accounts import read_cells, read_samples, read_trainings
+    from vlmlaw.report.page import Run
+
+    names = list(dict.fromkeys(study.measurements.frame["cell"]))
+    return Run(
+        cells=read_cells(args.cells, names) if args.cells else (),
+        trainings=read_trainings(args.trainings),
+        samples=read_samples(args.samples, n_samples=n_samples) if args.samples and n_samples else (),
+    )
+
+
+def run_summary(args: argparse.Namespace) -> None:
+    """Print the laws of the experiment's results folder, or of a law.json."""
+    from vlmlaw.report.terminal import summary
+
+    given = Path(args.experiment)
+    if given.suffix == ".json":
+        print(summary(given, page=None))
+        return
+    from vlmlaw.experiment import read_experiment
+
+    results = Path(read_experiment(given).results)
+    print(summary(results / "law" / "law.json", page=results / "report" / "index.html"))
+
+
+def _settings(args: argparse.Namespace) -> Any:
+    from dataclasses import replace
+
+    from vlmlaw.settings import from_json
+    from vlmlaw.stage_settings import ReportSettings
+
+    settings = from_json(ReportSettings, args.settings) if args.settings else ReportSettings()
+    given = {"title": args.title, "samples": args.n_samples}
+    return replace(settings, **{name: value for name, value in given.items() if value is not None})
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    known = ("svg", "png", "pdf")
+    formats = _words(text)
+    unknown = [name for name in formats if name not in known]
+    if unknown or not formats:
+        raise UserError(f"--formats: found {text!r}; expected one or more of {', '.join(known)}.")
+    return formats
+
+
+def _pairs(texts: list[str], *, option: str) -> dict[str, str]:
+    wrong = [text for text in texts if "=" not in text]
+    if wrong:
+        raise UserError(f"{option} {wrong[0]!r} has no '='; expected for example {option} score=accuracy")
+    return {key.strip(): value.strip() for key, value in (text.split("=", 1) for text in texts)}
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -1,0 +1,149 @@
+"""Panels that show the law itself: error against V, error against FLOPs with the frontier, V*(Q), and a contour."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from vlmlaw.laws.intervals import v_star_of_rho
+from vlmlaw.report import style, words
+from vlmlaw.report.study import Size, Study, Suite
+
+
+def points(axes: Axes, rows: pd.DataFrame, x: "pd.Series | np.ndarray", color: str, *, held_out: bool) -> None:
+    """Measured errors with ±1 standard error, each seed by itself; hollow where held out of the fit."""
+    axes.errorbar(
+        x,
+        rows["error"],
+        yerr=rows["error_se"].fillna(0.0),
+        fmt="o",
+        markersize=4.6,
+        color=color,
+        markerfacecolor=style.PAPER if held_out else color,
+        markeredgecolor=color if held_out else style.PAPER,
+        markeredgewidth=1.3 if held_out else 0.6,
+        elinewidth=1.1,
+        zorder=3,
+    )
+
+
+def by_size(suite: Suite, study: Study) -> list[tuple[Size, str, pd.DataFrame, bool]]:
+    """Each size measured in the suite with its colour, its rows, and whether they are held out."""
+    colors = style.size_colors(len(study.sizes))
+    found = []
+    for size in study.sizes:
+        rows = suite.rows[suite.rows["N"] == size.n]
+        if len(rows):
+            found.append((size, colors[size.rank], rows, bool(rows["held_out"].all())))
+    return found
+
+
+def error_against_tokens(axes: Axes, suite: Suite, study: Study) -> None:
+    low, high = suite.v_range
+    v = np.geomspace(low, high, 160)
+    for size, color, rows, held_out in by_size(suite, study):
+        axes.plot(v, suite.fit.predict(size.n, v), color=color, linestyle=(0, (4, 2)) if held_out else "-")
+        points(axes, rows, rows["V"], color, held_out=held_out)
+        other = suite.others[suite.others["N"] == size.n]
+        axes.plot(other["V"], other["error"], "x", color=color, markersize=5.5, markeredgewidth=1.5)
+    style.token_axis(axes, sorted(suite.rows["V"].unique()))
+    axes.set_ylabel("error")
+    style.write_in_corner(axes, words.rho(suite.rho))
+
+
+def error_against_flops(axes: Axes, suite: Suite, study: Study) -> None:
+    frontier, cost = suite.frontier(study), study.cost
+    for _, color, rows, held_out in by_size(suite, study):
+        points(axes, rows, cost.of(rows["N"], rows["V"]), color, held_out=held_out)
+    costs = cost.of(suite.rows["N"], suite.rows["V"])
+    low, high = costs.min() / 1.2, max(costs.max(), frontier["budget"].max()) * 1.2
+    steps = pd.concat([frontier, frontier.tail(1).assign(budget=high)])
+    axes.fill_between(
+        steps["budget"], steps["lower"], steps["upper"], step="post", color=style.ACCENT, alpha=0.2, linewidth=0
+    )
+    label = f"least predicted error, {words.percent(study.level, 0)} band"
+    axes.step(steps["budget"], steps["error"], where="post", color=style.ACCENT, linewidth=1.5, label=label)
+    axes.legend(loc="upper right", borderaxespad=0.1)
+    style.log_axis(axes, "x", style.decades(low, high), words.si)
+    axes.set(
+        xlabel=f"LLM FLOPs for an answer, {cost.name} (Q = {study.question_tokens:g})", ylabel="error", xlim=(low, high)
+    )
+
+
+def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:
+    """V* against Q: closed form with the interval of rho where the law has one, else the analysed points."""
+    stars = pd.DataFrame(suite.analysis["v_star"])
+    least, most = suite.v_range
+    q = np.linspace(0, float(stars["question_tokens"].max()), 240)
+    other = [replace(study.cost, question_tokens=x).other_tokens for x in q]
+    rho = suite.rho
+    axes.fill_between(
+        stars["question_tokens"], stars["flat_lower"], stars["flat_upper"], color=style.NEUTRAL, alpha=0.13, linewidth=0
+    )
+    if rho is not None and rho["estimate"] is not None:
+        lower, middle, upper = (
+            np.clip([v_star_of_rho(np.inf if r is None else r, x) for x in other], least, most)
+            for r in (rho["upper"], rho["estimate"], -np.inf if rho["lower"] is None else rho["lower"])
+        )
+        axes.fill_between(q, lower, upper, color=style.ACCENT, alpha=0.2, linewidth=0)
+        axes.plot(q, middle, color=style.ACCENT)
+    axes.plot(stars["question_tokens"], stars["v_star"], "o", color=style.ACCENT, markersize=4.5)
+    style.log_axis(axes, "y", sorted(suite.rows["V"].unique()))
+    axes.set_ylim(least / 1.12, most * 1.12)
+    axes.set(xlabel="question tokens Q", ylabel="best visual tokens V*")
+    row = suite.v_star(study.question_tokens)
+    text = f"Q = {row['question_tokens']:g}: {words.v_star(row)}"
+    style.write_in_corner(axes, text, top=row["v_star"] < np.sqrt(least * most))
+
+
+def contour(axes: Axes, suite: Suite, study: Study) -> None:
+    """Predicted error over (N, V) with lines of equal cost and, on them, the best V."""
+    (v_low, v_high), n = suite.v_range, suite.rows["N"]
+    v, n_grid = np.geomspace(v_low, v_high, 90), np.geomspace(n.min(), n.max(), 90)
+    predicted = suite.fit.predict(n_grid[:, None], v[None, :])
+    levels = _levels(predicted)
+    filled = axes.contourf(v, n_grid, predicted, levels=levels, cmap=style.error_colors())
+    lines = axes.contour(v, n_grid, predicted, levels=levels, colors="white", linewidths=0.6, alpha=0.7)
+    if axes.figure is not None:
+        bar = axes.figure.colorbar(filled, ax=axes, pad=0.02, aspect=28)
+        bar.add_lines(lines)
+        bar.set_label("predicted error")
+        bar.outline.set_visible(False)  # type: ignore[operator]
+    _iso_costs(axes, v, n_grid, study)
+    axes.plot(suite.rows["V"], suite.rows["N"], "o", color=style.ON_ERROR, markersize=2.6, clip_on=False)
+    best = suite.v_star(study.question_tokens)["v_star"]
+    axes.axvline(best, color=style.ACCENT, linewidth=2.2)
+    style.token_axis(axes, sorted(suite.rows["V"].unique()))
+    style.log_axis(axes, "y", [size.n for size in study.sizes], lambda x: study.size_of(x).name)
+    axes.set(ylabel="LLM size N", xlim=(v_low, v_high), ylim=(n.min(), n.max()))
+    axes.grid(False)
+
+
+def _iso_costs(axes: Axes, v: np.ndarray, n: np.ndarray, study: Study) -> None:
+    """Dashed lines of equal cost, each named where it enters the panel."""
+    costs = study.cost.of(n[:, None], v[None, :])
+    levels = np.geomspace(costs.min(), costs.max(), 6)[1:-1]
+    axes.contour(v, n, costs, levels=levels, colors=style.ON_ERROR, linewidths=0.9, linestyles="dashed")
+    for level in levels:
+        enters_left = costs[:, 0].max() >= level
+        place = (
+            (v[0], n[np.argmin(abs(costs[:, 0] - level))])
+            if enters_left
+            else (v[np.argmin(abs(costs[-1] - level))], n[-1])
+        )
+        axes.annotate(
+            f"{words.si(level)}FLOPs",
+            place,
+            xytext=(5, 3) if enters_left else (4, -9),
+            textcoords="offset points",
+            color=style.ON_ERROR,
+            fontsize=7.8,
+        )
+
+
+def _levels(predicted: np.ndarray) -> np.ndarray:
+    """About nine round levels that cover the predictions."""
+    from matplotlib.ticker import MaxNLocator
+
+    return np.asarray(MaxNLocator(nbins=9).tick_values(float(predicted.min()), float(predicted.max())))

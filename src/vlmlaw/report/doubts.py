@@ -1,0 +1,158 @@
+"""Panels that show how far to trust the law: the measured grid, predictions, residuals, and profiles of rho and D."""
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+
+from vlmlaw.laws.result import student_t
+from vlmlaw.report import style, words
+from vlmlaw.report.curves import by_size, points
+from vlmlaw.report.study import Study, Suite
+
+
+def grid(axes: Axes, suite: Suite, study: Study) -> None:
+    """Mean error of each cell over its seeds; what was not measured is hatched."""
+    table = suite.rows.pivot_table(index="N", columns="V", values="error", aggfunc="mean").sort_index(ascending=False)
+    shown = table.map(lambda x: "" if np.isnan(x) else words.error(x))
+    sns.heatmap(
+        table,
+        ax=axes,
+        annot=shown,
+        fmt="",
+        cmap=style.error_colors(),
+        linewidths=1.5,
+        linecolor=style.PAPER,
+        cbar=False,
+        annot_kws={"fontsize": 8.3},
+    )
+    for row, column in np.argwhere(table.isna().to_numpy()):
+        place = Rectangle(
+            (column, row), 1, 1, facecolor="none", edgecolor=style.QUIET, hatch="////", linewidth=0, label="missing"
+        )
+        axes.add_patch(place)
+    held_out = set(suite.rows.loc[suite.rows["held_out"], "N"])
+    names = [study.size_of(n).name + (" *" if n in held_out else "") for n in table.index]
+    axes.set_yticklabels(names, rotation=0)
+    axes.set_xticklabels([f"{v:g}" for v in table.columns], rotation=0)
+    axes.tick_params(length=0)
+    axes.set(xlabel="visual tokens V", ylabel="LLM size" + (" (* held out)" if held_out else ""))
+
+
+def measured_against_predicted(axes: Axes, suite: Suite, study: Study) -> None:
+    for size, color, _, _ in by_size(suite, study):
+        cells = [cell for cell in suite.analysis["cells"] if cell["N"] == size.n and not cell["held_out"]]
+        axes.plot(
+            [cell["predicted"] for cell in cells],
+            [cell["error"] for cell in cells],
+            "o",
+            color=color,
+            markeredgecolor=style.PAPER,
+            markeredgewidth=0.6,
+            markersize=5.4,
+            zorder=3,
+        )
+    held = suite.analysis["hold_out"]
+    for cell in held["cells"] if held else []:
+        color = style.size_colors(len(study.sizes))[study.size_of(cell["N"]).rank]
+        axes.plot([cell["lower"], cell["upper"]], [cell["error"]] * 2, color=color, linewidth=1.1, alpha=0.6)
+        axes.plot(
+            cell["predicted"], cell["error"], "o", markersize=5.4, color=style.PAPER, markeredgecolor=color, zorder=4
+        )
+    low = min(axes.get_xlim()[0], axes.get_ylim()[0])
+    high = max(axes.get_xlim()[1], axes.get_ylim()[1])
+    axes.plot([low, high], [low, high], color=style.QUIET, linewidth=0.9, zorder=1)
+    axes.set(xlabel="predicted error", ylabel="measured error", xlim=(low, high), ylim=(low, high))
+    if held:
+        unseen = words.held_out(suite.analysis, lambda n: study.size_of(n).name)
+        text = f"{unseen} unseen:\nmean deviation {words.percent(held['mean_relative_error'], 2)}"
+        style.write_in_corner(axes, text, right=False)
+
+
+def residuals_against_tokens(axes: Axes, suite: Suite, study: Study) -> None:
+    _residuals(axes, suite, study, by="V")
+    style.token_axis(axes, sorted(suite.rows["V"].unique()))
+
+
+def residuals_against_size(axes: Axes, suite: Suite, study: Study) -> None:
+    _residuals(axes, suite, study, by="N")
+    style.log_axis(axes, "x", [size.n for size in study.sizes], lambda x: study.size_of(x).name)
+    axes.set_xlabel("LLM size N")
+
+
+def _residuals(axes: Axes, suite: Suite, study: Study, *, by: str) -> None:
+    """Measured less predicted error with ±1 standard error, over the band of the law's residual deviation."""
+    sigma = suite.fit.sigma
+    axes.axhspan(-sigma, sigma, color=style.NEUTRAL, alpha=0.13, linewidth=0)
+    axes.axhline(0, color=style.QUIET, linewidth=0.9)
+    for size, color, rows, held_out in by_size(suite, study):
+        left = rows.assign(error=rows["error"] - suite.fit.predict(size.n, rows["V"].to_numpy()))
+        # Points of one size or one V would hide one another: spread them a little.
+        spread = 1.035 ** (size.rank - (len(study.sizes) - 1) / 2) if by == "V" else 1.0
+        points(axes, left, rows[by] * spread, color, held_out=held_out)
+    axes.set_ylabel("measured − predicted error")
+    style.write_in_corner(axes, f"± {words.number(sigma, 2)}")
+
+
+def profile_of_rho(axes: Axes, suite: Suite, study: Study) -> None:
+    """How fast the misfit grows as rho leaves its best value; the interval is where it stays under the line."""
+    rho, table = suite.rho, pd.DataFrame(suite.analysis["rho_profile"])
+    if rho is None or table.empty:
+        style.write_in_corner(axes, "this law has no single ρ", right=False)
+        return
+    table = table.sort_values("rho")
+    limit = student_t(study.level, suite.fit.degrees_of_freedom) ** 2
+    axes.plot(table["rho"], table["f"], color=style.INK)
+    axes.axhline(limit, color=style.QUIET, linewidth=0.9, linestyle=(0, (3, 2)))
+    low, high = (table["rho"].iloc[0], table["rho"].iloc[-1])
+    inside = [low if rho["lower"] is None else rho["lower"], high if rho["upper"] is None else rho["upper"]]
+    axes.axvspan(*inside, color=style.ACCENT, alpha=0.14, linewidth=0)
+    if rho["estimate"] is not None:
+        axes.axvline(rho["estimate"], color=style.ACCENT, linewidth=1.6)
+    if low < 1 < high:
+        axes.axvline(1, color=style.QUIET, linewidth=0.9)
+        axes.annotate(" ρ = 1", (1, limit * 2.3), color=style.QUIET, fontsize=8.5)
+    axes.set(xlabel="ρ", ylabel="misfit (F statistic)", ylim=(0, limit * 3))
+    text = f"{words.percent(study.level, 0)} interval {words.ends(rho)}"
+    paper = {"facecolor": style.PAPER, "edgecolor": "none", "pad": 1.5}
+    axes.text(0.5, 0.965, text, transform=axes.transAxes, ha="center", va="top", fontsize=9, bbox=paper)
+
+
+def profile_of_d(axes: Axes, suite: Suite, study: Study) -> None:
+    """How little the cells object to another irreducible error D."""
+    table = pd.DataFrame(suite.analysis["d_profile"])
+    if table.empty:
+        style.write_in_corner(axes, "an error of 0 leaves no D to profile", right=False)
+        return
+    axes.plot(table["D"], table["delta_aicc"], "o-", color=style.INK, markersize=3.5)
+    axes.axhline(2, color=style.QUIET, linewidth=0.9, linestyle=(0, (3, 2)))
+    axes.set_xscale("symlog", linthresh=0.25)
+    _d_ticks(axes, table)
+    axes.set(xlabel="D held at (below 0: unphysical)", ylabel="ΔAICc of A·N^−α·V^−β + D")
+
+
+def exponents_against_d(axes: Axes, suite: Suite, study: Study) -> None:
+    """alpha and beta follow D, while rho hardly moves."""
+    table = pd.DataFrame(suite.analysis["d_profile"])
+    if table.empty:
+        style.write_in_corner(axes, "an error of 0 leaves no D to profile", right=False)
+        return
+    for name, letter, line in (("rho", "ρ", "-"), ("alpha", "α", (0, (4, 2))), ("beta", "β", (0, (1, 1.5)))):
+        color = style.ACCENT if name == "rho" else style.INK
+        positive = table[table[name] > 0]
+        axes.plot(positive["D"], positive[name], linestyle=line, color=color, label=letter)
+    axes.set_yscale("log")
+    axes.set_xscale("symlog", linthresh=0.25)
+    _d_ticks(axes, table)
+    low, high = axes.get_ylim()
+    style.log_axis(axes, "y", style.decades(low, high), words.number)
+    axes.set(xlabel="D held at", ylabel="exponents and their ratio")
+    axes.legend(loc="best", ncols=3, handlelength=1.6)
+
+
+def _d_ticks(axes: Axes, table: pd.DataFrame) -> None:
+    ticks = [-5.0, -1.0, -0.2, 0.0, 0.2]
+    axes.set_xticks([tick for tick in ticks if table["D"].min() <= tick <= max(table["D"].max(), 0.0)])
+    axes.minorticks_off()
+    axes.xaxis.set_major_formatter(lambda value, _: words.number(value, 2))

@@ -1,0 +1,170 @@
+"""What the page claims, and what it does not: every sentence here is decided by the numbers that it states."""
+
+import numpy as np
+import pandas as pd
+
+from vlmlaw.laws.table import ALL_KINDS
+from vlmlaw.report import words
+from vlmlaw.report.study import Study, Suite
+
+SATURATED = 0.01
+HARDLY_MOVES = 0.05
+
+
+def headline(suite: Suite, study: Study) -> str:
+    """The answer in one sentence."""
+    side, level = words.side(suite.rho), words.percent(study.level, 0)
+    if side == "size":
+        return f"Error falls faster with LLM size than with visual tokens, shown at the {level} level."
+    if side == "tokens":
+        return f"Error falls faster with visual tokens than with LLM size, shown at the {level} level."
+    if suite.rho is None or suite.rho["estimate"] is None:
+        return str(suite.analysis["verdict"][0])
+    lean = "a larger LLM" if suite.rho["estimate"] > 1 else "more visual tokens"
+    return f"The cells lean to {lean}, but the {level} interval of ρ contains 1."
+
+
+def contrast(study: Study) -> list[str]:
+    """For each suite whether rho > 1 or rho < 1 is shown; for each pair whether their intervals part."""
+    found = [_shown(suite, study) for suite in study.suites]
+    known = [suite for suite in study.suites if suite.rho is not None]
+    for i, first in enumerate(known):
+        for second in known[i + 1 :]:
+            verb = (
+                "do not overlap: the two differ" if _apart(first, second) else "overlap: these cells do not part them"
+            )
+            found.append(f"The intervals of ρ of {first.label} and {second.label} {verb}.")
+    return found
+
+
+def _shown(suite: Suite, study: Study) -> str:
+    """Whether rho is above or below 1, by the default interval and by every other one."""
+    side = words.side(suite.rho)
+    relation = {"size": "ρ > 1", "tokens": "ρ < 1"}.get(side)
+    level = words.percent(study.level, 0)
+    if relation is None:
+        return f"{suite.label}: neither ρ > 1 nor ρ < 1 is shown at the {level} level ({words.rho(suite.rho)})."
+    sentence = f"{suite.label}: {relation} is shown at the {level} level ({words.rho(suite.rho)})"
+    against = [i for i in suite.analysis["rho_intervals"] if words.side(i) != side]
+    if against:
+        methods = words.listed([f"{i['method']} {words.ends(i)}" for i in against])
+        return f"{sentence}, but not by every method: {methods}."
+    return f"{sentence}, by every method that was tried."
+
+
+def _apart(first: Suite, second: Suite) -> bool:
+    ends = []
+    for suite in (first, second):
+        assert suite.rho is not None
+        lower, upper = suite.rho["lower"], suite.rho["upper"]
+        ends.append((-np.inf if lower is None else lower, np.inf if upper is None else upper))
+    return max(ends[0][0], ends[1][0]) > min(ends[0][1], ends[1][1])
+
+
+def seed_noise(suite: Suite) -> tuple[float, int] | None:
+    """Standard deviation of error between seeds of one cell, pooled, and how many cells it comes from."""
+    rows = pd.concat([suite.rows, suite.others])
+    groups = rows.groupby(["N", "V", "compressor"])["error"]
+    table = pd.DataFrame({"variance": groups.var(ddof=1), "n": groups.size()})
+    table = table[table["n"] > 1]
+    if table.empty:
+        return None
+    freedom = table["n"] - 1
+    return float(np.sqrt((table["variance"] * freedom).sum() / freedom.sum())), len(table)
+
+
+def limits(study: Study, *, is_miniature: bool) -> list[str]:
+    """What these numbers cannot carry."""
+    found = [_seeds(suite) for suite in study.suites]
+    n_sizes = len({n for suite in study.suites for n in suite.fit.cells.sizes})
+    if n_sizes < 5:
+        found.append(
+            f"The laws are fitted to {words.plural(n_sizes, 'size')}: few, and the cells of one size share a language "
+            "model, so that intervals which treat cells as independent are on the narrow side (compare the whole-size "
+            "bootstrap in the tables)."
+        )
+    found += [sentence for suite in study.suites for sentence in (*_wrong_way(suite), *_poor_kinds(suite, study))]
+    if any(suite.missing for suite in study.suites):
+        found += [_missing(suite, study) for suite in study.suites if suite.missing]
+    if is_miniature:
+        found += [
+            "The contrast is partly built into the questions: reasoning asks for facts that the LLM must store, and "
+            "reading varies how many letters one visual token must carry. The miniature shows that the method finds "
+            "such a contrast, not how large it is in real vision-language models.",
+            "Each language model was pretrained once, with one seed, and the pictures were drawn once: noise between "
+            "pretrainings and between data sets is in no interval here.",
+        ]
+    return found
+
+
+def _seeds(suite: Suite) -> str:
+    noise = seed_noise(suite)
+    if noise is None:
+        return (
+            f"{suite.label}: no cell was measured with several seeds, so noise between trainings is known only as part "
+            f"of the residuals (standard deviation {words.number(suite.fit.sigma, 2)})."
+        )
+    deviation, n_cells = noise
+    return (
+        f"{suite.label}: error differs between seeds of one cell with a standard deviation of "
+        f"{words.number(deviation, 2)} ({words.plural(n_cells, 'cell')} with several seeds); the law's residuals have "
+        f"{words.number(suite.fit.sigma, 2)}."
+    )
+
+
+def _wrong_way(suite: Suite) -> list[str]:
+    """Sizes whose error is higher at the most tokens than at fewer."""
+    means = suite.rows.pivot_table(index="N", columns="V", values="error").dropna()
+    if means.shape[1] < 2 or means.empty:
+        return []
+    worse = means.iloc[:, -1] > means.iloc[:, :-1].min(axis=1)
+    if not worse.any():
+        return []
+    return [
+        f"{suite.label}: in {int(worse.sum())} of {len(means)} sizes the error at V = {means.columns[-1]:g} is higher "
+        "than at fewer tokens, as it is where long prefixes are trained too briefly; ρ is then on the high side."
+    ]
+
+
+def _poor_kinds(suite: Suite, study: Study) -> list[str]:
+    moving = {kind.name: np.ptp(kind.rows.groupby(["N", "V"])["error"].mean()) for kind in study.kinds[suite.label]}
+    still = [name for name, spread in moving.items() if spread < HARDLY_MOVES]
+    solved = [kind.name for kind in study.kinds[suite.label] if kind.rows["error"].min() < SATURATED]
+    found = []
+    if still:
+        found.append(
+            f"{suite.label}: error on {words.listed(still)} moves by less than {HARDLY_MOVES:g} over the whole grid: "
+            "these kinds say nothing about size or tokens."
+        )
+    if solved:
+        found.append(
+            f"{suite.label}: {words.listed(solved)} fell below an error of {SATURATED:g} in some cells, near the floor "
+            "where a power law ends."
+        )
+    return found
+
+
+def _missing(suite: Suite, study: Study) -> str:
+    places = [f"{study.size_of(n).name} with V = {v:g}" for n, v in suite.missing]
+    return f"{suite.label}: {words.plural(len(places), 'cell')} missing and not fitted: {words.listed(places[:8])}."
+
+
+def what_was_run(study: Study) -> dict[str, str]:
+    """The grid in numbers."""
+    frame = study.measurements.frame
+    whole = frame[frame["kind"] == ALL_KINDS] if (frame["kind"] == ALL_KINDS).any() else frame
+    compressors = [name for name in dict.fromkeys(whole["compressor"]) if name]
+    seeds = sorted({seed for seed in whole["seed"] if seed})
+    facts = {
+        "cells": words.whole(whole.drop_duplicates(["N", "V", "compressor", "seed"]).shape[0]),
+        "LLM sizes": ", ".join(size.name + (" (held out)" if size.held_out else "") for size in study.sizes),
+        "visual tokens": ", ".join(f"{v:g}" for v in sorted(whole["V"].unique())),
+    }
+    if compressors:
+        facts["compressors"] = ", ".join(compressors)
+    if seeds:
+        facts["seeds"] = ", ".join(seeds)
+    asked = whole.groupby("suite")["n_questions"].max().dropna()
+    if len(asked):
+        facts["questions a cell"] = ", ".join(f"{suite} {words.whole(n)}" for suite, n in asked.items())
+    return facts

@@ -1,0 +1,227 @@
+"""Every figure of the report: what it is called, what it says, and how it becomes a file or a part of the page."""
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from vlmlaw.files import whole_file
+from vlmlaw.report import TEMPLATES, curves, doubts, multiples, style
+from vlmlaw.report.accounts import Cell
+from vlmlaw.report.study import Study, Suite
+
+PNG_DPI = 160
+METADATA = {"Date": None, "Creator": "vlmlaw"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes: a title and what draws it."""
+
+    title: str
+    draw: Callable[[Axes], None]
+    inches: tuple[float, float] = style.PANEL_INCHES
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One figure: panels of every suite; in a file they share a sheet, on the page each can stand alone."""
+
+    name: str
+    title: str
+    panels: Callable[[Suite, Study], list[Panel]]
+    of_sizes: bool = True  # whether colours stand for sizes, so that a legend is due
+
+    @property
+    def caption(self) -> str:
+        """What the figure shows, from the file that Snakemake's own report reads too."""
+        return caption_of(self.name)
+
+
+def caption_of(name: str) -> str:
+    return " ".join((TEMPLATES / f"{name}.rst").read_text(encoding="utf-8").split())
+
+
+PanelFunction = Callable[[Axes, Suite, Study], None]
+
+
+def _of(*draws: tuple[str, PanelFunction]) -> Callable[[Suite, Study], list[Panel]]:
+    """Panels from functions of (axes, suite, study), titled by the suite and what each of them shows."""
+
+    def panels(suite: Suite, study: Study) -> list[Panel]:
+        return [
+            Panel(_title(suite, study, what), lambda axes, draw=draw: draw(axes, suite, study))  # type: ignore[misc]
+            for what, draw in draws
+        ]
+
+    return panels
+
+
+def _title(suite: Suite, study: Study, what: str) -> str:
+    """The suite where there are several, and what the panel shows where that is not the figure's own title."""
+    return ": ".join(part for part in (suite.label if len(study.suites) > 1 else "", what) if part)
+
+
+def _kinds(suite: Suite, study: Study) -> list[Panel]:
+    inches = (2.55, 2.15)
+    return [Panel(kind.name, multiples.error_of_kind(kind, study), inches) for kind in study.kinds[suite.label]]
+
+
+LAW_PICTURES = (
+    Picture(
+        "error_against_tokens",
+        "Error against visual tokens",
+        _of(("", curves.error_against_tokens)),
+    ),
+    Picture(
+        "error_against_flops",
+        "Error against inference FLOPs",
+        _of(("", curves.error_against_flops)),
+    ),
+    Picture(
+        "grid",
+        "The measured grid",
+        _of(("", doubts.grid)),
+        of_sizes=False,
+    ),
+    Picture(
+        "best_tokens",
+        "How many visual tokens to buy",
+        _of(("", curves.best_tokens)),
+        of_sizes=False,
+    ),
+    Picture(
+        "contour",
+        "Predicted error over size and tokens",
+        _of(("", curves.contour)),
+        of_sizes=False,
+    ),
+    Picture(
+        "predicted",
+        "Measured against predicted error",
+        _of(("", doubts.measured_against_predicted)),
+    ),
+    Picture(
+        "residuals",
+        "What the law leaves unexplained",
+        _of(("against V", doubts.residuals_against_tokens), ("against N", doubts.residuals_against_size)),
+    ),
+    Picture(
+        "profiles",
+        "What the cells say about ρ, and what they leave open",
+        _of(
+            ("profile of ρ", doubts.profile_of_rho),
+            ("profile of D", doubts.profile_of_d),
+            ("exponents", doubts.exponents_against_d),
+        ),
+        of_sizes=False,
+    ),
+    Picture(
+        "kinds",
+        "Error by kind of question",
+        _kinds,
+    ),
+)
+
+
+def training_panels(cells: Sequence[Cell], study: Study) -> list[Panel]:
+    """Training loss of every cell, a panel for each number of visual tokens."""
+    counts = sorted({cell.n_visual_tokens for cell in cells if cell.history})
+    inches = (2.55, 2.15)
+    return [
+        Panel(
+            f"V = {v:g}",
+            multiples.training_curves(v, [c for c in cells if c.n_visual_tokens == v and c.history], study),
+            inches,
+        )
+        for v in counts
+    ]
+
+
+def sheet(picture: Picture, study: Study) -> Figure | None:
+    """The whole figure: suites side by side where each is one panel, else a row or more for each; None without any."""
+    rows = [panels for suite in study.suites if (panels := picture.panels(suite, study))]
+    if not rows:
+        return None
+    n_columns = min(4, len(rows[0])) if len(rows[0]) > 1 else 2 if len(rows) in (2, 4) else min(3, len(rows))
+    panels = [panel for row in rows for panel in row]
+    return draw_panels(panels, n_columns=n_columns, legend_of=study if picture.of_sizes else None)
+
+
+def draw_panels(panels: Sequence[Panel], *, n_columns: int, legend_of: Study | None = None) -> Figure:
+    """A figure of these panels, in order; call it under `style.look`."""
+    n_rows = math.ceil(len(panels) / n_columns)
+    figure, axes = style.new_figure(n_rows, n_columns, inches=panels[0].inches)
+    for place, panel in zip(axes.flat, panels, strict=False):
+        panel.draw(place)
+        place.set_title(panel.title)
+    for unused in axes.flat[len(panels) :]:
+        unused.set_visible(False)
+    if legend_of is not None:
+        handles = legend_handles(legend_of)
+        figure.legend(handles=handles, loc="outside upper left", ncols=min(len(handles), 3 * n_columns))
+    return figure
+
+
+def legend_handles(study: Study) -> list[Line2D]:
+    """One mark for each size, hollow where it is held out."""
+    colors = style.size_colors(len(study.sizes))
+    return [
+        Line2D(
+            [],
+            [],
+            color=color,
+            marker="o",
+            markersize=5,
+            markerfacecolor=style.PAPER if size.held_out else color,
+            linestyle=(0, (4, 2)) if size.held_out else "-",
+            label=size.name + (" (held out)" if size.held_out else ""),
+        )
+        for size, color in zip(study.sizes, colors, strict=True)
+    ]
+
+
+def draw_figures(
+    study: Study, folder: Path, *, formats: Sequence[str] = ("svg",), cells: Sequence[Cell] = (), every: bool = False
+) -> list[Path]:
+    """Write the figures to `folder`, each named by what it shows; returns the paths.
+
+    A figure with nothing to show is left out, or with `every` says so: a workflow promises its outputs beforehand.
+    """
+    written = []
+    with style.look():
+        sheets = {picture.name: sheet(picture, study) for picture in LAW_PICTURES}
+        panels = training_panels(cells, study)
+        sheets["training"] = draw_panels(panels, n_columns=min(4, len(panels)), legend_of=study) if panels else None
+        figures = {name: figure or (_nothing_to_show() if every else None) for name, figure in sheets.items()}
+        for name, figure in figures.items():
+            for suffix in formats if figure else ():
+                path = folder / f"{name}.{suffix}"
+                with whole_file(path) as partial:
+                    save(figure, partial, suffix)  # type: ignore[arg-type]
+                written.append(path)
+    return written
+
+
+def _nothing_to_show() -> Figure:
+    figure = Figure(figsize=style.PANEL_INCHES)
+    figure.text(0.5, 0.5, "these measurements have nothing to show here", ha="center")
+    return figure
+
+
+def save(figure: Figure, path: Path, suffix: str) -> None:
+    """The figure on white paper; the same bytes every time."""
+    metadata = {"svg": METADATA, "png": {"Software": None}, "pdf": {"CreationDate": None}}[suffix]
+    figure.savefig(path, format=suffix, facecolor=style.PAPER, dpi=PNG_DPI, metadata=metadata)
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as SVG text without a background."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=METADATA)
+    return buffer.getvalue()

@@ -1,0 +1,211 @@
+"""The page: one HTML file with everything in it, to be read on a phone, on paper, by day and by night."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from vlmlaw.files import whole_file
+from vlmlaw.report import findings, gallery, origin, style, svg, tables, words
+from vlmlaw.report.accounts import Cell, Sample, Training
+from vlmlaw.report.study import Study, Suite
+
+
+@dataclass(frozen=True)
+class Run:
+    """What only the workflow's own cells have: their trainings, those before them, and pictures of the test split."""
+
+    cells: Sequence[Cell] = ()
+    trainings: Sequence[Training] = ()
+    samples: Sequence[Sample] = ()
+
+    @property
+    def seconds(self) -> float:
+        return sum(training.wall_seconds for training in (*self.trainings, *self.cells))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The headline of one suite."""
+
+    suite: Suite
+    advice: str
+    rho: str
+    sentence: str
+    v_star: str
+    recommended: tables.Table
+
+
+@dataclass(frozen=True)
+class Block:
+    """A figure on the page: its panels as SVG."""
+
+    name: str
+    title: str
+    caption: str
+    panels: Sequence[tuple[str, Markup]]
+    of_sizes: bool
+    small: bool = field(default=False)
+
+
+def write_page(study: Study, out: Path, *, run: Run | None = None) -> None:
+    """Write the page to the file `out`."""
+    page = render(study, out, run=run or Run())
+    with whole_file(out) as partial:
+        partial.write_text(page, encoding="utf-8")
+
+
+def render(study: Study, out: Path, *, run: Run) -> str:
+    environment = Environment(
+        loader=PackageLoader("vlmlaw.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    is_miniature = study.experiment.get("data", {}).get("source") == "miniature"
+    with style.look():
+        blocks = [block for picture in gallery.LAW_PICTURES for block in _blocks(picture, study)]
+        training = _training_block(study, run)
+    return environment.get_template("page.html").render(
+        study=study,
+        run=run,
+        words=words,
+        answers=[answer(suite, study) for suite in study.suites],
+        facts=findings.what_was_run(study) | _effort(run, study),
+        blocks=blocks,
+        training=training,
+        contrast=findings.contrast(study),
+        limits=findings.limits(study, is_miniature=is_miniature),
+        is_miniature=is_miniature,
+        tables=_tables(study, run, out),
+        commands=origin.commands(study, is_run=bool(run.cells), out=out),
+        commit=origin.commit(),
+        versions=origin.versions(),
+        style=Markup(environment.get_template("page.css").render(sizes=_size_variables(study))),
+    )
+
+
+def answer(suite: Suite, study: Study) -> Answer:
+    q = study.question_tokens
+    return Answer(
+        suite=suite,
+        advice=words.advice(suite.rho),
+        rho=words.rho(suite.rho),
+        sentence=findings.headline(suite, study),
+        v_star=words.v_star(suite.v_star(q), at=q),
+        recommended=tables.recommended(suite, study),
+    )
+
+
+def _effort(run: Run, study: Study) -> dict[str, str]:
+    """Steps and seconds of a run."""
+    if not run.cells:
+        return {}
+    steps = sorted({int(cell.settings["training"]["steps"]) for cell in run.cells})
+    facts = {"training steps a cell": " to ".join(words.whole(n) for n in dict.fromkeys((steps[0], steps[-1])))}
+    cells = sum(cell.wall_seconds for cell in run.cells)
+    facts["training time"] = f"{words.seconds(run.seconds)} of wall time over all jobs, cells {words.seconds(cells)}"
+    images = study.experiment.get("data", {}).get("images")
+    if images:
+        facts["images"] = ", ".join(f"{split} {words.whole(n)}" for split, n in images.items())
+    return facts
+
+
+def _tables(study: Study, run: Run, out: Path) -> dict[str, Any]:
+    made = [*run.trainings, *run.cells]
+    links = [os.path.relpath(training.folder, out.parent) + "/" for training in made]
+    return {
+        "suites": [_suite_tables(suite, study) for suite in study.suites],
+        "cost": tables.cost(study),
+        "trainings": tables.trainings(run.trainings, run.cells, links=links) if made else None,
+    }
+
+
+def _suite_tables(suite: Suite, study: Study) -> dict[str, Any]:
+    return {
+        "suite": suite,
+        "parameters": tables.parameters(suite, study),
+        "rho": tables.rho_methods(suite),
+        "d_profile": tables.d_profile(suite),
+        "best_tokens": tables.best_tokens(suite),
+        "laws": tables.law_comparison(suite, study),
+        "held_out": tables.held_out(suite, study),
+        "kinds": tables.kinds(suite, study),
+        "compressors": tables.compressors(suite, study),
+        "cells": tables.every_cell(study, suite),
+    }
+
+
+# --------------------------------------------------------------------------- figures
+
+
+def _blocks(picture: gallery.Picture, study: Study) -> list[Block]:
+    """The picture as one block; small multiples are a block for each suite."""
+    per_suite = [(suite, picture.panels(suite, study)) for suite in study.suites]
+    if picture.name != "kinds":
+        panels = [panel for _, panels in per_suite for panel in panels]
+        return [_block(picture.name, picture.title, picture.caption, panels, study, of_sizes=picture.of_sizes)]
+    return [
+        _block(
+            f"kinds-{place}",
+            f"{picture.title}: {suite.label}",
+            picture.caption,
+            panels,
+            study,
+            of_sizes=True,
+            small=True,
+        )
+        for place, (suite, panels) in enumerate(per_suite)
+        if panels
+    ]
+
+
+def _block(
+    name: str,
+    title: str,
+    caption: str,
+    panels: Sequence[gallery.Panel],
+    study: Study,
+    *,
+    of_sizes: bool,
+    small: bool = False,
+) -> Block:
+    colors = _css_colors(study)
+    drawn = []
+    for place, panel in enumerate(panels):
+        text = gallery.as_svg(gallery.draw_panels([panel], n_columns=1))
+        label = f"{title}, {panel.title}"
+        drawn.append((panel.title, Markup(svg.inline(text, name=f"{name}{place}", title=label, colors=colors))))
+    return Block(name=name, title=title, caption=caption, panels=drawn, of_sizes=of_sizes, small=small)
+
+
+def _training_block(study: Study, run: Run) -> Block | None:
+    panels = gallery.training_panels(run.cells, study)
+    if not panels:
+        return None
+    caption = gallery.caption_of("training")
+    return _block("training", "Training curves", caption, panels, study, of_sizes=True, small=True)
+
+
+def _css_colors(study: Study) -> dict[str, str]:
+    """A figure's colours and the CSS variables that replace them."""
+    named = {
+        style.INK: "ink",
+        style.QUIET: "quiet",
+        style.GRID: "grid",
+        style.PAPER: "paper",
+        style.ACCENT: "accent",
+        style.NEUTRAL: "neutral",
+    }
+    sizes = {color: f"size-{rank}" for rank, color in enumerate(style.size_colors(len(study.sizes)))}
+    return {color: f"var(--{name})" for color, name in {**named, **sizes}.items()}
+
+
+def _size_variables(study: Study) -> Mapping[str, Sequence[str]]:
+    n_sizes = len(study.sizes)
+    return {"light": style.size_colors(n_sizes), "dark": style.size_colors(n_sizes, dark=True)}

@@ -1,0 +1,248 @@
+"""What a report is about, read and joined: the laws with the rows that each was fitted to, sizes, and accounts of runs.
+
+N is in billions of parameters, V counts visual tokens, Q text tokens; error = 1 - score.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmlaw.errors import UserError
+from vlmlaw.laws.analysis import read_analysis
+from vlmlaw.laws.costs import Cost
+from vlmlaw.laws.optimum import candidate_cells, frontier
+from vlmlaw.laws.result import LawFit
+from vlmlaw.laws.table import ALL_KINDS, MEAN_OF_SUITES, Measurements, read_measurements
+from vlmlaw.report import words
+
+DEFAULT_QUESTION_TOKENS = 50.0
+
+
+@dataclass(frozen=True)
+class Size:
+    """One size of language model: its N, what it is called, and its place among the sizes (0 is the smallest)."""
+
+    n: float
+    name: str
+    rank: int
+    held_out: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Suite:
+    """A group of rows with the law fitted to it; `analysis` is its part of law.json.
+
+    rows: N, V, error, error_se (nan where unknown), seed, held_out, cell, compressor. others: the same questions
+    measured with compressors that have no law here, to be shown beside it.
+    """
+
+    label: str
+    analysis: Mapping[str, Any]
+    rows: pd.DataFrame
+    others: pd.DataFrame
+
+    @cached_property
+    def fit(self) -> LawFit:
+        return LawFit.from_dict(dict(self.analysis["fit"]))
+
+    @property
+    def name(self) -> str:
+        return str(self.analysis["suite"])
+
+    @property
+    def rho(self) -> Mapping[str, Any] | None:
+        return self.analysis["rho"]
+
+    @property
+    def v_range(self) -> tuple[float, float]:
+        return float(self.rows["V"].min()), float(self.rows["V"].max())
+
+    @property
+    def missing(self) -> list[tuple[float, float]]:
+        """(N, V) that other rows lead one to expect and that were not measured."""
+        there = set(zip(self.rows["N"], self.rows["V"], strict=True))
+        return sorted(set(product(self.rows["N"].unique(), self.rows["V"].unique())) - there)
+
+    def v_star(self, q: float) -> Mapping[str, Any]:
+        """The analysis's row of V* at this Q."""
+        return next(row for row in self.analysis["v_star"] if row["question_tokens"] == q)
+
+    def frontier(self, study: "Study") -> pd.DataFrame:
+        """The law's frontier at the study's Q, exact: its budgets are what the cells cost, or those asked for."""
+        options, cost = study.options, study.cost
+        sizes = options["sizes"] or sorted(self.rows["N"].unique())
+        tokens = options["tokens"] or sorted(self.rows["V"].unique())
+        cells = candidate_cells(self.fit, sizes=sizes, tokens=tokens, cost=cost)
+        return frontier(
+            self.fit,
+            sizes=sizes,
+            tokens=tokens,
+            cost=cost,
+            budgets=options["budgets"] or sorted(cells["cost"].unique()),
+            tolerance=options["flat_tolerance"],
+            level=study.level,
+        ).dropna(subset=["N"])
+
+
+@dataclass(frozen=True, eq=False)
+class Kind:
+    """The rows of one kind of question, with the law fitted to them where they carry one."""
+
+    name: str
+    rows: pd.DataFrame
+    fit: LawFit | None
+    analysis: Mapping[str, Any] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Everything that the figures and the page show. What a user's own table does not have is empty."""
+
+    law: Mapping[str, Any]
+    measurements: Measurements
+    suites: list[Suite]
+    mean: Suite | None
+    kinds: Mapping[str, list[Kind]]  # by the label of their suite
+    sizes: list[Size]
+    title: str
+    law_path: Path
+    measurements_path: Path
+    experiment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def level(self) -> float:
+        return float(self.options["level"])
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return self.law["provenance"]["options"]
+
+    @cached_property
+    def measured_question_tokens(self) -> float | None:
+        """Q of the measured questions, where the table says it."""
+        frame = self.measurements.frame
+        if "n_text_tokens" not in frame:
+            return None
+        return float(pd.to_numeric(frame["n_text_tokens"], errors="coerce").median())
+
+    @cached_property
+    def question_tokens(self) -> float:
+        """The Q that the figures and tables use: of those analysed, the nearest to the measured one, or to 50."""
+        measured = self.measured_question_tokens
+        wanted = DEFAULT_QUESTION_TOKENS if measured is None or np.isnan(measured) else measured
+        return min(map(float, self.options["question_tokens"]), key=lambda q: abs(q - wanted))
+
+    @cached_property
+    def cost(self) -> Cost:
+        """The cost that the analysis's own frontier has, at the study's Q."""
+        options = self.options
+        return Cost(
+            question_tokens=self.question_tokens,
+            generated_tokens=options["generated_tokens"],
+            vision_flops=options["vision_flops"],
+            question_pass=options["question_pass"],
+        )
+
+    def size_of(self, n: float) -> Size:
+        return min(self.sizes, key=lambda size: abs(np.log(size.n / n)))
+
+
+def read_study(
+    law: Path,
+    measurements: Path,
+    *,
+    title: str = "",
+    experiment: Mapping[str, Any] | None = None,
+    columns: Mapping[str, str] | None = None,
+    scores: tuple[str, ...] = (),
+    where: Mapping[str, str] | None = None,
+) -> Study:
+    """Join a law's analysis with the table that it was fitted to.
+
+    columns, scores and where are those that `vlmlaw law fit` got. Raises UserError where the two are no pair.
+    """
+    analysis = read_analysis(law)
+    units = analysis["provenance"]["units"]
+    table = read_measurements(
+        measurements,
+        columns or {},
+        params_unit=units.get("params"),
+        scale=units.get("scale", "fraction"),
+        scores=scores,
+    )
+    _require_same_table(analysis, table, law=law, measurements=measurements)
+    everything, table = table, table.select(**where) if where else table
+    whole = [part for part in analysis["fits"] if words.is_whole_suite(part)]
+    if not whole:  # a table of single kinds without their whole
+        whole = [part for part in analysis["fits"] if part["suite"] != MEAN_OF_SUITES]
+    suites = [_suite(part, table, everything) for part in whole]
+    mean = next((part for part in analysis["fits"] if part["suite"] == MEAN_OF_SUITES), None)
+    means = table.mean_of_suites()
+    return Study(
+        law=analysis,
+        measurements=everything,
+        suites=suites,
+        mean=None if mean is None or means is None else _suite(mean, means, means),
+        kinds={suite.label: _kinds(suite, analysis, table) for suite in suites},
+        sizes=_sizes(table.frame),
+        title=title or "Larger LLM or more visual tokens?",
+        law_path=Path(law),
+        measurements_path=Path(measurements),
+        experiment=experiment or {},
+    )
+
+
+def _require_same_table(analysis: Mapping[str, Any], table: Measurements, *, law: Path, measurements: Path) -> None:
+    wanted = analysis["provenance"]["sha256"]
+    if wanted and table.sha256 and wanted != table.sha256:
+        raise UserError(
+            f"{law} was fitted to another table than {measurements}: the law's has sha256 {wanted[:12]}…, this one "
+            f"{table.sha256[:12]}…. Fit the law again: vlmlaw law fit {measurements} --out {law}"
+        )
+
+
+def _group(part: Mapping[str, Any]) -> dict[str, str]:
+    return {name: part[name] for name in ("suite", "kind", "compressor") if part.get(name)}
+
+
+def _suite(part: Mapping[str, Any], table: Measurements, everything: Measurements) -> Suite:
+    """The fit's own rows of `table`, and of `everything` the other compressors' rows for the same questions."""
+    group = _group(part)
+    rows = table.select(**group).frame
+    n_fitted = part["n_cells"] + part["n_held_out"]
+    if len(rows) != n_fitted:
+        raise UserError(
+            f"the law of {words.label(group)} was fitted to {n_fitted} rows, and the table has {len(rows)}; "
+            "pass the same --where and --scores as to `vlmlaw law fit`"
+        )
+    same = everything.select(suite=group["suite"], kind=group["kind"]).frame
+    others = same[~same.index.isin(rows.index) & ~same["compressor"].isin(rows["compressor"])]
+    return Suite(label=words.label(group), analysis=part, rows=rows, others=others)
+
+
+def _kinds(suite: Suite, analysis: Mapping[str, Any], table: Measurements) -> list[Kind]:
+    """The kinds of question of a suite in the order of their mean error, the easiest first."""
+    chosen = {name: value for name, value in _group(suite.analysis).items() if name != "kind"}
+    rows = table.select(**chosen).frame
+    fits = {part["kind"]: part for part in analysis["fits"] if _group(part) == chosen | {"kind": part["kind"]}}
+    found = []
+    for name, of_kind in rows[rows["kind"] != ALL_KINDS].groupby("kind"):
+        part = fits.get(str(name))
+        fit = LawFit.from_dict(part["fit"]) if part else None
+        found.append(Kind(name=str(name), rows=of_kind, fit=fit, analysis=part))
+    return sorted(found, key=lambda kind: float(kind.rows["error"].mean()))
+
+
+def _sizes(frame: pd.DataFrame) -> list[Size]:
+    """Every size in the table by N; named as the table names them, or else by N."""
+    found = []
+    for rank, (n, rows) in enumerate(frame.groupby("N")):
+        name = str(rows["size"].iloc[0]) if "size" in rows else words.params(float(n))  # type: ignore[arg-type]
+        found.append(Size(n=float(n), name=name, rank=rank, held_out=bool(rows["held_out"].all())))  # type: ignore[arg-type]
+    return found

@@ -1,0 +1,142 @@
+"""The one look of all figures: colours of the sizes, axes with plain ticks, and figures made without global state."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap, to_hex
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+# Each of these stands for one CSS variable of the page, by which a figure follows the reader's light or dark theme.
+INK = "#222226"
+QUIET = "#6f6f78"
+GRID = "#e4e4e9"
+PAPER = "#fefefd"
+ACCENT = "#c2410c"  # the frontier and every optimum; no size has it
+ON_ERROR = "#262626"  # lines and letters on `error_colors`, which no theme changes
+NEUTRAL = "#5b7083"  # marks that belong to no size
+
+PANEL_INCHES = (4.5, 3.35)
+LEAST_TICK_DISTANCE = 0.065  # share of an axis below which two labels would touch
+
+
+def size_colors(n_sizes: int, *, dark: bool = False) -> list[str]:
+    """One colour for each size, the smallest first: viridis, readable by the colour-blind and in grey.
+
+    The largest size stands out most: darkest on light paper, lightest on dark paper.
+    """
+    first, last = (0.36, 0.97) if dark else (0.80, 0.04)
+    places = np.linspace(first, last, n_sizes) if n_sizes > 1 else [last]
+    return [to_hex(mpl.colormaps["viridis"](place)) for place in places]
+
+
+def error_colors() -> Colormap:
+    """The colours of an error over the plane, light enough for dark lines and letters on all of them."""
+    return ListedColormap(mpl.colormaps["mako_r"](np.linspace(0.03, 0.52, 256)), name="error")
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """The settings under which every figure is drawn and saved."""
+    settings = {
+        **sns.axes_style("ticks"),
+        **sns.plotting_context("paper"),
+        "figure.constrained_layout.use": True,
+        "figure.facecolor": "none",
+        "axes.facecolor": "none",
+        "savefig.facecolor": "none",
+        "font.size": 9.5,
+        "axes.labelsize": 9.5,
+        "axes.titlesize": 10.5,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "xtick.labelsize": 8.8,
+        "ytick.labelsize": 8.8,
+        "legend.fontsize": 8.8,
+        "legend.frameon": False,
+        "font.family": "sans-serif",
+        "font.sans-serif": ["DejaVu Sans"],
+        "axes.edgecolor": QUIET,
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": GRID,
+        "grid.linewidth": 0.7,
+        "axes.axisbelow": True,
+        "lines.linewidth": 1.7,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.titlecolor": INK,
+        "xtick.color": QUIET,
+        "ytick.color": QUIET,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "xtick.major.width": 0.8,
+        "ytick.major.width": 0.8,
+        "svg.fonttype": "none",  # text stays text: it can be searched, read aloud and copied
+        "svg.hashsalt": "vlmlaw",  # the same figure is the same bytes
+        "hatch.linewidth": 0.6,
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+def new_figure(n_rows: int, n_columns: int, *, inches: tuple[float, float] = PANEL_INCHES) -> tuple[Figure, np.ndarray]:
+    """A figure of panels (n_rows, n_columns), each of this many inches; call it under `look`."""
+    figure = Figure(figsize=(inches[0] * n_columns, inches[1] * n_rows), layout="constrained")
+    return figure, figure.subplots(n_rows, n_columns, squeeze=False)
+
+
+def log_axis(axes: Axes, which: str, ticks: Sequence[float], text: Callable[[float], str] = "{:g}".format) -> None:
+    """Make the axis `which` (x or y) logarithmic, with plain labels at as many of these ticks as fit, and no others."""
+    axes.set(**{f"{which}scale": "log"})
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(FixedLocator(list(thinned(ticks))))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
+    axis.set_minor_locator(NullLocator())
+
+
+def thinned(ticks: Sequence[float], *, distance: float = LEAST_TICK_DISTANCE) -> list[float]:
+    """Ticks that do not touch on a logarithmic axis: the last, the first, and of the others what fits."""
+    ordered = sorted({float(tick) for tick in ticks})
+    if len(ordered) < 3:
+        return ordered
+    span = np.log(ordered[-1] / ordered[0])
+    kept = [ordered[0]]
+    for tick in ordered[1:-1]:
+        far_from_last = np.log(ordered[-1] / tick) >= distance * span
+        if np.log(tick / kept[-1]) >= distance * span and far_from_last:
+            kept.append(tick)
+    return [*kept, ordered[-1]]
+
+
+def decades(low: float, high: float) -> list[float]:
+    """Powers of ten within a range, every third of one where it is short."""
+    steps = [1.0] if high / low >= 1e3 else [1.0, 3.0] if high / low >= 30 else [1.0, 2.0, 5.0]
+    exponents = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    found = [step * 10.0**exponent for exponent in exponents for step in steps]
+    return [value for value in found if low * 0.999 <= value <= high * 1.001] or [low, high]
+
+
+def token_axis(axes: Axes, counts: Sequence[float], *, label: str = "visual tokens V") -> None:
+    log_axis(axes, "x", counts)
+    axes.set_xlabel(label)
+
+
+def write_in_corner(axes: Axes, text: str, *, right: bool = True, top: bool = True, **options: Any) -> None:
+    """A short text in a corner of a panel, kept readable over lines."""
+    axes.text(
+        0.985 if right else 0.015,
+        0.97 if top else 0.03,
+        text,
+        transform=axes.transAxes,
+        ha="right" if right else "left",
+        va="top" if top else "bottom",
+        **{"fontsize": 9.0, **options},
+    )

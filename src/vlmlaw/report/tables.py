@@ -1,0 +1,256 @@
+"""The tables of the page, as headers and rows of text; numbers come from the analysis and the measurements."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from vlmlaw.laws.table import ALL_KINDS
+from vlmlaw.report import words
+from vlmlaw.report.accounts import Cell, Training
+from vlmlaw.report.study import Study, Suite
+
+MAX_BUDGETS = 6
+
+
+@dataclass(frozen=True)
+class Table:
+    """Header and rows of text. `left` are the columns that hold words, not numbers; `mark` the rows to point out."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    left: Sequence[int] = (0,)
+    mark: Sequence[int] = ()
+    caption: str = ""
+    links: Sequence[str] = field(default=())  # of the first column
+
+
+def recommended(suite: Suite, study: Study) -> Table:
+    """The cell to buy, at budgets where the choice changes."""
+    frontier = suite.frontier(study)
+    changes = frontier[frontier[["N", "V"]].ne(frontier[["N", "V"]].shift()).any(axis=1)]
+    if len(changes) > MAX_BUDGETS:
+        changes = changes.iloc[np.unique(np.linspace(0, len(changes) - 1, MAX_BUDGETS).round().astype(int))]
+    rows = [
+        [
+            words.si(row["budget"]),
+            study.size_of(row["N"]).name,
+            f"{row['V']:g}",
+            f"{words.error(row['error'])} {words.ends(row)}",
+            ", ".join(f"{v:g}" for v in row["flat"]),
+        ]
+        for row in changes.to_dict("records")
+    ]
+    return Table(
+        ["FLOPs", "LLM", "V", "predicted error", "as good"],
+        rows,
+        left=(1, 3, 4),
+        caption=f"The cell to buy for a budget of FLOPs: {study.cost.name}, Q = {study.question_tokens:g}",
+    )
+
+
+def law_comparison(suite: Suite, study: Study) -> Table:
+    rows = [
+        [
+            law["law"] + (f" (at its bound: {law['at_bound']})" if law["at_bound"] else ""),
+            words.number(law["delta"]),
+            words.number(law["weight"], 2),
+            words.number(law["loso"], 2),
+            words.number(law["loto"], 2),
+            words.number(law["rho"]),
+            law["gated"],
+        ]
+        for law in suite.analysis["laws"]
+    ]
+    marked = [i for i, law in enumerate(suite.analysis["laws"]) if law["law"] == suite.analysis["law"]]
+    return Table(
+        ["law", "ΔAICc", "weight", "error on unseen N", "on unseen V", "ρ", "gated out"],
+        rows,
+        left=(0, 6),
+        mark=marked,
+        caption=suite.analysis["why"],
+    )
+
+
+def parameters(suite: Suite, study: Study) -> Table:
+    rows = []
+    for row in suite.analysis["summary"]:
+        held = row["at_bound"] or row["se"] is None
+        se, interval = ("at its bound", "") if held else (words.number(row["se"], 2), words.ends(row))
+        rows.append([row["parameter"], words.number(row["estimate"], 4), se, interval, row["meaning"]])
+    law, level = suite.analysis, words.percent(study.level, 0)
+    caption = f"{law['law']}: {law['formula']}, N in billions; intervals at {level}"
+    return Table(
+        ["parameter", "estimate", "standard error", "interval", "meaning"], rows, left=(0, 3, 4), caption=caption
+    )
+
+
+def rho_methods(suite: Suite) -> Table:
+    rows = [[i["method"], words.number(i["estimate"]), words.ends(i)] for i in suite.analysis["rho_intervals"]]
+    average = suite.analysis["average"]
+    if average:
+        rows.append(["average over laws", words.number(average["rho"]), f"± {words.number(average['se'], 2)}"])
+    return Table(["method", "ρ", "interval"], rows, left=(0, 2), caption="ρ by every method")
+
+
+def d_profile(suite: Suite) -> Table:
+    rows = [
+        [words.number(row[name], 3) for name in ("D", "alpha", "beta", "rho", "delta_aicc")]
+        for row in suite.analysis["d_profile"]
+    ]
+    caption = "The paper's form A·N^−α·V^−β + D with D held: α and β follow it, ρ hardly does"
+    return Table(["D", "α", "β", "ρ", "ΔAICc"], rows, left=(), caption=caption)
+
+
+def best_tokens(suite: Suite) -> Table:
+    rows = [
+        [
+            f"{row['question_tokens']:g}",
+            words.v_star(row).removeprefix("V* = "),
+            f"{row['flat_lower']:g} to {row['flat_upper']:g}",
+        ]
+        for row in suite.analysis["v_star"]
+    ]
+    return Table(["Q", "V*", "as good"], rows, left=(1, 2), caption="V*(Q), at any fixed budget")
+
+
+def held_out(suite: Suite, study: Study) -> Table:
+    held = suite.analysis["hold_out"]
+    rows = [
+        [
+            study.size_of(cell["N"]).name,
+            f"{cell['V']:g}",
+            words.error(cell["error"]),
+            words.error(cell["predicted"]),
+            words.ends(cell),
+            words.percent(cell["relative_error"]),
+            "yes" if cell["inside"] else "no",
+        ]
+        for cell in (held["cells"] if held else [])
+    ]
+    header = ["LLM", "V", "measured", "predicted", "interval", "deviation", "inside"]
+    unseen = words.held_out(suite.analysis, lambda n: study.size_of(n).name) if held else ""
+    return Table(header, rows, left=(0, 4, 6), caption=f"{unseen}, predicted without having been seen")
+
+
+def kinds(suite: Suite, study: Study) -> Table:
+    """Error of each kind at the least and the most tokens, for the largest size measured at both."""
+    low, high = suite.v_range
+    n = suite.rows["N"].max()
+    rows = []
+    for kind in study.kinds[suite.label]:
+        ends = [kind.rows[(kind.rows["N"] == n) & (kind.rows["V"] == v)] for v in (low, high)]
+        smallest = kind.rows[(kind.rows["N"] == kind.rows["N"].min()) & (kind.rows["V"] == high)]
+        questions = kind.rows["n_questions"].max()
+        rho = kind.analysis["rho"] if kind.analysis else None
+        rows.append(
+            [
+                kind.name,
+                words.whole(questions),
+                *(_with_se(part) for part in ends),
+                _with_se(smallest),
+                words.rho(rho).removeprefix("ρ = ") if kind.analysis else "no law",
+            ]
+        )
+    largest, least = study.size_of(n).name, study.size_of(suite.rows["N"].min()).name
+    header = ["kind", "questions", f"{largest}, V = {low:g}", f"{largest}, V = {high:g}", f"{least}, V = {high:g}", "ρ"]
+    return Table(header, rows, left=(0, 5), caption="Error ± standard error, mean over seeds")
+
+
+def _with_se(rows: pd.DataFrame) -> str:
+    if rows.empty:
+        return "missing"
+    se = np.sqrt((rows["error_se"] ** 2).sum()) / len(rows) if rows["error_se"].notna().all() else np.nan
+    return words.error(rows["error"].mean()) + ("" if np.isnan(se) else f" ± {words.error(se)}")
+
+
+def every_cell(study: Study, suite: Suite) -> Table:
+    """All measured rows of a suite."""
+    rows = [
+        [
+            study.size_of(row.N).name,
+            f"{row.V:g}",
+            row.compressor or words.NOTHING,
+            row.seed or words.NOTHING,
+            words.error(row.error),
+            words.error(row.error_se),
+            "held out" if row.held_out else "",
+        ]
+        for row in pd.concat([suite.rows, suite.others]).sort_values(["N", "V", "compressor", "seed"]).itertuples()
+    ]
+    return Table(["LLM", "V", "compressor", "seed", "error", "se", ""], rows, left=(0, 2, 6))
+
+
+def compressors(suite: Suite, study: Study) -> Table | None:
+    """Cells measured with several compressors, each against the one that the law is of."""
+    if suite.others.empty:
+        return None
+    rows = []
+    for (n, v, name), other in suite.others.groupby(["N", "V", "compressor"]):
+        base = suite.rows[(suite.rows["N"] == n) & (suite.rows["V"] == v)]
+        difference = other["error"].mean() - base["error"].mean() if len(base) else np.nan
+        sign = "+" if difference > 0 else ""
+        rows.append(
+            [
+                study.size_of(n).name,
+                f"{v:g}",
+                str(name),
+                _with_se(other),
+                _with_se(base),
+                words.NOTHING if np.isnan(difference) else sign + words.error(difference).replace("-", "−"),
+            ]
+        )
+    base_name = str(suite.rows["compressor"].iloc[0])
+    header = ["LLM", "V", "compressor", "error", base_name, "difference"]
+    return Table(header, rows, left=(0, 2), caption="Other compressors in the same cells")
+
+
+def cost(study: Study) -> Table | None:
+    """Parameters both ways and FLOPs with and without encoder and compressor, where the table has them."""
+    frame = study.measurements.frame
+    wanted = ["n_params_total", "n_text_tokens", "llm_flops", "vision_flops", "compressor_flops"]
+    if any(name not in frame for name in wanted):
+        return None
+    first = frame[frame["kind"] == ALL_KINDS].drop_duplicates(["N", "V", "compressor"])
+    rows = [
+        [
+            study.size_of(row.N).name,
+            f"{row.V:g}",
+            row.compressor or words.NOTHING,
+            words.whole(row.N * 1e9),
+            words.whole(row.n_params_total),
+            words.si(2e9 * row.N * (row.V + row.n_text_tokens)),
+            words.si(row.llm_flops),
+            words.si(row.compressor_flops),
+            words.si(row.vision_flops),
+            words.si(row.llm_flops + row.compressor_flops + row.vision_flops),
+        ]
+        for row in first.sort_values(["N", "V", "compressor"]).itertuples()
+    ]
+    header = ["LLM", "V", "compressor", "N", "with embeddings", "2N(Q+V)", "LLM", "+ compressor", "+ encoder", "all"]
+    caption = (
+        f"Parameters of the LLM, and FLOPs to read one image with one question (Q = {study.measured_question_tokens:g})"
+    )
+    return Table(header, rows, left=(0, 2), caption=caption)
+
+
+def trainings(others: Sequence[Training], cells: Sequence[Cell], *, links: Sequence[str] = ()) -> Table:
+    rows = [
+        [
+            training.name,
+            words.number(training.last_loss),
+            words.whole(_steps(training)),
+            words.seconds(training.wall_seconds),
+            words.seconds(training.cpu_seconds),
+            f"{training.peak_memory_mib:.0f} MiB",
+        ]
+        for training in [*others, *cells]
+    ]
+    header = ["training", "last loss", "steps", "wall time", "CPU time", "peak memory"]
+    return Table(header, rows, caption="Each links to its folder, with resolved settings", links=links)
+
+
+def _steps(training: Training) -> float:
+    section = training.settings.get("training") or training.settings.get("pretraining") or {}
+    return float(section.get("steps", np.nan))

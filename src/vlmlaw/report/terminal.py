@@ -1,0 +1,39 @@
+"""The laws in a few lines for the end of a run."""
+
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.laws.analysis import read_analysis
+from vlmlaw.report import words
+
+WIDTH = 78
+
+
+def summary(law: Path, *, page: Path | None) -> str:
+    """What to buy for each suite, with rho and V*, and where the page is."""
+    analysis = read_analysis(law)
+    fits = [fit for fit in analysis["fits"] if words.is_whole_suite(fit)] or analysis["fits"]
+    rows = [_row(fit) for fit in fits]
+    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
+    lines = ["", "Larger LLM or more visual tokens?", "─" * WIDTH]
+    lines += ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines.append("─" * WIDTH)
+    lines += [f"{words.label(fit)}: {fit['formula']}, {fit['n_cells']} cells{_unseen(fit)}" for fit in fits]
+    n_warnings = len(analysis["lint"])
+    if n_warnings:
+        lines.append(f"{words.plural(n_warnings, 'warning')} about the measurements; the page has them")
+    if page is not None:
+        lines += ["", f"report: {page}" if page.exists() else f"report: {page} is not there yet; run snakemake"]
+    return "\n".join(lines)
+
+
+def _row(fit: dict[str, Any]) -> list[str]:
+    star = min(fit["v_star"], key=lambda row: abs(row["question_tokens"] - 50), default=None)
+    best = words.v_star(star, at=star["question_tokens"]) if star else ""
+    return [words.label(fit), words.rho(fit["rho"]), words.advice(fit["rho"]), best]
+
+
+def _unseen(fit: dict[str, Any]) -> str:
+    held = fit["hold_out"]
+    within = words.percent(held["max_relative_error"]) if held else ""
+    return f"; N = {words.held_out(fit)}, unseen, predicted within {within}" if held else ""

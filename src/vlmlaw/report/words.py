@@ -1,0 +1,131 @@
+"""Numbers and verdicts as a reader sees them, the same words in figures, page and terminal."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vlmlaw.laws.table import ALL_KINDS, MEAN_OF_SUITES
+
+INFINITE = "∞"
+NOTHING = "–"
+_PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number to so many significant digits, never in exponent form where a reader can do without."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    if math.isinf(value):
+        return INFINITE if value > 0 else f"−{INFINITE}"
+    if value == 0:
+        return "0"
+    if not 1e-5 <= abs(value) < 1e6:
+        return f"{value:.{digits - 1}e}".replace("-", "−")
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def error(value: float | None) -> str:
+    """An error, a share of questions, to three decimals."""
+    return NOTHING if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    return NOTHING if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
+
+
+def whole(value: float | None) -> str:
+    """A count, with thousands apart."""
+    return NOTHING if value is None or math.isnan(value) else f"{round(value):,}".replace(",", "\u202f")
+
+
+def params(billions: float) -> str:
+    """A number of parameters: 0.5 B, 494 k."""
+    count = billions * 1e9
+    if count >= 0.95e8:
+        return f"{billions:.3g} B"
+    return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"
+
+
+def si(value: float) -> str:
+    """A number with a prefix: 12.5 M."""
+    for size, prefix in _PREFIXES:
+        if value >= size:
+            return f"{value / size:.3g} {prefix}"
+    return f"{value:.3g}"
+
+
+def seconds(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return NOTHING
+    if value < 90:
+        return f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+    return f"{value / 60:.1f} min" if value < 5400 else f"{value / 3600:.1f} h"
+
+
+def ends(interval: Mapping[str, Any]) -> str:
+    """[lower, upper]; null is an end that the data do not bound."""
+    lower = f"−{INFINITE}" if interval["lower"] is None else number(interval["lower"])
+    upper = INFINITE if interval["upper"] is None else number(interval["upper"])
+    return f"[{lower}, {upper}]"
+
+
+def rho(interval: Mapping[str, Any] | None) -> str:
+    """ρ with its interval."""
+    if interval is None:
+        return "no single ρ"
+    estimate = INFINITE if interval["estimate"] is None else number(interval["estimate"])
+    return f"ρ = {estimate} {ends(interval)}"
+
+
+def v_star(row: Mapping[str, Any], *, at: float | None = None) -> str:
+    """V* with its interval, cut to what was measured; with the Q that it is at, where asked for."""
+    place = "" if at is None else f" at Q = {at:g}"
+    text = f"V* = {number(row['v_star'])}"
+    if row["corner"]:
+        return f"{text}{place}, the {'fewest' if row['corner'] == 'smallest' else 'most'} measured"
+    return text + ("" if row["lower"] is None or row["upper"] is None else f" {ends(row)}") + place
+
+
+def label(group: Mapping[str, Any]) -> str:
+    """What a fit is of: its suite, and kind and compressor where they set it apart."""
+    suite = "measured cells" if group["suite"] == ALL_KINDS else group["suite"]
+    kind = "" if group["kind"] in (ALL_KINDS, group["suite"]) else group["kind"]
+    compressor = group.get("compressor") or ""
+    return " · ".join(part for part in (suite, kind, compressor) if part)
+
+
+def is_whole_suite(group: Mapping[str, Any]) -> bool:
+    return group["kind"] == ALL_KINDS and group["suite"] != MEAN_OF_SUITES
+
+
+def side(interval: Mapping[str, Any] | None) -> str:
+    """What an interval of rho shows at its level: "size", "tokens", or "unsettled"."""
+    if interval is None or interval["estimate"] is None:
+        return "unsettled"
+    if interval["lower"] is not None and interval["lower"] > 1:
+        return "size"
+    if interval["upper"] is not None and interval["upper"] < 1 and interval["lower"] is not None:
+        return "tokens"
+    return "unsettled"
+
+
+def advice(interval: Mapping[str, Any] | None) -> str:
+    """What to buy, in a few words."""
+    return {"size": "buy the larger LLM", "tokens": "buy more visual tokens", "unsettled": "not settled"}[
+        side(interval)
+    ]
+
+
+def held_out(fit: Mapping[str, Any], name: Callable[[float], str] = params) -> str:
+    """The sizes that a fit predicted without having seen them."""
+    return listed([name(n) for n in sorted({cell["N"] for cell in fit["hold_out"]["cells"]})])
+
+
+def plural(count: int, word: str) -> str:
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def listed(words: list[str]) -> str:
+    """a, b and c."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"
