@@ -189,7 +189,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if patches is None and pixel_values is not None:
             with torch.no_grad():
                 patches = vision.patch_features(self.vision_tower, pixel_values, layers=self.config.feature_layers)
-        if patches is None:
+        if patches is None or len(patches) == 0:
             return embeds_BTD
         visual_BVD = self.visual_tokens(
             patches.to(self.dtype), question_ids_BT=question_ids, question_mask_BT=question_mask
@@ -236,7 +236,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         outputs = self.language_model.base_model(
             inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
+            attention_mask=self._mask(attention_mask, inputs_embeds.dtype),
             position_ids=position_ids,
             past_key_values=past_key_values,
             **kwargs,
@@ -253,6 +253,21 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         logits = head(hidden_BTD[wanted_BT])
         loss = F.cross_entropy(logits.float(), targets[wanted_BT])
         return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    def _mask(self, attention_mask: Any, dtype: torch.dtype) -> Any:
+        """The mask as the LLM's attention takes it.
+
+        transformers hands one that says who sees whom (B, 1, T, T) on as it is, and eager attention adds it to its
+        scores: True would count as 1.
+        """
+        is_who_sees_whom = isinstance(attention_mask, Tensor) and attention_mask.ndim == 4
+        if not (is_who_sees_whom and attention_mask.dtype == torch.bool and self._adds_masks):
+            return attention_mask
+        return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(~attention_mask, torch.finfo(dtype).min)
+
+    @property
+    def _adds_masks(self) -> bool:
+        return self.language_model.config._attn_implementation == "eager"
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, past_key_values: Any = None, **kwargs: Any) -> dict:
         """The image enters with the first step only; later steps read it from the cache."""
