@@ -246,8 +246,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if labels is not None:
             targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
         if targets is None:
-            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
-            keep = logits_to_keep if isinstance(logits_to_keep, Tensor) else keep
+            # As in transformers: a number keeps that many last tokens, 0 keeps all, a tensor names those to keep.
+            keep = slice(-logits_to_keep or None, None) if isinstance(logits_to_keep, int) else logits_to_keep
             return CausalLMOutputWithPast(logits=head(hidden_BTD[:, keep]), past_key_values=outputs.past_key_values)
         wanted_BT = targets != IGNORE_INDEX
         logits = head(hidden_BTD[wanted_BT])
@@ -269,9 +269,9 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _adds_masks(self) -> bool:
         return self.language_model.config._attn_implementation == "eager"
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, past_key_values: Any = None, **kwargs: Any) -> dict:
+    def prepare_inputs_for_generation(self, input_ids: Any, past_key_values: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """The image enters with the first step only; later steps read it from the cache."""
-        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)  # type: ignore[misc]
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             for name in ("pixel_values", "patches", "question_ids", "question_mask"):
                 inputs.pop(name, None)
