@@ -107,12 +107,14 @@ def scores_of(judged: pd.DataFrame, dataset: Dataset) -> dict[str, dict[str, Sco
 
 def mean_text_tokens(table: TokenTable) -> int:
     """Text tokens of one image with one question, on average and rounded: the Q of the cost."""
-    is_image = table.ids == table.image_token_id
-    in_prefix = (table.segments == PREFIX) & ~is_image
-    is_prompt = (table.segments != PREFIX) & ~is_image
-    answered = np.concatenate([[False], (table.targets != IGNORE_INDEX)[:-1]])  # answer tokens are not the prompt's
-    n_questions = sum(int(table.segments[a:b].max()) for a, b in zip(table.starts[:-1], table.starts[1:], strict=True))
-    return round(in_prefix.sum() / len(table) + (is_prompt & ~answered).sum() / n_questions)
+    record = np.repeat(np.arange(len(table)), np.diff(table.starts))
+    # An answer's token stands behind the place that predicts it, in the same segment. Answers are not asked.
+    same = (np.diff(record, prepend=-1) == 0) & (np.diff(table.segments, prepend=-1) == 0)
+    is_answer = same & np.concatenate([[False], table.targets[:-1] != IGNORE_INDEX])
+    is_asked = ~is_answer & (table.ids != table.image_token_id)
+    in_prefix = table.segments == PREFIX
+    n_questions = (~same & ~in_prefix).sum()
+    return round((is_asked & in_prefix).sum() / len(table) + (is_asked & ~in_prefix).sum() / n_questions)
 
 
 def evaluate_cell(

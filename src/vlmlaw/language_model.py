@@ -50,7 +50,7 @@ def tensors(batch: Batch) -> dict[str, Tensor]:
         "attention_mask": batch.attends,
         "targets": batch.targets,
     }
-    if batch.question_ids is not None:
+    if batch.question_ids is not None and batch.question_mask is not None:
         given |= {"question_ids": batch.question_ids, "question_mask": batch.question_mask}
     return {name: torch.from_numpy(array) for name, array in given.items()}
 

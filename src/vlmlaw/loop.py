@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import platform
 import resource
 import shutil
@@ -17,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
 import transformers
@@ -57,25 +58,32 @@ def make_optimizer(groups: Iterable[tuple[float, Iterable[nn.Parameter]]], *, we
 
 
 class Stopped(SystemExit):
-    """A stop was asked for (SIGTERM) and the work so far is saved."""
+    """A stop was asked for (SIGTERM or Ctrl-C) and the work so far is saved."""
 
     def __init__(self) -> None:
         super().__init__(EXIT_RUN_ME_AGAIN)
 
 
 class _StopSwitch:
-    """Turns SIGTERM, a cluster's notice before it kills, into a flag that the loop reads between steps."""
+    """Turns SIGTERM, a cluster's notice before it kills, and Ctrl-C into a flag that the loop reads between steps.
+
+    It is pressed once: a second signal acts at once, as if there were no switch.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
     def __enter__(self) -> _StopSwitch:
         self.pressed = False
-        self._before = signal.signal(signal.SIGTERM, self._press)
+        self._before = {number: signal.signal(number, self._press) for number in self.SIGNALS}
         return self
 
     def _press(self, *_: Any) -> None:
         self.pressed = True
+        self.__exit__()
 
     def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 def fit(
@@ -90,7 +98,8 @@ def fit(
     """Train `module` for settings.steps and return what the run took.
 
     `workspace` keeps the checkpoint and `train.jsonl`, one line a step; a checkpoint found there is resumed.
-    Raises UserError, before the update, when the loss or the gradient is not finite.
+    Raises UserError when the checkpoint is of another training, and, before the update, when the loss or the
+    gradient is not finite; Stopped, with a checkpoint to go on from, when the process is asked to end.
     """
     workspace.mkdir(parents=True, exist_ok=True)
     checkpoint, log = workspace / "checkpoint.pt", workspace / "train.jsonl"
@@ -98,35 +107,47 @@ def fit(
     first, spent = _resume(checkpoint, trained, optimizer, log)
     meter = _Meter(spent)
     shown = Progress(settings.steps, what, done=first)
-    loss_value = math.nan
     module.train()
     with _StopSwitch() as stop, log.open("a") as lines:
         saved = time.monotonic()
         for step in range(first, settings.steps):
-            share = learning_rate_share(step, steps=settings.steps, warmup_share=settings.warmup_share)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] * share
-            loss = loss_of_step(step)
-            loss.backward()
-            norm = nn.utils.clip_grad_norm_(trained.values(), settings.clip_norm)
-            loss_value = loss.item()
-            _demand_finite(step, loss_value, norm.item(), what)
-            optimizer.step()
-            optimizer.zero_grad()
-            lines.write(
-                json.dumps({"step": step, "loss": loss_value, "gradient_norm": norm.item(), "rate": share}) + "\n"
-            )
-            shown.step(f"loss {loss_value:.3f}")
+            line = _update(trained, optimizer, loss_of_step, step, settings=settings, what=what)
+            lines.write(json.dumps(line) + "\n")
+            shown.step(f"loss {line['loss']:.3f}")
             due = time.monotonic() - saved >= settings.checkpoint_seconds
             if stop.pressed or (due and step + 1 < settings.steps):
-                lines.flush()
+                _onto_disk(lines)
                 _save(checkpoint, trained, optimizer, step + 1, meter.read())
                 saved = time.monotonic()
             if stop.pressed:
                 raise Stopped
     shown.close()
     module.eval()
-    return {"steps": settings.steps, "last_loss": loss_value} | meter.read()
+    last_loss = json.loads(log.read_text().splitlines()[-1])["loss"]
+    return {"steps": settings.steps, "last_loss": last_loss} | meter.read()
+
+
+def _update(
+    trained: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    loss_of_step: Callable[[int], Tensor],
+    step: int,
+    *,
+    settings: OptimizerSettings,
+    what: str,
+) -> dict[str, float]:
+    """One step: rate, loss, gradient, update. Returns its line of the log."""
+    share = learning_rate_share(step, steps=settings.steps, warmup_share=settings.warmup_share)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * share
+    loss = loss_of_step(step)
+    loss.backward()
+    norm = nn.utils.clip_grad_norm_(trained.values(), settings.clip_norm)
+    line = {"step": step, "loss": loss.item(), "gradient_norm": norm.item(), "rate": share}
+    _demand_finite(step, line["loss"], line["gradient_norm"], what)
+    optimizer.step()
+    optimizer.zero_grad()
+    return line
 
 
 def _demand_finite(step: int, loss: float, norm: float, what: str) -> None:
@@ -152,11 +173,25 @@ class _Meter:
         }
 
 
+def _onto_disk(lines: TextIO) -> None:
+    """Have all lines on the disk, so that no checkpoint is ahead of its log."""
+    lines.flush()
+    os.fsync(lines.fileno())
+
+
 def _save(
     path: Path, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, step: int, spent: dict[str, float]
 ) -> None:
-    with whole_file(path) as partial:
-        torch.save({"weights": trained, "optimizer": optimizer.state_dict(), "step": step, "spent": spent}, partial)
+    state = {
+        "weights": trained,
+        "optimizer": optimizer.state_dict(),
+        "random_state": torch.get_rng_state(),  # for losses that draw, such as those with dropout
+        "step": step,
+        "spent": spent,
+    }
+    # Through Python's file, whose errors name the disk that is full; torch's own name an internal assertion.
+    with whole_file(path) as partial, partial.open("wb") as file:
+        torch.save(state, file)
 
 
 def _resume(
@@ -166,15 +201,25 @@ def _resume(
     if not path.exists():
         log.write_text("")
         return 0, {}
-    state = torch.load(path, weights_only=True)
+    try:
+        state = torch.load(path, weights_only=True)
+        weights, step, spent = state["weights"], state["step"], state["spent"]
+        lines = log.read_text().splitlines(keepends=True)[:step]
+    except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} cannot be resumed ({error!r}); delete {path.parent} to start afresh.") from error
+    shapes, expected = ({name: tuple(p.shape) for name, p in part.items()} for part in (weights, trained))
+    if shapes != expected or len(lines) != step:
+        different = sorted(name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name))
+        found = f"its weights differ in {', '.join(different[:3])}" if different else f"{len(lines)} lines of log"
+        raise UserError(f"{path} (step {step}) is of another training: {found}. Delete {path.parent} to start afresh.")
     with torch.no_grad():
         for name, parameter in trained.items():
-            parameter.copy_(state["weights"][name])
+            parameter.copy_(weights[name])
     optimizer.load_state_dict(state["optimizer"])
-    lines = log.read_text().splitlines(keepends=True)[: state["step"]]
+    torch.set_rng_state(state["random_state"])
     with whole_file(log) as partial:
         partial.write_text("".join(lines))
-    return state["step"], state["spent"]
+    return step, spent
 
 
 def workspace_of(out: Path) -> Path:

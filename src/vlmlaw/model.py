@@ -189,7 +189,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if patches is None and pixel_values is not None:
             with torch.no_grad():
                 patches = vision.patch_features(self.vision_tower, pixel_values, layers=self.config.feature_layers)
-        if patches is None:
+        if patches is None or len(patches) == 0:
             return embeds_BTD
         visual_BVD = self.visual_tokens(
             patches.to(self.dtype), question_ids_BT=question_ids, question_mask_BT=question_mask
@@ -236,7 +236,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         outputs = self.language_model.base_model(
             inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
+            attention_mask=self._mask(attention_mask, inputs_embeds.dtype),
             position_ids=position_ids,
             past_key_values=past_key_values,
             **kwargs,
@@ -246,17 +246,32 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if labels is not None:
             targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
         if targets is None:
-            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) and logits_to_keep else slice(None)
-            keep = logits_to_keep if isinstance(logits_to_keep, Tensor) else keep
+            # As in transformers: a number keeps that many last tokens, 0 keeps all, a tensor names those to keep.
+            keep = slice(-logits_to_keep or None, None) if isinstance(logits_to_keep, int) else logits_to_keep
             return CausalLMOutputWithPast(logits=head(hidden_BTD[:, keep]), past_key_values=outputs.past_key_values)
         wanted_BT = targets != IGNORE_INDEX
         logits = head(hidden_BTD[wanted_BT])
         loss = F.cross_entropy(logits.float(), targets[wanted_BT])
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, past_key_values: Any = None, **kwargs: Any) -> dict:
+    def _mask(self, attention_mask: Any, dtype: torch.dtype) -> Any:
+        """The mask as the LLM's attention takes it.
+
+        transformers hands one that says who sees whom (B, 1, T, T) on as it is, and eager attention adds it to its
+        scores: True would count as 1.
+        """
+        is_who_sees_whom = isinstance(attention_mask, Tensor) and attention_mask.ndim == 4
+        if not (is_who_sees_whom and attention_mask.dtype == torch.bool and self._adds_masks):
+            return attention_mask
+        return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(~attention_mask, torch.finfo(dtype).min)
+
+    @property
+    def _adds_masks(self) -> bool:
+        return self.language_model.config._attn_implementation == "eager"
+
+    def prepare_inputs_for_generation(self, input_ids: Any, past_key_values: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """The image enters with the first step only; later steps read it from the cache."""
-        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)  # type: ignore[misc]
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             for name in ("pixel_values", "patches", "question_ids", "question_mask"):
                 inputs.pop(name, None)

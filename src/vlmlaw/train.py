@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) -> VlmForConditionalGeneration:
     """The cell's VLM: pretrained LLM and encoder, the latter frozen; compressor and projector untrained."""
-    words = AutoTokenizer.from_pretrained(language_model)
+    words: Any = AutoTokenizer.from_pretrained(language_model)
     config = VlmConfig(
         vision_config=AutoConfig.from_pretrained(encoder),
         text_config=AutoConfig.from_pretrained(language_model),
@@ -40,10 +40,16 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
     model.language_model = AutoModelForCausalLM.from_pretrained(language_model)
     model.vision_tower = AutoModel.from_pretrained(encoder)
     model.vision_tower.requires_grad_(False)
-    place_ids = [words.convert_tokens_to_ids(word) for word in place_words()]
-    if model.places is not None and words.unk_token_id not in place_ids:
-        model.places.start_from(model.get_input_embeddings().weight[place_ids])
+    _name_places(model, words)
     return model
+
+
+def _name_places(model: VlmForConditionalGeneration, words: Any) -> None:
+    """Start the places from the LLM's embeddings of the words for them, where it has such words."""
+    place_ids = words.convert_tokens_to_ids(place_words())
+    if model.places is not None and words.unk_token_id not in place_ids:
+        embeddings: Any = model.get_input_embeddings().weight
+        model.places.start_from(embeddings[place_ids])
 
 
 def train_cell(

@@ -35,7 +35,7 @@ class ConvTowerConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-def stem_widths(config: ConvTowerConfig) -> list[int]:
+def stem_widths(config: PreTrainedConfig) -> list[int]:
     """Channels before and after each halving of the stem: from 3 to the tower's width."""
     halvings = config.patch_size.bit_length() - 1
     return [3, *(config.hidden_size * 3 // 8 * 2**i for i in range(halvings - 1)), config.hidden_size]

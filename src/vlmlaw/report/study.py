@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.errors import UserError
-from vlmlaw.laws.analysis import read_analysis
+from vlmlaw.laws.analysis import plain, read_analysis
 from vlmlaw.laws.costs import Cost
-from vlmlaw.laws.optimum import candidate_cells, frontier
+from vlmlaw.laws.optimum import candidate_cells, frontier, v_star
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.table import ALL_KINDS, MEAN_OF_SUITES, Measurements, read_measurements
 from vlmlaw.report import words
@@ -69,9 +69,18 @@ class Suite:
         there = set(zip(self.rows["N"], self.rows["V"], strict=True))
         return sorted(set(product(self.rows["N"].unique(), self.rows["V"].unique())) - there)
 
-    def v_star(self, q: float) -> Mapping[str, Any]:
-        """The analysis's row of V* at this Q."""
-        return next(row for row in self.analysis["v_star"] if row["question_tokens"] == q)
+    def v_star(self, study: "Study") -> Mapping[str, Any]:
+        """V* at the study's Q with its interval: a row as in the analysis."""
+        options = study.options
+        table = v_star(
+            self.fit,
+            study.question_tokens,
+            generated_tokens=options["generated_tokens"],
+            question_pass=options["question_pass"],
+            level=study.level,
+            tolerance=options["flat_tolerance"],
+        )
+        return plain(table.to_dict("records")[0])
 
     def frontier(self, study: "Study") -> pd.DataFrame:
         """The law's frontier at the study's Q, exact: its budgets are what the cells cost, or those asked for."""
@@ -133,10 +142,9 @@ class Study:
 
     @cached_property
     def question_tokens(self) -> float:
-        """The Q that the figures and tables use: of those analysed, the nearest to the measured one, or to 50."""
+        """The Q of the figures and tables: the measured one; else 50, as in the literature."""
         measured = self.measured_question_tokens
-        wanted = DEFAULT_QUESTION_TOKENS if measured is None or np.isnan(measured) else measured
-        return min(map(float, self.options["question_tokens"]), key=lambda q: abs(q - wanted))
+        return DEFAULT_QUESTION_TOKENS if measured is None or not measured > 0 else measured
 
     @cached_property
     def cost(self) -> Cost:

@@ -75,6 +75,8 @@ def rho(interval: Mapping[str, Any] | None) -> str:
     if interval is None:
         return "no single ρ"
     estimate = INFINITE if interval["estimate"] is None else number(interval["estimate"])
+    if interval["lower"] is None and interval["upper"] is None:
+        return f"ρ = {estimate}, not bounded"
     return f"ρ = {estimate} {ends(interval)}"
 
 
