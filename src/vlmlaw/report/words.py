@@ -103,7 +103,7 @@ def is_whole_suite(group: Mapping[str, Any]) -> bool:
 
 def side(interval: Mapping[str, Any] | None) -> str:
     """What an interval of rho shows at its level: "size", "tokens", or "unsettled"."""
-    if interval is None or interval["estimate"] is None:
+    if interval is None:
         return "unsettled"
     if interval["lower"] is not None and interval["lower"] > 1:
         return "size"
