@@ -162,6 +162,9 @@ class Experiment:
                     if cell.name in cells:
                         raise UserError(f"{where}: the cell {cell.name} is there twice; remove one of them.")
                     cells[cell.name] = cell
+        for name in self.grid.without:
+            if cells.pop(name, None) is None:
+                raise UserError(f"grid.without: there is no cell {name!r} to leave out; remove the line.")
         return cells
 
     @property

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vlmlaw import vision
@@ -125,14 +126,22 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, Compressor):
-            module.reset_parameters()
-        elif isinstance(module, nn.Linear) and module in set(self.projector):
+        if isinstance(module, nn.Linear) and module in set(self.projector):
             # Variance-preserving: the visual tokens start at the scale of their features, whatever the widths.
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             nn.init.zeros_(module.bias)
         elif self.places is not None and module is self.places.table:
             nn.init.normal_(module.weight, std=self.config.text_config.initializer_range)
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """transformers asks only modules with parameters of their own, so the compressor is initialised as a whole.
+
+        The guard leaves weights alone that a checkpoint has already filled.
+        """
+        super().initialize_weights()
+        with guard_torch_init_functions():
+            self.compressor.reset_parameters()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -180,7 +189,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if patches is None and pixel_values is not None:
             with torch.no_grad():
                 patches = vision.patch_features(self.vision_tower, pixel_values, layers=self.config.feature_layers)
-        if patches is None:
+        if patches is None or len(patches) == 0:
             return embeds_BTD
         visual_BVD = self.visual_tokens(
             patches.to(self.dtype), question_ids_BT=question_ids, question_mask_BT=question_mask
@@ -227,7 +236,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         outputs = self.language_model.base_model(
             inputs_embeds=inputs_embeds,
-            attention_mask=attention_mask,
+            attention_mask=self._mask(attention_mask, inputs_embeds.dtype),
             position_ids=position_ids,
             past_key_values=past_key_values,
             **kwargs,
@@ -244,6 +253,21 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         logits = head(hidden_BTD[wanted_BT])
         loss = F.cross_entropy(logits.float(), targets[wanted_BT])
         return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    def _mask(self, attention_mask: Any, dtype: torch.dtype) -> Any:
+        """The mask as the LLM's attention takes it.
+
+        transformers hands one that says who sees whom (B, 1, T, T) on as it is, and eager attention adds it to its
+        scores: True would count as 1.
+        """
+        is_who_sees_whom = isinstance(attention_mask, Tensor) and attention_mask.ndim == 4
+        if not (is_who_sees_whom and attention_mask.dtype == torch.bool and self._adds_masks):
+            return attention_mask
+        return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(~attention_mask, torch.finfo(dtype).min)
+
+    @property
+    def _adds_masks(self) -> bool:
+        return self.language_model.config._attn_implementation == "eager"
 
     def prepare_inputs_for_generation(self, input_ids: Tensor, past_key_values: Any = None, **kwargs: Any) -> dict:
         """The image enters with the first step only; later steps read it from the cache."""

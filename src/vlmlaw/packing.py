@@ -7,13 +7,14 @@ which later turns see earlier ones. R records, S segments, T tokens, B rows of a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
+from vlmlaw.chats import Renderer
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER, Dataset, Record
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from vlmlaw.experiment import TokenSettings
 
 IGNORE_INDEX = -100
+NO_TOKEN = -1
 PREFIX = 0  # the segment that every other segment of its document sees
 
 
@@ -56,26 +58,35 @@ class TokenTable:
 def tokenize(dataset: Dataset, tokenizer: Any, *, independent: bool) -> TokenTable:
     """Every record through the tokenizer's chat template, labels on answers only.
 
-    Raises UserError naming the record when an answer would have no label.
+    Raises UserError when there is no record, or naming the one in which an answer would have no label.
     """
-    image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
-    ids, targets, segments, starts = [], [], [], [0]
-    for record, (prompts, turns) in zip(
-        dataset.records, _rendered(dataset.records, tokenizer, independent=independent), strict=True
-    ):
-        encode = _independent if independent else _dialogue
-        record_ids, record_targets, record_segments = encode(prompts, turns)
-        if (record_targets != IGNORE_INDEX).sum() < len(turns):
+    if not dataset.records:
+        raise UserError(f"{dataset.folder} holds no record; there is nothing to learn from.")
+    image_token_id = tokenizer.get_vocab().get(IMAGE_PLACEHOLDER, NO_TOKEN)
+    chats_of_record = [_chats(record, independent=independent) for record in dataset.records]
+    # Many records ask the same; each chat is rendered and tokenized once.
+    different = dict.fromkeys(chat for chats in chats_of_record for chat in chats)
+    turns = dict(zip(different, _turns(different, tokenizer), strict=True))
+    ids: list[int] = []
+    targets: list[int] = []
+    segments: list[int] = []
+    starts = [0]
+    for record, chats in zip(dataset.records, chats_of_record, strict=True):
+        own = [turns[chat] for chat in chats]
+        record_ids, record_targets, record_segments = (_independent if independent else _dialogue)(own)
+        answered = {place for place, target in zip(record_segments, record_targets, strict=True) if target >= 0}
+        if len(answered) < len(own) or any(not 0 < first < end for _, places in own for first, end in places):
             raise UserError(f"record {record.id!r}: the chat template leaves an answer without a label to learn from.")
-        ids.append(record_ids)
-        targets.append(record_targets)
-        segments.append(record_segments)
-        starts.append(starts[-1] + len(record_ids))
+        _demand_image(record, record_ids.count(image_token_id))
+        ids += record_ids
+        targets += record_targets
+        segments += record_segments
+        starts.append(len(ids))
     image_rows = [dataset.image_row(record) if record.image else -1 for record in dataset.records]
     return TokenTable(
-        ids=np.concatenate(ids).astype(np.int32),
-        targets=np.concatenate(targets).astype(np.int32),
-        segments=np.concatenate(segments).astype(np.int16),
+        ids=np.array(ids, dtype=np.int32),
+        targets=np.array(targets, dtype=np.int32),
+        segments=np.array(segments, dtype=np.int16),
         starts=np.array(starts, dtype=np.int64),
         image_rows=np.array(image_rows, dtype=np.int64),
         image_token_id=image_token_id,
@@ -91,60 +102,93 @@ def tokenize_dataset(dataset: Path, tokenizer: Path, out: Path, *, settings: Tok
         table.save(file)
 
 
-def _rendered(
-    records: Sequence[Record], tokenizer: Any, *, independent: bool
-) -> Iterator[tuple[list[list[int]], list[list[int]]]]:
-    """For each record, token lists of its turns: the prompt alone, and the prompt with its answer."""
-    chats: list[str] = []
-    for record in records:
-        for number, (question, answer) in enumerate(zip(record.questions, record.answers, strict=True)):
-            # A dialogue shows its image once, with the first question.
-            content = record.prompt(question) if independent or number == 0 else question
-            user = {"role": "user", "content": content}
-            assistant = {"role": "assistant", "content": answer}
-            chats.append(tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True))
-            chats.append(tokenizer.apply_chat_template([user, assistant], tokenize=False))
+def _demand_image(record: Record, n_image_tokens: int) -> None:
+    if n_image_tokens != (1 if record.image else 0):
+        raise UserError(
+            f"record {record.id!r} has {'an image' if record.image else 'no image'}, but its text {n_image_tokens} "
+            f"tokens {IMAGE_PLACEHOLDER}; the tokenizer must know that token, and the chat template keep it."
+        )
+
+
+Chat = tuple[str, ...]  # what user and assistant say in turn
+Turn = tuple[list[int], list[tuple[int, int]]]  # a chat's tokens, and where in them each answer starts and ends
+
+
+def _chats(record: Record, *, independent: bool) -> list[Chat]:
+    """The record's chats: one for each question, or one dialogue."""
+    pairs = list(zip(record.questions, record.answers, strict=True))
+    if independent:
+        return [(record.prompt(question), answer) for question, answer in pairs]
+    # A dialogue shows its image once, with the first question.
+    first, *later = pairs
+    return [(record.prompt(first[0]), first[1], *(said for pair in later for said in pair))]
+
+
+def _turns(chats: Iterable[Chat], tokenizer: Any) -> Iterator[Turn]:
+    """The tokens of each chat. Raises UserError where a token holds the end of a prompt and the start of an answer."""
+    render = Renderer(tokenizer)
+    texts, spans_of_text = zip(*map(render, chats), strict=True)
     # One call of the (Rust) tokenizer for all: a call for each turn takes ten times as long.
-    encoded = tokenizer(chats, add_special_tokens=False)["input_ids"]
-    at = 0
-    for record in records:
-        n_turns = len(record.questions)
-        pairs = encoded[at : at + 2 * n_turns]
-        at += 2 * n_turns
-        yield pairs[0::2], pairs[1::2]
+    encodings = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False).encodings
+    for text, encoding, spans in zip(texts, encodings, spans_of_text, strict=True):
+        places = [_tokens_within(encoding, span) for span in spans]
+        for (first, end), (start, _) in zip(places, spans, strict=True):
+            if first < end and encoding.offsets[first][0] < start:
+                raise UserError(
+                    f"the tokenizer's token {encoding.tokens[first]!r} holds the end of a prompt and the start of its "
+                    f"answer in {text[:80]!r}; end the chat template's prompt with a token of its own."
+                )
+        yield encoding.ids, places
 
 
-def _targets_of(prompt: list[int], turn: list[int]) -> np.ndarray:
-    """targets_T of a turn: its next token where that belongs to the answer."""
-    targets = np.append(np.array(turn[1:]), IGNORE_INDEX)
-    targets[: len(prompt) - 1] = IGNORE_INDEX
+def _tokens_within(encoding: Any, span: tuple[int, int]) -> tuple[int, int]:
+    """First token and end of those that hold the characters of a span; an empty range where there are none."""
+    ends = []
+    for places in (range(*span), reversed(range(*span))):
+        tokens = (encoding.char_to_token(place) for place in places)  # None between tokens
+        ends.append(next((token for token in tokens if token is not None), None))
+    first, last = ends
+    return (0, 0) if first is None or last is None else (first, last + 1)
+
+
+Document = tuple[list[int], list[int], list[int]]  # ids, targets, segments
+
+
+def _targets_of(turn: Turn) -> list[int]:
+    """targets_T of a chat: its next token where that belongs to an answer."""
+    ids, places = turn
+    targets = [IGNORE_INDEX] * len(ids)
+    for first, end in places:
+        targets[first - 1 : end - 1] = ids[first:end]
     return targets
 
 
-def _independent(prompts: list[list[int]], turns: list[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _independent(turns: Sequence[Turn]) -> Document:
     """One segment for each turn, behind the longest prefix that all prompts share."""
-    n_prefix = min(len(prompt) for prompt in prompts) - 1
-    first = prompts[0]
-    for prompt in prompts[1:]:
-        n_prefix = next((i for i in range(n_prefix) if prompt[i] != first[i]), n_prefix)
-    # The last token of a turn predicts nothing, so it is no input. That an answer ends is learned from one turn of
-    # each record: in all of them it would be a quarter of the miniature's tokens and half of its loss.
-    ends = [len(turn) - 2 for turn in turns[:-1]] + [len(turns[-1]) - 1]
-    bodies = [turn[n_prefix:end] for turn, end in zip(turns, ends, strict=True)]
-    targets = [_targets_of(prompt, turn)[n_prefix:end] for prompt, turn, end in zip(prompts, turns, ends, strict=True)]
-    numbers = np.repeat(np.arange(len(turns)) + 1, [len(body) for body in bodies])
-    return (
-        np.concatenate([first[:n_prefix], *bodies]),
-        np.concatenate([np.full(n_prefix, IGNORE_INDEX), *targets]),
-        np.concatenate([np.full(n_prefix, PREFIX), numbers]),
-    )
+    # The prompt's last token predicts the answer, so it is never of the prefix.
+    n_prefix = _n_common([ids[: places[0][0] - 1] for ids, places in turns])
+    ids = turns[0][0][:n_prefix]
+    targets, segments = [IGNORE_INDEX] * n_prefix, [PREFIX] * n_prefix
+    for number, turn in enumerate(turns, start=1):
+        # The last token of a turn predicts nothing, so it is no input. That an answer ends is learned from one turn
+        # of each record: in all of them it would be a quarter of the miniature's tokens and half of its loss.
+        own = slice(n_prefix, len(turn[0]) - (1 if number == len(turns) else 2))
+        ids = ids + turn[0][own]
+        targets += _targets_of(turn)[own]
+        segments += [number] * (len(ids) - len(segments))
+    return ids, targets, segments
 
 
-def _dialogue(prompts: list[list[int]], turns: list[list[int]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All turns one after another in one segment."""
-    ids = np.concatenate([np.array(turn) for turn in turns])
-    targets = np.concatenate([_targets_of(prompt, turn) for prompt, turn in zip(prompts, turns, strict=True)])
-    return ids[:-1], targets[:-1], np.ones(len(ids) - 1, dtype=np.int64)
+def _n_common(lists: Sequence[list[int]]) -> int:
+    """How many first items all lists share: as many as the least and the greatest do."""
+    least, greatest = min(lists), max(lists)
+    return next((i for i, (a, b) in enumerate(zip(least, greatest, strict=False)) if a != b), len(least))
+
+
+def _dialogue(turns: Sequence[Turn]) -> Document:
+    """All turns of the one chat in one segment; its last token predicts nothing, so it is no input."""
+    (turn,) = turns
+    return turn[0][:-1], _targets_of(turn)[:-1], [1] * (len(turn[0]) - 1)
 
 
 @dataclass(frozen=True)
@@ -159,7 +203,7 @@ class Batch:
     image_rows: np.ndarray  # (B,) or (B with an image,)
     records: np.ndarray  # (B,) which record each row is
     questions: np.ndarray  # (B, T) which of the record's questions a token belongs to, from 0
-    question_ids: np.ndarray | None = None  # (B, Q) the question alone, where the compressor reads it
+    question_ids: np.ndarray | None = None  # (B with an image, Q) the question alone, where the compressor reads it
     question_mask: np.ndarray | None = None
 
 
@@ -192,7 +236,9 @@ def make_batch(
         position_ids[row, :length] = _positions(segment)
     rows = np.array([record for record, *_ in documents])
     image_rows = table.image_rows[rows]
-    question = _questions(documents, table.image_token_id, pad_id) if reads_question else (None, None)
+    # Only images are compressed with a question in view, so a text-only row has no place among the questions.
+    shown = [document for document, image in zip(documents, image_rows, strict=True) if image >= 0]
+    question = _questions(shown, table.image_token_id, pad_id) if reads_question and shown else (None, None)
     return Batch(
         input_ids=input_ids,
         position_ids=position_ids,
@@ -224,10 +270,10 @@ def attention_rule(segments_BT: np.ndarray) -> np.ndarray:
     return (causal & ((key == PREFIX) | (key == query)))[:, None]
 
 
-Document = tuple[int, np.ndarray, np.ndarray, np.ndarray]  # record, ids, targets, segments
+Expanded = tuple[int, np.ndarray, np.ndarray, np.ndarray]  # record, ids, targets, segments
 
 
-def _split_questions(document: Document) -> list[Document]:
+def _split_questions(document: Expanded) -> list[Expanded]:
     """One document for each question: the prefix and that question alone."""
     record, ids, targets, segments = document
     parts = []
@@ -237,8 +283,8 @@ def _split_questions(document: Document) -> list[Document]:
     return parts
 
 
-def _questions(documents: list[Document], image_token_id: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """(B, Q) the words of each row's question without the image and the answer, padded on the right, with a mask."""
+def _questions(documents: list[Expanded], image_token_id: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """(B, Q) each document's question without image and answer, padded on the right, with a mask."""
     questions = []
     for _, ids, targets, _ in documents:
         prompt = ids[: int(np.argmax(targets != IGNORE_INDEX)) + 1]

@@ -120,6 +120,11 @@ class Plan:
     def code(*modules: str) -> str:
         return provenance.code_version(*modules)
 
+    @staticmethod
+    def cell_code(module: str) -> Any:
+        """A function of wildcards: the code with the cell's own compressor, whatever others there are."""
+        return lambda wildcards: provenance.code_version(module, compressor=wildcards.compressor)
+
     def as_data(self) -> dict[str, Any]:
         """The resolved experiment as plain data."""
         return as_data(self.experiment)

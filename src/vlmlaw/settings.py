@@ -87,7 +87,7 @@ def as_data(value: Any, *, passive_too: bool = True) -> Any:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 

@@ -159,6 +159,7 @@ class Product:
 class Grid(Product):
     held_out: str | None = None
     more: tuple[Product, ...] = ()
+    without: tuple[str, ...] = ()  # names of cells to leave out, for example because they diverge
 
 
 def cell_name(size: str, n_visual_tokens: int, compressor: str, seed: int) -> str:

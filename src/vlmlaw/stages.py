@@ -5,6 +5,7 @@ file holds several, which one (`--split`, `--size`, `--cell`). Both end in the s
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -103,6 +104,15 @@ def _with_checkpoints(args: argparse.Namespace, settings: Any, section: str) -> 
     return replace(settings, **{section: own})
 
 
+def _carry_on(args: argparse.Namespace, settings: Any, module: str, *inputs: Path) -> None:
+    """Say whether an interrupted training goes on; a checkpoint of any other training is thrown away."""
+    from vlmlaw.loop import workspace_of
+    from vlmlaw.resume import claim
+
+    if claim(workspace_of(args.out), module=module, settings=settings, inputs=inputs):
+        print(f"carrying on with the interrupted training in {workspace_of(args.out)}", file=sys.stderr)
+
+
 def run_pictures(args: argparse.Namespace) -> None:
     from vlmlaw.data.miniature import draw_split
 
@@ -134,6 +144,7 @@ def run_encoder(args: argparse.Namespace) -> None:
 
     settings = _settings(args, VisionSettings, lambda experiment: experiment.encoder_settings)
     settings = _with_checkpoints(args, settings, "training")
+    _carry_on(args, settings, "vlmlaw.encoder", args.train, args.development)
     train_encoder(args.train, args.development, args.out, settings=settings)
 
 
@@ -147,7 +158,9 @@ def run_language_model(args: argparse.Namespace) -> None:
     from vlmlaw.language_model import pretrain
 
     settings = _settings(args, SizeSettings, lambda experiment: experiment.size_settings(_chosen(args, "size")))
-    pretrain(args.tokens, args.tokenizer, args.out, settings=_with_checkpoints(args, settings, "pretraining"))
+    settings = _with_checkpoints(args, settings, "pretraining")
+    _carry_on(args, settings, "vlmlaw.language_model", args.tokens, args.tokenizer)
+    pretrain(args.tokens, args.tokenizer, args.out, settings=settings)
 
 
 def run_train(args: argparse.Namespace) -> None:
@@ -155,6 +168,8 @@ def run_train(args: argparse.Namespace) -> None:
 
     settings = _settings(args, CellSettings, lambda experiment: experiment.cell_settings(_chosen(args, "cell")))
     settings = _with_checkpoints(args, settings, "training")
+    inputs = (args.language_model, args.encoder, args.tokens, args.features)
+    _carry_on(args, settings, "vlmlaw.train", *inputs)
     train_cell(args.language_model, args.encoder, args.tokens, args.features, args.out, settings=settings)
 
 

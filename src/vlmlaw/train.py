@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
@@ -19,7 +15,7 @@ from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.encoder import load_features
 from vlmlaw.files import whole_file, whole_folder
 from vlmlaw.language_model import tensors
-from vlmlaw.loop import clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
+from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
 from vlmlaw.packing import TokenTable, make_batch, records_of_step
 
@@ -91,15 +87,5 @@ def train_cell(
     with whole_file(out / "train.jsonl") as partial:
         shutil.copyfile(workspace_of(out) / "train.jsonl", partial)
     with whole_file(out / "training.json") as partial:
-        partial.write_text(json.dumps(_account(settings, spent), indent=2))
+        partial.write_text(json.dumps(account(settings, spent), indent=2))
     clear_workspace(out)
-
-
-def _account(settings: CellSettings, spent: dict[str, Any]) -> dict[str, Any]:
-    """What the cell was made from and what it took."""
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    return {"settings": asdict(settings), "versions": versions, "threads": torch.get_num_threads()} | spent

@@ -10,7 +10,9 @@ from vlmlaw.errors import UserError
 from vlmlaw.laws import LawFit, LawOptions, analyse, read_analysis, read_measurements
 from vlmlaw.laws.render import render_analysis
 
-FAST = LawOptions(bootstrap_draws=200, question_tokens=(0, 50))
+FAST = LawOptions(
+    bootstrap_draws=200, question_tokens=(0, 50), candidates=("logit", "log_linear", "loglog", "power_d0")
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def test_json_has_what_the_report_reads(reasoning):
     assert {row["question_tokens"] for row in fit["frontier"]} == {0, 50}
     assert all(row["v_lower"] <= row["V"] <= row["v_upper"] for row in fit["frontier"])
     assert len(fit["cells"]) == 28
-    assert {row["law"] for row in fit["laws"]} >= {"logit", "power", "additive"}
+    assert {row["law"] for row in fit["laws"]} == {"logit", "log_linear", "loglog", "power_d0"}
     assert len(fit["d_profile"]) > 10
     assert len(fit["rho_profile"]) > 10
     assert reasoning["provenance"]["options"]["question_tokens"] == [0, 50]
@@ -169,6 +171,14 @@ def test_a_cell_far_from_the_law_is_named(grid_frame):
     assert any("N = 1.8 B, V = 16 (+0.0" in sentence for sentence in fit["verdict"])
 
 
+def test_lack_of_fit_is_said_where_replicates_show_it(grid_frame):
+    rng = np.random.default_rng(0)
+    bent = grid_frame["error"] + 0.02 * np.cos(grid_frame["V"])
+    twice = pd.concat([grid_frame.assign(seed=s, error=bent + rng.normal(0, 0.001, len(bent))) for s in "01"])
+    fit = analyse(twice, FAST.with_changes(law="logit"))["fits"][0]
+    assert any("lack of fit" in sentence for sentence in fit["verdict"])
+
+
 def test_no_bootstrap_where_none_is_asked_for(grid_frame):
     fit = analyse(grid_frame, FAST.with_changes(bootstrap_draws=0, law="logit"))["fits"][0]
     assert len(fit["rho_intervals"]) == 2
@@ -198,6 +208,7 @@ def test_options_from_a_section_keep_the_defaults_of_the_rest():
         ({"level": 95}, "level holds 95; expected a number above 0 and below 1"),
         ({"level": True}, "level holds True"),
         ({"bootstrap_draws": 1.5}, "bootstrap_draws is 1.5; expected a whole number"),
+        ({"bootstrap_draws": 5}, "bootstrap_draws is 5; expected 0, or 20 or more"),
         ({"seed": -1}, "seed is -1"),
         ({"hold_out": "half"}, "hold_out is 'half'; expected one of auto, largest, none"),
         ({"hold_out": -2}, "hold_out holds -2"),

@@ -46,6 +46,22 @@ def test_recommend_json(capsys):
     assert data["alternatives"][0]["V"] == 1
 
 
+def test_recommend_prints_findings_once(capsys, recwarn):
+    assert main(["law", "recommend", "li2024_ocr", "--flops", "1e12"]) == 0
+    assert capsys.readouterr().out.count("WARNING equal-values") == 1
+    assert not recwarn.list
+
+
+def test_recommend_needs_one_suite(capsys, tmp_path):
+    path = tmp_path / "x.csv"
+    rows = [f"{n},{v},{s},{0.6 - 0.03 * i - 0.02 * j - 0.001 * i * j}" for i, n in enumerate((1, 3, 7))
+            for j, v in enumerate((1, 16, 144)) for s in "ab"]  # fmt: skip
+    path.write_text("\n".join(["params_b,visual_tokens,suite,error", *rows]))
+    assert main(["law", "recommend", str(path), "--flops", "1e12"]) == 2
+    assert "--where suite=" in capsys.readouterr().err
+    assert main(["law", "recommend", str(path), "--flops", "1e12", "--where", "suite=a"]) == 0
+
+
 def test_recommend_says_what_a_choice_loses(capsys):
     assert main(["law", "recommend", "--flops", "1e12", "--choice", "0.5,576"]) == 0
     assert "the choice loses 0.0508 (9.88%)" in capsys.readouterr().out

@@ -168,6 +168,28 @@ def test_solver_agrees_with_scipy(law):
     assert fit.sse <= 2 * other.cost * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("law", ["logit", "cloglog", "accuracy_power", "power", "power_free", "additive"])
+def test_no_random_start_of_scipy_finds_a_better_optimum(law):
+    from scipy.optimize import least_squares
+
+    rng = np.random.default_rng(5)
+    known = LAWS[law]
+    for seed in range(3):
+        cells = make_cells("logit", TRUTH["logit"] | {"b": 0.2}, noise=0.02, seed=seed)
+        lower, upper = known.bounds(cells)
+        low, high = (np.clip(ends, -3, 3) for ends in (lower, upper))
+        for _ in range(4):
+            other = least_squares(
+                lambda theta, cells=cells: (
+                    known.evaluate(theta[:, None, None], cells.ln_n, cells.ln_v)[0][0] - cells.error
+                ),
+                rng.uniform(low, np.maximum(high, low + 1e-6)),
+                bounds=(lower - 1e-9, np.maximum(upper, lower) + 1e-6),
+                max_nfev=200,
+            )
+            assert fit_cells(cells, law).sse <= 2 * other.cost * (1 + 1e-4)
+
+
 def test_batched_solver_keeps_problems_apart():
     law, cells = LAWS["logit"], make_cells("logit", TRUTH["logit"], noise=0.01)
     targets = np.stack([cells.error, cells.error**1.1])
@@ -219,6 +241,7 @@ def test_weights_agree_with_statsmodels_wls():
     assert summary["se"].to_numpy() == pytest.approx(wls.bse, rel=1e-8)
 
 
+@pytest.mark.filterwarnings("ignore:The Logit link function")
 def test_logit_agrees_with_statsmodels_glm():
     import statsmodels.api as sm
 
@@ -314,6 +337,28 @@ def test_a_law_of_ones_own_is_a_few_lines():
     assert isinstance(find_law(Cauchit()), Law)
     fit = fit_cells(read_measurements("li2024_reasoning").cells(), Cauchit())
     assert fit.rho == pytest.approx(4.72, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"c0": -0.4, "a": 0.15, "b": 0.05}, "Size matters more than tokens"),
+        ({"c0": -0.4, "a": 0.05, "b": 0.15}, "Tokens matter more than size"),
+        ({"c0": -0.4, "a": 0.05, "b": 0.05}, "do not settle whether size or tokens"),
+        ({"c0": -0.4, "a": 0.15, "b": -0.05}, "More visual tokens do not lower the error"),
+        ({"c0": -0.4, "a": -0.05, "b": 0.15}, "Larger models do not lower the error"),
+        ({"c0": -0.4, "a": -0.05, "b": -0.05}, "nothing to trade off"),
+    ],
+)
+def test_verdict_in_plain_words(params, sentence):
+    assert sentence in fit_cells(make_cells("logit", params, noise=0.002), "logit").verdict()[0]
+
+
+def test_verdict_names_what_is_odd_about_the_fit():
+    measured = read_measurements("li2024_reasoning").cells()
+    assert any("D ended on its bound" in sentence for sentence in fit_cells(measured, "power").verdict())
+    assert any("unphysical" in sentence for sentence in fit_cells(measured, "power_free").verdict())
+    assert any("4 sizes are few" in sentence for sentence in fit_cells(measured, "logit").verdict())
 
 
 def test_rho_at_a_cell_is_rho_where_there_is_one():

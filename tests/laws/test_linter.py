@@ -83,7 +83,7 @@ def test_equal_copies_and_disagreeing_copies(grid_frame):
     assert codes(unlike) == {"disagreeing-copies": "warning"}
     assert codes(unlike.assign(seed="0")) == {"disagreeing-copies": "error"}
     unlike["seed"] = ["0"] * len(grid_frame) + ["1"]
-    assert codes(unlike) == {}
+    assert codes(unlike) == {"unbalanced-seeds": "warning"}
 
 
 def test_same_value_in_different_cells_is_suspect_only_where_chance_is_unlikely(grid_frame):
@@ -91,6 +91,14 @@ def test_same_value_in_different_cells_is_suspect_only_where_chance_is_unlikely(
     assert codes(same) == {"equal-values": "warning"}
     assert codes(same.assign(n_questions=200)) == {}
     assert codes(grid_frame.assign(error=grid_frame["error"].round(2))) == {}
+
+
+def test_seeds_that_some_cells_lack(grid_frame):
+    parts = [grid_frame.assign(seed=seed, error=grid_frame["error"] + 0.001 * seed) for seed in (0, 1)]
+    assert lint(pd.concat(parts)) == []
+    found = lint(pd.concat([parts[0], parts[1].drop(index=[7])]))
+    assert [finding.code for finding in found] == ["unbalanced-seeds"]
+    assert found[0].where == "(N, V): (1.8 B, 4) lacks 1"
 
 
 def test_missing_cells_stop_unless_allowed(grid_frame):

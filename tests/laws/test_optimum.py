@@ -11,17 +11,9 @@ from vlmlaw.errors import UserError
 from vlmlaw.laws import read_measurements
 from vlmlaw.laws.bootstrap import residual_bootstrap
 from vlmlaw.laws.costs import BILLION, ColumnCost, Cost
+from vlmlaw.laws.decision import recommend, regret, sensitivity
 from vlmlaw.laws.fit import fit_cells
-from vlmlaw.laws.optimum import (
-    flat_region,
-    frontier,
-    middling_budget,
-    numeric_v_star,
-    recommend,
-    regret,
-    sensitivity,
-    v_star,
-)
+from vlmlaw.laws.optimum import flat_region, frontier, middling_budget, numeric_v_star, v_star
 from vlmlaw.laws.table import as_measurements
 
 LINKS = ["logit", "probit", "cloglog", "loglog", "log_linear", "accuracy_power", "power_d0", "power"]

@@ -176,7 +176,7 @@ def test_no_bytes_end_in_a_traceback(tmp_path, blob):
     check_no_traceback(path)
 
 
-@settings(FUZZ, max_examples=30)
+@settings(FUZZ, max_examples=20)
 @given(data=st.data())
 def test_a_good_table_with_one_field_spoilt_ends_in_no_traceback(tmp_path, data):
     lines = read_lines("li2024_reasoning")

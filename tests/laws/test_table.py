@@ -93,6 +93,8 @@ def test_rows_of_one_kind_are_groups_of_their_own(tmp_path):
         ("params_b,visual_tokens,score\n1,2,0.5\n", {"columns": {"score": "x"}}, "no column 'x'"),
         ("params_b,visual_tokens,score\n1,2,0.5\n", {"columns": {"colour": "x"}}, "cannot be mapped"),
         ("params_b,visual_tokens,score\n1,2,0.5\n", {"scores": ["gqa"]}, "no column gqa"),
+        ("params_b,visual_tokens,gqa,suite\n1,2,0.5,a\n", {"scores": ["gqa"]}, "column 'suite' beside the columns"),
+        ("params_b,v1,V1,v16\n1,0.5,0.6,0.7\n", {}, "two columns for one token count"),
     ],
 )
 def test_unreadable_tables_are_refused_with_a_reason(tmp_path, text, options, message):
@@ -118,6 +120,14 @@ def test_selecting_what_is_not_there_says_what_is():
         table.select(suite="gqa")
     with pytest.raises(UserError, match="no column 'colour'"):
         table.select(colour="red")
+
+
+def test_selecting_takes_numbers_as_text_and_seeds_as_numbers(tmp_path):
+    table = read_measurements(write(tmp_path, "params_b,visual_tokens,seed,score\n7,1,0,0.5\n7,4,1,0.6\n"))
+    assert len(table.select(V="4")) == 1
+    assert len(table.select(seed=1)) == 1
+    with pytest.raises(UserError, match="no row with V = 'many'"):
+        table.select(V="many")
 
 
 def test_weights_need_standard_errors():

@@ -56,7 +56,7 @@ rule write_text:
 
 rule build_tokenizer:
     output:
-        multiext("<results>/data/tokenizer/", *TOKENIZER_FILES),
+        tokenizer=multiext("<results>/data/tokenizer/", *TOKENIZER_FILES),
     log:
         "<logs>/build_tokenizer.log",
     benchmark:
@@ -72,7 +72,8 @@ rule build_tokenizer:
     message:
         "Build the tokenizer"
     shell:
-        "python -m vlmlaw data tokenizer --out $(dirname {output[0]})" " > {log} 2>&1"
+        "python -m vlmlaw data tokenizer --out $(dirname {output.tokenizer[0]})"
+        " > {log} 2>&1"
 
 
 rule tokenize:

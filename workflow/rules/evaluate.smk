@@ -24,7 +24,7 @@ rule evaluate_cell:
         gpu=plan.compute.gpus,
     params:
         settings=plan.evaluation,
-        code=plan.code("vlmlaw.evaluate"),
+        code=plan.cell_code("vlmlaw.evaluate"),
     message:
         "Evaluate {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:

@@ -15,7 +15,7 @@ from vlmlaw.data.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
 
 SLOTS_SIDE = 4
 SLOT_PX = IMAGE_PX // SLOTS_SIDE
-OBJECTS = (1, 4)  # least and most objects of a scene
+OBJECTS = (1, 3)  # least and most objects of a scene
 GLYPH_PX = (17, 22)
 NOISE_GREY_LEVELS = 8.0
 COLOR_NAMES = tuple(COLORS)
@@ -187,7 +187,7 @@ def _caption(things: list[Thing]) -> str:
 
 
 def draw_scene(kb: KnowledgeBase, rng: np.random.Generator, *, n_questions: int, held_out: bool) -> Picture:
-    """One scene of 1-4 objects with its questions. `held_out` draws the digits that training never shows."""
+    """One scene of 1-3 objects with its questions. `held_out` draws the digits that training never shows."""
     things = _things(rng, int(rng.integers(OBJECTS[0], OBJECTS[1] + 1)))
     canvas = background(rng, low=10, high=60)
     glyph_PP = np.zeros((GRID_SIDE, GRID_SIDE), dtype=np.uint8)

@@ -3,7 +3,7 @@
     from vlmlaw.laws import read_measurements, fit_law, rho_interval, v_star, frontier, recommend
 
     table = read_measurements("results.csv")                # or a published table: "li2024_reasoning"
-    fit = fit_law(table, law="logit")                       # LawFit: .summary(), .predict(n, v), .rho, .to_json(path)
+    fit = fit_law(table, law="logit")                       # LawFit: .summary(), .predict(n, v), .rho, .verdict()
     rho_interval(fit)                                       # Interval(estimate, lower, upper, ...)
     v_star(fit, question_tokens=[0, 50, 200])               # V*(Q) with its interval and the flat region
     recommend(fit, flops=1e12, question_tokens=50)          # the cell to deploy
@@ -18,18 +18,19 @@ _HOME = {
     "analysis": ("analyse", "read_analysis"),
     "bootstrap": ("residual_bootstrap", "size_bootstrap"),
     "cells": ("Cells",),
+    "checks": ("Finding",),
+    "decision": ("Recommendation", "recommend", "regret", "sensitivity"),
     "costs": ("Cost", "ColumnCost"),
     "families": ("LAWS", "Law", "Parameter", "find_law", "register"),
     "fit": ("LintWarning", "fit_law"),
     "holdout": ("HoldOut", "hold_out"),
     "mixed": ("SizeEffects", "size_effects"),
-    "optimum": ("Recommendation", "flat_region", "frontier", "recommend", "regret", "sensitivity", "v_star"),
+    "optimum": ("flat_region", "frontier", "v_star"),
     "intervals": ("Interval", "d_profile", "fieller", "profile", "rho_interval", "rho_profile", "v_star_interval"),
-    "linter": ("Finding", "lint", "require_clean"),
+    "linter": ("lint", "require_clean"),
     "options": ("LawOptions",),
     "result": ("LawFit",),
     "selection": ("Comparison", "compare_laws", "fit_or_choose", "lack_of_fit"),
-    "verdict": ("verdict",),
     "table": ("Measurements", "read_measurements"),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}

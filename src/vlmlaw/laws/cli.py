@@ -111,11 +111,13 @@ def run_fit(args: argparse.Namespace) -> int:
 def run_recommend(args: argparse.Namespace) -> int:
     """Fit the law, choose the cell, print it."""
     import json
+    import warnings
 
     from vlmlaw.laws.analysis import plain
     from vlmlaw.laws.costs import ColumnCost, Cost, CostModel
+    from vlmlaw.laws.decision import recommend, regret
+    from vlmlaw.laws.fit import LintWarning
     from vlmlaw.laws.linter import require_clean
-    from vlmlaw.laws.optimum import recommend, regret
     from vlmlaw.laws.render import render_recommendation, render_regret
     from vlmlaw.laws.selection import fit_or_choose
 
@@ -133,7 +135,9 @@ def run_recommend(args: argparse.Namespace) -> int:
     if budget is None:
         wanted = "--budget, in its unit" if args.cost else "--flops, for example --flops 1e12"
         raise UserError(f"no budget given; give {wanted}")
-    fit = fit_or_choose(table, args.law, allow_missing=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", LintWarning)  # the findings are printed below
+        fit = fit_or_choose(table, args.law, allow_missing=True)
     chosen = recommend(fit, flops=budget, sizes=args.sizes, tokens=args.tokens, cost=cost, tolerance=args.tolerance)
     loss = None
     if args.choice is not None:

@@ -36,8 +36,8 @@ def fit_law(
     if len(table.groups) > 1:
         names = ", ".join(f"{group['suite']}/{group['kind']}" for group in table.groups)
         raise UserError(
-            f"{table.source} holds several suites or kinds: {names}. Fit one: table.select(suite=..., kind=...), "
-            "or all of them: analyse(table)"
+            f"{table.source} holds several suites or kinds: {names}. Take one, by table.select(suite=..., kind=...) or "
+            "--where suite=... --where kind=..., or all of them by analyse(table) or `vlmlaw law fit`"
         )
     for finding in require_clean(table, allow_missing=allow_missing):
         warnings.warn(str(finding), LintWarning, stacklevel=2)

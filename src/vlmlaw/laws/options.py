@@ -6,6 +6,7 @@ from typing import Any
 
 from vlmlaw.errors import UserError
 
+MIN_DRAWS = 20  # below, the ends of a 95 % interval are the extremes
 LOSSES = ("squared", "huber")
 WEIGHTS = ("none", "se")
 AUTO = "auto"
@@ -91,6 +92,8 @@ class LawOptions:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise UserError(f"law option {name} is {value!r}; expected a whole number, 0 or more")
+        if 0 < self.bootstrap_draws < MIN_DRAWS:
+            raise UserError(f"law option bootstrap_draws is {self.bootstrap_draws}; expected 0, or {MIN_DRAWS} or more")
         for value in self.question_tokens:
             _require_number("question_tokens", value, least=0)
         for name in ("sizes", "tokens", "budgets"):

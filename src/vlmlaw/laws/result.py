@@ -86,6 +86,12 @@ class LawFit:
         """Measured less predicted error (C,)."""
         return self.cells.error - self.fitted
 
+    def verdict(self, *, level: float = 0.95) -> list[str]:
+        """The fit in plain sentences, the main one first."""
+        from vlmlaw.laws.verdict import verdict  # which reads fits, so it cannot be imported above
+
+        return verdict(self, level=level)
+
     # ------------------------------------------------------------------ parameters
 
     def summary(self, level: float = 0.95) -> pd.DataFrame:

@@ -7,8 +7,10 @@ from vlmlaw.laws.fit import MAD_TO_SIGMA
 from vlmlaw.laws.holdout import HoldOut
 from vlmlaw.laws.intervals import Interval, rho_interval
 from vlmlaw.laws.result import LawFit
+from vlmlaw.laws.selection import lack_of_fit
 
 POOR_R_SQUARED = 0.7
+LACK_OF_FIT = 0.01  # p value
 OUTLIER = 4.0  # robust standard deviations; one of 10,000 Gaussian cells is this far out
 MAX_OUTLIERS = 4
 
@@ -74,6 +76,12 @@ def cautions(fit: LawFit) -> list[str]:
             "Some parameters have no finite estimate, as where the error falls in a step: rho and V* say little here. "
             "Measure sizes and token counts inside the step."
         )
+    lack = lack_of_fit(fit)
+    if lack < LACK_OF_FIT:
+        found.append(
+            f"Replicates scatter less than the law misses them (lack of fit, p = {lack:.2g}): its form is not quite "
+            "right, and intervals are for the nearest law of this form."
+        )
     odd = outliers(fit)
     if odd:
         found.append(f"Far from the law (over {OUTLIER:g} robust standard deviations): {', '.join(odd)}. Check them.")
@@ -94,7 +102,8 @@ def cautions(fit: LawFit) -> list[str]:
         )
     if fit.cells.sizes.size < 5:
         found.append(
-            f"{fit.cells.sizes.size} sizes are few: intervals that treat cells as independent may be too narrow."
+            f"{fit.cells.sizes.size} sizes are few: where cells of one size share their error, the interval of rho is "
+            "too narrow; compare the whole-size bootstrap."
         )
     return found
 

@@ -1,0 +1,153 @@
+"""One decision: the cell to deploy within a budget, what another choice loses, what changes as Q or G grows."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from vlmlaw.errors import UserError
+from vlmlaw.laws.costs import Cost, CostModel
+from vlmlaw.laws.optimum import candidate_cells, frontier
+from vlmlaw.laws.result import LawFit, as_list
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The cell to deploy within a budget, what else is as good, and what to mind."""
+
+    budget: float
+    unit: str
+    n: float
+    v: float
+    cost: float
+    error: float
+    error_lower: float
+    error_upper: float
+    flat: tuple[float, ...]
+    alternatives: pd.DataFrame
+    warnings: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        data = asdict(self)
+        return data | {"flat": list(self.flat), "alternatives": self.alternatives.to_dict("records")}
+
+
+def recommend(
+    fit: LawFit,
+    *,
+    flops: float,
+    question_tokens: float = 50.0,
+    sizes: Sequence[float] = (),
+    tokens: Sequence[float] = (),
+    cost: CostModel | None = None,
+    tolerance: float = 0.005,
+    level: float = 0.95,
+) -> Recommendation:
+    """The cell of least predicted error within `flops` an answer (or within that much of another `cost`).
+
+    alternatives: for each affordable V, the best size, its cost, error and regret (relative excess over the best).
+    """
+    cost = Cost(question_tokens=question_tokens) if cost is None else cost
+    if not (np.isfinite(flops) and flops > 0):
+        raise UserError(f"the budget is {flops!r}; expected a number of {cost.unit or cost.name} above 0")
+    cells = candidate_cells(fit, sizes=sizes, tokens=tokens, cost=cost)
+    if cells["cost"].min() > flops * (1 + 1e-12):
+        raise UserError(
+            f"no cell costs {flops:.3g} {cost.unit or cost.name} or less; the cheapest costs {cells['cost'].min():.3g}"
+        )
+    chosen = frontier(
+        fit, sizes=sizes, tokens=tokens, cost=cost, budgets=[flops], tolerance=tolerance, level=level
+    ).iloc[0]
+    affordable = cells[cells["cost"] <= flops * (1 + 1e-12)]
+    best_by_v = affordable.sort_values(["error", "cost"]).groupby("V", sort=True).head(1).sort_values("V")
+    alternatives = best_by_v.assign(regret=best_by_v["error"] / chosen["error"] - 1)[
+        ["N", "V", "cost", "error", "regret"]
+    ]
+    return Recommendation(
+        budget=flops,
+        unit=cost.unit,
+        n=float(chosen["N"]),
+        v=float(chosen["V"]),
+        cost=float(chosen["cost"]),
+        error=float(chosen["error"]),
+        error_lower=float(chosen["lower"]),
+        error_upper=float(chosen["upper"]),
+        flat=tuple(float(v) for v in chosen["flat"]),
+        alternatives=alternatives.reset_index(drop=True),
+        warnings=tuple(_warnings(fit, chosen, cells)),
+    )
+
+
+def _warnings(fit: LawFit, chosen: pd.Series, cells: pd.DataFrame) -> list[str]:
+    found = []
+    for letter, measured in (("N", fit.cells.sizes), ("V", fit.cells.token_counts)):
+        if not measured[0] <= chosen[letter] <= measured[-1]:
+            found.append(
+                f"{letter} = {chosen[letter]:g} lies outside what was measured ({measured[0]:g} to {measured[-1]:g})"
+            )
+    if chosen["capped"] and chosen["V"] > cells["V"].min():
+        found.append("the largest size is taken: a larger model, not more tokens, is what the budget could use best")
+    if chosen["cost"] == cells["cost"].max():
+        found.append("the budget buys the dearest cell there is; the rest of it is not used")
+    return found
+
+
+def regret(
+    fit: LawFit,
+    n: float,
+    v: float,
+    *,
+    sizes: Sequence[float] = (),
+    tokens: Sequence[float] = (),
+    cost: CostModel | None = None,
+    budget: float | None = None,
+) -> dict[str, float]:
+    """What the choice (n, v) loses against the best affordable cell; the budget defaults to what the choice costs.
+
+    Returns n, v, cost, error, best_n, best_v, best_error, absolute and relative regret (0 for the best choice).
+    """
+    cost = Cost(question_tokens=50.0) if cost is None else cost
+    price = float(cost.of(n, v))
+    if not np.isfinite(price):
+        raise UserError(f"cost {cost.name!r} is not known for N = {n:g}, V = {v:g}; choose a measured cell")
+    limit = price if budget is None else budget
+    if price > limit:
+        raise UserError(f"N = {n:g}, V = {v:g} costs {price:.3g}, above the budget {limit:.3g}")
+    sizes = sorted({*as_list(sizes if len(sizes) else fit.cells.sizes), float(n)})
+    tokens = sorted({*as_list(tokens if len(tokens) else fit.cells.token_counts), float(v)})
+    best = frontier(fit, sizes=sizes, tokens=tokens, cost=cost, budgets=[limit]).iloc[0]
+    error = float(fit.predict(n, v))
+    return {
+        "n": float(n),
+        "v": float(v),
+        "cost": price,
+        "error": error,
+        "best_n": float(best["N"]),
+        "best_v": float(best["V"]),
+        "best_error": float(best["error"]),
+        "absolute": error - float(best["error"]),
+        "relative": error / float(best["error"]) - 1,
+    }
+
+
+def sensitivity(
+    fit: LawFit,
+    *,
+    flops: float,
+    question_tokens: Sequence[float] = (0, 10, 25, 50, 100, 200),
+    generated_tokens: Sequence[float] = (0,),
+    sizes: Sequence[float] = (),
+    tokens: Sequence[float] = (),
+    vision_flops: float = 0.0,
+    question_pass: bool = False,
+) -> pd.DataFrame:
+    """What the budget buys as Q or G grows: question_tokens, generated_tokens, N, V, cost, error; nan for nothing."""
+    rows = []
+    for q, g in product(as_list(question_tokens), as_list(generated_tokens)):
+        cost = Cost(q, g, vision_flops, question_pass)
+        best = frontier(fit, sizes=sizes, tokens=tokens, cost=cost, budgets=[flops]).iloc[0]
+        rows.append((q, g, best["N"], best["V"], best["cost"], best["error"]))
+    return pd.DataFrame(rows, columns=["question_tokens", "generated_tokens", "N", "V", "cost", "error"])

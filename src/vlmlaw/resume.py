@@ -1,0 +1,48 @@
+"""Whose checkpoint is it? One is carried on only by the very training that left it: same settings, code and inputs.
+
+Without this, a training that was killed, then changed, would go on from weights that the old settings made.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.files import whole_file
+from vlmlaw.provenance import code_version
+from vlmlaw.settings import to_json
+
+READ_UP_TO = 16 * 2**20  # bytes; a larger input (cached features may be terabytes) is known by its size and time
+OWNER = "made_from.json"
+
+
+def claim(workspace: Path, *, module: str, settings: Any, inputs: Iterable[Path]) -> bool:
+    """Make the workspace this training's own; True where it holds work of the same training to carry on."""
+    made_from = {
+        "settings": to_json(settings),
+        "code": code_version(module, compressor=getattr(settings, "compressor", None)),
+        "inputs": {str(path): _identity(path) for folder in inputs for path in _files(folder)},
+    }
+    owner = workspace / OWNER
+    try:
+        same = json.loads(owner.read_text()) == made_from
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        shutil.rmtree(workspace, ignore_errors=True)
+        with whole_file(owner) as partial:
+            partial.write_text(json.dumps(made_from, indent=1))
+    return same
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
+
+
+def _identity(path: Path) -> str:
+    status = path.stat()
+    if status.st_size > READ_UP_TO:
+        return f"{status.st_size} bytes of {status.st_mtime_ns}"
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,103 @@
+"""Small models and data for the tests, each made once; a test module asks for them by `pytest_plugins`."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+N_QUESTIONS = 4
+
+
+@pytest.fixture(scope="session")
+def words() -> Any:
+    """The miniature's tokenizer."""
+    from vlmlaw.data.miniature import build_tokenizer
+
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def make_vlm(words):
+    """A function that makes a small VLM with random weights: a 4 x 4 grid of patches, an LLM of two layers."""
+    import torch
+    from transformers import PreTrainedConfig, Qwen2Config
+
+    from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
+    from vlmlaw.vision import ConvTowerConfig
+
+    def make(*, vision: PreTrainedConfig | None = None, text: PreTrainedConfig | None = None, seed: int = 0, **options):
+        tower = vision or ConvTowerConfig(hidden_size=16, num_hidden_layers=2, image_size=32)
+        llm = text or Qwen2Config(
+            vocab_size=len(words),
+            hidden_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            intermediate_size=48,
+            tie_word_embeddings=True,
+            initializer_range=0.2,
+            pad_token_id=words.pad_token_id,
+            eos_token_id=words.eos_token_id,
+        )
+        config = VlmConfig(
+            vision_config=tower,
+            text_config=llm,
+            image_token_id=words.convert_tokens_to_ids("<image>"),
+            **{"compressor": "block_linear", "n_visual_tokens": 4, "feature_layers": [2]} | options,
+        )
+        torch.manual_seed(seed)
+        return VlmForConditionalGeneration(config).eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory, words) -> SimpleNamespace:
+    """The stages' folders of a few images: data, tokens, features by split; encoder, language_model (untrained)."""
+    import torch
+    from transformers import AutoModel, Qwen2ForCausalLM
+
+    from vlmlaw.data.miniature import draw_split, write_corpus
+    from vlmlaw.encoder import cache_features
+    from vlmlaw.language_model import qwen2_config
+    from vlmlaw.packing import tokenize_dataset
+    from vlmlaw.stage_settings import DataSettings, TextSettings, TokenSettings
+    from vlmlaw.vision import ConvTowerConfig
+
+    root: Path = tmp_path_factory.mktemp("small")
+    images = {"train": 12, "development": 4, "test": 8}
+    settings = DataSettings(
+        source="miniature",
+        seed=0,
+        n_relations=2,
+        questions_per_image=N_QUESTIONS,
+        images=images,
+        text=TextSettings(records=12, reading_share=0.25),
+    )
+    folders = SimpleNamespace(
+        root=root,
+        settings=settings,
+        data={split: root / "data" / split for split in (*images, "text")},
+        tokens={split: root / "tokens" / f"{split}.npz" for split in (*images, "text")},
+        features={split: root / "features" / split for split in images},
+        encoder=root / "encoder",
+        tokenizer=root / "tokenizer",
+        language_model=root / "language_model",
+    )
+    words.save_pretrained(folders.tokenizer)
+    torch.manual_seed(0)
+    AutoModel.from_config(ConvTowerConfig(hidden_size=16, num_hidden_layers=2)).save_pretrained(folders.encoder)
+    shape = SimpleNamespace(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    config = qwen2_config(
+        shape, vocab_size=len(words), pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folders.language_model)
+    words.save_pretrained(folders.language_model)
+    for split in images:
+        draw_split(folders.data[split], split=split, settings=settings)
+        cache_features(folders.encoder, folders.data[split], folders.features[split], layers=[1, 2])
+    write_corpus(folders.data["text"], settings=settings)
+    for split, tokens in folders.tokens.items():
+        tokenize_dataset(folders.data[split], folders.tokenizer, tokens, settings=TokenSettings(independent=True))
+    return folders

@@ -1,0 +1,85 @@
+"""The workflow in a folder of its own, with Snakemake run there for real."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+CODE = ("Snakefile", "params.yaml", "pyproject.toml", "envs", "profiles", "src", "workflow")
+
+
+@dataclass
+class Project:
+    """A folder with the workflow, an experiment as its params.yaml, and perhaps results."""
+
+    folder: Path
+
+    def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run Snakemake there; `check` fails the test with its output."""
+        done = subprocess.run(
+            [sys.executable, "-m", "snakemake", *arguments, "--cores", "2"],
+            cwd=self.folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not check or done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+        return done
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """How many jobs of each rule a run would do."""
+        done = self.snakemake("--dry-run", *arguments)
+        text = done.stdout + done.stderr
+        if "Nothing to be done" in text:
+            return {}
+        counts = dict(re.findall(r"^(\w+) +(\d+)$", text, flags=re.MULTILINE))
+        return {rule: int(n) for rule, n in counts.items() if rule not in ("total", "all")}
+
+    def change(self, path: str, value: Any) -> None:
+        """Set `a.b.c` of the experiment."""
+        params = self.params
+        *parents, last = path.split(".")
+        section = params
+        for key in parents:
+            section = section.setdefault(key, {})
+        section[last] = value
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def edit(self, path: str, old: str, new: str) -> None:
+        """Replace a passage of a file, which must be there."""
+        text = (self.folder / path).read_text()
+        assert old in text, f"{path} has no {old!r}"
+        (self.folder / path).write_text(text.replace(old, new, 1))
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return yaml.safe_load((self.folder / "params.yaml").read_text())
+
+
+def environment() -> dict[str, str]:
+    """The tests' own, without what would choose another code, profile or device for Snakemake's jobs."""
+    dropped = ("PYTHONPATH", "SNAKEMAKE_PROFILE", "PYTEST_CURRENT_TEST")
+    return {key: value for key, value in os.environ.items() if key not in dropped} | {"CUDA_VISIBLE_DEVICES": ""}
+
+
+def new_project(folder: Path, experiment: dict[str, Any]) -> Project:
+    """The workflow of this checkout in a folder of its own."""
+    folder.mkdir(parents=True)
+    for name in CODE:
+        source = ROOT / name
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(source, folder / name, ignore=ignored) if source.is_dir() else shutil.copy(source, folder)
+    (folder / "params.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
+    return Project(folder)
+
+
+def tiny_experiment() -> dict[str, Any]:
+    return yaml.safe_load((ROOT / "workflow" / "experiments" / "tiny.yaml").read_text()) | {"results": "results"}

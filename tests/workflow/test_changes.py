@@ -1,0 +1,94 @@
+"""Only what changed reruns: for each kind of change, the jobs that Snakemake plans on a finished run, counted."""
+
+import os
+
+import pytest
+
+TAIL = {"collect_measurements": 1, "fit_law": 1, "write_report": 1}
+pytestmark = pytest.mark.workflow
+
+
+def cells(n: int) -> dict[str, int]:
+    """n cells trained again, and what follows from them."""
+    return {"train_cell": n, "evaluate_cell": n} | TAIL
+
+
+def test_nothing_changed(finished):
+    assert finished.planned() == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "jobs"),
+    [
+        ("grid.visual_tokens", [1, 4, 9, 36], cells(3)),
+        ("grid.seeds", [0, 1], cells(9)),
+        (
+            "sizes.7k",
+            {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2},
+            {"pretrain_language_model": 1} | cells(3),
+        ),
+        ("sizes.14k.training", {"learning_rate": 1.0e-3}, cells(3)),
+        ("sizes.14k.pretraining", {"steps": 10}, {"pretrain_language_model": 1} | cells(3)),
+        ("grid.more", [{"sizes": ["3k"], "visual_tokens": [4], "compressors": {"quecc": {"n_heads": 4}}}], cells(1)),
+        ("grid.more", [], TAIL),
+        ("grid.without", ["14k_v4_block_linear_s0"], TAIL),
+        ("grid.held_out", None, TAIL),
+        (
+            "data.images.test",
+            80,
+            {"draw_pictures": 1, "tokenize": 1, "cache_features": 1, "evaluate_cell": 10} | TAIL,
+        ),
+        ("evaluation.batch_size", 16, {"evaluate_cell": 10} | TAIL),
+        ("law.bootstrap_draws", 30, {"fit_law": 1, "write_report": 1}),
+        ("report.title", "Another title", {"write_report": 1}),
+        ("training.checkpoint_seconds", 600, {"write_report": 1}),  # which shows the experiment
+        ("compute", {"gpus": 0, "threads": 2}, {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_change_of_the_experiment(finished, path, value, jobs):
+    finished.change(path, value)
+    assert finished.planned() == jobs
+
+
+def test_the_order_of_keys_is_no_change(finished):
+    size = finished.params["sizes"]["14k"]
+    finished.change("sizes.14k", dict(reversed(size.items())))
+    assert finished.planned() == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "jobs"),
+    [
+        ("src/vlmlaw/train.py", "def build_vlm(", "# What a cell starts from.\ndef build_vlm(", {}),
+        ("src/vlmlaw/train.py", "position_embedding=True", "position_embedding=False", cells(10)),
+        ("src/vlmlaw/laws/options.py", "LARGEST = ", "UNUSED = 1\nLARGEST = ", {"fit_law": 1, "write_report": 1}),
+        ("src/vlmlaw/measurements.py", "import pandas as pd\n", "import pandas as pd\n\nUNUSED = 1\n", TAIL),
+        ("src/vlmlaw/experiment.py", "import re\n", "import re\n\nUNUSED = 1\n", {"write_report": 1}),
+        ("workflow/rules/train.smk", "Train {wildcards.size}", "Train the size {wildcards.size}", {}),
+        ("envs/environment.yaml", "channels:", "# A comment.\nchannels:", {}),
+    ],
+)
+def test_a_change_of_the_code(finished, path, old, new, jobs):
+    finished.edit(path, old, new)
+    assert finished.planned() == jobs
+
+
+def test_new_times_of_the_same_files_are_no_change(finished):
+    """As after a clone and a pull of the results: Snakemake compares contents."""
+    for number, path in enumerate(sorted((finished.folder / "results").rglob("*"), reverse=True)):
+        os.utime(path, (1_700_000_000 + number, 1_700_000_000 + number))
+    assert finished.planned() == {}
+
+
+def test_a_lost_output_is_made_again(finished):
+    (finished.folder / "results/cells/14k_v4_block_linear_s0/evaluation.json").unlink()
+    assert finished.planned() == {"evaluate_cell": 1} | TAIL
+
+
+def test_another_experiment_has_results_of_its_own(finished):
+    """And params.yaml is not merged into it: its sizes would stay in the grid."""
+    finished.edit("params.yaml", "results: results\n", "results: elsewhere\n")
+    (finished.folder / "params.yaml").rename(finished.folder / "other.yaml")
+    (finished.folder / "params.yaml").write_text("not: read\n")
+    assert finished.planned("--configfile", "other.yaml")["train_cell"] == 10
