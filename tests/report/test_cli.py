@@ -79,7 +79,7 @@ def test_summary_is_short_and_says_where_the_page_is(
 ) -> None:
     assert main(["summary", str(run_folder / "law" / "law.json")]) == 0
     told = capsys.readouterr().out
-    assert "reasoning" in told and "buy the larger LLM" in told and "ρ = " in told
+    assert "reasoning" in told and "buy the larger LLM" in told and "rho = " in told
     assert len(told.splitlines()) < 12 and max(map(len, told.splitlines())) <= 120
 
 
@@ -96,3 +96,4 @@ def test_what_changes_no_result_is_not_in_the_description() -> None:
     experiment = read_experiment(Path(__file__).parents[2] / "params.yaml")
     data = json.loads(described(experiment))
     assert "compute" not in data and "report" not in data and data["name"] == experiment.name
+    assert "checkpoint_seconds" not in described(experiment)
