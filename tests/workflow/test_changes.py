@@ -41,7 +41,7 @@ def test_nothing_changed(finished):
         ("evaluation.batch_size", 16, {"evaluate_cell": 10} | TAIL),
         ("law.bootstrap_draws", 30, {"fit_law": 1, "write_report": 1}),
         ("report.title", "Another title", {"write_report": 1}),
-        ("training.checkpoint_seconds", 600, {"write_report": 1}),  # which shows the experiment
+        ("training.checkpoint_seconds", 600, {}),
         ("compute", {"gpus": 0, "threads": 2}, {}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

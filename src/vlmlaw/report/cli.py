@@ -86,7 +86,10 @@ def run_summary(args: argparse.Namespace) -> None:
     from vlmlaw.experiment import read_experiment
 
     results = Path(read_experiment(given).results)
-    print(summary(results / "law" / "law.json", page=results / "report" / "index.html"))
+    law = results / "law" / "law.json"
+    if not law.exists():
+        raise UserError(f"{law} is not there yet; run `snakemake --cores all --configfile {given}` first.")
+    print(summary(law, page=results / "report" / "index.html"))
 
 
 def _settings(args: argparse.Namespace) -> Any:

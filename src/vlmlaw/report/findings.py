@@ -175,3 +175,17 @@ def what_was_run(study: Study) -> dict[str, str]:
     if len(asked):
         facts["questions a cell"] = ", ".join(f"{suite} {words.whole(n)}" for suite, n in asked.items())
     return facts
+
+
+def cost(study: Study) -> str:
+    """What reading one image with one question takes, in one sentence; "" where the table has no FLOPs."""
+    frame = study.measurements.frame
+    if not {"llm_flops", "vision_flops", "compressor_flops"} <= set(frame.columns):
+        return ""
+    llm, rest = frame["llm_flops"], frame["compressor_flops"]
+    encoder = words.listed([words.si(flops) for flops in sorted(frame["vision_flops"].unique())])
+    return (
+        f"To read one image with one question takes the LLM {words.si(llm.min())} to {words.si(llm.max())} FLOPs, "
+        f"compressor and projector {words.si(rest.min())} to {words.si(rest.max())}, and the encoder {encoder} in "
+        "every cell. The frontier counts the LLM alone unless the law's options say otherwise."
+    )

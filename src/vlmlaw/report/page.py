@@ -83,6 +83,7 @@ def render(study: Study, out: Path, *, run: Run) -> str:
         limits=findings.limits(study, is_miniature=is_miniature),
         is_miniature=is_miniature,
         tables=_tables(study, run, out),
+        cost_in_words=findings.cost(study),
         commands=origin.commands(study, is_run=bool(run.cells), out=out),
         commit=origin.commit(),
         versions=origin.versions(),

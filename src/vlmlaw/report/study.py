@@ -189,14 +189,15 @@ def read_study(
     whole = [part for part in analysis["fits"] if words.is_whole_suite(part)]
     if not whole:  # a table of single kinds without their whole
         whole = [part for part in analysis["fits"] if part["suite"] != MEAN_OF_SUITES]
-    suites = [_suite(part, table, everything) for part in whole]
+    several = words.several_compressors(whole)
+    suites = [_suite(p, table, everything, label=words.label(p, with_compressor=several)) for p in whole]
     mean = next((part for part in analysis["fits"] if part["suite"] == MEAN_OF_SUITES), None)
     means = table.mean_of_suites()
     return Study(
         law=analysis,
         measurements=everything,
         suites=suites,
-        mean=None if mean is None or means is None else _suite(mean, means, means),
+        mean=None if mean is None or means is None else _suite(mean, means, means, label=words.label(mean)),
         kinds={suite.label: _kinds(suite, analysis, table) for suite in suites},
         sizes=_sizes(table.frame),
         title=title or "Larger LLM or more visual tokens?",
@@ -219,7 +220,7 @@ def _group(part: Mapping[str, Any]) -> dict[str, str]:
     return {name: part[name] for name in ("suite", "kind", "compressor") if part.get(name)}
 
 
-def _suite(part: Mapping[str, Any], table: Measurements, everything: Measurements) -> Suite:
+def _suite(part: Mapping[str, Any], table: Measurements, everything: Measurements, *, label: str) -> Suite:
     """The fit's own rows of `table`, and of `everything` the other compressors' rows for the same questions."""
     group = _group(part)
     rows = table.select(**group).frame
@@ -231,7 +232,7 @@ def _suite(part: Mapping[str, Any], table: Measurements, everything: Measurement
         )
     same = everything.select(suite=group["suite"], kind=group["kind"]).frame
     others = same[~same.index.isin(rows.index) & ~same["compressor"].isin(rows["compressor"])]
-    return Suite(label=words.label(group), analysis=part, rows=rows, others=others)
+    return Suite(label=label, analysis=part, rows=rows, others=others)
 
 
 def _kinds(suite: Suite, analysis: Mapping[str, Any], table: Measurements) -> list[Kind]:
