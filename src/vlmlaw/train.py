@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) -> VlmForConditionalGeneration:
     """The cell's VLM: pretrained LLM and encoder, the latter frozen; compressor and projector untrained."""
-    words = AutoTokenizer.from_pretrained(language_model)
+    words: Any = AutoTokenizer.from_pretrained(language_model)
     config = VlmConfig(
         vision_config=AutoConfig.from_pretrained(encoder),
         text_config=AutoConfig.from_pretrained(language_model),
@@ -46,7 +46,8 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
     model.vision_tower.requires_grad_(False)
     place_ids = [words.convert_tokens_to_ids(word) for word in place_words()]
     if model.places is not None and words.unk_token_id not in place_ids:
-        model.places.start_from(model.get_input_embeddings().weight[place_ids])
+        embeddings: Any = model.get_input_embeddings()
+        model.places.start_from(embeddings.weight[place_ids])
     return model
 
 
