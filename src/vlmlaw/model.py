@@ -190,12 +190,12 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             with torch.no_grad():
                 patches = vision.patch_features(self.vision_tower, pixel_values, layers=self.config.feature_layers)
         is_image_BT = input_ids == self.config.image_token_id
-        n_places, n_images = int(is_image_BT.sum()), 0 if patches is None else len(patches)
-        if n_places != n_images * self.config.n_visual_tokens:
-            shown = f"{n_images} images make {n_images * self.config.n_visual_tokens} visual tokens"
+        n_images, n_each = 0 if patches is None else len(patches), self.compressor.n_visual_tokens
+        n_places = int(is_image_BT.sum())
+        if n_places != n_images * n_each:
+            made = f"{n_images} images make {n_images * n_each} visual tokens ({n_each} each)"
             raise ValueError(
-                f"the text has {n_places} image tokens, but "
-                f"{f'{shown} ({self.config.n_visual_tokens} each)' if n_images else 'no image was given'}; "
+                f"the text has {n_places} image tokens, but {made if n_images else 'no image was given'}; "
                 "repeat the image token once for each visual token of each image"
             )
         if patches is None or not n_images:
