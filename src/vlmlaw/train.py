@@ -40,10 +40,7 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
     model.language_model = AutoModelForCausalLM.from_pretrained(language_model)
     model.vision_tower = AutoModel.from_pretrained(encoder)
     model.vision_tower.requires_grad_(False)
-    place_ids = [words.convert_tokens_to_ids(word) for word in place_words()]
-    if model.places is not None and words.unk_token_id not in place_ids:
-        embeddings: Any = model.get_input_embeddings()
-        model.places.start_from(embeddings.weight[place_ids])
+    _name_places(model, words)
     return model
 
 
