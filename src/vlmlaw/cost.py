@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -108,7 +108,7 @@ def vision_flops(config: PreTrainedConfig) -> int:
     return embedding + config.num_hidden_layers * layer
 
 
-def _conv_tower_flops(config: PreTrainedConfig) -> int:
+def _conv_tower_flops(config: Any) -> int:
     from vlmlaw.vision import stem_widths
 
     flops, side = 0, config.image_size

@@ -44,7 +44,7 @@ def qwen2_config(settings: SizeSettings, *, vocab_size: int, pad_token_id: int, 
 
 def tensors(batch: Batch) -> dict[str, Tensor]:
     """The batch's arrays as the arguments that a model's forward takes."""
-    given = {
+    given: dict[str, Any] = {
         "input_ids": batch.input_ids,
         "position_ids": batch.position_ids,
         "attention_mask": batch.attends,

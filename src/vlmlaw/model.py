@@ -189,18 +189,20 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if patches is None and pixel_values is not None:
             with torch.no_grad():
                 patches = vision.patch_features(self.vision_tower, pixel_values, layers=self.config.feature_layers)
-        if patches is None or len(patches) == 0:
+        is_image_BT = input_ids == self.config.image_token_id
+        n_images, n_each = 0 if patches is None else len(patches), self.compressor.n_visual_tokens
+        n_places = int(is_image_BT.sum())
+        if n_places != n_images * n_each:
+            made = f"{n_images} images make {n_images * n_each} visual tokens ({n_each} each)"
+            raise ValueError(
+                f"the text has {n_places} image tokens, but {made if n_images else 'no image was given'}; "
+                "repeat the image token once for each visual token of each image"
+            )
+        if patches is None or not n_images:
             return embeds_BTD
         visual_BVD = self.visual_tokens(
             patches.to(self.dtype), question_ids_BT=question_ids, question_mask_BT=question_mask
         )
-        is_image_BT = input_ids == self.config.image_token_id
-        n_places, n_tokens = int(is_image_BT.sum()), visual_BVD.shape[0] * visual_BVD.shape[1]
-        if n_places != n_tokens:
-            raise ValueError(
-                f"the text has {n_places} image tokens, but {visual_BVD.shape[0]} images make {n_tokens} visual "
-                f"tokens ({self.config.n_visual_tokens} each); use this model's processor to build the prompt"
-            )
         return embeds_BTD.masked_scatter(is_image_BT[..., None], visual_BVD.to(embeds_BTD.dtype))
 
     def forward(
@@ -225,7 +227,9 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         places as input_ids); `targets` (B, T) say which token each place should predict, so that one prefix can
         serve many questions. With either, logits are computed only where there is something to predict, (n, vocab).
         """
-        if inputs_embeds is None:
+        if inputs_embeds is None and past_key_values is not None and past_key_values.get_seq_length() > 0:
+            inputs_embeds = self.get_input_embeddings()(input_ids)  # the image is in the cache
+        elif inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self.embed(
                 input_ids,
@@ -246,8 +250,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if labels is not None:
             targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
         if targets is None:
-            # As in transformers: a number keeps that many last tokens, 0 keeps all, a tensor names those to keep.
-            keep = slice(-logits_to_keep or None, None) if isinstance(logits_to_keep, int) else logits_to_keep
+            # As in transformers: the last so many (0: all), or those at these places.
+            keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             return CausalLMOutputWithPast(logits=head(hidden_BTD[:, keep]), past_key_values=outputs.past_key_values)
         wanted_BT = targets != IGNORE_INDEX
         logits = head(hidden_BTD[wanted_BT])
@@ -269,9 +273,13 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _adds_masks(self) -> bool:
         return self.language_model.config._attn_implementation == "eager"
 
-    def prepare_inputs_for_generation(self, input_ids: Any, past_key_values: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
+    # transformers adds arguments to this method from version to version.
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: Any, past_key_values: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """The image enters with the first step only; later steps read it from the cache."""
-        inputs = super().prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)  # type: ignore[misc]
+        parent: Any = super()
+        inputs = parent.prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             for name in ("pixel_values", "patches", "question_ids", "question_mask"):
                 inputs.pop(name, None)

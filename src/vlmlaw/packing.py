@@ -216,12 +216,7 @@ def expand_image(table: TokenTable, record: int, *, n_visual_tokens: int) -> tup
 
 
 def make_batch(
-    table: TokenTable,
-    records: Sequence[int] | np.ndarray,
-    *,
-    n_visual_tokens: int,
-    pad_id: int,
-    reads_question: bool = False,
+    table: TokenTable, records: Iterable[int], *, n_visual_tokens: int, pad_id: int, reads_question: bool = False
 ) -> Batch:
     """The records as one padded batch.
 

@@ -16,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 class ConvTowerConfig(PreTrainedConfig):
-    """Shape of a `ConvTower`. The stem halves the image three times, so that a patch is 8 pixels wide."""
+    """Shape of a `ConvTower`. The stem halves the image until a patch is one place: 8 pixels take three times."""
 
     model_type = "vlmlaw_conv_tower"
 
@@ -35,14 +35,16 @@ class ConvTowerConfig(PreTrainedConfig):
         super().__init__(**kwargs)
 
 
-def stem_widths(config: PreTrainedConfig) -> list[int]:
-    """Channels before and after each halving of the stem: from 3 to the tower's width."""
+def stem_widths(config: ConvTowerConfig) -> list[int]:
+    """Channels before and after each halving of the stem: from 3 to the tower's width. Raises ValueError."""
     halvings = config.patch_size.bit_length() - 1
+    if config.patch_size != 2**halvings or halvings < 1:
+        raise ValueError(f"a ConvTower's stem halves the image; patch_size {config.patch_size} is no power of 2")
     return [3, *(config.hidden_size * 3 // 8 * 2**i for i in range(halvings - 1)), config.hidden_size]
 
 
 class ConvTower(PreTrainedModel):
-    """A convolutional stem (stride 8) and residual 3x3 convolutions over the grid of patches.
+    """A convolutional stem (its stride is a patch) and residual 3x3 convolutions over the grid of patches.
 
     `hidden_states` are the stem's output and each residual block's, as in a transformer; there is no class token.
     """
@@ -53,9 +55,8 @@ class ConvTower(PreTrainedModel):
     def __init__(self, config: ConvTowerConfig):
         super().__init__(config)
         width = config.hidden_size
-        halvings = config.patch_size.bit_length() - 1
-        widths = [3, *(width * 3 // 8 * 2**i for i in range(halvings - 1)), width]
-        self.stem = nn.ModuleList(nn.Conv2d(w_in, w_out, 3, stride=2, padding=1) for w_in, w_out in pairwise(widths))
+        widths = pairwise(stem_widths(config))
+        self.stem = nn.ModuleList(nn.Conv2d(w_in, w_out, 3, stride=2, padding=1) for w_in, w_out in widths)
         self.norms = nn.ModuleList(nn.GroupNorm(1, width) for _ in range(config.num_hidden_layers))
         self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(config.num_hidden_layers))
         self.post_init()

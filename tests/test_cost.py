@@ -1,0 +1,130 @@
+"""Costs: analytic FLOPs are those that torch counts, parameters those of the modules."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Qwen2Config,
+    Qwen3Config,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+
+from vlmlaw.cost import count_parameters, inference_flops, llm_flops, vision_flops
+from vlmlaw.vision import ConvTower, ConvTowerConfig
+
+pytest_plugins = ["science_fixtures"]
+
+SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+LLMS = {
+    "qwen2": Qwen2Config(**SHAPE, num_key_value_heads=4, vocab_size=60),
+    "grouped heads": Qwen2Config(**SHAPE, num_key_value_heads=1, vocab_size=60, tie_word_embeddings=True),
+    "qwen3, heads wider than the model": Qwen3Config(**SHAPE, num_key_value_heads=2, head_dim=24, vocab_size=60),
+}
+TOWERS = {
+    "conv": ConvTower(ConvTowerConfig(hidden_size=16, num_hidden_layers=3, image_size=32)),
+    "conv of small patches": ConvTower(
+        ConvTowerConfig(hidden_size=16, num_hidden_layers=1, image_size=32, patch_size=4)
+    ),
+    "clip": CLIPVisionModel(CLIPVisionConfig(**SHAPE, image_size=32, patch_size=8)),
+    "siglip": SiglipVisionModel(SiglipVisionConfig(**SHAPE, image_size=32, patch_size=8, vision_use_head=False)),
+}
+
+
+@torch.no_grad()
+def counted(run) -> int:
+    """FLOPs of the products that torch counts. On a CPU it does not see its fused attention: use eager attention."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("kind", LLMS)
+@pytest.mark.parametrize("n_tokens", [1, 13])
+def test_flops_of_llms(kind, n_tokens):
+    config = LLMS[kind]
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+    ids = torch.arange(n_tokens)[None]
+    for n_predicted in (1, n_tokens):
+        found = counted(lambda n=n_predicted: model(input_ids=ids, logits_to_keep=n, use_cache=False))
+        expected = llm_flops(config, n_tokens=n_tokens, n_predicted=n_predicted)
+        assert found == expected
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_flops_of_towers(kind):
+    tower = TOWERS[kind].eval()
+    if kind in ("clip", "siglip"):
+        tower.set_attn_implementation("eager")
+    assert counted(lambda: tower(pixel_values=torch.randn(1, 3, 32, 32))) == vision_flops(tower.config)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"n_visual_tokens": 1, "position_embedding": True},
+        {"compressor": "tokenpacker", "feature_layers": [0, 1, 2]},
+        {"compressor": "quecc", "feature_layers": [1, 2]},
+        {"vision": TOWERS["clip"].config, "feature_layers": [-1]},
+        {"text": LLMS["qwen3, heads wider than the model"]},
+    ],
+    ids=lambda options: ", ".join(options) or "default",
+)
+def test_flops_of_an_image_with_a_question(make_vlm, options):
+    """The whole prefill, and each of its parts alone."""
+    vlm = make_vlm(**options)
+    vlm.set_attn_implementation("eager")
+    n_text = 7
+    n_tokens = vlm.config.n_visual_tokens + n_text
+    asked = torch.arange(10, 10 + n_text)[None]
+    ids = torch.cat([torch.full((1, vlm.config.n_visual_tokens), vlm.config.image_token_id), asked], dim=1)
+    given = {"input_ids": ids, "pixel_values": torch.randn(1, 3, 32, 32), "logits_to_keep": 1}
+    if vlm.compressor.needs_question:
+        given |= {"question_ids": asked, "question_mask": torch.ones_like(asked)}
+    flops = inference_flops(vlm, n_text_tokens=n_text)
+    assert counted(lambda: vlm(**given, use_cache=False)) == flops.all
+    levels = torch.randn(1, 16, vlm.compressor.n_levels * vlm.compressor.width)
+    states = torch.randn(1, n_text, vlm.config.text_config.hidden_size)
+    assert counted(lambda: vlm.compressor(levels, states)) == flops.compressor
+    tokens = torch.randn(1, vlm.config.n_visual_tokens, vlm.compressor.out_width)
+    assert counted(lambda: vlm.projector(tokens)) == flops.projector
+    assert (flops.question_pass > 0) == vlm.compressor.needs_question
+    assert flops.llm_2nt == 2 * count_parameters(vlm).llm_non_embedding * n_tokens
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_parameters_are_counted_with_and_without_embeddings(make_vlm, tied):
+    config = Qwen2Config(**SHAPE, num_key_value_heads=2, vocab_size=60, tie_word_embeddings=tied)
+    vlm = make_vlm(text=config, position_embedding=True, compressor="quecc")
+    found = count_parameters(vlm)
+    sizes = {name: p.numel() for name, p in vlm.named_parameters()}  # tied weights are named once
+
+    def of(*prefixes):
+        return sum(size for name, size in sizes.items() if name.startswith(prefixes))
+
+    assert found.llm == of("language_model")
+    assert found.llm_non_embedding == of("language_model.model.layers", "language_model.model.norm")
+    assert found.llm - found.llm_non_embedding == 60 * 32 * (1 if tied else 2)
+    assert found.vision == of("vision_tower")
+    assert found.compressor == of("compressor")
+    assert found.projector == of("projector", "places")
+    assert found.llm + found.vision + found.compressor + found.projector == sum(sizes.values())
+
+
+def test_a_layer_has_12_times_its_width_squared(small, words):
+    """What the law's N stands for (Kaplan et al. 2020), up to the rounding of the MLP's width, norms and biases."""
+    from types import SimpleNamespace
+
+    from vlmlaw.language_model import HEAD_MULTIPLE, qwen2_config
+
+    for width in (48, 96, 192):
+        settings = SimpleNamespace(hidden_size=width, num_hidden_layers=3, num_attention_heads=3)
+        config = qwen2_config(settings, vocab_size=10, pad_token_id=0, eos_token_id=2)
+        assert config.intermediate_size % HEAD_MULTIPLE == 0
+        layers = AutoModelForCausalLM.from_config(config).model.layers
+        matrices = sum(p.numel() for p in layers.parameters() if p.ndim == 2)
+        assert matrices == pytest.approx(3 * 12 * width**2, rel=0.02)
