@@ -129,6 +129,8 @@ def side(interval: Mapping[str, Any] | None) -> str:
 
 def advice(interval: Mapping[str, Any] | None) -> str:
     """What to buy, in a few words."""
+    if interval is None:
+        return "it depends on the cell"
     return {"size": "buy the larger LLM", "tokens": "buy more visual tokens", "unsettled": "not settled"}[
         side(interval)
     ]
