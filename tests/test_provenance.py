@@ -25,6 +25,12 @@ def train(steps: int) -> float:
 '''
 
 
+def forget() -> None:
+    for name in ("_tree", "_meaning", "_meaning_of_functions", "_imports", "_other_compressors", "_class_names"):
+        getattr(provenance, name).cache_clear()
+    code_version.cache_clear()
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """A package of five modules in place of the real one; returns a function that edits a module."""
@@ -41,14 +47,12 @@ def package(tmp_path, monkeypatch):
 
     def write(module: str, text: str) -> None:
         (tmp_path / f"{module}.py").write_text(text)
-        provenance._meaning.cache_clear()
-        provenance._imports.cache_clear()
+        forget()
 
     for name, text in modules.items():
         write(name, text)
     yield write
-    provenance._meaning.cache_clear()
-    provenance._imports.cache_clear()
+    forget()
 
 
 def test_it_covers_what_is_imported_also_late_but_not_for_the_type_checker(package):
@@ -110,3 +114,32 @@ def test_the_real_stages_leave_the_experiment_file_out():
         found = imported_modules(module)
         assert module in found
         assert not found & {"vlmlaw.experiment", "vlmlaw.plan", "vlmlaw.stages", "vlmlaw.__main__"}
+
+
+def test_a_cell_depends_on_its_own_compressor_only():
+    of_quecc = imported_modules("vlmlaw.compressors.region_attention", without="vlmlaw.compressors")
+    others = provenance._other_compressors("quecc")
+    assert "vlmlaw.compressors.merging" in others
+    assert "vlmlaw.compressors.region_attention" in of_quecc
+    assert not others & of_quecc
+    versions = {name: code_version("vlmlaw.model", compressor=name) for name in ("quecc", "tome", "average")}
+    assert len(set(versions.values())) == 3
+
+
+def test_a_new_compressor_beside_the_others_does_not_count(package, tmp_path):
+    (tmp_path / "compressors").mkdir()
+    package("compressors/__init__", "from vlmlaw.compressors.a import A\n\ndef build(name): return A()\n")
+    package("compressors/a", 'class A:\n    name = "a"\n    V = 1\n')
+    package("compressors/b", 'from vlmlaw.compressors.a import A\nclass B(A):\n    name = "b"\n')
+    package("stage", "from vlmlaw import compressors\n")
+    before = code_version("vlmlaw.stage", compressor="a")
+    package("compressors/__init__", "from vlmlaw.compressors import a, b\n\ndef build(name): return A()\n")
+    assert code_version("vlmlaw.stage", compressor="a") == before
+    own = code_version("vlmlaw.stage", compressor="b")
+    package("compressors/b", 'from vlmlaw.compressors.a import A\nclass B(A):\n    name = "b"\n    W = 2\n')
+    assert code_version("vlmlaw.stage", compressor="a") == before
+    assert code_version("vlmlaw.stage", compressor="b") != own
+    own = code_version("vlmlaw.stage", compressor="b")
+    package("compressors/a", 'class A:\n    name = "a"\n    V = 2\n')
+    assert code_version("vlmlaw.stage", compressor="a") != before
+    assert code_version("vlmlaw.stage", compressor="b") != own

@@ -1,6 +1,7 @@
 """The command line: the same verbs as the workflow's rules, each with its inputs and outputs as arguments."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -46,6 +47,8 @@ def run_experiment(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; bad input ends in one readable message on stderr and exit status 2."""
+    # transformers' own bars flicker for milliseconds and fill log files; long jobs show their progress themselves.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     args = build_parser().parse_args(argv)
     try:
         return args.run(args) or 0

@@ -21,7 +21,7 @@ from vlmlaw.data.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.miniature import LABELS_FILE
 from vlmlaw.data.shards import Dataset
 from vlmlaw.files import whole_folder
-from vlmlaw.loop import clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
+from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.packing import records_of_step
 from vlmlaw.progress import progress
 
@@ -99,7 +99,8 @@ def train_encoder(train: Path, development: Path, out: Path, *, settings: Vision
     )
     with whole_folder(out) as folder:
         reader.tower.save_pretrained(folder)
-        (folder / "training.json").write_text(json.dumps(spent | {"accuracy": accuracy(reader, development)}, indent=2))
+        made = account(settings, spent) | {"accuracy": accuracy(reader, development)}
+        (folder / "training.json").write_text(json.dumps(made, indent=2))
     clear_workspace(out)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from vlmlaw.files import whole_folder
-from vlmlaw.loop import clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
+from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.packing import IGNORE_INDEX, Batch, TokenTable, make_batch, records_of_step
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def tensors(batch: Batch) -> dict[str, Tensor]:
         "attention_mask": batch.attends,
         "targets": batch.targets,
     }
-    if batch.question_ids is not None:
+    if batch.question_ids is not None and batch.question_mask is not None:
         given |= {"question_ids": batch.question_ids, "question_mask": batch.question_mask}
     return {name: torch.from_numpy(array) for name, array in given.items()}
 
@@ -85,5 +85,5 @@ def pretrain(tokens: Path, tokenizer: Path, out: Path, *, settings: SizeSettings
     with whole_folder(out) as folder:
         model.save_pretrained(folder)
         words.save_pretrained(folder)
-        (folder / "training.json").write_text(json.dumps(spent, indent=2))
+        (folder / "training.json").write_text(json.dumps(account(settings, spent), indent=2))
     clear_workspace(out)

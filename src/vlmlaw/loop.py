@@ -10,15 +10,18 @@ import json
 import math
 import os
 import pickle
+import platform
 import resource
 import shutil
 import signal
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import torch
+import transformers
 from torch import Tensor, nn
 
 from vlmlaw.errors import UserError
@@ -234,3 +237,13 @@ def use_repeatable_arithmetic(seed: int) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.manual_seed(seed)
     torch.use_deterministic_algorithms(True)
+
+
+def account(settings: Any, spent: dict[str, Any]) -> dict[str, Any]:
+    """What a training was made from and what it took: the content of its training.json."""
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    return {"settings": asdict(settings), "versions": versions, "threads": torch.get_num_threads()} | spent

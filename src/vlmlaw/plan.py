@@ -12,6 +12,7 @@ from typing import Any
 
 from vlmlaw import provenance
 from vlmlaw.experiment import SPLITS, Experiment, cell_name
+from vlmlaw.lineage import Lineage
 from vlmlaw.settings import as_data, to_json
 
 
@@ -28,6 +29,7 @@ class Plan:
         self.cells = list(self.experiment.cells)
         self.layers = self.experiment.cached_layers
         self.compute = self.experiment.compute
+        self.lineage = Lineage(self.experiment)
 
     # Settings.
 
@@ -114,11 +116,21 @@ class Plan:
         name = cell_name(wildcards.size, int(wildcards.n_visual_tokens), wildcards.compressor, int(wildcards.seed))
         return self.experiment.cell_settings(name)
 
-    # Code.
+    # Code, and what stands behind the inputs.
+
+    def upstream_of(self, rule: str) -> Any:
+        """The hash behind a rule's inputs, or a function of wildcards that returns it."""
+        hashed = getattr(self.lineage, rule)
+        return (lambda wildcards: hashed(**dict(wildcards.items()))) if callable(hashed) else hashed
 
     @staticmethod
     def code(*modules: str) -> str:
         return provenance.code_version(*modules)
+
+    @staticmethod
+    def cell_code(module: str) -> Any:
+        """A function of wildcards: the code with the cell's own compressor, whatever others there are."""
+        return lambda wildcards: provenance.code_version(module, compressor=wildcards.compressor)
 
     def as_data(self) -> dict[str, Any]:
         """The resolved experiment as plain data."""

@@ -2,7 +2,8 @@
 
 The fingerprint of a module covers it and every module of this package that it imports, also inside functions. It
 is taken of the syntax tree: comments, docstrings, formatting, annotations of arguments, imports for the type checker
-only and the wording of raised errors do not count.
+only and the wording of raised errors do not count. Of the compressors only the one in use counts, so that a new one
+beside it retrains nothing.
 """
 
 import ast
@@ -14,38 +15,77 @@ from pathlib import Path
 from vlmlaw.errors import UserError
 
 PACKAGE = "vlmlaw"
+COMPRESSORS = "vlmlaw.compressors"  # a table of classes, of which a cell uses one
 SOURCE = Path(__file__).resolve().parent
 
 
-def code_version(*modules: str) -> str:
-    """A short hash of what the code of these modules does. Raises UserError for a module that is not there."""
-    closure = sorted(set().union(*(imported_modules(module) for module in modules)))
-    text = "\n".join(f"{module} {_meaning(module)}" for module in closure)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+@cache
+def code_version(*modules: str, compressor: str | None = None) -> str:
+    """A short hash of what the code of these modules does; with `compressor` all others are left out.
+
+    Raises UserError for a module that is not there.
+    """
+    closure = set().union(*(imported_modules(module) for module in modules))
+    if compressor is not None:
+        closure -= _other_compressors(compressor)
+        closure.discard(COMPRESSORS)
+    meanings = [f"{module} {_meaning(module)}" for module in sorted(closure)]
+    if compressor is not None:
+        meanings.append(_meaning_of_functions(COMPRESSORS))
+    return hashlib.sha256("\n".join(meanings).encode()).hexdigest()[:16]
 
 
-def imported_modules(module: str) -> set[str]:
-    """The module and all modules of this package that it needs, directly or through others."""
-    found, waiting = set(), [module]
+def imported_modules(*modules: str, without: str = "") -> set[str]:
+    """The modules and all of this package that they need, directly or through others, but not through `without`."""
+    found, waiting = set[str](), list(modules)
     while waiting:
         name = waiting.pop()
-        if name not in found:
+        if name not in found and name != without:
             found.add(name)
             waiting.extend(_imports(name))
     return found
 
 
 @cache
+def _other_compressors(compressor: str) -> set[str]:
+    """Modules of compressors that the one in use does without."""
+    kinds = {module for module in imported_modules(COMPRESSORS) if _class_names(module)}
+    own = [module for module in kinds if compressor in _class_names(module)]
+    return kinds - imported_modules(*own, without=COMPRESSORS) if own else set()
+
+
+@cache
+def _class_names(module: str) -> frozenset[str]:
+    """The class attributes `name = "..."` of a module of compressors: what they are called in an experiment file."""
+    if not module.startswith(f"{COMPRESSORS}."):
+        return frozenset()
+    classes = [node for node in _tree(module).body if isinstance(node, ast.ClassDef)]
+    values = [
+        node.value
+        for parent in classes
+        for node in parent.body
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == ["name"]
+    ]
+    return frozenset(str(value.value) for value in values if isinstance(value, ast.Constant))
+
+
+@cache
 def _meaning(module: str) -> str:
     """The normalised syntax tree of a module, hashed."""
-    tree = _Normalise().visit(_tree(module))
-    return hashlib.sha256(_dump(tree).encode()).hexdigest()
+    return hashlib.sha256(_dump(_tree(module)).encode()).hexdigest()
+
+
+@cache
+def _meaning_of_functions(module: str) -> str:
+    """As `_meaning`, without the table that grows with each compressor and the imports for it."""
+    functions = [node for node in _tree(module).body if isinstance(node, ast.FunctionDef)]
+    return hashlib.sha256(_dump(functions).encode()).hexdigest()
 
 
 @cache
 def _imports(module: str) -> frozenset[str]:
     """The package's modules that this one imports, and the packages above them, whose __init__ runs too."""
-    tree = _Normalise().visit(_tree(module))
+    tree = _tree(module)
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -79,11 +119,13 @@ def _path(module: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
+@cache
 def _tree(module: str) -> ast.Module:
+    """The syntax tree of a module, normalised."""
     path = _path(module)
     if path is None:
         raise UserError(f"no module is called {module}; expected a file of the package {SOURCE}.")
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    return _Normalise().visit(ast.parse(path.read_text(encoding="utf-8"), filename=str(path)))
 
 
 def _dump(node: object) -> str:

@@ -22,7 +22,7 @@ def claim(workspace: Path, *, module: str, settings: Any, inputs: Iterable[Path]
     """Make the workspace this training's own; True where it holds work of the same training to carry on."""
     made_from = {
         "settings": to_json(settings),
-        "code": code_version(module),
+        "code": code_version(module, compressor=getattr(settings, "compressor", None)),
         "inputs": {str(path): _identity(path) for folder in inputs for path in _files(folder)},
     }
     owner = workspace / OWNER

@@ -52,7 +52,7 @@ def build(cls: type[T], mapping: Any, *, where: str) -> T:
     missing = [name for name, field in known.items() if name not in mapping and _required(field)]
     if missing:
         raise UserError(f"{where}: {', '.join(missing)} is missing; add it.")
-    hints = _hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # a class is hashable
     values = {}
     for name, value in mapping.items():
         values[name] = _convert(value, hints[name], where=f"{where}.{name}")
@@ -87,7 +87,7 @@ def as_data(value: Any, *, passive_too: bool = True) -> Any:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 

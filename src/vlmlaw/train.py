@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-import transformers
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
@@ -19,7 +15,7 @@ from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.encoder import load_features
 from vlmlaw.files import whole_file, whole_folder
 from vlmlaw.language_model import tensors
-from vlmlaw.loop import clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
+from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
 from vlmlaw.packing import TokenTable, make_batch, records_of_step
 
@@ -44,11 +40,16 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
     model.language_model = AutoModelForCausalLM.from_pretrained(language_model)
     model.vision_tower = AutoModel.from_pretrained(encoder)
     model.vision_tower.requires_grad_(False)
-    place_ids = [words.convert_tokens_to_ids(word) for word in place_words()]
-    if model.places is not None and words.unk_token_id not in place_ids:
-        embeddings: Any = model.get_input_embeddings()
-        model.places.start_from(embeddings.weight[place_ids])
+    _name_places(model, words)
     return model
+
+
+def _name_places(model: VlmForConditionalGeneration, words: Any) -> None:
+    """Start the places from the LLM's embeddings of the words for them, where it has such words."""
+    place_ids = words.convert_tokens_to_ids(place_words())
+    if model.places is not None and words.unk_token_id not in place_ids:
+        embeddings: Any = model.get_input_embeddings().weight
+        model.places.start_from(embeddings[place_ids])
 
 
 def train_cell(
@@ -92,15 +93,5 @@ def train_cell(
     with whole_file(out / "train.jsonl") as partial:
         shutil.copyfile(workspace_of(out) / "train.jsonl", partial)
     with whole_file(out / "training.json") as partial:
-        partial.write_text(json.dumps(_account(settings, spent), indent=2))
+        partial.write_text(json.dumps(account(settings, spent), indent=2))
     clear_workspace(out)
-
-
-def _account(settings: CellSettings, spent: dict[str, Any]) -> dict[str, Any]:
-    """What the cell was made from and what it took."""
-    versions = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-    return {"settings": asdict(settings), "versions": versions, "threads": torch.get_num_threads()} | spent

@@ -20,6 +20,8 @@ KINDS = {
     "reading": {"2x2": 1.4, "4x4": 0.4, "6x6": -0.3, "12x12": -1.2},
 }
 N_QUESTIONS = 4000
+EXPERIMENT = '{"name": "made", "data": {"source": "miniature", "images": {"test": 12}}}'
+QUICK = {"bootstrap_draws": 100, "question_tokens": [0, 8, 25, 50], "candidates": ["logit", "power"]}
 WHERE = {"compressor": "block_linear"}
 
 
@@ -69,7 +71,7 @@ def write_measurements(path: Path, *, without: tuple[str, ...] = ()) -> list[str
 
 def write_law(measurements: Path, out: Path, **options: object) -> dict:
     """The law of the first compressor's cells alone (`--where`); the other has too few for its own."""
-    chosen = LawOptions.from_mapping({"bootstrap_draws": 200, "question_tokens": [0, 8, 25, 50], **options})
+    chosen = LawOptions.from_mapping({**QUICK, **options})
     return analyse(read_measurements(measurements).select(**WHERE), chosen, out=out)
 
 

@@ -41,7 +41,7 @@ def test_nothing_changed(finished):
         ("evaluation.batch_size", 16, {"evaluate_cell": 10} | TAIL),
         ("law.bootstrap_draws", 30, {"fit_law": 1, "write_report": 1}),
         ("report.title", "Another title", {"write_report": 1}),
-        ("training.checkpoint_seconds", 600, {"write_report": 1}),  # which shows the experiment
+        ("training.checkpoint_seconds", 600, {}),
         ("compute", {"gpus": 0, "threads": 2}, {}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -62,7 +62,12 @@ def test_the_order_of_keys_is_no_change(finished):
     [
         ("src/vlmlaw/train.py", "def build_vlm(", "# What a cell starts from.\ndef build_vlm(", {}),
         ("src/vlmlaw/train.py", "position_embedding=True", "position_embedding=False", cells(10)),
-        ("src/vlmlaw/laws/options.py", "LARGEST = ", "UNUSED = 1\nLARGEST = ", {"fit_law": 1, "write_report": 1}),
+        (
+            "src/vlmlaw/laws/fit.py",
+            "import numpy as np\n",
+            "import numpy as np\n\nUNUSED = 1\n",
+            {"fit_law": 1, "write_report": 1},
+        ),
         ("src/vlmlaw/measurements.py", "import pandas as pd\n", "import pandas as pd\n\nUNUSED = 1\n", TAIL),
         ("src/vlmlaw/experiment.py", "import re\n", "import re\n\nUNUSED = 1\n", {"write_report": 1}),
         ("workflow/rules/train.smk", "Train {wildcards.size}", "Train the size {wildcards.size}", {}),
@@ -81,9 +86,13 @@ def test_new_times_of_the_same_files_are_no_change(finished):
     assert finished.planned() == {}
 
 
-def test_a_lost_output_is_made_again(finished):
-    (finished.folder / "results/cells/14k_v4_block_linear_s0/evaluation.json").unlink()
-    assert finished.planned() == {"evaluate_cell": 1} | TAIL
+@pytest.mark.parametrize(
+    ("lost", "jobs"),
+    [("evaluation.json", {"evaluate_cell": 1} | TAIL), ("model/model.safetensors", cells(1))],
+)
+def test_a_lost_part_of_a_cell_is_made_again(finished, lost, jobs):
+    (finished.folder / "results/cells/14k_v4_block_linear_s0" / lost).unlink()
+    assert finished.planned() == jobs
 
 
 def test_another_experiment_has_results_of_its_own(finished):

@@ -60,7 +60,7 @@ def test_the_summary_prints_the_laws_and_the_page(finished_once):
         text=True,
         check=True,
     )
-    assert "rho" in done.stdout
+    assert "ρ" in done.stdout
     assert "results/report/index.html" in done.stdout.splitlines()[-1]
 
 

@@ -96,6 +96,7 @@ rule tokenize:
     params:
         settings=plan.tokens,
         code=plan.code("vlmlaw.packing"),
+        upstream=plan.upstream_of("tokenize"),
     message:
         "Turn the conversations of {wildcards.split} into tokens"
     shell:

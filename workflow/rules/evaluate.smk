@@ -24,7 +24,8 @@ rule evaluate_cell:
         gpu=plan.compute.gpus,
     params:
         settings=plan.evaluation,
-        code=plan.code("vlmlaw.evaluate"),
+        code=plan.cell_code("vlmlaw.evaluate"),
+        upstream=plan.upstream_of("evaluate_cell"),
     message:
         "Evaluate {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
@@ -51,6 +52,7 @@ rule collect_measurements:
     params:
         held_out=plan.held_out,
         code=plan.code("vlmlaw.measurements"),
+        upstream=plan.upstream_of("collect_measurements"),
     message:
         "Collect the measurements of all cells"
     shell:

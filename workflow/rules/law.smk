@@ -18,6 +18,7 @@ rule fit_law:
     params:
         settings=plan.law,
         code=plan.code("vlmlaw.laws.cli"),
+        upstream=plan.upstream_of("fit_law"),
     message:
         "Fit the law"
     shell:

@@ -36,6 +36,7 @@ rule train_encoder:
     params:
         settings=plan.encoder,
         code=plan.code("vlmlaw.encoder"),
+        upstream=plan.upstream_of("train_encoder"),
     message:
         "Train the vision encoder"
     shell:
@@ -73,6 +74,7 @@ rule cache_features:
     params:
         layers=plan.layers,
         code=plan.code("vlmlaw.encoder"),
+        upstream=plan.upstream_of("cache_features"),
     message:
         "Cache the encoder's patch features of {wildcards.split}"
     shell:
@@ -104,6 +106,7 @@ rule pretrain_language_model:
     params:
         settings=plan.language_model_of,
         code=plan.code("vlmlaw.language_model"),
+        upstream=plan.upstream_of("pretrain_language_model"),
     message:
         "Pretrain the language model of size {wildcards.size} on text"
     shell:

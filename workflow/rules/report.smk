@@ -94,6 +94,7 @@ rule write_report:
         settings=plan.report,
         experiment=described(plan.experiment),
         code=plan.code("vlmlaw.report.cli"),
+        upstream=plan.upstream_of("write_report"),
         templates=templates_version(),
     message:
         "Draw the figures and write the report"

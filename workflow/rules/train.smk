@@ -28,7 +28,8 @@ rule train_cell:
         checkpoint_seconds=plan.training_checkpoint_seconds,
     params:
         settings=plan.cell_of,
-        code=plan.code("vlmlaw.train"),
+        code=plan.cell_code("vlmlaw.train"),
+        upstream=plan.upstream_of("train_cell"),
     message:
         "Train {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:

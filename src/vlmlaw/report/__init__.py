@@ -26,5 +26,5 @@ def templates_version() -> str:
 
 def described(experiment: Any) -> str:
     """An experiment as JSON for the page, without what changes no result: a rule's parameter."""
-    data = {key: value for key, value in as_data(experiment).items() if key not in NOT_OF_THE_RESULT}
+    data = {key: value for key, value in as_data(experiment, passive_too=False).items() if key not in NOT_OF_THE_RESULT}
     return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

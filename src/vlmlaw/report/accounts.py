@@ -18,7 +18,8 @@ class Training:
 
     name: str
     folder: Path
-    settings: Mapping[str, Any]
+    steps: int
+    settings: Mapping[str, Any]  # empty where the account has none
     versions: Mapping[str, str]
     wall_seconds: float
     cpu_seconds: float
@@ -51,16 +52,17 @@ def read_cells(folder: Path, names: Iterable[str]) -> list[Cell]:
     found = []
     for name in names:
         if (folder / name / "training.json").exists():
-            common, settings = _account(folder / name)
+            account = _account(folder / name)
+            cell = account["settings"]
             history = folder / name / "train.jsonl"
             lines = history.read_text().splitlines() if history.exists() else []
             found.append(
                 Cell(
-                    **common,
-                    size=str(settings["size"]),
-                    n_visual_tokens=int(settings["n_visual_tokens"]),
-                    compressor=str(settings["compressor"]),
-                    seed=int(settings["seed"]),
+                    **account,
+                    size=str(cell["size"]),
+                    n_visual_tokens=int(cell["n_visual_tokens"]),
+                    compressor=str(cell["compressor"]),
+                    seed=int(cell["seed"]),
                     history=[json.loads(line) for line in lines],
                 )
             )
@@ -74,17 +76,16 @@ def read_cells(folder: Path, names: Iterable[str]) -> list[Cell]:
 
 def read_trainings(folders: Iterable[Path]) -> list[Training]:
     """The accounts of the encoder and the language models."""
-    return [Training(**_account(folder)[0]) for folder in folders]
+    return [Training(**_account(folder)) for folder in folders]
 
 
-def _account(folder: Path) -> tuple[dict[str, Any], Mapping[str, Any]]:
+def _account(folder: Path) -> dict[str, Any]:
     path = folder / "training.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         common = {key: float(data[key]) for key in ("wall_seconds", "cpu_seconds", "peak_memory_mib", "last_loss")}
-        settings = data["settings"]
-        named = {"name": folder.name, "folder": folder, "settings": settings, "versions": data.get("versions", {})}
-        return named | common, settings
+        named = {"name": folder.name, "folder": folder, "steps": int(data["steps"])}
+        return named | common | {key: data.get(key, {}) for key in ("settings", "versions")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is no account of a training ({error!r}); train it again, or leave it out.") from error
 

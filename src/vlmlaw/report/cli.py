@@ -34,7 +34,7 @@ def add_parsers(subparsers: Any) -> None:
         help="print the laws of a finished run and the path of its page",
         description="Print the laws of a finished run in a few lines, and the path of its page.",
     )
-    summary.add_argument("experiment", nargs="?", default="params.yaml", help="an experiment file, or a law.json")
+    summary.add_argument("file", nargs="?", default="params.yaml", help="an experiment file, or a law.json")
     summary.set_defaults(run=run_summary)
 
 
@@ -79,14 +79,17 @@ def run_summary(args: argparse.Namespace) -> None:
     """Print the laws of the experiment's results folder, or of a law.json."""
     from vlmlaw.report.terminal import summary
 
-    given = Path(args.experiment)
+    given = Path(args.file)
     if given.suffix == ".json":
         print(summary(given, page=None))
         return
     from vlmlaw.experiment import read_experiment
 
     results = Path(read_experiment(given).results)
-    print(summary(results / "law" / "law.json", page=results / "report" / "index.html"))
+    law = results / "law" / "law.json"
+    if not law.exists():
+        raise UserError(f"{law} is not there yet; run `snakemake --cores all --configfile {given}` first.")
+    print(summary(law, page=results / "report" / "index.html"))
 
 
 def _settings(args: argparse.Namespace) -> Any:

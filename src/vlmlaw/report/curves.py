@@ -49,7 +49,7 @@ def error_against_tokens(axes: Axes, suite: Suite, study: Study) -> None:
         axes.plot(other["V"], other["error"], "x", color=color, markersize=5.5, markeredgewidth=1.5)
     style.token_axis(axes, sorted(suite.rows["V"].unique()))
     axes.set_ylabel("error")
-    style.write_in_corner(axes, words.rho(suite.rho))
+    style.remark(axes, words.rho(suite.rho))
 
 
 def error_against_flops(axes: Axes, suite: Suite, study: Study) -> None:
@@ -62,9 +62,8 @@ def error_against_flops(axes: Axes, suite: Suite, study: Study) -> None:
     axes.fill_between(
         steps["budget"], steps["lower"], steps["upper"], step="post", color=style.ACCENT, alpha=0.2, linewidth=0
     )
-    label = f"least predicted error, {words.percent(study.level, 0)} band"
-    axes.step(steps["budget"], steps["error"], where="post", color=style.ACCENT, linewidth=1.5, label=label)
-    axes.legend(loc="upper right", borderaxespad=0.1)
+    axes.step(steps["budget"], steps["error"], where="post", color=style.ACCENT, linewidth=1.5)
+    style.remark(axes, f"— least predicted error, {words.percent(study.level, 0)} band", color=style.ACCENT)
     style.log_axis(axes, "x", style.decades(low, high), words.si)
     axes.set(
         xlabel=f"LLM FLOPs for an answer, {cost.name} (Q = {study.question_tokens:g})", ylabel="error", xlim=(low, high)
@@ -81,10 +80,10 @@ def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:
     axes.fill_between(
         stars["question_tokens"], stars["flat_lower"], stars["flat_upper"], color=style.NEUTRAL, alpha=0.13, linewidth=0
     )
-    if rho is not None and rho["estimate"] is not None:
+    if rho is not None:
         lower, middle, upper = (
-            np.clip([v_star_of_rho(np.inf if r is None else r, x) for x in other], least, most)
-            for r in (rho["upper"], rho["estimate"], -np.inf if rho["lower"] is None else rho["lower"])
+            np.clip([v_star_of_rho(unbounded if r is None else r, x) for x in other], least, most)
+            for r, unbounded in ((rho["upper"], np.inf), (rho["estimate"], np.inf), (rho["lower"], -np.inf))
         )
         axes.fill_between(q, lower, upper, color=style.ACCENT, alpha=0.2, linewidth=0)
         axes.plot(q, middle, color=style.ACCENT)
@@ -92,9 +91,7 @@ def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:
     style.log_axis(axes, "y", sorted(suite.rows["V"].unique()))
     axes.set_ylim(least / 1.12, most * 1.12)
     axes.set(xlabel="question tokens Q", ylabel="best visual tokens V*")
-    row = suite.v_star(study.question_tokens)
-    text = f"Q = {row['question_tokens']:g}: {words.v_star(row)}"
-    style.write_in_corner(axes, text, top=row["v_star"] < np.sqrt(least * most))
+    style.remark(axes, words.v_star(suite.v_star(study), at=study.question_tokens))
 
 
 def contour(axes: Axes, suite: Suite, study: Study) -> None:
@@ -112,7 +109,7 @@ def contour(axes: Axes, suite: Suite, study: Study) -> None:
         bar.outline.set_visible(False)  # type: ignore[operator]
     _iso_costs(axes, v, n_grid, study)
     axes.plot(suite.rows["V"], suite.rows["N"], "o", color=style.ON_ERROR, markersize=2.6, clip_on=False)
-    best = suite.v_star(study.question_tokens)["v_star"]
+    best = suite.v_star(study)["v_star"]
     axes.axvline(best, color=style.ACCENT, linewidth=2.2)
     style.token_axis(axes, sorted(suite.rows["V"].unique()))
     style.log_axis(axes, "y", [size.n for size in study.sizes], lambda x: study.size_of(x).name)
@@ -132,11 +129,13 @@ def _iso_costs(axes: Axes, v: np.ndarray, n: np.ndarray, study: Study) -> None:
             if enters_left
             else (v[np.argmin(abs(costs[-1] - level))], n[-1])
         )
+        near_the_end = np.log(place[0] / v[0]) > 0.75 * np.log(v[-1] / v[0])
         axes.annotate(
             f"{words.si(level)}FLOPs",
             place,
-            xytext=(5, 3) if enters_left else (4, -9),
+            xytext=(5, 3) if enters_left else (-4, -20) if near_the_end else (4, -9),
             textcoords="offset points",
+            ha="right" if near_the_end else "left",
             color=style.ON_ERROR,
             fontsize=7.8,
         )

@@ -66,8 +66,7 @@ def measured_against_predicted(axes: Axes, suite: Suite, study: Study) -> None:
     axes.set(xlabel="predicted error", ylabel="measured error", xlim=(low, high), ylim=(low, high))
     if held:
         unseen = words.held_out(suite.analysis, lambda n: study.size_of(n).name)
-        text = f"{unseen} unseen:\nmean deviation {words.percent(held['mean_relative_error'], 2)}"
-        style.write_in_corner(axes, text, right=False)
+        style.remark(axes, f"{unseen} unseen, off by {words.percent(held['mean_relative_error'], 2)} on average")
 
 
 def residuals_against_tokens(axes: Axes, suite: Suite, study: Study) -> None:
@@ -92,20 +91,22 @@ def _residuals(axes: Axes, suite: Suite, study: Study, *, by: str) -> None:
         spread = 1.035 ** (size.rank - (len(study.sizes) - 1) / 2) if by == "V" else 1.0
         points(axes, left, rows[by] * spread, color, held_out=held_out)
     axes.set_ylabel("measured − predicted error")
-    style.write_in_corner(axes, f"± {words.number(sigma, 2)}")
+    style.remark(axes, f"± {words.number(sigma, 2)}")
 
 
 def profile_of_rho(axes: Axes, suite: Suite, study: Study) -> None:
     """How fast the misfit grows as rho leaves its best value; the interval is where it stays under the line."""
     rho, table = suite.rho, pd.DataFrame(suite.analysis["rho_profile"])
     if rho is None or table.empty:
-        style.write_in_corner(axes, "this law has no single ρ", right=False)
+        style.say_instead(axes, "this law has no single ρ")
         return
     table = table.sort_values("rho")
     limit = student_t(study.level, suite.fit.degrees_of_freedom) ** 2
     axes.plot(table["rho"], table["f"], color=style.INK)
     axes.axhline(limit, color=style.QUIET, linewidth=0.9, linestyle=(0, (3, 2)))
-    low, high = (table["rho"].iloc[0], table["rho"].iloc[-1])
+    low, high = float(table["rho"].iloc[0]), float(table["rho"].iloc[-1])
+    if rho["upper"] is None:  # the profile runs on without end: show where it bends
+        high = min(high, max(8.0, 4 * (rho["estimate"] or 0.0)))
     inside = [low if rho["lower"] is None else rho["lower"], high if rho["upper"] is None else rho["upper"]]
     axes.axvspan(*inside, color=style.ACCENT, alpha=0.14, linewidth=0)
     if rho["estimate"] is not None:
@@ -113,8 +114,8 @@ def profile_of_rho(axes: Axes, suite: Suite, study: Study) -> None:
     if low < 1 < high:
         axes.axvline(1, color=style.QUIET, linewidth=0.9)
         axes.annotate(" ρ = 1", (1, limit * 2.3), color=style.QUIET, fontsize=8.5)
-    axes.set(xlabel="ρ", ylabel="misfit (F statistic)", ylim=(0, limit * 3))
-    text = f"{words.percent(study.level, 0)} interval {words.ends(rho)}"
+    axes.set(xlabel="ρ", ylabel="misfit (F statistic)", ylim=(0, limit * 3), xlim=(low, high))
+    text = f"{words.percent(study.level, 0)} interval: {words.ends(rho)}"
     paper = {"facecolor": style.PAPER, "edgecolor": "none", "pad": 1.5}
     axes.text(0.5, 0.965, text, transform=axes.transAxes, ha="center", va="top", fontsize=9, bbox=paper)
 
@@ -123,7 +124,7 @@ def profile_of_d(axes: Axes, suite: Suite, study: Study) -> None:
     """How little the cells object to another irreducible error D."""
     table = pd.DataFrame(suite.analysis["d_profile"])
     if table.empty:
-        style.write_in_corner(axes, "an error of 0 leaves no D to profile", right=False)
+        style.say_instead(axes, "an error of 0 leaves no D to profile")
         return
     axes.plot(table["D"], table["delta_aicc"], "o-", color=style.INK, markersize=3.5)
     axes.axhline(2, color=style.QUIET, linewidth=0.9, linestyle=(0, (3, 2)))
@@ -136,7 +137,7 @@ def exponents_against_d(axes: Axes, suite: Suite, study: Study) -> None:
     """alpha and beta follow D, while rho hardly moves."""
     table = pd.DataFrame(suite.analysis["d_profile"])
     if table.empty:
-        style.write_in_corner(axes, "an error of 0 leaves no D to profile", right=False)
+        style.say_instead(axes, "an error of 0 leaves no D to profile")
         return
     for name, letter, line in (("rho", "ρ", "-"), ("alpha", "α", (0, (4, 2))), ("beta", "β", (0, (1, 1.5)))):
         color = style.ACCENT if name == "rho" else style.INK
@@ -146,7 +147,7 @@ def exponents_against_d(axes: Axes, suite: Suite, study: Study) -> None:
     axes.set_xscale("symlog", linthresh=0.25)
     _d_ticks(axes, table)
     low, high = axes.get_ylim()
-    style.log_axis(axes, "y", style.decades(low, high), words.number)
+    style.log_axis(axes, "y", style.decades(low, high))
     axes.set(xlabel="D held at", ylabel="exponents and their ratio")
     axes.legend(loc="best", ncols=3, handlelength=1.6)
 
@@ -155,4 +156,4 @@ def _d_ticks(axes: Axes, table: pd.DataFrame) -> None:
     ticks = [-5.0, -1.0, -0.2, 0.0, 0.2]
     axes.set_xticks([tick for tick in ticks if table["D"].min() <= tick <= max(table["D"].max(), 0.0)])
     axes.minorticks_off()
-    axes.xaxis.set_major_formatter(lambda value, _: words.number(value, 2))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}".replace("-", "−"))

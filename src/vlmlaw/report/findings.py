@@ -18,10 +18,12 @@ def headline(suite: Suite, study: Study) -> str:
         return f"Error falls faster with LLM size than with visual tokens, shown at the {level} level."
     if side == "tokens":
         return f"Error falls faster with visual tokens than with LLM size, shown at the {level} level."
-    if suite.rho is None or suite.rho["estimate"] is None:
+    if suite.rho is None or max(suite.fit.exponents) <= 0:
         return str(suite.analysis["verdict"][0])
-    lean = "a larger LLM" if suite.rho["estimate"] > 1 else "more visual tokens"
-    return f"The cells lean to {lean}, but the {level} interval of ρ contains 1."
+    estimate, bounded = suite.rho["estimate"], suite.rho["lower"] is not None or suite.rho["upper"] is not None
+    lean = "a larger LLM" if estimate is None or estimate > 1 else "more visual tokens"
+    doubt = f"the {level} interval of ρ contains 1" if bounded else f"any ρ agrees with them at the {level} level"
+    return f"The cells lean to {lean}, but {doubt}."
 
 
 def contrast(study: Study) -> list[str]:
@@ -113,16 +115,21 @@ def _seeds(suite: Suite) -> str:
 
 
 def _wrong_way(suite: Suite) -> list[str]:
-    """Sizes whose error is higher at the most tokens than at fewer."""
-    means = suite.rows.pivot_table(index="N", columns="V", values="error").dropna()
-    if means.shape[1] < 2 or means.empty:
-        return []
-    worse = means.iloc[:, -1] > means.iloc[:, :-1].min(axis=1)
-    if not worse.any():
+    """Sizes whose error is higher at the most tokens than at fewer, by more than twice the standard error."""
+    cells = suite.rows.groupby(["N", "V"]).agg(error=("error", "mean"), se=("error_se", "max")).fillna(0.0)
+    most, worse, n_sizes = suite.v_range[1], 0, 0
+    for _, of_size in cells.reset_index().groupby("N"):
+        last, fewer = of_size[of_size["V"] == most], of_size[of_size["V"] < most]
+        if last.empty or fewer.empty:
+            continue
+        n_sizes += 1
+        best = fewer.loc[fewer["error"].idxmin()]
+        worse += bool(last["error"].iloc[0] - best["error"] > 2 * np.hypot(last["se"].iloc[0], best["se"]))
+    if not worse:
         return []
     return [
-        f"{suite.label}: in {int(worse.sum())} of {len(means)} sizes the error at V = {means.columns[-1]:g} is higher "
-        "than at fewer tokens, as it is where long prefixes are trained too briefly; ρ is then on the high side."
+        f"{suite.label}: in {worse} of {n_sizes} sizes the error at V = {most:g} is higher than at fewer tokens, as it "
+        "is where long prefixes are trained too briefly; ρ is then on the high side."
     ]
 
 
@@ -168,3 +175,17 @@ def what_was_run(study: Study) -> dict[str, str]:
     if len(asked):
         facts["questions a cell"] = ", ".join(f"{suite} {words.whole(n)}" for suite, n in asked.items())
     return facts
+
+
+def cost(study: Study) -> str:
+    """What reading one image with one question takes, in one sentence; "" where the table has no FLOPs."""
+    frame = study.measurements.frame
+    if not {"llm_flops", "vision_flops", "compressor_flops"} <= set(frame.columns):
+        return ""
+    llm, rest = frame["llm_flops"], frame["compressor_flops"]
+    encoder = words.listed([words.si(flops) for flops in sorted(frame["vision_flops"].unique())])
+    return (
+        f"To read one image with one question takes the LLM {words.si(llm.min())} to {words.si(llm.max())} FLOPs, "
+        f"compressor and projector {words.si(rest.min())} to {words.si(rest.max())}, and the encoder {encoder} in "
+        "every cell. The frontier counts the LLM alone unless the law's options say otherwise."
+    )

@@ -72,20 +72,23 @@ def commands(study: Study, *, is_run: bool, out: Path) -> list[Command]:
     ]
     if not is_run:
         return [*made, Command("this page", f"vlmlaw report --law {law} --measurements {table} --out {out.parent}")]
-    results, file = table.parent, study.experiment.get("file")
-    chosen = f" --configfile {file}" if file else ""
-    run = f"snakemake --cores all{chosen}"
+    results, chosen = table.parent, _configfile(study.experiment)
+    cell = f"{results}/cells/CELL/evaluation.json"
+    # Targets come first: --configfile and --forcerun would take them for their own values.
     return [
-        Command("everything", run),
-        Command("one cell's errors", f"{run} {results}/cells/CELL/evaluation.json"),
-        Command(
-            "one cell, from its checkpoints on, again",
-            f"{run} --forcerun train_cell {results}/cells/CELL/evaluation.json",
-        ),
-        Command(
-            "how a file was made: rule, inputs, settings",
-            f"snakemake{chosen} --detailed-summary {results}/measurements.csv",
-        ),
+        Command("everything", f"snakemake --cores all{chosen}"),
+        Command("one cell, where something of it is missing or out of date", f"snakemake {cell} --cores all{chosen}"),
+        Command("one cell, trained anew", f"snakemake {cell} --cores all --forcerun train_cell{chosen}"),
+        Command("what made a file: rule, inputs, settings, log", f"snakemake {cell} --detailed-summary{chosen}"),
         *made,
-        Command("this page and its figures", f"{run} --forcerun write_report"),
+        Command("this page and its figures", f"snakemake --cores all --forcerun write_report{chosen}"),
     ]
+
+
+def _configfile(experiment: Mapping[str, Any]) -> str:
+    """The option that names the experiment's file, where it is not the default one."""
+    known = Path("workflow") / "experiments" / f"{experiment.get('name')}.yaml"
+    file = experiment.get("file") or (str(known) if known.exists() else None)
+    if file is None and experiment.get("results", "results") != "results":
+        file = "EXPERIMENT.yaml"
+    return "" if file in (None, "params.yaml") else f" --configfile {file}"

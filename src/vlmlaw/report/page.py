@@ -83,6 +83,7 @@ def render(study: Study, out: Path, *, run: Run) -> str:
         limits=findings.limits(study, is_miniature=is_miniature),
         is_miniature=is_miniature,
         tables=_tables(study, run, out),
+        cost_in_words=findings.cost(study),
         commands=origin.commands(study, is_run=bool(run.cells), out=out),
         commit=origin.commit(),
         versions=origin.versions(),
@@ -91,13 +92,12 @@ def render(study: Study, out: Path, *, run: Run) -> str:
 
 
 def answer(suite: Suite, study: Study) -> Answer:
-    q = study.question_tokens
     return Answer(
         suite=suite,
         advice=words.advice(suite.rho),
         rho=words.rho(suite.rho),
         sentence=findings.headline(suite, study),
-        v_star=words.v_star(suite.v_star(q), at=q),
+        v_star=words.v_star(suite.v_star(study), at=study.question_tokens),
         recommended=tables.recommended(suite, study),
     )
 
@@ -106,7 +106,7 @@ def _effort(run: Run, study: Study) -> dict[str, str]:
     """Steps and seconds of a run."""
     if not run.cells:
         return {}
-    steps = sorted({int(cell.settings["training"]["steps"]) for cell in run.cells})
+    steps = sorted({cell.steps for cell in run.cells})
     facts = {"training steps a cell": " to ".join(words.whole(n) for n in dict.fromkeys((steps[0], steps[-1])))}
     cells = sum(cell.wall_seconds for cell in run.cells)
     facts["training time"] = f"{words.seconds(run.seconds)} of wall time over all jobs, cells {words.seconds(cells)}"

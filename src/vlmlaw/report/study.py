@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.errors import UserError
-from vlmlaw.laws.analysis import read_analysis
+from vlmlaw.laws.analysis import plain, read_analysis
 from vlmlaw.laws.costs import Cost
-from vlmlaw.laws.optimum import candidate_cells, frontier
+from vlmlaw.laws.optimum import candidate_cells, frontier, v_star
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.table import ALL_KINDS, MEAN_OF_SUITES, Measurements, read_measurements
 from vlmlaw.report import words
@@ -69,9 +69,18 @@ class Suite:
         there = set(zip(self.rows["N"], self.rows["V"], strict=True))
         return sorted(set(product(self.rows["N"].unique(), self.rows["V"].unique())) - there)
 
-    def v_star(self, q: float) -> Mapping[str, Any]:
-        """The analysis's row of V* at this Q."""
-        return next(row for row in self.analysis["v_star"] if row["question_tokens"] == q)
+    def v_star(self, study: "Study") -> Mapping[str, Any]:
+        """V* at the study's Q with its interval: a row as in the analysis."""
+        options = study.options
+        table = v_star(
+            self.fit,
+            study.question_tokens,
+            generated_tokens=options["generated_tokens"],
+            question_pass=options["question_pass"],
+            level=study.level,
+            tolerance=options["flat_tolerance"],
+        )
+        return plain(table.to_dict("records")[0])
 
     def frontier(self, study: "Study") -> pd.DataFrame:
         """The law's frontier at the study's Q, exact: its budgets are what the cells cost, or those asked for."""
@@ -133,10 +142,9 @@ class Study:
 
     @cached_property
     def question_tokens(self) -> float:
-        """The Q that the figures and tables use: of those analysed, the nearest to the measured one, or to 50."""
+        """The Q of the figures and tables: the measured one; else 50, as in the literature."""
         measured = self.measured_question_tokens
-        wanted = DEFAULT_QUESTION_TOKENS if measured is None or np.isnan(measured) else measured
-        return min(map(float, self.options["question_tokens"]), key=lambda q: abs(q - wanted))
+        return DEFAULT_QUESTION_TOKENS if measured is None or not measured > 0 else measured
 
     @cached_property
     def cost(self) -> Cost:
@@ -181,14 +189,15 @@ def read_study(
     whole = [part for part in analysis["fits"] if words.is_whole_suite(part)]
     if not whole:  # a table of single kinds without their whole
         whole = [part for part in analysis["fits"] if part["suite"] != MEAN_OF_SUITES]
-    suites = [_suite(part, table, everything) for part in whole]
+    several = words.several_compressors(whole)
+    suites = [_suite(p, table, everything, label=words.label(p, with_compressor=several)) for p in whole]
     mean = next((part for part in analysis["fits"] if part["suite"] == MEAN_OF_SUITES), None)
     means = table.mean_of_suites()
     return Study(
         law=analysis,
         measurements=everything,
         suites=suites,
-        mean=None if mean is None or means is None else _suite(mean, means, means),
+        mean=None if mean is None or means is None else _suite(mean, means, means, label=words.label(mean)),
         kinds={suite.label: _kinds(suite, analysis, table) for suite in suites},
         sizes=_sizes(table.frame),
         title=title or "Larger LLM or more visual tokens?",
@@ -211,7 +220,7 @@ def _group(part: Mapping[str, Any]) -> dict[str, str]:
     return {name: part[name] for name in ("suite", "kind", "compressor") if part.get(name)}
 
 
-def _suite(part: Mapping[str, Any], table: Measurements, everything: Measurements) -> Suite:
+def _suite(part: Mapping[str, Any], table: Measurements, everything: Measurements, *, label: str) -> Suite:
     """The fit's own rows of `table`, and of `everything` the other compressors' rows for the same questions."""
     group = _group(part)
     rows = table.select(**group).frame
@@ -223,7 +232,7 @@ def _suite(part: Mapping[str, Any], table: Measurements, everything: Measurement
         )
     same = everything.select(suite=group["suite"], kind=group["kind"]).frame
     others = same[~same.index.isin(rows.index) & ~same["compressor"].isin(rows["compressor"])]
-    return Suite(label=words.label(group), analysis=part, rows=rows, others=others)
+    return Suite(label=label, analysis=part, rows=rows, others=others)
 
 
 def _kinds(suite: Suite, analysis: Mapping[str, Any], table: Measurements) -> list[Kind]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -129,14 +128,12 @@ def token_axis(axes: Axes, counts: Sequence[float], *, label: str = "visual toke
     axes.set_xlabel(label)
 
 
-def write_in_corner(axes: Axes, text: str, *, right: bool = True, top: bool = True, **options: Any) -> None:
-    """A short text in a corner of a panel, kept readable over lines."""
-    axes.text(
-        0.985 if right else 0.015,
-        0.97 if top else 0.03,
-        text,
-        transform=axes.transAxes,
-        ha="right" if right else "left",
-        va="top" if top else "bottom",
-        **{"fontsize": 9.0, **options},
-    )
+def remark(axes: Axes, text: str, *, color: str = INK) -> None:
+    """A short text above a panel, at the right, where it covers nothing."""
+    axes.set_title(text, loc="right", fontsize=9.0, fontweight="normal", color=color)
+
+
+def say_instead(axes: Axes, text: str) -> None:
+    """What there is to say of a panel that has nothing to show."""
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9.0, color=QUIET)
+    axes.set(xticks=[], yticks=[])

@@ -240,7 +240,7 @@ def trainings(others: Sequence[Training], cells: Sequence[Cell], *, links: Seque
         [
             training.name,
             words.number(training.last_loss),
-            words.whole(_steps(training)),
+            words.whole(training.steps),
             words.seconds(training.wall_seconds),
             words.seconds(training.cpu_seconds),
             f"{training.peak_memory_mib:.0f} MiB",
@@ -249,8 +249,3 @@ def trainings(others: Sequence[Training], cells: Sequence[Cell], *, links: Seque
     ]
     header = ["training", "last loss", "steps", "wall time", "CPU time", "peak memory"]
     return Table(header, rows, caption="Each links to its folder, with resolved settings", links=links)
-
-
-def _steps(training: Training) -> float:
-    section = training.settings.get("training") or training.settings.get("pretraining") or {}
-    return float(section.get("steps", np.nan))

@@ -13,12 +13,15 @@ def summary(law: Path, *, page: Path | None) -> str:
     """What to buy for each suite, with rho and V*, and where the page is."""
     analysis = read_analysis(law)
     fits = [fit for fit in analysis["fits"] if words.is_whole_suite(fit)] or analysis["fits"]
-    rows = [_row(fit) for fit in fits]
+    several = words.several_compressors(fits)
+    labels = [words.label(fit, with_compressor=several) for fit in fits]
+    rows = [[label, *_row(fit)] for label, fit in zip(labels, fits, strict=True)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["", "Larger LLM or more visual tokens?", "─" * WIDTH]
     lines += ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.append("─" * WIDTH)
-    lines += [f"{words.label(fit)}: {fit['formula']}, {fit['n_cells']} cells{_unseen(fit)}" for fit in fits]
+    for label, fit in zip(labels, fits, strict=True):
+        lines.append(f"{label}: {fit['formula']}, {fit['n_cells']} cells{_unseen(fit)}")
     n_warnings = len(analysis["lint"])
     if n_warnings:
         lines.append(f"{words.plural(n_warnings, 'warning')} about the measurements; the page has them")
@@ -30,7 +33,7 @@ def summary(law: Path, *, page: Path | None) -> str:
 def _row(fit: dict[str, Any]) -> list[str]:
     star = min(fit["v_star"], key=lambda row: abs(row["question_tokens"] - 50), default=None)
     best = words.v_star(star, at=star["question_tokens"]) if star else ""
-    return [words.label(fit), words.rho(fit["rho"]), words.advice(fit["rho"]), best]
+    return [words.rho(fit["rho"]).replace("ρ", "rho"), words.advice(fit["rho"]), best]
 
 
 def _unseen(fit: dict[str, Any]) -> str:

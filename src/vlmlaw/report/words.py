@@ -1,7 +1,7 @@
 """Numbers and verdicts as a reader sees them, the same words in figures, page and terminal."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vlmlaw.laws.table import ALL_KINDS, MEAN_OF_SUITES
@@ -75,6 +75,8 @@ def rho(interval: Mapping[str, Any] | None) -> str:
     if interval is None:
         return "no single ρ"
     estimate = INFINITE if interval["estimate"] is None else number(interval["estimate"])
+    if interval["lower"] is None and interval["upper"] is None:
+        return f"ρ = {estimate}, not bounded"
     return f"ρ = {estimate} {ends(interval)}"
 
 
@@ -87,12 +89,17 @@ def v_star(row: Mapping[str, Any], *, at: float | None = None) -> str:
     return text + ("" if row["lower"] is None or row["upper"] is None else f" {ends(row)}") + place
 
 
-def label(group: Mapping[str, Any]) -> str:
+def label(group: Mapping[str, Any], *, with_compressor: bool = True) -> str:
     """What a fit is of: its suite, and kind and compressor where they set it apart."""
     suite = "measured cells" if group["suite"] == ALL_KINDS else group["suite"]
     kind = "" if group["kind"] in (ALL_KINDS, group["suite"]) else group["kind"]
-    compressor = group.get("compressor") or ""
+    compressor = (group.get("compressor") or "") if with_compressor else ""
     return " · ".join(part for part in (suite, kind, compressor) if part)
+
+
+def several_compressors(fits: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether these fits need their compressor in their label."""
+    return len({fit.get("compressor") for fit in fits if fit["suite"] != MEAN_OF_SUITES}) > 1
 
 
 def is_whole_suite(group: Mapping[str, Any]) -> bool:
@@ -101,7 +108,7 @@ def is_whole_suite(group: Mapping[str, Any]) -> bool:
 
 def side(interval: Mapping[str, Any] | None) -> str:
     """What an interval of rho shows at its level: "size", "tokens", or "unsettled"."""
-    if interval is None or interval["estimate"] is None:
+    if interval is None:
         return "unsettled"
     if interval["lower"] is not None and interval["lower"] > 1:
         return "size"
@@ -120,6 +127,11 @@ def advice(interval: Mapping[str, Any] | None) -> str:
 def held_out(fit: Mapping[str, Any], name: Callable[[float], str] = params) -> str:
     """The sizes that a fit predicted without having seen them."""
     return listed([name(n) for n in sorted({cell["N"] for cell in fit["hold_out"]["cells"]})])
+
+
+def sentence(text: str) -> str:
+    """Words as a sentence of their own."""
+    return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def plural(count: int, word: str) -> str:

@@ -1,0 +1,97 @@
+"""What each result descends from, as one hash: settings and code of every stage before it.
+
+Snakemake asks after a job's own settings and its input files. Where an input is gone (its job was killed, a cache was
+not pulled) it asks nothing, and a result of the old settings would pass for one of the new. So each job also carries
+the hash of all that stands behind its inputs.
+"""
+
+import hashlib
+from functools import cached_property
+from typing import Any
+
+from vlmlaw.experiment import Experiment, cell_name
+from vlmlaw.provenance import code_version
+from vlmlaw.settings import to_json
+
+
+class Lineage:
+    """The hash behind each rule's inputs, by the rule's name; wildcards are the arguments."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+
+    def tokenize(self, *, split: str) -> str:
+        return _hash(self._text if split == "text" else self._pictures(split), self._tokenizer)
+
+    @cached_property
+    def train_encoder(self) -> str:
+        return _hash(self._pictures("train"), self._pictures("development"))
+
+    def cache_features(self, *, split: str) -> str:
+        return _hash(self._encoder, self._pictures(split))
+
+    def pretrain_language_model(self, **_: Any) -> str:
+        return _hash(self._tokens("text"), self._tokenizer)
+
+    def train_cell(self, *, size: str, **_: Any) -> str:
+        settings = to_json(self.experiment.size_settings(size))
+        language_model = _hash(settings, code_version("vlmlaw.language_model"), self.pretrain_language_model())
+        return _hash(language_model, self._encoder, self._tokens("train"), self._features("train"))
+
+    def evaluate_cell(self, *, size: str, n_visual_tokens: str, compressor: str, seed: str) -> str:
+        cell = self.experiment.cell_settings(cell_name(size, int(n_visual_tokens), compressor, int(seed)))
+        code = code_version("vlmlaw.train", compressor=compressor)
+        trained = _hash(to_json(cell), code, self.train_cell(size=size))
+        return _hash(trained, self._pictures("test"), self._tokens("test"), self._features("test"))
+
+    @cached_property
+    def collect_measurements(self) -> str:
+        settings = to_json(self.experiment.evaluation)
+        evaluations = []
+        for name, cell in self.experiment.cells.items():
+            behind = self.evaluate_cell(
+                size=cell.size,
+                n_visual_tokens=str(cell.n_visual_tokens),
+                compressor=cell.compressor,
+                seed=str(cell.seed),
+            )
+            evaluations += [name, behind, code_version("vlmlaw.evaluate", compressor=cell.compressor)]
+        return _hash(settings, *evaluations)
+
+    @cached_property
+    def fit_law(self) -> str:
+        held_out = self.experiment.grid.held_out or ""
+        return _hash(held_out, code_version("vlmlaw.measurements"), self.collect_measurements)
+
+    @cached_property
+    def write_report(self) -> str:
+        return _hash(to_json(self.experiment.law), code_version("vlmlaw.laws.cli"), self.fit_law)
+
+    # A result with all that it was made from.
+
+    def _pictures(self, split: str) -> str:
+        return _hash(to_json(self.experiment.picture_settings(split)), code_version("vlmlaw.data.miniature"))
+
+    @cached_property
+    def _text(self) -> str:
+        return _hash(to_json(self.experiment.text_settings), code_version("vlmlaw.data.miniature"))
+
+    @property
+    def _tokenizer(self) -> str:
+        return code_version("vlmlaw.data.miniature")
+
+    def _tokens(self, split: str) -> str:
+        settings = to_json(self.experiment.token_settings)
+        return _hash(settings, code_version("vlmlaw.packing"), self.tokenize(split=split))
+
+    @cached_property
+    def _encoder(self) -> str:
+        return _hash(to_json(self.experiment.encoder_settings), code_version("vlmlaw.encoder"), self.train_encoder)
+
+    def _features(self, split: str) -> str:
+        """Of whatever layers: which of them a cell reads stands in its settings."""
+        return _hash(code_version("vlmlaw.encoder"), self.cache_features(split=split))
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,167 @@
+"""Figures say what the fit says, show what is missing as missing, and are the same bytes every time."""
+
+import copy
+import re
+from dataclasses import replace
+from html import unescape
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vlmlaw.report import curves, doubts, findings, gallery, style, words
+from vlmlaw.report.study import Study, read_study
+
+from . import made
+
+ROOT = Path(__file__).parents[2]
+
+
+def texts(svg: str) -> list[str]:
+    """The words of an SVG."""
+    return [unescape(re.sub(r"<[^>]+>", "", found)) for found in re.findall(r"<text[^>]*>(.*?)</text>", svg, re.DOTALL)]
+
+
+def svg_of(name: str, study: Study) -> str:
+    picture = next(picture for picture in gallery.LAW_PICTURES if picture.name == name)
+    with style.look():
+        figure = gallery.sheet(picture, study)
+        assert figure is not None
+        return gallery.as_svg(figure)
+
+
+def test_rho_in_a_figure_is_the_fits(study: Study) -> None:
+    shown = texts(svg_of("error_against_tokens", study))
+    for suite in study.suites:
+        lower, upper = suite.rho["lower"], suite.rho["upper"]
+        assert f"ρ = {words.number(suite.rho['estimate'])} [{words.number(lower)}, {words.number(upper)}]" in shown
+
+
+def test_a_changed_fit_changes_the_text(study: Study) -> None:
+    suite = study.suites[0]
+    analysis = copy.deepcopy(dict(suite.analysis))
+    analysis["rho"] |= {"estimate": 7.654, "lower": 7.5, "upper": None}
+    changed = replace(study, suites=[replace(suite, analysis=analysis)])
+    assert "ρ = 7.65 [7.50, ∞]" in texts(svg_of("error_against_tokens", changed))
+
+
+def test_best_tokens_are_q_over_rho_minus_1(study: Study) -> None:
+    suite = next(suite for suite in study.suites if suite.name == "reasoning")
+    star = study.question_tokens / (suite.rho["estimate"] - 1)
+    shown = " ".join(texts(svg_of("best_tokens", study)))
+    assert f"V* = {words.number(star)} [" in shown
+    assert f"at Q = {study.question_tokens:g}" in shown
+
+
+def test_the_measured_grid_is_written_into_the_heat_map(study: Study) -> None:
+    shown = texts(svg_of("grid", study))
+    for suite in study.suites:
+        means = suite.rows.groupby(["N", "V"])["error"].mean()
+        for error in means:
+            assert words.error(error) in shown
+
+
+def test_a_missing_cell_is_hatched_and_never_a_number(tmp_path: Path) -> None:
+    gone = "150k_v9_block_linear_s0"
+    made.write_measurements(tmp_path / "m.csv", without=(gone,))
+    made.write_law(tmp_path / "m.csv", tmp_path / "law.json", allow_missing=True, bootstrap_draws=0)
+    holed = read_study(tmp_path / "law.json", tmp_path / "m.csv", where=made.WHERE)
+    suite = holed.suites[0]
+    assert [(round(n * 1e9), v) for n, v in suite.missing] == [(made.SIZES["150k"], 9.0)]
+    with style.look():
+        _, axes = style.new_figure(1, 1)
+        doubts.grid(axes[0, 0], suite, holed)
+    hatched = [patch for patch in axes[0, 0].patches if patch.get_hatch()]
+    written = [text.get_text() for text in axes[0, 0].texts if text.get_text()]
+    assert len(hatched) == 1
+    assert len(written) == len(made.SIZES) * len(made.TOKENS) - 1
+    assert "0.000" not in written
+    told = findings.limits(holed, is_miniature=False)
+    assert "reading: 1 cell missing and not fitted: 150k with V = 9." in told
+
+
+def test_measured_points_are_the_measurements_with_their_standard_errors(study: Study) -> None:
+    suite = study.suites[0]
+    with style.look():
+        _, axes = style.new_figure(1, 1)
+        curves.error_against_tokens(axes[0, 0], suite, study)
+    bars = axes[0, 0].containers
+    assert len(bars) == len(made.SIZES)
+    shown = np.concatenate([bar.lines[0].get_ydata() for bar in bars])
+    assert sorted(shown) == sorted(suite.rows["error"])
+    first = bars[0].lines[2][0].get_segments()
+    rows = suite.rows[suite.rows["N"] == suite.rows["N"].min()]
+    assert sum(end[1] - start[1] for start, end in first) == pytest.approx(2 * rows["error_se"].sum())
+
+
+def test_seeds_are_points_of_their_own(study: Study) -> None:
+    suite = study.suites[0]
+    smallest = suite.rows[(suite.rows["N"] == suite.rows["N"].min()) & (suite.rows["V"] == 1)]
+    assert sorted(smallest["seed"]) == ["0", "1"]
+    assert sorted(suite.others["compressor"].unique()) == ["quecc"]
+
+
+def test_no_cell_within_a_budget_beats_the_frontier(study: Study) -> None:
+    for suite in study.suites:
+        n, v = suite.rows["N"].unique()[:, None], suite.rows["V"].unique()[None, :]
+        costs, errors = study.cost.of(n, v), suite.fit.predict(n, v)
+        for row in suite.frontier(study).to_dict("records"):
+            assert row["error"] == pytest.approx(errors[costs <= row["budget"] * (1 + 1e-9)].min())
+
+
+def test_held_out_sizes_are_named(study: Study) -> None:
+    assert "600k (held out)" in texts(svg_of("error_against_tokens", study))
+    assert any("600k unseen" in text for text in texts(svg_of("predicted", study)))
+
+
+def test_one_colour_for_each_size_in_every_figure(study: Study) -> None:
+    colors = style.size_colors(len(study.sizes))
+    assert len(set(colors)) == len(made.SIZES)
+    for name in ("error_against_tokens", "error_against_flops", "predicted", "residuals", "kinds"):
+        drawn = svg_of(name, study)
+        assert all(color in drawn for color in colors), name
+
+
+def test_ticks_are_plain_numbers(study: Study) -> None:
+    shown = texts(svg_of("error_against_tokens", study))
+    assert [text for text in shown if text in map(str, made.TOKENS)] == [str(v) for v in made.TOKENS] * 2
+    assert not any("×" in text or "e+" in text for text in shown)
+
+
+def test_ticks_that_would_touch_are_left_out() -> None:
+    assert style.thinned([1, 4, 9, 10, 16, 570, 576]) == [1, 4, 9, 16, 576]
+    assert style.thinned([5]) == [5]
+
+
+@pytest.mark.parametrize("n_sizes", [1, 2, 9])
+def test_colours_in_both_themes(n_sizes: int) -> None:
+    for dark in (False, True):
+        assert len(set(style.size_colors(n_sizes, dark=dark))) == n_sizes
+
+
+def test_the_same_bytes_twice(study: Study) -> None:
+    assert svg_of("error_against_flops", study) == svg_of("error_against_flops", study)
+
+
+def test_every_figure_that_the_workflow_promises_is_written_with_a_caption(run_page: str, run_folder: Path) -> None:
+    rule = (ROOT / "workflow" / "rules" / "report.smk").read_text()
+    promised = re.findall(r"figures/(\w+)\.svg", rule)
+    written = [path.stem for path in (run_folder / "report" / "figures").iterdir()]
+    assert sorted(written) == sorted(promised)
+    assert re.findall(r"templates/(\w+)\.rst", rule) == promised
+    assert all(gallery.caption_of(name) for name in promised)
+
+
+def test_a_figure_with_nothing_to_show_says_so_where_it_was_promised(published: Path, tmp_path: Path) -> None:
+    study = read_study(published, Path("li2024_ocr"))
+    bare = replace(study, suites=[])
+    written = gallery.draw_figures(bare, tmp_path, every=True)
+    assert all("nothing to show" in path.read_text() for path in written)
+    assert not gallery.draw_figures(bare, tmp_path)
+
+
+def test_a_png_where_asked_for(published: Path, tmp_path: Path) -> None:
+    study = read_study(published, Path("li2024_ocr"))
+    written = gallery.draw_figures(study, tmp_path, formats=("png",))
+    assert written and all(path.read_bytes().startswith(b"\x89PNG") for path in written)
+    assert "kinds.png" not in [path.name for path in written]  # nothing to show, so no file

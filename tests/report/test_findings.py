@@ -1,0 +1,96 @@
+"""Claims follow from intervals, and noise from replicates."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from vlmlaw.report import findings, words
+from vlmlaw.report.study import Study, Suite
+
+
+def interval(estimate: float | None, lower: float | None, upper: float | None) -> dict:
+    return {"estimate": estimate, "lower": lower, "upper": upper, "level": 0.95, "method": "profile"}
+
+
+def with_rho(suite: Suite, rho: dict, others: list[dict] | None = None) -> Suite:
+    analysis = copy.deepcopy(dict(suite.analysis)) | {"rho": rho, "rho_intervals": [rho, *(others or [])]}
+    return replace(suite, analysis=analysis)
+
+
+@pytest.mark.parametrize(
+    ("rho", "side"),
+    [
+        (interval(4.7, 4.3, 5.2), "size"),
+        (interval(None, 2.0, None), "size"),
+        (interval(0.6, 0.4, 0.8), "tokens"),
+        (interval(0.1, -0.2, 0.4), "tokens"),
+        (interval(1.4, 0.9, 2.0), "unsettled"),
+        (interval(-3.0, None, -1.0), "unsettled"),
+        (interval(6.0, None, None), "unsettled"),
+        (None, "unsettled"),
+    ],
+)
+def test_what_an_interval_shows(rho: dict | None, side: str) -> None:
+    assert words.side(rho) == side
+
+
+def test_each_suites_claim_is_that_of_its_interval(study: Study) -> None:
+    claims = " ".join(findings.contrast(study))
+    assert "reasoning: ρ > 1 is shown at the 95 % level" in claims
+    assert "reading: ρ < 1 is shown at the 95 % level" in claims
+    assert "do not overlap" in claims
+
+
+def test_a_claim_that_one_method_does_not_share_says_so(study: Study) -> None:
+    wide = interval(4.5, 0.8, 9.0) | {"method": "whole-size bootstrap"}
+    suite = with_rho(study.suites[0], interval(4.5, 4.0, 5.0), [wide])
+    (claim,) = findings.contrast(replace(study, suites=[suite]))
+    assert "but not by every method: whole-size bootstrap [0.800, 9.00]" in claim
+
+
+def test_an_interval_with_1_in_it_settles_nothing(study: Study) -> None:
+    suite = with_rho(study.suites[0], interval(1.2, 0.9, 1.6))
+    assert "neither ρ > 1 nor ρ < 1 is shown" in findings.contrast(replace(study, suites=[suite]))[0]
+    assert "contains 1" in findings.headline(suite, study)
+    assert words.advice(suite.rho) == "not settled"
+
+
+def test_noise_between_seeds_is_the_pooled_deviation_of_replicates(study: Study) -> None:
+    suite = study.suites[0]
+    smallest = suite.rows[suite.rows["N"] == suite.rows["N"].min()]
+    pairs = [smallest.loc[smallest["V"] == v, "error"].to_numpy() for v in (1, 16)]
+    deviation, n_cells = findings.seed_noise(suite) or (np.nan, 0)
+    assert n_cells == 2
+    assert deviation == pytest.approx(np.sqrt(np.mean([pair.var(ddof=1) for pair in pairs])))
+
+
+def test_without_replicates_noise_is_said_to_be_unknown(study: Study) -> None:
+    suite = study.suites[0]
+    single = replace(suite, rows=suite.rows[suite.rows["seed"] == "0"])
+    assert findings.seed_noise(single) is None
+    limits = findings.limits(replace(study, suites=[single]), is_miniature=False)
+    assert any("no cell was measured with several seeds" in sentence for sentence in limits)
+
+
+def test_error_that_rises_with_tokens_beyond_noise_is_told(study: Study) -> None:
+    suite = study.suites[0]
+    rows = suite.rows.copy()
+    assert not findings._wrong_way(suite)
+    rows.loc[rows["V"] == rows["V"].max(), "error"] = 0.99
+    (sentence,) = findings._wrong_way(replace(suite, rows=rows))
+    assert "in 4 of 4 sizes the error at V = 144 is higher" in sentence
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(4.7152, "4.72"), (0.000123, "0.000123"), (-0.3645, "−0.364"), (0, "0"), (None, "–"), (float("inf"), "∞")],
+)
+def test_numbers_have_three_digits(value: float | None, text: str) -> None:
+    assert words.number(value) == text
+
+
+def test_sizes_and_costs_are_read_at_a_glance() -> None:
+    assert [words.params(n) for n in (7, 0.5, 0.0123, 55_296e-9)] == ["7 B", "0.5 B", "12.3 M", "55.3 k"]
+    assert [words.si(x) for x in (9.5e5, 1.27e12, 12)] == ["950 k", "1.27 T", "12"]
