@@ -20,6 +20,7 @@ from vlmlaw import vision
 from vlmlaw.data.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.miniature import LABELS_FILE
 from vlmlaw.data.shards import Dataset
+from vlmlaw.errors import UserError
 from vlmlaw.files import whole_folder
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.packing import records_of_step
@@ -106,12 +107,12 @@ def train_encoder(train: Path, development: Path, out: Path, *, settings: Vision
 
 @torch.no_grad()
 def accuracy(reader: PatchReader, folder: Path) -> dict[str, float]:
-    """Shares of patches named rightly: those of objects, of letters, and empty ones."""
+    """Shares of patches named rightly: those of objects, of letters, and empty ones, as far as there are any."""
     pixels, classes = _load(folder, "encoder: development images")
     right = (torch.cat([reader(normalise(batch)).argmax(-1) for batch in _chunks(pixels)]) == classes).float()
     is_letter, is_empty = classes >= FIRST_LETTER, classes == 0
     where = {"objects": ~is_letter & ~is_empty, "letters": is_letter, "empty": is_empty}
-    return {name: right[mask].mean().item() for name, mask in where.items()}
+    return {name: right[mask].mean().item() for name, mask in where.items() if mask.any()}
 
 
 def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
@@ -128,6 +129,7 @@ def cache_features(encoder: Path, dataset: Path, out: Path, *, layers: Sequence[
     """Features (n_images, P, C) in half precision of every image, one file for each of `layers`.
 
     The files are written image by image through a memory map, so that memory stays small whatever their size.
+    Raises UserError where a feature is beyond half precision.
     """
     tower = AutoModel.from_pretrained(encoder).eval()
     data = Dataset(dataset)
@@ -143,6 +145,11 @@ def cache_features(encoder: Path, dataset: Path, out: Path, *, layers: Sequence[
             rows = range(start, min(start + IMAGES_AT_ONCE, n_images))
             pixel_values = normalise(np.stack(list(data.images(rows))))
             features_BPK = vision.patch_features(tower, pixel_values, layers=layers).to(torch.float16)
+            if not features_BPK.isfinite().all():
+                raise UserError(
+                    f"{encoder}: features of images {rows.start} to {rows.stop - 1} of {dataset} do not fit into half "
+                    f"precision (beyond {torch.finfo(torch.float16).max:.0f}); name other layers than {list(layers)}."
+                )
             for file, part in zip(files, features_BPK.chunk(len(layers), dim=-1), strict=True):
                 file[rows.start : rows.stop] = part.numpy()
         for file in files:
@@ -150,6 +157,11 @@ def cache_features(encoder: Path, dataset: Path, out: Path, *, layers: Sequence[
 
 
 def load_features(folder: Path, *, layers: Sequence[int]) -> Callable[[np.ndarray], Tensor]:
-    """A function from image rows to features (B, P, K) of the layers, concatenated."""
-    files: list[Any] = [np.load(feature_file(folder, layer), mmap_mode="r") for layer in layers]
+    """A function from image rows to features (B, P, K) of the layers, concatenated. Raises UserError: no such layer."""
+    try:
+        files: list[Any] = [np.load(feature_file(folder, layer), mmap_mode="r") for layer in layers]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} lacks features of layers {list(layers)} ({error}); make them by `vlmlaw encoder features`."
+        ) from error
     return lambda rows: torch.from_numpy(np.concatenate([file[rows] for file in files], axis=-1)).float()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from transformers import AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoModelForImageTextToText
 
 from vlmlaw import cost
 from vlmlaw.data.shards import Dataset
@@ -23,7 +23,7 @@ from vlmlaw.encoder import load_features
 from vlmlaw.files import whole_file
 from vlmlaw.language_model import tensors
 from vlmlaw.model import VlmForConditionalGeneration
-from vlmlaw.packing import IGNORE_INDEX, PREFIX, TokenTable, make_batch
+from vlmlaw.packing import IGNORE_INDEX, PREFIX, TokenTable, load_tokenizer, make_batch
 from vlmlaw.progress import progress
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def evaluate_cell(
 ) -> None:
     """Evaluate a trained cell and write its scores, parameters and inference FLOPs to `out` (JSON)."""
     vlm = AutoModelForImageTextToText.from_pretrained(model).eval()
-    words = AutoTokenizer.from_pretrained(model)
+    words = load_tokenizer(model)
     table, data = TokenTable.load(tokens), Dataset(dataset)
     features_of = load_features(features, layers=vlm.config.feature_layers)
     judged = judge(vlm, table, features_of, batch_size=settings.batch_size, pad_id=words.pad_token_id)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AutoTokenizer, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from vlmlaw.files import whole_folder
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
-from vlmlaw.packing import IGNORE_INDEX, Batch, TokenTable, make_batch, records_of_step
+from vlmlaw.packing import IGNORE_INDEX, Batch, TokenTable, load_tokenizer, make_batch, records_of_step
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import SizeSettings
@@ -66,7 +66,7 @@ def answer_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
 def pretrain(tokens: Path, tokenizer: Path, out: Path, *, settings: SizeSettings) -> None:
     """Train a language model of one size on tokenized text; writes model, tokenizer and `training.json` to `out`."""
     use_repeatable_arithmetic(settings.seed)
-    words = AutoTokenizer.from_pretrained(tokenizer)
+    words = load_tokenizer(tokenizer)
     config = qwen2_config(
         settings, vocab_size=len(words), pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id
     )

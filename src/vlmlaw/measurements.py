@@ -65,17 +65,34 @@ def rows_of(evaluation: dict[str, Any], *, cell: str, held_out_size: str | None)
 def collect(evaluations: Sequence[Path], out: Path, *, held_out: str | None) -> None:
     """Write the measurements of all evaluations, `<cell>/evaluation.json` each, to `out` (CSV).
 
-    Raises UserError when there are none, or one cannot be read: a failed cell is missing, never a row of zeros.
+    Raises UserError when there are none, or one cannot be read, lacks a figure or is given twice: a failed cell is
+    missing, never a row of zeros.
     """
     if not evaluations:
         raise UserError("no evaluations given; expected at least one results/cells/<cell>/evaluation.json.")
-    rows = []
-    for path in map(Path, evaluations):
-        try:
-            rows += rows_of(json.loads(path.read_text()), cell=path.parent.name, held_out_size=held_out)
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(f"{path} is no evaluation of a cell ({error!r}); run `vlmlaw evaluate` on it.") from error
+    rows = [row for path in map(Path, evaluations) for row in _read(path, held_out=held_out)]
     table = pd.DataFrame(rows)[list(COLUMNS)]
-    table = table.sort_values(["suite", "kind", "compressor", "n_params", "n_visual_tokens", "seed"])
+    names = table.groupby(["cell", "suite", "kind"]).size()
+    if (names > 1).any():
+        raise UserError(f"the cell {names[names > 1].index[0][0]} was given twice; give each evaluation once.")
+    table = table.sort_values(["suite", "kind", "compressor", "n_params", "n_visual_tokens", "seed", "cell"])
     with whole_file(out) as partial:
         table.to_csv(partial, index=False)
+
+
+def _read(path: Path, *, held_out: str | None) -> list[dict[str, Any]]:
+    """The measurements of one evaluation.json, each with every column."""
+    try:
+        rows = rows_of(json.loads(path.read_text()), cell=path.parent.name, held_out_size=held_out)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no evaluation of a cell ({error!r}); run `vlmlaw evaluate` on it.") from error
+    if not rows:
+        raise UserError(f"{path} holds no score; evaluate that cell on a split that has questions.")
+    for row in rows:
+        wrong = sorted(set(COLUMNS) ^ set(row)) or [name for name, value in row.items() if value != value]
+        if wrong:
+            raise UserError(
+                f"{path}, {row['suite']} {row['kind']}: {', '.join(wrong)} is missing, unknown or not a number; "
+                "run `vlmlaw evaluate` on it."
+            )
+    return rows

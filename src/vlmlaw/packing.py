@@ -93,11 +93,20 @@ def tokenize(dataset: Dataset, tokenizer: Any, *, independent: bool) -> TokenTab
     )
 
 
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder, as its tokenizer.json has it.
+
+    AutoTokenizer goes by the model beside it: next to a Qwen2 it makes a Qwen2Tokenizer, whatever the file says, which
+    splits the miniature's words and drops the pieces.
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(folder)
+
+
 def tokenize_dataset(dataset: Path, tokenizer: Path, out: Path, *, settings: TokenSettings) -> None:
     """Tokenize the dataset in a folder with the tokenizer in another, and write the table to `out`."""
-    from transformers import AutoTokenizer
-
-    table = tokenize(Dataset(dataset), AutoTokenizer.from_pretrained(tokenizer), independent=settings.independent)
+    table = tokenize(Dataset(dataset), load_tokenizer(tokenizer), independent=settings.independent)
     with whole_file(out) as partial, partial.open("wb") as file:
         table.save(file)
 

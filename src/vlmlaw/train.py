@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from vlmlaw.data.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
@@ -17,7 +17,7 @@ from vlmlaw.files import whole_file, whole_folder
 from vlmlaw.language_model import tensors
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
-from vlmlaw.packing import TokenTable, make_batch, records_of_step
+from vlmlaw.packing import TokenTable, load_tokenizer, make_batch, records_of_step
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import CellSettings
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) -> VlmForConditionalGeneration:
     """The cell's VLM: pretrained LLM and encoder, the latter frozen; compressor and projector untrained."""
-    words: Any = AutoTokenizer.from_pretrained(language_model)
+    words: Any = load_tokenizer(language_model)
     config = VlmConfig(
         vision_config=AutoConfig.from_pretrained(encoder),
         text_config=AutoConfig.from_pretrained(language_model),
@@ -58,7 +58,7 @@ def train_cell(
     """Train one cell. Its folder `out` gets model/ (weights and tokenizer), train.jsonl and training.json."""
     use_repeatable_arithmetic(settings.seed)
     model = build_vlm(language_model, encoder, settings=settings)
-    words = AutoTokenizer.from_pretrained(language_model)
+    words = load_tokenizer(language_model)
     table = TokenTable.load(tokens)
     features_of = load_features(features, layers=settings.feature_layers)
     plan = settings.training

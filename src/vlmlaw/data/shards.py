@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -55,10 +56,12 @@ class Record:
 
     @classmethod
     def from_json(cls, row: dict[str, Any], *, source: str) -> "Record":
-        """Parse one record. Raises UserError naming the record and file when its turns do not alternate."""
-        where = f"record {row.get('id', '?')!r} of {source}"
+        """Parse one record. Raises UserError naming record and file: turns that do not alternate, an empty answer."""
+        if not isinstance(row, dict) or "id" not in row:
+            raise UserError(f"{source}: found {str(row)[:80]}; expected records with at least `id`, `conversations`.")
+        where = f"record {row['id']!r} of {source}"
         turns = row.get("conversations") or []
-        speakers = [turn.get("from") for turn in turns]
+        speakers = [turn.get("from") if "value" in turn else "nobody" for turn in turns]
         if not turns or speakers != ["human", "gpt"] * (len(turns) // 2):
             raise UserError(
                 f"{where}: conversations must alternate human, gpt and end with gpt; found {speakers}. "
@@ -80,19 +83,24 @@ class Record:
 
 
 class ShardWriter:
-    """Writes a dataset folder; used as a context manager, it closes the shards and writes the index."""
+    """Writes a dataset folder; used as a context manager, it closes the shards and writes the index.
+
+    An image's name is said once: writing another of that name raises UserError.
+    """
 
     def __init__(self, folder: Path, *, image_format: str = "PNG", images_per_shard: int = IMAGES_PER_SHARD):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._format, self._images_per_shard = image_format, images_per_shard
-        self._names: list[str] = []
+        self._names: dict[str, None] = {}  # in order
         self._places: list[tuple[int, int, int]] = []
         self._records: list[dict[str, Any]] = []
         self._tar: tarfile.TarFile | None = None
 
     def add_image(self, name: str, pixels: np.ndarray) -> None:
         """Store pixels_HWC (uint8) under `name`, without loss for PNG."""
+        if name in self._names:
+            raise UserError(f"two images are called {name!r} in {self.folder}; records could not tell them apart.")
         buffer = io.BytesIO()
         # Level 1 is a third of the default's time for 5 % more bytes on these images.
         options = {"compress_level": 1} if self._format == "PNG" else {"quality": 95}
@@ -108,7 +116,7 @@ class ShardWriter:
         self._tar.addfile(info, buffer)
         padded = -info.size % tarfile.BLOCKSIZE
         self._places.append((shard, self._tar.offset - padded - info.size, info.size))
-        self._names.append(name)
+        self._names[name] = None
 
     def add_record(self, record: Record) -> None:
         self._records.append(record.to_json())
@@ -125,8 +133,9 @@ class ShardWriter:
         self._close_shard()
         if exc_type is None:
             places = np.array(self._places, dtype=np.int64).reshape(-1, 3)
-            np.savez(self.folder / "index.npz", names=np.array(self._names, dtype=str), places=places)
-            (self.folder / "conversations.json").write_text(json.dumps(self._records, indent=0))
+            np.savez(self.folder / "index.npz", names=np.array(list(self._names), dtype=str), places=places)
+            text = json.dumps(self._records, indent=0)
+            (self.folder / "conversations.json").write_text(text, encoding="utf-8")
 
 
 class Dataset:
@@ -134,13 +143,18 @@ class Dataset:
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        path = self.folder / "conversations.json"
-        if not path.exists():
-            raise UserError(f"{path} is missing; expected a dataset folder as `vlmlaw data` writes it.")
-        self.records = [Record.from_json(row, source=str(path)) for row in json.loads(path.read_text())]
-        index = np.load(self.folder / "index.npz")
-        self.image_names: list[str] = index["names"].tolist()
-        self._places = index["places"]
+        path, index_path = self.folder / "conversations.json", self.folder / "index.npz"
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+            with np.load(index_path) as index:
+                self.image_names: list[str] = index["names"].tolist()
+                self._places = index["places"]
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise UserError(
+                f"{self.folder} is no dataset ({error}); expected conversations.json and index.npz as `vlmlaw data` "
+                "writes them."
+            ) from error
+        self.records = [Record.from_json(row, source=str(path)) for row in rows]
         self._row_of_image = {name: row for row, name in enumerate(self.image_names)}
         self._files: dict[int, int] = {}
         for record in self.records:
@@ -156,12 +170,12 @@ class Dataset:
         """pixels_HWC (uint8) of the image at position `row`. Raises UserError when it cannot be decoded."""
         shard, offset, size = (int(n) for n in self._places[row])
         path = self.folder / f"images-{shard:05d}.tar"
-        if shard not in self._files:
-            self._files[shard] = os.open(path, os.O_RDONLY)
         try:
+            if shard not in self._files:
+                self._files[shard] = os.open(path, os.O_RDONLY)
             return np.asarray(Image.open(io.BytesIO(os.pread(self._files[shard], size, offset))).convert("RGB"))
-        except OSError as error:
-            raise UserError(f"image {self.image_names[row]!r} in {path} cannot be decoded: {error}") from error
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow has all three for broken files
+            raise UserError(f"image {self.image_names[row]!r} in {path} cannot be read: {error}") from error
 
     def images(self, rows: Iterable[int]) -> Iterator[np.ndarray]:
         return (self.image(row) for row in rows)

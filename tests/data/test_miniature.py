@@ -1,0 +1,228 @@
+"""The miniature's data: pictures are functions of their numbers, splits share nothing, answers are right."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from vlmlaw.data import scenes
+from vlmlaw.data.canvas import GRID_SIDE, PATCH_PX, place_at, place_words
+from vlmlaw.data.glyphs import COLORS, DIGITS, GLYPHS, LETTERS, _digit_pool
+from vlmlaw.data.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
+from vlmlaw.data.miniature import SUITES, draw, draw_split, write_corpus
+from vlmlaw.data.reading import DENSITIES
+from vlmlaw.data.scenes import describe_scene
+from vlmlaw.data.shards import Dataset
+from vlmlaw.stage_settings import DataSettings, TextSettings
+
+pytest_plugins = ["science_fixtures"]
+
+KB = KnowledgeBase.draw(3, n_relations=4)
+COLOR_NAMES = tuple(COLORS)
+
+
+def pictures(split, suite, n=40, **options):
+    given = {"kb": KB, "seed": 3, "n_questions": 8} | options
+    return [draw(split, suite, index, **given) for index in range(n)]
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The objects of every scene that is drawn or described, as they come."""
+    drawn, original = [], scenes._things
+    monkeypatch.setattr(scenes, "_things", lambda *args: drawn.append(original(*args)) or drawn[-1])
+    return drawn
+
+
+def answer(question, things):
+    """The right answer to a question about a scene, by reading the question: written apart from what asks it."""
+    words = question.split()
+    by_color = {COLOR_NAMES[t.color]: t for t in things}
+    by_place = {place_at(t.top_px + t.side_px / 2, t.left_px + t.side_px / 2): t for t in things}
+    n_of_color = Counter(COLOR_NAMES[t.color] for t in things)
+    first, *rest = words
+    named = [by_color[word] for word in rest if word in by_color]
+    if first == "count":
+        n_digits = len([t for t in things if GLYPHS[t.glyph] in DIGITS])
+        counts = {"things": len(things), "digits": n_digits, "shapes": len(things) - n_digits}
+        return str(counts.get(rest[0], n_of_color[rest[0]]))
+    # Everything else names objects by colors that only they have, or by their place.
+    assert all(n_of_color[COLOR_NAMES[t.color]] == 1 for t in named), question
+    if first == "shape":
+        return GLYPHS[(by_place.get(rest[0]) or by_color[rest[0]]).glyph]
+    if first == "color":
+        return COLOR_NAMES[by_place[rest[0]].color]
+    if first == "add":
+        return str(int(rest[0]) + DIGITS.index(GLYPHS[named[0].glyph]))
+    if first == "sum":
+        return str(sum(DIGITS.index(GLYPHS[t.glyph]) for t in named))
+    if first == "larger":
+        return COLOR_NAMES[max(named, key=lambda t: DIGITS.index(GLYPHS[t.glyph])).color]
+    if first in ("left", "higher"):
+        return COLOR_NAMES[min(named, key=lambda t: t.left_px if first == "left" else t.top_px).color]
+    if first == "owner":
+        return NAMES[KB.owners[named[0].glyph, named[0].color]]
+    relation = RELATIONS.index(first)
+    if rest[0] == "owner":
+        return VALUES[KB.likes[KB.owners[named[0].glyph, named[0].color], relation]]
+    if rest[0] in NAMES:
+        return VALUES[KB.likes[NAMES.index(rest[0]), relation]]
+    return VALUES[KB.facts[named[0].glyph, named[0].color, relation]]
+
+
+def test_answers_about_scenes_are_right(seen):
+    kinds = Counter()
+    for picture, things in zip(pictures("train", "reasoning", 150), seen, strict=True):
+        for kind, question, given in picture.questions:
+            assert given == answer(question, things), (question, things)
+            kinds[kind] += 1
+    assert set(kinds) == set(scenes.SHARES_OF_PICTURES) and min(kinds.values()) > 20
+
+
+def test_answers_in_the_text_are_right(seen):
+    kinds = Counter()
+    for index in range(200):
+        caption, asked = describe_scene(KB, np.random.default_rng(index), n_questions=8)
+        assert len(asked) == 8
+        words = caption.split()
+        told = [(words[i], words[i + 1], words[i + 2]) for i in range(0, len(words), 3)]
+        assert told == [(GLYPHS[t.glyph], COLOR_NAMES[t.color], t.place) for t in seen[-1]]
+        for kind, question, given in asked:
+            assert given == answer(question, seen[-1]), (question, seen[-1])
+            kinds[kind] += 1
+    assert set(kinds) == set(scenes.SHARES_OF_TEXT)
+
+
+def test_patches_are_labelled_with_the_object_at_their_centre(seen):
+    for picture, things in zip(pictures("train", "reasoning"), seen, strict=True):
+        glyphs, colors = np.zeros((2, GRID_SIDE, GRID_SIDE), dtype=int)
+        for row in range(GRID_SIDE):
+            for column in range(GRID_SIDE):
+                y, x = (row + 0.5) * PATCH_PX, (column + 0.5) * PATCH_PX
+                for t in things:
+                    if t.top_px <= y < t.top_px + t.side_px and t.left_px <= x < t.left_px + t.side_px:
+                        glyphs[row, column], colors[row, column] = t.glyph + 1, t.color + 1
+        assert np.array_equal(picture.glyph_PP, glyphs) and np.array_equal(picture.color_PP, colors)
+
+
+def test_objects_do_not_overlap_nor_leave_the_picture(seen):
+    for picture, things in zip(pictures("test", "reasoning"), seen, strict=True):
+        taken = np.zeros(picture.pixels_HWC.shape[:2], dtype=int)
+        for t in things:
+            taken[t.top_px : t.top_px + t.side_px, t.left_px : t.left_px + t.side_px] += 1
+        assert taken.max() == 1 and taken.sum() == sum(t.side_px**2 for t in things)
+
+
+def test_answers_about_pages_are_right():
+    """The letter at a place is what that patch shows."""
+    places = {word: divmod(index, GRID_SIDE) for index, word in enumerate(place_words())}
+    shown = Counter()
+    for index, picture in enumerate(pictures("test", "reading")):
+        density = DENSITIES[index % len(DENSITIES)]
+        for kind, question, given in picture.questions:
+            what, place = question.split()
+            assert (what, kind) == ("letter", f"{density}x{density}")
+            assert LETTERS[picture.glyph_PP[places[place]] - 1 - len(GLYPHS)] == given
+            shown[given] += 1
+        cells = picture.glyph_PP.reshape(density, GRID_SIDE // density, density, GRID_SIDE // density)
+        assert (cells == cells[:, :1, :, :1]).all()
+    assert len(shown) == len(LETTERS)
+
+
+def test_the_same_numbers_draw_the_same_picture():
+    for suite in SUITES:
+        for first, second in zip(pictures("train", suite, 5), pictures("train", suite, 5), strict=True):
+            assert np.array_equal(first.pixels_HWC, second.pixels_HWC) and first.questions == second.questions
+        other = draw("train", suite, 0, kb=KB, seed=4, n_questions=8)
+        assert not np.array_equal(other.pixels_HWC, first.pixels_HWC)
+
+
+def test_no_picture_is_in_two_splits():
+    drawn = [
+        picture.pixels_HWC.tobytes()
+        for split in ("train", "development", "test")
+        for suite in SUITES
+        for picture in pictures(split, suite)
+    ]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_digits_held_out_are_never_in_train(monkeypatch):
+    pools = [
+        {image.tobytes() for digit in range(10) for image in _digit_pool(digit, held_out)} for held_out in (False, True)
+    ]
+    assert not pools[0] & pools[1]
+    assert len(pools[0]) + len(pools[1]) == 1797
+    held_out, original = [], scenes.glyph_mask
+    monkeypatch.setattr(
+        scenes, "glyph_mask", lambda *args, **given: held_out.append(given["held_out"]) or original(*args, **given)
+    )
+    for split in ("train", "development", "test"):
+        held_out.clear()
+        pictures(split, "reasoning", 10)
+        assert set(held_out) == {split != "train"}
+
+
+def test_every_word_is_in_the_vocabulary(words):
+    unknown = words.convert_tokens_to_ids("<unknown>")
+    kb = KnowledgeBase.draw(0, n_relations=len(RELATIONS))
+    said = set()
+    for suite in SUITES:
+        for picture in pictures("train", suite, 60, kb=kb, n_questions=16):
+            said.update(f"{question} {given}" for _, question, given in picture.questions)
+    for index in range(200):
+        caption, asked = describe_scene(kb, np.random.default_rng(index), n_questions=16)
+        said.update([caption, *(f"{question} {given}" for _, question, given in asked)])
+    known = {word for text in said for word in text.split()}
+    assert not [word for word in known if words.convert_tokens_to_ids(word) in (unknown, None)]
+    assert not [word for word in known if words(word)["input_ids"] == [unknown]]
+    assert words.decode(words("<image> owner red <end>")["input_ids"]) == "<image> owner red <end>"
+
+
+@pytest.fixture(scope="module")
+def settings():
+    text = TextSettings(records=40, reading_share=0.3)
+    return DataSettings(
+        source="miniature", seed=5, n_relations=3, questions_per_image=6, images={"test": 12}, text=text
+    )
+
+
+def test_a_split_on_disk_is_what_was_drawn(settings, tmp_path):
+    draw_split(tmp_path / "test", split="test", settings=settings)
+    data = Dataset(tmp_path / "test")
+    kb = KnowledgeBase.draw(5, n_relations=3)
+    labels = np.load(tmp_path / "test" / "patch_labels.npz")
+    assert len(data.records) == len(data.image_names) == 12
+    for row, record in enumerate(data.records):
+        suite = SUITES[row % 2]
+        picture = draw("test", suite, row // 2, kb=kb, seed=5, n_questions=6)
+        assert data.image_row(record) == row and record.suite == suite
+        assert np.array_equal(data.image(row), picture.pixels_HWC)
+        assert tuple(zip(record.kinds, record.questions, record.answers, strict=True)) == picture.questions
+        assert np.array_equal(labels["glyphs"][row], picture.glyph_PP)
+        assert np.array_equal(labels["colors"][row], picture.color_PP)
+
+
+def test_the_corpus_has_the_share_of_reading_that_was_asked(settings, tmp_path):
+    write_corpus(tmp_path / "text", settings=settings)
+    suites = [record.suite for record in Dataset(tmp_path / "text").records]
+    assert Counter(suites) == {"reading": 12, "reasoning": 28}
+    for start in range(0, 40, 10):  # spread evenly
+        assert suites[start : start + 10].count("reading") == 3
+    assert all(len(record.questions) == 6 for record in Dataset(tmp_path / "text").records)
+
+
+def test_drawing_again_gives_the_same_files(settings, tmp_path):
+    for name in ("a", "b"):
+        draw_split(tmp_path / name / "test", split="test", settings=settings)
+        write_corpus(tmp_path / name / "text", settings=settings)
+    for path in (tmp_path / "a").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes(), path.name
+
+
+def test_knowledge_is_drawn_once_from_its_seed():
+    again = KnowledgeBase.draw(3, n_relations=4)
+    assert all(np.array_equal(getattr(again, name), getattr(KB, name)) for name in ("facts", "owners", "likes"))
+    assert not np.array_equal(KnowledgeBase.draw(4, n_relations=4).facts, KB.facts)
+    assert KB.facts.shape == (len(GLYPHS), len(COLORS), 4) and KB.likes.shape == (len(NAMES), 4)
+    assert len(set(RELATIONS)) == len(RELATIONS) and len(set(VALUES)) == len(VALUES) and len(set(NAMES)) == len(NAMES)

@@ -1,0 +1,141 @@
+"""measurements.csv: a row for each cell, suite and kind, the same whatever the order; nothing missing passes."""
+
+import copy
+import json
+import re
+
+import pandas as pd
+import pytest
+
+from vlmlaw.errors import UserError
+from vlmlaw.measurements import COLUMNS, collect
+
+SCORE = {"error": 1 / 3, "error_se": 0.0123456789, "n_questions": 30}
+EVALUATION = {
+    "cell": {"size": "3k", "n_visual_tokens": 4, "compressor": "block_linear", "seed": 0},
+    "scores": {"reasoning": {"all": SCORE, "fact": SCORE | {"error": 0.5}}, "reading": {"all": SCORE}},
+    "parameters": {"llm": 5000, "llm_non_embedding": 3000, "vision": 1, "compressor": 2, "projector": 3},
+    "n_text_tokens": 2,
+    "flops": {"llm": 10, "llm_2nt": 11, "vision": 20, "compressor": 3, "projector": 4, "question_pass": 5, "all": 42},
+    "train_seconds": 1.26,
+    "train_cpu_seconds": 1.0,
+}
+
+
+def evaluated(folder, name="3k_v4_block_linear_s0", **changes):
+    evaluation = copy.deepcopy(EVALUATION)
+    evaluation["cell"] |= changes
+    path = folder / name / "evaluation.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(evaluation))
+    return path
+
+
+@pytest.fixture
+def cells(tmp_path):
+    """Three cells of two sizes."""
+    large = evaluated(tmp_path, "9k_v1_block_linear_s1", size="9k", n_visual_tokens=1, seed=1)
+    changed = json.loads(large.read_text())
+    changed["parameters"] |= {"llm_non_embedding": 9000}
+    large.write_text(json.dumps(changed))
+    return [evaluated(tmp_path, "3k_v16_block_linear_s0", n_visual_tokens=16), large, evaluated(tmp_path)]
+
+
+def test_every_figure_of_an_evaluation_arrives(tmp_path):
+    collect([evaluated(tmp_path)], tmp_path / "out.csv", held_out="9k")
+    table = pd.read_csv(tmp_path / "out.csv")
+    assert list(table.columns) == list(COLUMNS)
+    assert len(table) == 3
+    row = table[(table.suite == "reasoning") & (table.kind == "all")].iloc[0].to_dict()
+    assert row.pop("error") == pytest.approx(1 / 3, rel=1e-12)
+    assert row == (
+        {
+            "cell": "3k_v4_block_linear_s0",
+            "size": "3k",
+            "seed": 0,
+            "compressor": "block_linear",
+            "n_visual_tokens": 4,
+            "n_params": 3000,
+            "n_params_total": 5000,
+            "n_text_tokens": 2,
+            "suite": "reasoning",
+            "kind": "all",
+            "n_questions": 30,
+            "error_se": 0.0123456789,
+            "llm_flops": 10,
+            "vision_flops": 20,
+            "compressor_flops": 12,
+            "held_out": False,
+            "train_seconds": 1.3,
+        }
+    )
+
+
+def test_rows_are_sorted_whatever_the_order(cells, tmp_path):
+    for name, order in (("a", cells), ("b", cells[::-1])):
+        collect(order, tmp_path / f"{name}.csv", held_out="9k")
+    assert (tmp_path / "a.csv").read_bytes() == (tmp_path / "b.csv").read_bytes()
+    table = pd.read_csv(tmp_path / "a.csv")
+    of_suite = table[(table.suite == "reasoning") & (table.kind == "all")]
+    assert of_suite.cell.tolist() == ["3k_v4_block_linear_s0", "3k_v16_block_linear_s0", "9k_v1_block_linear_s1"]
+    assert of_suite.held_out.tolist() == [False, False, True]
+
+
+def test_the_laws_read_it(cells, tmp_path):
+    from vlmlaw.laws import read_measurements
+
+    collect(cells, tmp_path / "out.csv", held_out="9k")
+    assert len(read_measurements(tmp_path / "out.csv")) >= 2
+
+
+def test_without_evaluations_there_is_no_table(tmp_path):
+    with pytest.raises(UserError, match="no evaluations given"):
+        collect([], tmp_path / "out.csv", held_out=None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def without(*keys):
+    def damage(evaluation):
+        part = evaluation
+        for key in keys[:-1]:
+            part = part[key]
+        del part[keys[-1]]
+        return evaluation
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without("flops", "vision"), "KeyError('vision')"),
+        (without("scores"), "KeyError('scores')"),
+        (without("scores", "reading", "all", "error_se"), "reading all: error_se is missing"),
+        (lambda e: e["scores"]["reading"]["all"].update(error=float("nan")) or e, "reading all: error is missing"),
+        (lambda e: e["scores"]["reading"]["all"].update(other=1) or e, "other is missing, unknown"),
+        (lambda e: e | {"scores": {}}, "holds no score"),
+        (lambda e: [e], "is no evaluation of a cell"),
+        (lambda e: None, "is no evaluation of a cell"),
+    ],
+)
+def test_a_figure_that_is_missing_is_an_error(cells, tmp_path, damage, message):
+    cells[1].write_text(json.dumps(damage(json.loads(cells[1].read_text()))))
+    with pytest.raises(UserError, match=f"{re.escape(str(cells[1]))}.*{re.escape(message)}"):
+        collect(cells, tmp_path / "out.csv", held_out=None)
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_a_file_that_is_missing_or_cut_is_an_error(cells, tmp_path):
+    cells[1].write_text(cells[1].read_text()[:100])
+    with pytest.raises(UserError, match="JSONDecodeError"):
+        collect(cells, tmp_path / "out.csv", held_out=None)
+    cells[1].unlink()
+    with pytest.raises(UserError, match=r"9k_v1_block_linear_s1.*run `vlmlaw evaluate` on it"):
+        collect(cells, tmp_path / "out.csv", held_out=None)
+
+
+def test_a_cell_given_twice_is_an_error(cells, tmp_path):
+    again = evaluated(tmp_path / "copy")
+    for extra in (cells[2], again):
+        with pytest.raises(UserError, match="the cell 3k_v4_block_linear_s0 was given twice"):
+            collect([*cells, extra], tmp_path / "out.csv", held_out=None)
