@@ -70,7 +70,9 @@ def inference_flops(model: VlmForConditionalGeneration, *, n_text_tokens: int) -
     config, n_visual = model.config, model.config.n_visual_tokens
     n_question = n_text_tokens if model.compressor.needs_question else 0
     n_params = count_parameters(model).llm_non_embedding
-    projector_per_token = sum(2 * m.in_features * m.out_features for m in model.projector if isinstance(m, nn.Linear))
+    projector_per_token = sum(
+        2 * m.in_features * m.out_features for m in model.projector.mlp if isinstance(m, nn.Linear)
+    )
     question_states = llm_flops(config.text_config, n_tokens=n_question, n_predicted=0) if n_question else 0
     return InferenceFlops(
         llm=llm_flops(config.text_config, n_tokens=n_visual + n_text_tokens, n_predicted=1),

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
 # Mean and standard deviation of the miniature's grey levels, in [0, 1], as an image processor applies them.
 PIXEL_MEAN, PIXEL_STD = 0.3, 0.25
 IMAGES_AT_ONCE = 64
-FIRST_OBJECT = 1
+EMPTY, FIRST_OBJECT = 0, 1
 FIRST_LETTER = FIRST_OBJECT + len(GLYPHS) * len(COLORS)
+QUIET = 0.1  # weight of the empty patches' loudness in the encoder's loss
 
 
 def normalise(pixels_BHWC: np.ndarray) -> Tensor:
@@ -45,7 +46,8 @@ class PatchReader(nn.Module):
     """A tower with a linear head that names what each patch shows.
 
     An object's class is its glyph and color together: features in which each pair has a direction of its own can be
-    averaged over many patches and still tell which color belongs to which glyph.
+    averaged over many patches and still tell which color belongs to which glyph. Empty patches are trained to have
+    features near zero, or the few objects of a scene would be lost in the mean over all of its patches.
     """
 
     def __init__(self, tower: PreTrainedModel):
@@ -53,16 +55,23 @@ class PatchReader(nn.Module):
         self.tower = tower
         self.head = nn.Linear(tower.config.hidden_size, FIRST_LETTER + len(LETTERS))
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Logits (B, P, number of classes)."""
-        return self.head(vision.patch_features(self.tower, pixel_values, layers=[-1]))
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, P, C) and logits (B, P, number of classes)."""
+        features_BPC = vision.patch_features(self.tower, pixel_values, layers=[-1])
+        return features_BPC, self.head(features_BPC)
+
+    def loss(self, pixel_values: Tensor, classes_BP: Tensor) -> Tensor:
+        """Cross-entropy of the classes, and the mean square of empty patches' features."""
+        features_BPC, logits = self(pixel_values)
+        loudness = features_BPC[classes_BP == EMPTY].square().sum() / features_BPC.numel()
+        return F.cross_entropy(logits.flatten(0, 1), classes_BP.flatten()) + QUIET * loudness
 
 
 def patch_classes(glyphs: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """The class of each patch: 0 empty, then every glyph in every color, then letters (whatever their color)."""
     objects = FIRST_OBJECT + (glyphs - 1) * len(COLORS) + colors - 1
     letters = FIRST_LETTER + glyphs - 1 - len(GLYPHS)
-    return np.select([glyphs == 0, glyphs <= len(GLYPHS)], [0, objects], letters)
+    return np.select([glyphs == 0, glyphs <= len(GLYPHS)], [EMPTY, objects], letters)
 
 
 def _load(folder: Path, what: str) -> tuple[np.ndarray, Tensor]:
@@ -87,8 +96,7 @@ def train_encoder(train: Path, development: Path, out: Path, *, settings: Vision
 
     def loss_of_step(step: int) -> Tensor:
         rows = records_of_step(len(pixels), settings.training.batch_size, seed=settings.seed, step=step)
-        logits = reader(normalise(pixels[rows]))
-        return F.cross_entropy(logits.flatten(0, 1), classes[rows].flatten())
+        return reader.loss(normalise(pixels[rows]), classes[rows])
 
     spent = fit(
         reader,
@@ -109,8 +117,8 @@ def train_encoder(train: Path, development: Path, out: Path, *, settings: Vision
 def accuracy(reader: PatchReader, folder: Path) -> dict[str, float]:
     """Shares of patches named rightly: those of objects, of letters, and empty ones, as far as there are any."""
     pixels, classes = _load(folder, "encoder: development images")
-    right = (torch.cat([reader(normalise(batch)).argmax(-1) for batch in _chunks(pixels)]) == classes).float()
-    is_letter, is_empty = classes >= FIRST_LETTER, classes == 0
+    right = (torch.cat([reader(normalise(batch))[1].argmax(-1) for batch in _chunks(pixels)]) == classes).float()
+    is_letter, is_empty = classes >= FIRST_LETTER, classes == EMPTY
     where = {"objects": ~is_letter & ~is_empty, "letters": is_letter, "empty": is_empty}
     return {name: right[mask].mean().item() for name, mask in where.items() if mask.any()}
 

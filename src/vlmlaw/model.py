@@ -61,11 +61,22 @@ def _as_config(config: dict[str, Any] | PreTrainedConfig) -> PreTrainedConfig:
     return config if isinstance(config, PreTrainedConfig) else AutoConfig.for_model(**config)
 
 
-class Projector(nn.Sequential):
-    """LLaVA-1.5's two-layer GELU MLP from the tower's width to the LLM's (Liu et al. 2023, arXiv 2310.03744)."""
+class Projector(nn.Module):
+    """A two-layer GELU MLP from the tower's width to the LLM's (LLaVA-1.5, Liu et al. 2023, arXiv 2310.03744).
+
+    A LayerNorm stands before it (as in Qwen2-VL's merger, Wang et al. 2024, arXiv 2409.12191): the mean of many patches
+    is far smaller than one patch, and without it the fewest tokens would need the largest weights. `mlp` has the layout
+    of LLaVA's `mm_projector`.
+    """
 
     def __init__(self, in_width: int, out_width: int):
-        super().__init__(nn.Linear(in_width, out_width), nn.GELU(), nn.Linear(out_width, out_width))
+        super().__init__()
+        self.norm = nn.LayerNorm(in_width, eps=1e-6)
+        self.mlp = nn.Sequential(nn.Linear(in_width, out_width), nn.GELU(), nn.Linear(out_width, out_width))
+
+    def forward(self, visual_BVC: Tensor) -> Tensor:
+        """Visual tokens (B, V, D)."""
+        return self.mlp(self.norm(visual_BVC))
 
 
 class PlaceEmbedding(nn.Module):
@@ -126,7 +137,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear) and module in set(self.projector):
+        if isinstance(module, nn.Linear) and module in set(self.projector.mlp):
             # Variance-preserving: the visual tokens start at the scale of their features, whatever the widths.
             nn.init.normal_(module.weight, std=module.in_features**-0.5)
             nn.init.zeros_(module.bias)
