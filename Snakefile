@@ -73,10 +73,10 @@ rule data:
     input:
         expand(
             "<results>/features/{split}/layer{layer}.npy",
-            split=plan.splits,
+            split=["train", "test"],
             layer=plan.layers,
         ),
-        expand("<results>/tokens/{split}.npz", split=[*plan.splits, "text"]),
+        expand("<results>/tokens/{split}.npz", split=["train", "test", "text"]),
 
 
 rule models:

@@ -26,7 +26,15 @@ def train(steps: int) -> float:
 
 
 def forget() -> None:
-    for name in ("_tree", "_meaning", "_meaning_of_functions", "_imports", "_other_compressors", "_class_names"):
+    for name in (
+        "_bytes_version",
+        "_tree",
+        "_meaning",
+        "_meaning_of_functions",
+        "_imports",
+        "_other_compressors",
+        "_class_names",
+    ):
         getattr(provenance, name).cache_clear()
     code_version.cache_clear()
 

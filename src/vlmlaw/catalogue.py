@@ -4,15 +4,13 @@ The memory is keyed by the question and by the fingerprint of the compressors' c
 starts without torch, and a changed class is asked again.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from vlmlaw.errors import UserError
+from vlmlaw.memory import recall, remember
 from vlmlaw.provenance import code_version
 
 
@@ -37,14 +35,11 @@ def check_compressors(requests: Sequence[Request]) -> dict[str, bool]:
     Raises UserError: unknown name or option, a V that it cannot make (naming those that it can), not trainable.
     """
     question = json.dumps([asdict(request) for request in requests], sort_keys=True, default=str)
-    key = hashlib.sha256(f"{code_version('vlmlaw.compressors', __name__)} {question}".encode()).hexdigest()
-    memory = _memory() / f"{key}.json"
-    try:
-        return json.loads(memory.read_text())
-    except (OSError, ValueError):
-        pass
-    answer = {request.compressor: _check(request) for request in requests}
-    _remember(memory, json.dumps(answer))
+    asked = ("compressors", code_version("vlmlaw.compressors", __name__), question)
+    answer = recall(*asked)
+    if answer is None:
+        answer = {request.compressor: _check(request) for request in requests}
+        remember(answer, *asked)
     return answer
 
 
@@ -82,18 +77,3 @@ def _check(request: Request) -> bool:
         options = dict(request.options)
         raise UserError(f"{request.where}: compressor {request.compressor} refuses {options}: {error}") from error
     return kind.reads_all_levels
-
-
-def _memory() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "vlmlaw" / "compressors"
-
-
-def _remember(path: Path, text: str) -> None:
-    from vlmlaw.files import whole_file
-
-    try:
-        with whole_file(path) as partial:
-            partial.write_text(text)
-    except OSError:
-        pass  # no home to write to: the next run asks again

@@ -83,6 +83,15 @@ def test_error_that_rises_with_tokens_beyond_noise_is_told(study: Study) -> None
     assert "in 4 of 4 sizes the error at V = 144 is higher" in sentence
 
 
+def test_what_the_data_do_not_bound_has_no_number(study: Study) -> None:
+    row = study.suites[0].v_star(study)
+    assert words.rho(None) == "no single ρ" and words.advice(None) == "it depends on the cell"
+    assert words.rho(interval(None, None, None)) == "ρ not bounded"
+    assert words.rho(interval(6.0, None, None)) == "ρ not bounded (best fit 6.00)"
+    assert words.rho(interval(None, 2.0, None)) == "ρ = ∞ [2.00, ∞]"
+    assert words.best(interval(6.0, None, None), row, at=8) == "V* not bounded at Q = 8"
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(4.7152, "4.72"), (0.000123, "0.000123"), (-0.3645, "−0.364"), (0, "0"), (None, "–"), (float("inf"), "∞")],

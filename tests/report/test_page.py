@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from vlmlaw.laws.analysis import analyse
+from vlmlaw.laws.options import LawOptions
+from vlmlaw.laws.table import read_measurements
 from vlmlaw.report import words
 from vlmlaw.report.page import write_page
 from vlmlaw.report.study import Study, read_study
@@ -106,3 +109,11 @@ def test_the_same_page_twice(published: Path, own_page: str, tmp_path: Path) -> 
     # The command to make the page again names its own folder.
     pages = ["\n".join(x for x in page.splitlines() if "vlmlaw report" not in x) for page in (own_page, again)]
     assert pages[0] == pages[1]
+
+
+def test_a_law_without_a_single_rho(tmp_path: Path) -> None:
+    options = LawOptions(law="additive", candidates=("additive",), bootstrap_draws=0)
+    analyse(read_measurements("li2024_ocr"), options, out=tmp_path / "law.json")
+    write_page(read_study(tmp_path / "law.json", Path("li2024_ocr")), tmp_path / "index.html")
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "it depends on the cell" in page and "this law has no single ρ" in page

@@ -58,7 +58,8 @@ def draw_split(out: Path, *, split: str, settings: DataSettings) -> None:
     n_images = settings.images[split]
     glyphs = np.zeros((n_images, GRID_SIDE, GRID_SIDE), dtype=np.uint8)
     colors = np.zeros_like(glyphs)
-    with whole_folder(out) as folder, ShardWriter(folder) as writer:
+    # One shard, whatever n_images: the workflow names each file that a later job reads.
+    with whole_folder(out) as folder, ShardWriter(folder, images_per_shard=n_images) as writer:
         for row in progress(range(n_images), n_images, f"pictures of {split}"):
             index, suite = row // len(SUITES), SUITES[row % len(SUITES)]
             picture = draw(split, suite, index, kb=kb, seed=settings.seed, n_questions=settings.questions_per_image)

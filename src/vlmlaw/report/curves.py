@@ -83,7 +83,7 @@ def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:
     if rho is not None:
         lower, middle, upper = (
             np.clip([v_star_of_rho(unbounded if r is None else r, x) for x in other], least, most)
-            for r, unbounded in ((rho["upper"], np.inf), (rho["estimate"], np.inf), (rho["lower"], -np.inf))
+            for r, unbounded in ((rho["upper"], np.inf), (rho["estimate"], suite.fit.rho), (rho["lower"], -np.inf))
         )
         axes.fill_between(q, lower, upper, color=style.ACCENT, alpha=0.2, linewidth=0)
         axes.plot(q, middle, color=style.ACCENT)
@@ -91,7 +91,7 @@ def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:
     style.log_axis(axes, "y", sorted(suite.rows["V"].unique()))
     axes.set_ylim(least / 1.12, most * 1.12)
     axes.set(xlabel="question tokens Q", ylabel="best visual tokens V*")
-    style.remark(axes, words.v_star(suite.v_star(study), at=study.question_tokens))
+    style.remark(axes, words.best(suite.rho, suite.v_star(study), at=study.question_tokens))
 
 
 def contour(axes: Axes, suite: Suite, study: Study) -> None:

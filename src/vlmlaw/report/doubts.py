@@ -105,8 +105,9 @@ def profile_of_rho(axes: Axes, suite: Suite, study: Study) -> None:
     axes.plot(table["rho"], table["f"], color=style.INK)
     axes.axhline(limit, color=style.QUIET, linewidth=0.9, linestyle=(0, (3, 2)))
     low, high = float(table["rho"].iloc[0]), float(table["rho"].iloc[-1])
-    if rho["upper"] is None:  # the profile runs on without end: show where it bends
-        high = min(high, max(8.0, 4 * (rho["estimate"] or 0.0)))
+    # Where the profile runs on without end, show the part in which it bends.
+    far = max(8.0, 4 * abs(rho["estimate"] or 0.0))
+    low, high = max(low, -far) if rho["lower"] is None else low, min(high, far) if rho["upper"] is None else high
     inside = [low if rho["lower"] is None else rho["lower"], high if rho["upper"] is None else rho["upper"]]
     axes.axvspan(*inside, color=style.ACCENT, alpha=0.14, linewidth=0)
     if rho["estimate"] is not None:

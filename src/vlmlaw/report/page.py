@@ -97,7 +97,7 @@ def answer(suite: Suite, study: Study) -> Answer:
         advice=words.advice(suite.rho),
         rho=words.rho(suite.rho),
         sentence=findings.headline(suite, study),
-        v_star=words.v_star(suite.v_star(study), at=study.question_tokens),
+        v_star=words.best(suite.rho, suite.v_star(study), at=study.question_tokens),
         recommended=tables.recommended(suite, study),
     )
 

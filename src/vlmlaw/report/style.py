@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, ListedColormap, to_hex
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 # Each of these stands for one CSS variable of the page, by which a figure follows the reader's light or dark theme.
 INK = "#222226"
@@ -120,7 +120,8 @@ def decades(low: float, high: float) -> list[float]:
     steps = [1.0] if high / low >= 1e3 else [1.0, 3.0] if high / low >= 30 else [1.0, 2.0, 5.0]
     exponents = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     found = [step * 10.0**exponent for exponent in exponents for step in steps]
-    return [value for value in found if low * 0.999 <= value <= high * 1.001] or [low, high]
+    inside = [value for value in found if low * 0.999 <= value <= high * 1.001]
+    return inside if len(inside) > 1 else [x for x in MaxNLocator(4).tick_values(low, high) if low <= x <= high]
 
 
 def token_axis(axes: Axes, counts: Sequence[float], *, label: str = "visual tokens V") -> None:

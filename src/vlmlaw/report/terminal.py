@@ -32,7 +32,7 @@ def summary(law: Path, *, page: Path | None) -> str:
 
 def _row(fit: dict[str, Any]) -> list[str]:
     star = min(fit["v_star"], key=lambda row: abs(row["question_tokens"] - 50), default=None)
-    best = words.v_star(star, at=star["question_tokens"]) if star else ""
+    best = words.best(fit["rho"], star, at=star["question_tokens"]) if star else ""
     return [words.rho(fit["rho"]).replace("ρ", "rho"), words.advice(fit["rho"]), best]
 
 

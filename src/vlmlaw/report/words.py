@@ -74,10 +74,20 @@ def rho(interval: Mapping[str, Any] | None) -> str:
     """ρ with its interval."""
     if interval is None:
         return "no single ρ"
+    if is_open(interval):
+        return "ρ not bounded" + ("" if interval["estimate"] is None else f" (best fit {number(interval['estimate'])})")
     estimate = INFINITE if interval["estimate"] is None else number(interval["estimate"])
-    if interval["lower"] is None and interval["upper"] is None:
-        return f"ρ = {estimate}, not bounded"
     return f"ρ = {estimate} {ends(interval)}"
+
+
+def is_open(interval: Mapping[str, Any] | None) -> bool:
+    """Whether the data bound rho on neither side; then they do not bound V* either."""
+    return interval is not None and interval["lower"] is None and interval["upper"] is None
+
+
+def best(interval: Mapping[str, Any] | None, row: Mapping[str, Any], *, at: float) -> str:
+    """V* at a Q, or that any V agrees with the data."""
+    return f"V* not bounded at Q = {at:g}" if is_open(interval) else v_star(row, at=at)
 
 
 def v_star(row: Mapping[str, Any], *, at: float | None = None) -> str:
@@ -119,6 +129,8 @@ def side(interval: Mapping[str, Any] | None) -> str:
 
 def advice(interval: Mapping[str, Any] | None) -> str:
     """What to buy, in a few words."""
+    if interval is None:
+        return "it depends on the cell"
     return {"size": "buy the larger LLM", "tokens": "buy more visual tokens", "unsettled": "not settled"}[
         side(interval)
     ]
