@@ -318,4 +318,4 @@ def record_order(n_records: int, *, seed: int, epoch: int) -> np.ndarray:
 def records_of_step(n_records: int, batch_size: int, *, seed: int, step: int) -> np.ndarray:
     """The records of one step, a pure function of (seed, step), so that a resumed run sees the same ones."""
     epoch, index = divmod(step, max(n_records // batch_size, 1))
-    return record_order(n_records, seed=seed, epoch=epoch)[index * batch_size : (index + 1) * batch_size]
+    return record_order(n_records, seed=seed, epoch=epoch)[index * batch_size : (index + 1) * batch_size].copy()
