@@ -128,9 +128,9 @@ def test_images_become_v_tokens_in_their_place(table):
 
 
 def test_positions_go_on_from_the_prefix_in_every_segment():
-    assert _positions(np.array([0, 0, 0, 1, 1, 2, 3, 3])).tolist() == [0, 1, 2, 3, 4, 3, 3, 4]
-    assert _positions(np.array([1, 1, 1])).tolist() == [0, 1, 2]
-    assert _positions(np.array([1, 1, 2, 2])).tolist() == [0, 1, 0, 1]
+    segments = [[0, 0, 0, 1, 1, 2, 3, 3], [1, 1, 1, -1, -1, -1, -1, -1], [1, 1, 2, 2, 2, 3, -1, -1]]
+    expected = [[0, 1, 2, 3, 4, 3, 3, 4], [0, 1, 2, 0, 0, 0, 0, 0], [0, 1, 0, 1, 2, 0, 0, 0]]
+    assert _positions(np.array(segments)).tolist() == expected
 
 
 def test_attention_sees_the_prefix_and_its_own_question_only():

@@ -132,7 +132,7 @@ def test_a_cell_answers_a_question_about_an_image(small, settings, cell):
         [{"role": "user", "content": "<image>" + " <image>" * 3 + " letter c7"}], tokenize=False
     )
     given = words(text, return_tensors="pt", return_token_type_ids=False)
-    given["pixel_values"] = normalise(Dataset(small.data["test"]).image(1)[None])
+    given["pixel_values"] = normalise(np.stack([Dataset(small.data["test"]).image(1)]))
     if vlm.compressor.needs_question:
         asked = words("letter c7", return_tensors="pt")
         given |= {"question_ids": asked["input_ids"], "question_mask": asked["attention_mask"]}

@@ -172,4 +172,11 @@ def load_features(folder: Path, *, layers: Sequence[int]) -> Callable[[np.ndarra
         raise UserError(
             f"{folder} lacks features of layers {list(layers)} ({error}); make them by `vlmlaw encoder features`."
         ) from error
-    return lambda rows: torch.from_numpy(np.concatenate([file[rows] for file in files], axis=-1)).float()
+
+    def features_of(rows: np.ndarray) -> Tensor:
+        # Questions on one image ask for it again and again; each is read and widened once.
+        different, which = np.unique(rows, return_inverse=True)
+        features_BPK = torch.from_numpy(np.concatenate([file[different] for file in files], axis=-1)).float()
+        return features_BPK[torch.from_numpy(which)]
+
+    return features_of

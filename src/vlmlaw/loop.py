@@ -54,7 +54,8 @@ def make_optimizer(groups: Iterable[tuple[float, Iterable[nn.Parameter]]], *, we
         for decay, chosen in ((weight_decay, matrices), (0.0, vectors)):
             if chosen:
                 made.append({"params": chosen, "lr": rate, "peak_lr": rate, "weight_decay": decay})
-    return torch.optim.AdamW(made, betas=BETAS)
+    # One kernel for all: a quarter of the time of a loop over a small model's many small tensors.
+    return torch.optim.AdamW(made, betas=BETAS, fused=True)
 
 
 class Stopped(SystemExit):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -238,11 +239,10 @@ def make_batch(
     n_tokens = max(len(ids) for _, ids, _, _ in documents)
     shape = (len(documents), n_tokens)
     input_ids, targets = np.full(shape, pad_id, dtype=np.int64), np.full(shape, IGNORE_INDEX, dtype=np.int64)
-    segments, position_ids = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    segments = np.full(shape, -1, dtype=np.int64)
     for row, (_, ids, goal, segment) in enumerate(documents):
         length = len(ids)
         input_ids[row, :length], targets[row, :length], segments[row, :length] = ids, goal, segment
-        position_ids[row, :length] = _positions(segment)
     rows = np.array([record for record, *_ in documents])
     image_rows = table.image_rows[rows]
     # Only images are compressed with a question in view, so a text-only row has no place among the questions.
@@ -250,7 +250,7 @@ def make_batch(
     question = _questions(shown, table.image_token_id, pad_id) if reads_question and shown else (None, None)
     return Batch(
         input_ids=input_ids,
-        position_ids=position_ids,
+        position_ids=_positions(segments),
         targets=targets,
         segments=segments,
         attends=attention_rule(segments),
@@ -262,13 +262,14 @@ def make_batch(
     )
 
 
-def _positions(segments_T: np.ndarray) -> np.ndarray:
-    """Each segment goes on counting where the prefix ends."""
-    n_prefix = int((segments_T == PREFIX).sum())
-    places = np.arange(len(segments_T))
-    starts = np.flatnonzero(np.diff(segments_T, prepend=-1))
-    start_of = starts[np.searchsorted(starts, places, side="right") - 1]
-    return np.where(segments_T == PREFIX, places, places - start_of + n_prefix)
+def _positions(segments_BT: np.ndarray) -> np.ndarray:
+    """(B, T) Each segment goes on counting where the prefix ends; 0 at padding."""
+    places = np.arange(segments_BT.shape[1])
+    begins = np.diff(segments_BT, axis=1, prepend=segments_BT[:, :1] - 1) != 0
+    start_of = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
+    n_prefix = (segments_BT == PREFIX).sum(axis=1, keepdims=True)
+    behind_prefix = np.where(segments_BT == PREFIX, 0, n_prefix)
+    return np.where(segments_BT < 0, 0, places - start_of + behind_prefix)
 
 
 def attention_rule(segments_BT: np.ndarray) -> np.ndarray:
@@ -306,12 +307,15 @@ def _questions(documents: list[Expanded], image_token_id: int, pad_id: int) -> t
     return padded, mask
 
 
+@lru_cache(maxsize=2)
 def record_order(n_records: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch's records, a pure function of (seed, epoch)."""
-    return np.random.default_rng([seed, epoch]).permutation(n_records)
+    """The order of an epoch's records, a pure function of (seed, epoch). It is shared: do not write to it."""
+    order = np.random.default_rng([seed, epoch]).permutation(n_records)
+    order.setflags(write=False)
+    return order
 
 
 def records_of_step(n_records: int, batch_size: int, *, seed: int, step: int) -> np.ndarray:
     """The records of one step, a pure function of (seed, step), so that a resumed run sees the same ones."""
     epoch, index = divmod(step, max(n_records // batch_size, 1))
-    return record_order(n_records, seed=seed, epoch=epoch)[index * batch_size : (index + 1) * batch_size]
+    return record_order(n_records, seed=seed, epoch=epoch)[index * batch_size : (index + 1) * batch_size].copy()
