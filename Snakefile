@@ -2,9 +2,11 @@
 
 snakemake --cores 2                                                # the experiment of params.yaml
 snakemake --cores 2 --configfile workflow/experiments/tiny.yaml    # another one, into its own results folder
+snakemake --cores 2 --config measurements=my.csv                   # the law and report of a table of your own
 """
 
 import sys
+from pathlib import Path
 
 from snakemake.utils import min_version
 
@@ -20,8 +22,11 @@ if "grid" not in config:
     configfile: "params.yaml"
 
 
+OWN_MEASUREMENTS = config.pop("measurements", None)
+
 use_this_interpreter()
 plan = Plan(config)
+OWN_RESULTS = f"{plan.results}/own/{Path(OWN_MEASUREMENTS or '').stem}"
 MODEL_FILES = ["model.safetensors", "config.json"]
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
 SPEAKING_MODEL_FILES = [*MODEL_FILES, "generation_config.json", *TOKENIZER_FILES]
@@ -53,6 +58,11 @@ include: "workflow/rules/law.smk"
 include: "workflow/rules/report.smk"
 
 
+if OWN_MEASUREMENTS:
+
+    include: "workflow/rules/own.smk"
+
+
 localrules:
     all,
     data,
@@ -63,10 +73,15 @@ localrules:
 
 rule all:
     input:
-        "<results>/report/index.html",
+        f"{OWN_RESULTS}/index.html"
+        if OWN_MEASUREMENTS
+        else "<results>/report/index.html",
         # Named so that a cell that was deleted by hand is missed, although the report does not need it again.
-        expand("<results>/cells/{cell}/model/model.safetensors", cell=plan.cells),
-        expand("<results>/cells/{cell}/evaluation.json", cell=plan.cells),
+        [
+            f"<results>/cells/{cell}/{file}"
+            for cell in ([] if OWN_MEASUREMENTS else plan.cells)
+            for file in ("model/model.safetensors", "evaluation.json")
+        ],
 
 
 rule data:
