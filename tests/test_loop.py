@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -35,6 +36,7 @@ class Training:
 
     def __init__(self, *, width=4, steps=STEPS, checkpoint_seconds=1e9, rate=0.1, events=None):
         use_repeatable_arithmetic(3)
+        torch.set_num_threads(1)  # as many in this process as in the one that is killed: sums depend on it
         self.module = nn.Sequential(nn.Linear(3, width), nn.LayerNorm(width), nn.Dropout(0.5), nn.Linear(width, 1))
         self.optimizer = make_optimizer([(rate, self.module.parameters())], weight_decay=0.1)
         self.settings = OptimizerSettings(
@@ -76,7 +78,8 @@ def uninterrupted(tmp_path_factory):
 
 
 def press(number):
-    return lambda: os.kill(os.getpid(), number)
+    # To this thread, so that Python's handler runs before the call returns: signals to a process may arrive together.
+    return lambda: signal.pthread_kill(threading.get_ident(), number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -41,6 +41,11 @@ def passive(field: Any) -> Any:
     return field
 
 
+def passive_names(cls: type) -> set[str]:
+    """The names of a settings class's passive fields."""
+    return {name for name, field in _fields(cls).items() if field.metadata.get("passive")}
+
+
 def build(cls: type[T], mapping: Any, *, where: str) -> T:
     """An instance of the dataclass `cls`. Raises UserError: unknown or missing key, wrong type, out of range."""
     if not isinstance(mapping, Mapping):

@@ -55,7 +55,7 @@ def test_no_law(text: str | None, message: str, tmp_path: Path, capsys: pytest.C
         ("--settings", '{"colour": 1}', "unknown key 'colour'"),
         ("--experiment", "{nonsense", "no JSON"),
         ("--cells", "nowhere", "holds the training of none of the measured cells"),
-        ("--samples", "nowhere", "is missing"),
+        ("--samples", "nowhere", "is no dataset"),
         ("--trainings", "nowhere", "is no account of a training"),
     ],
 )
