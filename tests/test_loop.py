@@ -100,8 +100,13 @@ def test_stopped_and_resumed_equals_uninterrupted(tmp_path, uninterrupted, numbe
 
 def test_a_second_ctrl_c_ends_at_once(tmp_path):
     both = {2: lambda: [press(signal.SIGINT)() for _ in range(2)]}
-    with pytest.raises(KeyboardInterrupt):
-        Training(events=both).run(tmp_path)
+    # Set here, since what a background shell starts ignores Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Training(events=both).run(tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 KILLED = """
