@@ -24,11 +24,9 @@ def patches_of(images):
 
 
 def ask(vlm, words, said, **options):
-    """Replies as text, in the order of what was said: (question, image) pairs."""
-    prompter = Prompter(
-        words, n_visual_tokens=vlm.config.n_visual_tokens, image_token_id=vlm.config.image_token_id
-    )
-    prompts = [prompter(text, image) for text, image in said]
+    """Replies as text, in the order of what was said: questions with their images."""
+    prompter = Prompter(words, n_visual_tokens=vlm.config.n_visual_tokens, image_token_id=vlm.config.image_token_id)
+    prompts = [prompter(text, *images) for text, *images in said]
     given = {"patches_of": patches_of, "stop_ids": prompter.stop_ids(), "pad_id": words.pad_token_id}
     found = dict(replies(vlm, prompts, **given | {"batch_size": 3, "max_new_tokens": 6} | options))
     return [words.decode(found[index]) for index in range(len(said))]
@@ -36,8 +34,8 @@ def ask(vlm, words, said, **options):
 
 @pytest.fixture(scope="module")
 def said():
-    """Questions of several lengths on images in turn, and one without an image."""
-    return [(text, index * 3 % 5) for index, text in enumerate(QUESTIONS)] + [("owner c2", None)]
+    """Questions of several lengths on images in turn, one without an image, one with two."""
+    return [(text, index * 3 % 5) for index, text in enumerate(QUESTIONS)] + [("owner c2",), ("shape c4", 1, 3)]
 
 
 @pytest.mark.parametrize("compressor", ["block_linear", "quecc"])
@@ -57,13 +55,13 @@ def test_replies_are_those_of_transformers(make_vlm, words, said, compressor):
         do_sample=False, max_new_tokens=6, eos_token_id=prompter.stop_ids(), pad_token_id=words.pad_token_id
     )
     expected = []
-    for text, image in said:
-        prompt = prompter(text, image)
+    for text, *images in said:
+        prompt = prompter(text, *images)
         given = {"input_ids": torch.tensor([prompt.ids])}
-        if image is not None:
-            given["patches"] = patches_of([image])
+        if images:
+            given["patches"] = patches_of(images)
             if vlm.compressor.needs_question:
-                question = torch.tensor([prompt.question_ids])
+                question = torch.tensor([prompt.question_ids] * len(images))
                 given |= {"question_ids": question, "question_mask": torch.ones_like(question).bool()}
         row = vlm.generate(**given, generation_config=options)[0, len(prompt.ids) :]
         expected.append(words.decode([token for token in row.tolist() if token not in prompter.stop_ids()]))
@@ -118,7 +116,9 @@ def test_verdicts_are_those_of_teacher_forcing(make_vlm, small, words, compresso
     judged = judge(vlm, table, features, batch_size=3, pad_id=words.pad_token_id)
     prompter = Prompter(words, n_visual_tokens=4, image_token_id=vlm.config.image_token_id)
     keys = [(index, number) for index, record in enumerate(data.records) for number in range(len(record.questions))]
-    prompts = [prompter(data.records[r].prompt(data.records[r].questions[q]), data.image_row(data.records[r])) for r, q in keys]
+    prompts = [
+        prompter(data.records[r].prompt(data.records[r].questions[q]), data.image_row(data.records[r])) for r, q in keys
+    ]
     found = dict(
         replies(
             vlm,

@@ -28,11 +28,11 @@ PatchesOf = Callable[[Sequence[Any]], Tensor]  # images, as prompts name them, t
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads before it replies; `image` is whatever `patches_of` knows it by."""
+    """What the model reads before it replies; `images` are whatever `patches_of` knows them by."""
 
-    ids: tuple[int, ...]  # the image's V tokens included
+    ids: tuple[int, ...]  # V tokens for each image included
     question_ids: tuple[int, ...]  # without them
-    image: Hashable | None = None
+    images: tuple[Hashable, ...] = ()
 
 
 class Prompter:
@@ -42,20 +42,20 @@ class Prompter:
         self._tokenizer = tokenizer
         self._n_visual_tokens, self._image_token_id = n_visual_tokens, image_token_id
 
-    def __call__(self, said: str, image: Hashable | None = None) -> Prompt:
-        """The prompt of one question. Raises UserError where tokenizer or template lose the image's place."""
+    def __call__(self, said: str, *images: Hashable) -> Prompt:
+        """The prompt of one question, its images before it. Raises UserError where an image loses its place."""
         said = said.replace(IMAGE_PLACEHOLDER, "").strip()
-        message = {"role": "user", "content": said if image is None else f"{IMAGE_PLACEHOLDER}\n{said}"}
+        message = {"role": "user", "content": "\n".join([*[IMAGE_PLACEHOLDER] * len(images), said])}
         text = self._tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
         ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
         n_places = ids.count(self._image_token_id)
-        if n_places != (image is not None):
+        if n_places != len(images):
             raise UserError(
-                f"the prompt {text[:80]!r} has {n_places} tokens {IMAGE_PLACEHOLDER}, expected {int(image is not None)}; "
+                f"the prompt {text[:80]!r} has {n_places} tokens {IMAGE_PLACEHOLDER}, expected {len(images)}; "
                 "the tokenizer must know that token, and the chat template keep it."
             )
         spread = [i for token in ids for i in [token] * (self._n_visual_tokens if token == self._image_token_id else 1)]
-        return Prompt(tuple(spread), tuple(i for i in ids if i != self._image_token_id), image)
+        return Prompt(tuple(spread), tuple(i for i in ids if i != self._image_token_id), images)
 
     def stop_ids(self) -> list[int]:
         """The tokens that end a reply: the tokenizer's end of text, and what the template puts behind an answer."""
@@ -84,10 +84,10 @@ def replies(
 
     Prompts that share an image are asked one after another, so that it is encoded once for a batch.
     """
-    first_use: dict[Hashable | None, int] = {}
+    first_use: dict[tuple[Hashable, ...], int] = {}
     for index, prompt in enumerate(prompts):
-        first_use.setdefault(prompt.image, index)
-    order = sorted(range(len(prompts)), key=lambda index: (first_use[prompts[index].image], index))
+        first_use.setdefault(prompt.images, index)
+    order = sorted(range(len(prompts)), key=lambda index: (first_use[prompts[index].images], index))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = [prompts[index] for index in chosen]
@@ -104,13 +104,13 @@ def prompt_tensors(
     """The prompts as arguments of the model's forward, padded on the left."""
     input_ids, mask = _padded([prompt.ids for prompt in batch], pad_id, left=True)
     given = {"input_ids": input_ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-    shown = [prompt for prompt in batch if prompt.image is not None]
+    shown = [(image, prompt) for prompt in batch for image in prompt.images]
     if shown:
-        different = list(dict.fromkeys(prompt.image for prompt in shown))
+        different = list(dict.fromkeys(image for image, _ in shown))
         row_of = {image: row for row, image in enumerate(different)}
-        given["patches"] = patches_of(different)[[row_of[prompt.image] for prompt in shown]]
+        given["patches"] = patches_of(different)[[row_of[image] for image, _ in shown]]
         if model.compressor.needs_question:
-            question_ids, question_mask = _padded([prompt.question_ids for prompt in shown], pad_id, left=False)
+            question_ids, question_mask = _padded([prompt.question_ids for _, prompt in shown], pad_id, left=False)
             given |= {"question_ids": question_ids, "question_mask": question_mask.bool()}
     return {name: tensor.to(model.device) for name, tensor in given.items()}
 

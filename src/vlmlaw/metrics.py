@@ -88,7 +88,9 @@ def chosen_letter(said: str, options: Sequence[str]) -> str | None:
         return named.pop()
     words = f" {plain(said)} "
     mentioned = [
-        letter for letter, option in zip(letters, options, strict=True) if plain(option) and f" {plain(option)} " in words
+        letter
+        for letter, option in zip(letters, options, strict=True)
+        if plain(option) and f" {plain(option)} " in words
     ]
     return mentioned[0] if len(mentioned) == 1 and not named else None
 

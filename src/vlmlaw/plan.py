@@ -27,6 +27,7 @@ class Plan:
         self.splits = SPLITS
         self.sizes = list(self.experiment.sizes)
         self.cells = list(self.experiment.cells)
+        self.benchmarks = list(self.experiment.benchmarks)
         self.layers = self.experiment.cached_layers
         self.compute = self.experiment.compute
         self.lineage = Lineage(self.experiment)
@@ -57,6 +58,9 @@ class Plan:
     @cached_property
     def evaluation(self) -> str:
         return to_json(self.experiment.evaluation)
+
+    def benchmark_of(self, wildcards: Any) -> str:
+        return to_json(self.experiment.benchmarks[wildcards.benchmark])
 
     @cached_property
     def law(self) -> str:
@@ -89,6 +93,27 @@ class Plan:
         return lambda wildcards: [
             f"{self.results}/features/{split}/layer{layer}.npy" for layer in self._cell(wildcards).feature_layers
         ]
+
+    @cached_property
+    def evaluations(self) -> list[str]:
+        """Every evaluation of every cell: on the test split, and on each benchmark."""
+        names = ["evaluation.json", *(f"benchmarks/{name}.json" for name in self.benchmarks)]
+        return [f"{self.results}/cells/{cell}/{name}" for cell in self.cells for name in names]
+
+    def benchmarks_by(self, runner: str) -> list[str]:
+        """The names of the benchmarks that the project itself or lmms-eval runs."""
+        return [section.name for section in self.experiment.evaluation.benchmarks if section.by == runner]
+
+    def questions_of(self, wildcards: Any) -> str:
+        return self._benchmark_section(wildcards).questions
+
+    def images_of_benchmark(self, wildcards: Any) -> str:
+        """The folder of its images: by default that of its questions."""
+        section = self._benchmark_section(wildcards)
+        return section.images or str(Path(section.questions).parent)
+
+    def _benchmark_section(self, wildcards: Any) -> Any:
+        return next(b for b in self.experiment.evaluation.benchmarks if b.name == wildcards.benchmark)
 
     # Order: what takes longest starts first, so that no core idles at the end.
 

@@ -37,7 +37,7 @@ rule evaluate_cell:
 
 rule collect_measurements:
     input:
-        expand("<results>/cells/{cell}/evaluation.json", cell=plan.cells),
+        plan.evaluations,
     output:
         "<results>/measurements.csv",
     log:
