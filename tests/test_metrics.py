@@ -166,7 +166,8 @@ def test_anls_by_hand():
     assert anls("Hello", ["hello"]) == 1
     assert anls("helo", ["hello"]) == pytest.approx(1 - 1 / 5)
     assert anls("hxxlo", ["hello", "helo"]) == pytest.approx(1 - 2 / 5)  # the best of both: 2 of 5, and 2 of 5
-    assert anls("hexx", ["hell"]) == 0  # a half is too far
+    assert anls("hexx", ["hell"]) == 0.5  # just not too far
+    assert anls("hxxx", ["hell"]) == 0
     assert anls("", ["hello"]) == 0
     assert anls("", [""]) == 1
 

@@ -158,7 +158,8 @@ RELATIVE_TOLERANCE = 0.05
 def relaxed_match(said: str, answers: Sequence[str]) -> float:
     """1 where a number is within 5 % of an answer's, or other text is the answer's but for case.
 
-    ChartQA's relaxed accuracy (Masry et al. 2022, arXiv 2203.10244, 5.1, after Methani et al. 2020, PlotQA).
+    ChartQA's relaxed accuracy (Masry et al. 2022, arXiv 2203.10244, 5.1, after Methani et al. 2020, PlotQA). Scripts in
+    use compare with an answer of 0 as text; here 0.0 is 0.
     """
     return float(any(_is_close(said, answer) for answer in answers))
 
@@ -245,17 +246,18 @@ ANLS_THRESHOLD = 0.5
 
 
 def anls(said: str, answers: Sequence[str]) -> float:
-    """Average normalised Levenshtein similarity of one reply: 1 - distance / longer length, 0 from a half on.
+    """Average normalised Levenshtein similarity of one reply: 1 - distance / longer length, 0 below a half.
 
     The best of the answers counts; case does not (Biten et al. 2019, arXiv 1907.00490, 5.1; DocVQA, arXiv 2007.00398).
+    Exactly a half counts, as in the scripts in use; the paper's formula leaves it out.
     """
     return max(_similarity(" ".join(said.lower().split()), " ".join(answer.lower().split())) for answer in answers)
 
 
 def _similarity(a: str, b: str) -> float:
     longer = max(len(a), len(b))
-    distance = edit_distance(a, b) / longer if longer else 0.0
-    return 1 - distance if distance < ANLS_THRESHOLD else 0.0
+    similarity = 1 - edit_distance(a, b) / longer if longer else 1.0
+    return similarity if similarity >= ANLS_THRESHOLD else 0.0
 
 
 def edit_distance(a: str, b: str) -> int:
