@@ -42,10 +42,13 @@ def launch() -> None:
     cli_evaluate()
 
 
-def run_lmms_eval(model: Path, out: Path, *, name: str, fit: str, dtype: str, batch_size: int) -> None:
+def run_lmms_eval(
+    model: Path, out: Path, *, name: str, fit: str, dtype: str, batch_size: int, tasks: Path | None = None
+) -> None:
     """Run a benchmark's task of lmms-eval on a cell and write its measurements to `out`.
 
-    Raises UserError where lmms-eval is not installed or fails; what it printed is on stderr.
+    `tasks` is a folder of tasks beside lmms-eval's own. Raises UserError where lmms-eval is not installed or fails;
+    what it printed is on stderr.
     """
     task = BENCHMARKS[name].task
     python = os.environ.get(PYTHON, sys.executable)
@@ -53,6 +56,7 @@ def run_lmms_eval(model: Path, out: Path, *, name: str, fit: str, dtype: str, ba
         command = [python, "-c", "from vlmlaw.lmms import launch; launch()"]
         command += ["--model", MODEL_ID, "--model_args", f"pretrained={model},fit={fit},dtype={dtype}"]
         command += ["--tasks", task, "--batch_size", str(batch_size), "--output_path", folder, "--log_samples"]
+        command += ["--include_path", str(tasks)] if tasks else []
         source = str(Path(__file__).resolve().parents[1])
         path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=False)
