@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[2]
+DVC = ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc")
 CODE = ("Snakefile", "params.yaml", "pyproject.toml", "envs", "profiles", "src", "workflow")
 
 
