@@ -78,7 +78,7 @@ rule all:
         f"{OWN_RESULTS}/index.html"
         if OWN_MEASUREMENTS
         else "<results>/report/index.html",
-        [] if OWN_MEASUREMENTS else "<results>/headline/metrics.json",
+        [] if OWN_MEASUREMENTS else "<results>/headline/errors.csv",
         # Named so that a cell that was deleted by hand is missed, although the report does not need it again.
         [
             f"<results>/cells/{cell}/{file}"
@@ -110,4 +110,4 @@ rule cells:
 rule law:
     input:
         "<results>/law/law.json",
-        "<results>/headline/metrics.json",
+        "<results>/headline/errors.csv",

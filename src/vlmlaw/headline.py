@@ -1,6 +1,6 @@
 """The study in a few numbers and one table, for tools that compare runs (`dvc metrics`, `dvc plots`).
 
-metrics.json: for each suite rho and V*(Q) with intervals and the mean error, and what the trainings took.
+metrics/{suite}.json: rho and V*(Q) with intervals, and the mean error; metrics/trainings.json: what training took.
 errors.csv: one row for each suite, size, V and compressor, the mean of its seeds.
 """
 
@@ -14,30 +14,29 @@ from typing import Any
 import pandas as pd
 
 from vlmlaw.errors import UserError
-from vlmlaw.files import whole_file
+from vlmlaw.files import whole_file, whole_folder
 from vlmlaw.laws.analysis import read_analysis
 from vlmlaw.laws.table import ALL_KINDS
 
-METRICS, ERRORS = "metrics.json", "errors.csv"
+METRICS, ERRORS = "metrics", "errors.csv"
 DIGITS = 4
 CELL = ["suite", "compressor", "size", "n_params", "n_visual_tokens"]
 
 
 def write_headline(law: Path, measurements: Path, results: Path, out: Path) -> None:
-    """Write metrics.json and errors.csv of a law and its measurements into `out`.
+    """Write the folder metrics/ and errors.csv of a law and its measurements into `out`.
 
     `results` is the folder with the trainings: encoder/, language_models/ and cells/. Raises UserError where a file
     cannot be read.
     """
     table = _whole_suites(measurements)
-    metrics = {
-        "suites": _suites(read_analysis(law), table),
-        "trainings": _trainings(results, cells=sorted(set(table.cell))),
-    }
+    metrics = _suites(read_analysis(law), table)
+    metrics["trainings"] = _trainings(results, cells=sorted(set(table.cell)))
     with whole_file(out / ERRORS) as partial:
         errors_of(table).to_csv(partial, index=False)
-    with whole_file(out / METRICS) as partial:
-        partial.write_text(json.dumps(metrics, indent=1) + "\n")
+    with whole_folder(out / METRICS) as folder:
+        for name, numbers in metrics.items():
+            (folder / f"{name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 def errors_of(table: pd.DataFrame) -> pd.DataFrame:
@@ -56,32 +55,30 @@ def _whole_suites(path: Path) -> pd.DataFrame:
         raise UserError(f"{path} is no table of measurements ({error!r}); `vlmlaw collect` writes one.") from error
 
 
-def _suites(analysis: dict[str, Any], table: pd.DataFrame) -> dict[str, Any]:
-    """For each suite (and compressor, where several share cells): rho, V*(Q), mean error, the law's name."""
+def _suites(analysis: dict[str, Any], table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The numbers of each suite, and of each compressor where laws were fitted to several."""
     question_tokens = table.n_text_tokens.mean()
+    fits = [fit for fit in analysis["fits"] if fit["kind"] == ALL_KINDS]
+    several = len({fit.get("compressor") for fit in fits}) > 1
     found = {}
-    for fit in analysis["fits"]:
-        if fit["kind"] != ALL_KINDS:
-            continue
+    for fit in fits:
         name, rows = fit["suite"], table[table.suite == fit["suite"]]
         if fit.get("compressor"):
-            name, rows = f"{name}/{fit['compressor']}", rows[rows.compressor == fit["compressor"]]
+            name, rows = name + several * f"_{fit['compressor']}", rows[rows.compressor == fit["compressor"]]
         star = min(fit["v_star"], key=lambda row: abs(row["question_tokens"] - question_tokens), default=None)
-        found[name] = {
-            "law": fit["law"],
-            "rho": _interval(fit["rho"], "estimate"),
-            "v_star": _interval(star, "v_star") | {"question_tokens": star["question_tokens"]} if star else None,
-        }
+        numbers = _interval("rho", fit["rho"], "estimate") | _interval("v_star", star, "v_star")
+        numbers |= {"question_tokens": star and star["question_tokens"], "law": fit["law"]}
         if len(rows):
-            found[name]["mean_error"] = round(float(rows.error.mean()), DIGITS)
+            numbers = {"mean_error": round(float(rows.error.mean()), DIGITS)} | numbers
+        found[name.replace(" ", "_")] = numbers
     return found
 
 
-def _interval(row: dict[str, Any] | None, middle: str) -> dict[str, float | None]:
-    """Estimate and ends; null where the data do not bound them."""
-    ends = {"estimate": middle, "lower": "lower", "upper": "upper"}
-    values = {name: (row or {}).get(key) for name, key in ends.items()}
-    return {name: None if value is None else round(value, DIGITS) for name, value in values.items()}
+def _interval(name: str, row: dict[str, Any] | None, middle: str) -> dict[str, float | None]:
+    """An estimate and its ends; null where the data do not bound them."""
+    keys = {name: middle, f"{name}_lower": "lower", f"{name}_upper": "upper"}
+    values = {label: (row or {}).get(key) for label, key in keys.items()}
+    return {label: None if value is None else round(value, DIGITS) for label, value in values.items()}
 
 
 def _trainings(results: Path, *, cells: Iterable[str]) -> dict[str, Any]:

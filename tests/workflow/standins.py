@@ -101,10 +101,10 @@ def run_train(args):
 
 
 def run_evaluate(args):
-    """error = .05 + 40 (N / 1000)^-.5 V^-.2 and the like, with a little noise that the weights decide."""
+    """error = .05 + .6 (N / 1000)^-alpha V^-beta with a little noise that the weights decide."""
     noise = np.random.default_rng(int(_read(args.model, args.dataset, args.tokens, args.features)[:8], 16))
     cell = json.loads((args.model.parent / "training.json").read_text())["settings"]
-    n_params = 1000 * float(cell["size"].rstrip("kb-abcdefghijlmnopqrstuvwxyz") or 1)
+    n_params = 1000 * float("".join(filter(str.isdigit, cell["size"])))
     n_tokens = cell["n_visual_tokens"]
     scores = {}
     for suite, alpha, beta in (("reading", 0.1, 0.3), ("reasoning", 0.3, 0.1)):

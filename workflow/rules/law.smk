@@ -40,7 +40,7 @@ rule write_headline:
         ],
         again=again("write_headline"),
     output:
-        metrics="<results>/headline/metrics.json",
+        metrics=directory("<results>/headline/metrics"),
         errors="<results>/headline/errors.csv",
         record="<results>/headline/record.json",
     log:
@@ -60,5 +60,5 @@ rule write_headline:
     shell:
         "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
         " headline --law {input.law} --measurements {input.measurements} --results $(dirname {input.measurements})"
-        " --out $(dirname {output.metrics})"
+        " --out $(dirname {output.errors})"
         " > {log} 2>&1"
