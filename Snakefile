@@ -99,6 +99,7 @@ rule data:
 
 rule models:
     input:
+        "<results>/encoder/model.safetensors",
         expand("<results>/language_models/{size}/model.safetensors", size=plan.sizes),
 
 

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vlmlaw import __version__, records, stages
+from vlmlaw import __version__, adopt, origins, records, stages
 from vlmlaw.errors import UserError
 from vlmlaw.laws import cli as laws_cli
 from vlmlaw.report import cli as report_cli
@@ -24,6 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     stages.add_parsers(subparsers)
     laws_cli.add_parser(subparsers)
     report_cli.add_parsers(subparsers)
+    origins.add_parser(subparsers)
+    adopt.add_parser(subparsers)
     return parser
 
 

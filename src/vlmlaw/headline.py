@@ -66,10 +66,9 @@ def _suites(analysis: dict[str, Any], table: pd.DataFrame) -> dict[str, dict[str
         if fit.get("compressor"):
             name, rows = name + several * f"_{fit['compressor']}", rows[rows.compressor == fit["compressor"]]
         star = min(fit["v_star"], key=lambda row: abs(row["question_tokens"] - question_tokens), default=None)
-        numbers = _interval("rho", fit["rho"], "estimate") | _interval("v_star", star, "v_star")
+        numbers: dict[str, Any] = {"mean_error": round(float(rows.error.mean()), DIGITS)} if len(rows) else {}
+        numbers |= _interval("rho", fit["rho"], "estimate") | _interval("v_star", star, "v_star")
         numbers |= {"question_tokens": star and star["question_tokens"], "law": fit["law"]}
-        if len(rows):
-            numbers = {"mean_error": round(float(rows.error.mean()), DIGITS)} | numbers
         found[name.replace(" ", "_")] = numbers
     return found
 

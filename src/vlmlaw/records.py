@@ -82,8 +82,8 @@ def content_version(files: Mapping[str, Mapping[str, Any]]) -> str:
 
 def commit() -> str:
     """The checkout's commit, with "+ changes" where files differ from it; "" outside a repository."""
-    head = _git("rev-parse", "--short=12", "HEAD")
-    return head + (" + changes" if head and _git("status", "--porcelain", "--untracked-files=no") else "")
+    head = git("rev-parse", "--short=12", "HEAD")
+    return head + (" + changes" if head and git("status", "--porcelain", "--untracked-files=no") else "")
 
 
 def sha256(path: Path) -> str:
@@ -129,7 +129,7 @@ def walk(inputs: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
         yield from walk(part.get("inputs") or {})
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
     try:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
