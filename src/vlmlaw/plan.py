@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw import provenance
-from vlmlaw.experiment import SPLITS, Experiment, cell_name
+from vlmlaw.experiment import SPLITS, CellSettings, Experiment, cell_name
 from vlmlaw.lineage import Lineage
-from vlmlaw.settings import as_data, to_json
+from vlmlaw.settings import to_json
 
 
 class Plan:
@@ -90,6 +90,21 @@ class Plan:
             f"{self.results}/features/{split}/layer{layer}.npy" for layer in self._cell(wildcards).feature_layers
         ]
 
+    def behind(self, rule: str, wildcards: Any) -> list[tuple[str, dict[str, str]]]:
+        """The jobs, rule and wildcards, whose lasting results a job reads; caches are not among them."""
+        if rule == "train_cell":
+            return [("pretrain_language_model", {"size": wildcards["size"]}), ("train_encoder", {})]
+        if rule == "evaluate_cell":
+            return [("train_cell", dict(wildcards.items()))]
+        if rule == "collect_measurements":
+            return [("evaluate_cell", self._wildcards_of(cell)) for cell in self.experiment.cells.values()]
+        before = {"fit_law": "collect_measurements", "write_headline": "fit_law", "write_report": "fit_law"}.get(rule)
+        return [(before, {})] if before else []
+
+    @staticmethod
+    def _wildcards_of(cell: CellSettings) -> dict[str, str]:
+        return {name: str(getattr(cell, name)) for name in ("size", "n_visual_tokens", "compressor", "seed")}
+
     # Order: what takes longest starts first, so that no core idles at the end.
 
     def cell_priority(self, wildcards: Any) -> int:
@@ -132,9 +147,10 @@ class Plan:
         """A function of wildcards: the code with the cell's own compressor, whatever others there are."""
         return lambda wildcards: provenance.code_version(module, compressor=wildcards.compressor)
 
-    def as_data(self) -> dict[str, Any]:
-        """The resolved experiment as plain data."""
-        return as_data(self.experiment)
+    @cached_property
+    def as_json(self) -> str:
+        """The experiment as JSON. No parameter of a rule: whatever part of it a job needs is one."""
+        return to_json(self.experiment)
 
 
 def use_this_interpreter() -> None:
