@@ -6,9 +6,11 @@ rule evaluate_benchmark:
         model=multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
         training=f"<results>/cells/{CELL}/training.json",
         questions=plan.questions_of,
+        again=again("evaluate_benchmark"),
     output:
         scores=f"<results>/cells/{CELL}/benchmarks/{{benchmark}}.json",
         replies=f"<results>/cells/{CELL}/benchmarks/{{benchmark}}.jsonl",
+        record=f"<results>/cells/{CELL}/benchmarks/{{benchmark}}.record.json",
     log:
         f"<logs>/evaluate_benchmark/{CELL}/{{benchmark}}.log",
     benchmark:
@@ -31,7 +33,8 @@ rule evaluate_benchmark:
     message:
         "Ask {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed}) the questions of {wildcards.benchmark}"
     shell:
-        "python -m vlmlaw benchmark run --model $(dirname {input.model[0]}) --questions {input.questions:q}"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " benchmark run --model $(dirname {input.model[0]}) --questions {input.questions:q}"
         " --images {params.images:q} --settings {params.settings:q} --batch-size {resources.batch_size}"
         " --out {output.scores}"
         " 2>&1 | tee {log}"
@@ -41,8 +44,10 @@ rule evaluate_by_lmms_eval:
     input:
         model=multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
         training=f"<results>/cells/{CELL}/training.json",
+        again=again("evaluate_by_lmms_eval"),
     output:
         scores=f"<results>/cells/{CELL}/benchmarks/{{benchmark}}.json",
+        record=f"<results>/cells/{CELL}/benchmarks/{{benchmark}}.record.json",
     log:
         f"<logs>/evaluate_by_lmms_eval/{CELL}/{{benchmark}}.log",
     benchmark:
@@ -64,6 +69,7 @@ rule evaluate_by_lmms_eval:
     message:
         "Run lmms-eval's {wildcards.benchmark} on {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
-        "python -m vlmlaw benchmark lmms-eval --model $(dirname {input.model[0]})"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " benchmark lmms-eval --model $(dirname {input.model[0]})"
         " --settings {params.settings:q} --batch-size {resources.batch_size} --out {output.scores}"
         " 2>&1 | tee {log}"
