@@ -118,6 +118,11 @@ class Plan:
     def _benchmark_section(self, wildcards: Any) -> Any:
         return next(b for b in self.experiment.evaluation.benchmarks if b.name == wildcards.benchmark)
 
+    @property
+    def caches(self) -> list[str]:
+        """Folders of what is neither recorded nor shared, and made again where a job needs it."""
+        return [f"{self.results}/{name}" for name in ("data", "tokens", "features")]
+
     def behind(self, rule: str, wildcards: Any) -> list[tuple[str, dict[str, str]]]:
         """The jobs, rule and wildcards, whose lasting results a job reads; caches are not among them."""
         if rule == "train_cell":

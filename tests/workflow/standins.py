@@ -96,9 +96,11 @@ def run_language_model(args):
 
 
 def run_train(args):
-    time.sleep(float(os.environ.get("STANDIN_SECONDS", "0")))
+    wait_for = os.environ.get("STANDIN_WAIT_FOR")
+    while wait_for and not Path(wait_for).exists():
+        time.sleep(0.1)
     weights = _read(args.language_model, args.encoder, args.tokens, args.features)
-    _model(args.out / "model", weights, args.settings)
+    _model(args.out / "model", weights, args.settings, args.code)
     (args.out / "train.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
     _account(args.out / "training.json", args.settings)
 
