@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from PIL import Image
 from vlmlaw.answer import load_cell, pad_id_of, patches_reader
 from vlmlaw.errors import UserError
 from vlmlaw.generate import Prompt, Prompter, prompt_tensors, replies
+from vlmlaw.lmms import MODEL_ID
 from vlmlaw.progress import Progress
 
 DEFAULT_NEW_TOKENS = 1024  # as lmms-eval's own models, where a task does not say
@@ -45,9 +47,9 @@ class VlmlawModel(lmms):
             )
         given = {key: value for key, value in unknown.items() if value is not None and key != "max_batch_size"}
         if given:
-            raise UserError(f"unknown model_args {', '.join(given)}; there are pretrained, dtype, fit.")
-        from pathlib import Path
-
+            raise UserError(
+                f"--model {MODEL_ID} has no model_args {', '.join(given)}; there are pretrained, dtype, fit."
+            )
         self._vlm, self._words = load_cell(Path(pretrained), dtype=dtype)
         if device:
             self._vlm.to(device)
