@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,9 +46,9 @@ class VlmlawModel(lmms):
             )
         given = {key: value for key, value in unknown.items() if value is not None and key != "max_batch_size"}
         if given:
-            raise UserError(
-                f"--model {MODEL_ID} has no model_args {', '.join(given)}; there are pretrained, dtype, fit."
-            )
+            raise UserError(f"unknown model_args {', '.join(given)}; there are pretrained, dtype, fit.")
+        from pathlib import Path
+
         self._vlm, self._words = load_cell(Path(pretrained), dtype=dtype)
         if device:
             self._vlm.to(device)
@@ -121,7 +120,7 @@ class VlmlawModel(lmms):
         return found
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        raise NotImplementedError("cells answer one question at a time; tasks of several rounds cannot be run")
+        raise NotImplementedError(f"--model {MODEL_ID} answers one question at a time; no task of several rounds runs")
 
 
 def _limits(options: Mapping[str, Any], *, task: str) -> tuple[int, tuple[str, ...]]:
