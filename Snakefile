@@ -30,6 +30,11 @@ OWN_RESULTS = f"{plan.results}/own/{Path(OWN_MEASUREMENTS or '').stem}"
 MODEL_FILES = ["model.safetensors", "config.json"]
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
 SPEAKING_MODEL_FILES = [*MODEL_FILES, "generation_config.json", *TOKENIZER_FILES]
+# A pretrained model is not copied into the results: a small file says what it is.
+ENCODER_FILES = ["model.json"] if plan.pretrained else MODEL_FILES
+LANGUAGE_MODEL_FILES = (
+    ["model.json", *TOKENIZER_FILES] if plan.pretrained else SPEAKING_MODEL_FILES
+)
 CELL = "{size}_v{n_visual_tokens}_{compressor}_s{seed}"
 
 
@@ -50,8 +55,17 @@ wildcard_constraints:
     seed="[0-9]+",
 
 
-include: "workflow/rules/data.smk"
-include: "workflow/rules/models.smk"
+if plan.pretrained:
+
+    include: "workflow/rules/pretrained.smk"
+
+else:
+
+    include: "workflow/rules/data.smk"
+    include: "workflow/rules/models.smk"
+
+
+include: "workflow/rules/inputs.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/law.smk"
@@ -86,17 +100,16 @@ rule all:
 
 rule data:
     input:
-        expand(
-            "<results>/features/{split}/layer{layer}.npy",
-            split=["train", "test"],
-            layer=plan.layers,
-        ),
-        expand("<results>/tokens/{split}.npz", split=["train", "test", "text"]),
+        plan.data_files,
 
 
 rule models:
     input:
-        expand("<results>/language_models/{size}/model.safetensors", size=plan.sizes),
+        expand(
+            "<results>/language_models/{size}/{file}",
+            size=plan.sizes,
+            file=LANGUAGE_MODEL_FILES[0],
+        ),
 
 
 rule cells:

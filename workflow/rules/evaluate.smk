@@ -8,7 +8,7 @@ rule evaluate_cell:
         conversations="<results>/data/test/conversations.json",
         index="<results>/data/test/index.npz",
         tokens="<results>/tokens/test.npz",
-        features=plan.features_of("test"),
+        images=plan.images_of("test"),
     output:
         f"<results>/cells/{CELL}/evaluation.json",
     log:
@@ -30,7 +30,7 @@ rule evaluate_cell:
         "Evaluate {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
         "python -m vlmlaw evaluate --model $(dirname {input.model[0]}) --dataset $(dirname {input.index})"
-        " --tokens {input.tokens} --features $(dirname {input.features[0]})"
+        " --tokens {input.tokens} --images $(dirname {input.images[0]})"
         " --settings {params.settings:q} --out {output}"
         " > {log} 2>&1"
 

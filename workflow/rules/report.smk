@@ -9,10 +9,7 @@ rule write_report:
         measurements="<results>/measurements.csv",
         cells=expand("<results>/cells/{cell}/training.json", cell=plan.cells),
         curves=expand("<results>/cells/{cell}/train.jsonl", cell=plan.cells),
-        trainings=[
-            "<results>/encoder/training.json",
-            *expand("<results>/language_models/{size}/training.json", size=plan.sizes),
-        ],
+        trainings=plan.training_accounts,
         samples=multiext(
             "<results>/data/test/",
             "conversations.json",

@@ -4,11 +4,12 @@
 rule train_cell:
     input:
         language_model=multiext(
-            "<results>/language_models/{size}/", *SPEAKING_MODEL_FILES
+            "<results>/language_models/{size}/", *LANGUAGE_MODEL_FILES
         ),
-        encoder=multiext("<results>/encoder/", *MODEL_FILES),
+        encoder=multiext("<results>/encoder/", *ENCODER_FILES),
         tokens="<results>/tokens/train.npz",
-        features=plan.features_of("train"),
+        images=plan.images_of("train"),
+        aligned=plan.aligned_of,
     output:
         multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
         training=f"<results>/cells/{CELL}/training.json",
@@ -26,6 +27,7 @@ rule train_cell:
         runtime=240,
         gpu=plan.compute.gpus,
         checkpoint_seconds=plan.training_checkpoint_seconds,
+        compute=plan.compute_options,
     params:
         settings=plan.cell_of,
         code=plan.cell_code("vlmlaw.train"),
@@ -34,7 +36,7 @@ rule train_cell:
         "Train {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
         "python -m vlmlaw train --language-model $(dirname {input.language_model[0]}) --encoder $(dirname {input.encoder[0]})"
-        " --tokens {input.tokens} --features $(dirname {input.features[0]})"
+        " --tokens {input.tokens} --images $(dirname {input.images[0]}) --aligned {input.aligned}"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
-        " --out $(dirname {output.training})"
+        " --compute {resources.compute:q} --out $(dirname {output.training})"
         " 2>&1 | tee {log}"
