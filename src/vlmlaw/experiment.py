@@ -23,6 +23,7 @@ from vlmlaw.stage_settings import (
     EvaluationSettings,
     Grid,
     LlavaData,
+    LlavaFile,
     LoadedSize,
     LoadedVision,
     ModelSettings,
@@ -49,6 +50,7 @@ __all__ = [
     "EvaluationSettings",
     "Experiment",
     "LlavaData",
+    "LlavaFile",
     "LoadedSize",
     "LoadedVision",
     "ModelSettings",
@@ -124,6 +126,7 @@ class Experiment:
             files=files,
             image_px=self.tower.image_px,
             fit=self.data.fit,
+            pad_color=self.data.pad_color,
             skip_at_most=0.0 if split == "test" else self.data.skip_at_most,
             one_question_each=split == "test",
         )
@@ -231,6 +234,13 @@ class Experiment:
         own = {**self._arithmetic(size), **self.alignment, **section.alignment}
         return build(AlignmentSettings, own, where=f"alignment of size {size}")
 
+    @property
+    def _framing(self) -> dict[str, Any]:
+        if not isinstance(self.data, LlavaData):
+            return {}
+        # LLaVA's visual tokens carry no embedding of their place.
+        return {"fit": self.data.fit, "pad_color": self.data.pad_color, "place_embedding": False}
+
     def _arithmetic(self, size: str) -> dict[str, str]:
         section = self.sizes[size]
         return {"dtype": section.dtype} if isinstance(section, LoadedSize) else {}
@@ -279,7 +289,7 @@ class Experiment:
                         seed=seed,
                         feature_layers=layers,
                         training=training[size],
-                        place_embedding=not self.pretrained,  # LLaVA has none
+                        **self._framing,
                     )
                     if cell.name in cells:
                         raise UserError(f"{where}: the cell {cell.name} is there twice; remove one of them.")

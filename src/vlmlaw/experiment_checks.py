@@ -53,6 +53,8 @@ def _check_data(experiment: Experiment, source: str) -> None:
     for name in data.test:
         if not NAME.fullmatch(name):
             raise UserError(f"{source}.data.test: {name!r} cannot name a suite; use letters, digits, '.' and '-'.")
+    if len(data.pad_color) != 3:
+        raise UserError(f"{source}.data.pad_color: found {list(data.pad_color)}; expected red, green and blue.")
     if data.chat_template not in TEMPLATES and not data.chat_template.endswith(".jinja"):
         expected = ", ".join(TEMPLATES)
         raise UserError(

@@ -45,6 +45,8 @@ class VlmConfig(PreTrainedConfig):
         image_token_id: int = 0,
         image_mean: list[float] | None = None,
         image_std: list[float] | None = None,
+        image_fit: str = "stretch",
+        pad_color: list[int] | None = None,
         **kwargs: Any,
     ):
         self.vision_config = _as_config(vision_config or {"model_type": "clip_vision_model"})
@@ -57,6 +59,8 @@ class VlmConfig(PreTrainedConfig):
         self.image_token_id = image_token_id
         self.image_mean = image_mean or [0.5] * 3
         self.image_std = image_std or [0.5] * 3
+        self.image_fit = image_fit
+        self.pad_color = pad_color or [0, 0, 0]
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
 

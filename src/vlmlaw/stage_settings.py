@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vlmlaw.data.framing import CLIP_GREY, FITS
 from vlmlaw.errors import UserError
 from vlmlaw.settings import choice, number, passive
 
@@ -90,7 +91,8 @@ class LlavaData:
     align: LlavaFile | None = None
     train: LlavaFile
     test: Mapping[str, LlavaFile]
-    fit: str = choice("pad", "stretch", "crop", default="pad")  # how an image becomes a square
+    fit: str = choice(*FITS, default="pad")  # how an image becomes a square
+    pad_color: tuple[int, ...] = number(least=0, most=255, default=CLIP_GREY)
     skip_at_most: float = number(least=0, most=1, default=0.0)  # share of a training file's records
     max_text_tokens: int = number(least=8, default=2048)  # what a record says beyond is cut off, whatever V is
     chat_template: str = "chatml"  # or `model` for the language model's own, or a .jinja file
@@ -102,7 +104,8 @@ class SplitSettings:
 
     files: Mapping[str, LlavaFile]  # by suite; a training split has one, without a name
     image_px: int = number(least=1)
-    fit: str = choice("pad", "stretch", "crop")
+    fit: str = choice(*FITS)
+    pad_color: tuple[int, ...] = number(least=0, most=255)
     skip_at_most: float = number(least=0, most=1, default=0.0)
     one_question_each: bool = False
 
@@ -167,6 +170,8 @@ class CellSettings:
     seed: int
     feature_layers: tuple[int, ...]
     training: TrainingSettings
+    fit: str = choice(*FITS, default="stretch")  # how an image becomes a square
+    pad_color: tuple[int, ...] = number(least=0, most=255, default=CLIP_GREY)
     place_embedding: bool = True  # whether visual tokens carry where they are from
     trains_language_model: bool = True  # False in stage 1
 

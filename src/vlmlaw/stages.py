@@ -35,6 +35,8 @@ def add_parsers(subparsers: Any) -> None:
     _add_data(subparsers)
     _add_models(subparsers)
     _add_fetch(subparsers)
+    practice = _verb(subparsers, "practice", run_practice, "make tiny models and data to try a real experiment on")
+    practice.add_argument("--seed", type=int, default=0, metavar="N")
     inputs = ("language-model", "encoder", "tokens", "images")
     align = _verb(subparsers, "align", run_align, "stage 1 of a cell: train its compressor and projector", *inputs)
     train = _verb(subparsers, "train", run_train, "train one cell", *inputs)
@@ -169,6 +171,12 @@ def run_prepare(args: argparse.Namespace) -> None:
 
     settings = _settings(args, SplitSettings, lambda experiment: experiment.picture_settings(_chosen(args, "split")))
     prepare_split(args.out, settings=settings, n_threads=args.threads)
+
+
+def run_practice(args: argparse.Namespace) -> None:
+    from vlmlaw.data.practice import write_practice
+
+    write_practice(args.out, seed=args.seed)
 
 
 def run_fetch_tokenizer(args: argparse.Namespace) -> None:

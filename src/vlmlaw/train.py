@@ -53,6 +53,8 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
         image_token_id=words.convert_tokens_to_ids(IMAGE_PLACEHOLDER),
         image_mean=mean,
         image_std=std,
+        image_fit=settings.fit,
+        pad_color=list(settings.pad_color),
         tie_word_embeddings=llm.config.tie_word_embeddings,
     )
     model = VlmForConditionalGeneration.assemble(config, tower, llm)
