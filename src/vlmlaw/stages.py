@@ -35,6 +35,12 @@ def add_parsers(subparsers: Any) -> None:
     _add_data(subparsers)
     _add_models(subparsers)
     _add_fetch(subparsers)
+    chat = subparsers.add_parser("chat", help="ask a trained cell a question about an image")
+    chat.add_argument("cell", help="a cell's name in results/cells, or its folder")
+    chat.add_argument("asked", nargs="+", metavar="[IMAGE] QUESTION", help="an image's file, and what to ask about it")
+    chat.add_argument("--results", default="results", metavar="DIR", help="the experiment's results folder")
+    chat.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    chat.set_defaults(run=run_chat)
     practice = _verb(subparsers, "practice", run_practice, "make tiny models and data to try a real experiment on")
     practice.add_argument("--seed", type=int, default=0, metavar="N")
     inputs = ("language-model", "encoder", "tokens", "images")
@@ -171,6 +177,15 @@ def run_prepare(args: argparse.Namespace) -> None:
 
     settings = _settings(args, SplitSettings, lambda experiment: experiment.picture_settings(_chosen(args, "split")))
     prepare_split(args.out, settings=settings, n_threads=args.threads)
+
+
+def run_chat(args: argparse.Namespace) -> None:
+    from vlmlaw.chat import ask, find_model
+
+    *images, question = args.asked
+    folder = find_model(args.cell, results=Path(args.results))
+    image = Path(images[0]) if images else None
+    print(ask(folder, image, question, max_new_tokens=args.max_new_tokens))
 
 
 def run_practice(args: argparse.Namespace) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import logging
 
 from vlmlaw import vision  # its import makes the miniature's own tower known to AutoModel
 from vlmlaw.errors import UserError
@@ -29,14 +31,26 @@ def load_tower(opened: Opened) -> PreTrainedModel:
     config = getattr(config, "vision_config", config)
     dtype = getattr(torch, opened.pin.dtype) if opened.pin else torch.float32
     try:
-        tower, info = AutoModel.from_pretrained(
-            opened.folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        )
+        with _without_load_report():
+            tower, info = AutoModel.from_pretrained(
+                opened.folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            )
     except (OSError, ValueError) as error:
         raise UserError(f"{opened.folder} cannot be loaded as a vision tower: {error}") from error
     demand_whole(opened.folder, type(tower), info["missing_keys"])
     vision.grid_side(tower.config)
     return tower.requires_grad_(False).eval()
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Keep transformers from listing the text model's weights, which a tower leaves out on purpose."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def demand_whole(folder: Path, kind: type, missing: Iterable[str]) -> None:

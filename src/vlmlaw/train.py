@@ -28,6 +28,7 @@ from vlmlaw.language_model import tensors
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
 from vlmlaw.packing import TokenTable, load_tokenizer, make_batch, records_of_step
+from vlmlaw.processor import VlmProcessor
 from vlmlaw.towers import demand_whole, load_tower, statistics_of
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def train_cell(
     words = load_tokenizer(language_model)
     with whole_folder(out / "model") as folder:
         model.to(getattr(torch, settings.training.dtype)).save_pretrained(folder)
-        words.save_pretrained(folder)
+        VlmProcessor.of_model(model, words).save_pretrained(folder)
     _write_account(out, settings, spent)
 
 
