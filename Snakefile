@@ -26,6 +26,9 @@ OWN_MEASUREMENTS = config.pop("measurements", None)
 
 use_this_interpreter()
 plan = Plan(config)
+if plan.budget and workflow.is_main_process:
+    print(plan.budget, file=sys.stderr)
+
 OWN_RESULTS = f"{plan.results}/own/{Path(OWN_MEASUREMENTS or '').stem}"
 MODEL_FILES = ["model.safetensors", "config.json"]
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]

@@ -21,6 +21,7 @@ from vlmlaw.experiment import (
     cell_name,
 )
 from vlmlaw.lineage import Lineage
+from vlmlaw.memory import recall, remember
 from vlmlaw.settings import as_data, to_json
 
 DATASET_FILES = ("index.npz", "conversations.json", "images-00000.tar")
@@ -111,6 +112,20 @@ class Plan:
     def compute_options(self) -> str:
         """What a training may use of the machine, as JSON."""
         return to_json(self.compute)
+
+    @cached_property
+    def budget(self) -> str:
+        """The estimate of GPU-hours, in words; empty for what takes none."""
+        if not (self.pretrained and self.compute.gpus):
+            return ""
+        asked = ("budget", provenance.code_version("vlmlaw.budget"), to_json(self.experiment))
+        answer = recall(*asked)
+        if answer is None:
+            from vlmlaw.budget import describe
+
+            answer = describe(self.experiment)
+            remember(answer, *asked)
+        return answer
 
     # Files.
 
