@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from vlmlaw import cost
 from vlmlaw.shapes import config_of, text_config, vision_config
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import CellSettings, Experiment, LlavaFile
+    from vlmlaw.experiment import CellSettings, Experiment, LlavaData, LlavaFile
 
 FROZEN, TRAINED = 2, 3  # forward and backward passes, in forward passes
 
@@ -58,12 +58,8 @@ def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
     tower: Any = experiment.vision
     seeing = 0 if experiment.caches_features else cost.vision_flops(_shape(vision_config(config_of(tower.source))))
     times = TRAINED if cell.trains_language_model else FROZEN
-    n_records = file.records or _DEFAULT_RECORDS
-    n_seen = cell.training.steps_of(n_records) * cell.training.batch_size
+    n_seen = cell.training.steps_of(file.records or 0) * cell.training.batch_size
     return n_seen * (times * text + TRAINED * projector + seeing)
-
-
-_DEFAULT_RECORDS = 1  # a file whose records are not counted in the experiment; `describe` says so
 
 
 def _shape(config: Mapping[str, Any]) -> Any:
@@ -75,6 +71,10 @@ def describe(experiment: Experiment) -> str:
     """The estimate as a table of sizes by visual tokens, in words what it rests on. Empty without a GPU."""
     if not experiment.pretrained or not experiment.compute.gpus:
         return ""
+    data = cast("LlavaData", experiment.data)
+    uncounted = [name for name in ("align", "train") if (file := getattr(data, name)) and not file.records]
+    if uncounted:
+        return f"{experiment.name}: no estimate of GPU-hours; say how many `records` data.{uncounted[0]} has."
     hours = estimate(experiment)
     whole = sum(one.stage_1 + one.stage_2 for one in hours)
     tokens = sorted({one.n_visual_tokens for one in hours})
@@ -91,10 +91,10 @@ def describe(experiment: Experiment) -> str:
 
 
 def _assumptions(experiment: Experiment) -> list[str]:
-    compute, data = experiment.compute, experiment.data
-    files = {"stage 1": getattr(data, "align", None), "stage 2": getattr(data, "train", None)}
+    compute, data = experiment.compute, cast("LlavaData", experiment.data)
+    files = {"stage 1": data.align, "stage 2": data.train}
     read = ", ".join(
-        f"{name} {f'{file.records:,}' if file.records else 'an unknown number of'} records of {file.text_tokens} text tokens"
+        f"{name} {file.records:,} records of {file.text_tokens} text tokens"
         for name, file in files.items()
         if file is not None
     )
@@ -102,5 +102,5 @@ def _assumptions(experiment: Experiment) -> list[str]:
     return [
         f"  It assumes {compute.utilisation:.0%} of {compute.peak_tflops:g} TFLOP/s (compute.utilisation, "
         f"compute.peak_tflops); {read};",
-        f"  an image in each record, {tower}; FLOPs of matrix products. Downloads, preparation and evaluation are extra.",
+        f"  an image in each record, {tower}; FLOPs of matrix products. Preparation and evaluation are extra.",
     ]
