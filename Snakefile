@@ -33,6 +33,7 @@ OWN_RESULTS = f"{plan.results}/own/{Path(OWN_MEASUREMENTS or '').stem}"
 MODEL_FILES = ["model.safetensors", "config.json"]
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
 SPEAKING_MODEL_FILES = [*MODEL_FILES, "generation_config.json", *TOKENIZER_FILES]
+PICTURE_FILES = ["conversations.json", "index.npz", "images-00000.tar"]
 # A pretrained model is not copied into the results: a small file says what it is.
 ENCODER_FILES = ["model.json"] if plan.pretrained else MODEL_FILES
 LANGUAGE_MODEL_FILES = (
@@ -56,6 +57,9 @@ wildcard_constraints:
     n_visual_tokens="[0-9]+",
     compressor="[a-z_]+",
     seed="[0-9]+",
+
+
+include: "workflow/rules/common.smk"
 
 
 if plan.pretrained:
@@ -93,6 +97,7 @@ rule all:
         f"{OWN_RESULTS}/index.html"
         if OWN_MEASUREMENTS
         else "<results>/report/index.html",
+        [] if OWN_MEASUREMENTS else "<results>/headline/errors.csv",
         # Named so that a cell that was deleted by hand is missed, although the report does not need it again.
         [
             f"<results>/cells/{cell}/{file}"
@@ -108,6 +113,7 @@ rule data:
 
 rule models:
     input:
+        f"<results>/encoder/{ENCODER_FILES[0]}",
         expand(
             "<results>/language_models/{size}/{file}",
             size=plan.sizes,
@@ -123,3 +129,4 @@ rule cells:
 rule law:
     input:
         "<results>/law/law.json",
+        "<results>/headline/errors.csv",

@@ -82,6 +82,10 @@ class Lineage:
         held_out = self.experiment.grid.held_out or ""
         return _hash(held_out, code_version("vlmlaw.measurements"), self.collect_measurements)
 
+    @property
+    def write_headline(self) -> str:
+        return self.write_report
+
     @cached_property
     def write_report(self) -> str:
         return _hash(to_json(self.experiment.law), code_version("vlmlaw.laws.cli"), self.fit_law)

@@ -5,6 +5,7 @@ A rule's `params:` take these methods, so that the engine's record of a job hold
 
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from vlmlaw import provenance
 from vlmlaw.experiment import (
+    CellSettings,
     Experiment,
     LlavaData,
     ModelSettings,
@@ -22,7 +24,7 @@ from vlmlaw.experiment import (
 )
 from vlmlaw.lineage import Lineage
 from vlmlaw.memory import recall, remember
-from vlmlaw.settings import as_data, to_json
+from vlmlaw.settings import to_json
 
 DATASET_FILES = ("index.npz", "conversations.json", "images-00000.tar")
 
@@ -71,6 +73,11 @@ class Plan:
 
     def alignment_of(self, wildcards: Any) -> str:
         return to_json(self._cell(wildcards, among=self.experiment.alignments))
+
+    @cached_property
+    def _stages(self) -> Mapping[str, CellSettings]:
+        """Cells and stages 1 by name; a stage 1 that seeds share may have a name that no cell has."""
+        return {**self.experiment.alignments, **self.experiment.cells}
 
     @cached_property
     def evaluation(self) -> str:
@@ -131,11 +138,14 @@ class Plan:
 
     def images_of(self, split: str) -> Any:
         """An input function: what a cell sees of a split's images, cached features or the images themselves."""
-        if not self.experiment.caches_features:
-            return [f"{self.results}/data/{split}/{name}" for name in DATASET_FILES]
-        return lambda wildcards: [
-            f"{self.results}/features/{split}/layer{layer}.npy" for layer in self._cell(wildcards).feature_layers
-        ]
+
+        def files(wildcards: Any) -> list[str]:
+            if not self.experiment.caches_features:
+                return [f"{self.results}/data/{split}/{name}" for name in DATASET_FILES]
+            cell = self._cell(wildcards, among=self._stages)
+            return [f"{self.results}/features/{split}/layer{layer}.npy" for layer in cell.feature_layers]
+
+        return files
 
     def aligned_of(self, wildcards: Any) -> list[str]:
         """What a cell's training starts from beside the LLM: stage 1's weights, where there is a stage 1."""
@@ -180,6 +190,29 @@ class Plan:
     def language_model_files_of(self, wildcards: Any) -> list[str]:
         return self.local_files_of(self.experiment.size_settings(wildcards.size))
 
+    def behind(self, rule: str, wildcards: Any) -> list[tuple[str, dict[str, str]]]:
+        """The jobs, rule and wildcards, whose lasting results a job reads; caches are not among them."""
+        if rule in ("train_cell", "align_cell"):
+            return self._behind_training(rule, wildcards)
+        if rule == "evaluate_cell":
+            return [("train_cell", dict(wildcards.items()))]
+        if rule == "collect_measurements":
+            return [("evaluate_cell", self._wildcards_of(cell)) for cell in self.experiment.cells.values()]
+        before = {"fit_law": "collect_measurements", "write_headline": "fit_law", "write_report": "fit_law"}.get(rule)
+        return [(before, {})] if before else []
+
+    def _behind_training(self, rule: str, wildcards: Any) -> list[tuple[str, dict[str, str]]]:
+        size = {"size": wildcards["size"]}
+        if not self.pretrained:
+            return [("pretrain_language_model", size), ("train_encoder", {})]
+        stage_1 = self.experiment.stage_1_of(self._cell(Namespace(**wildcards))) if rule == "train_cell" else None
+        aligned = [("align_cell", self._wildcards_of(stage_1))] if stage_1 else []
+        return [("fetch_language_model", size), ("fetch_encoder", {}), *aligned]
+
+    @staticmethod
+    def _wildcards_of(cell: CellSettings) -> dict[str, str]:
+        return {name: str(getattr(cell, name)) for name in ("size", "n_visual_tokens", "compressor", "seed")}
+
     # Order: what takes longest starts first, so that no core idles at the end.
 
     def cell_priority(self, wildcards: Any) -> int:
@@ -223,9 +256,10 @@ class Plan:
         """A function of wildcards: the code with the cell's own compressor, whatever others there are."""
         return lambda wildcards: provenance.code_version(module, compressor=wildcards.compressor)
 
-    def as_data(self) -> dict[str, Any]:
-        """The resolved experiment as plain data."""
-        return as_data(self.experiment)
+    @cached_property
+    def as_json(self) -> str:
+        """The experiment as JSON. No parameter of a rule: whatever part of it a job needs is one."""
+        return to_json(self.experiment)
 
 
 def use_this_interpreter() -> None:

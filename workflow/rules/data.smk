@@ -2,11 +2,14 @@
 
 
 rule draw_pictures:
+    input:
+        again=again("draw_pictures"),
     output:
         images="<results>/data/{split}/images-00000.tar",
         index="<results>/data/{split}/index.npz",
         conversations="<results>/data/{split}/conversations.json",
         labels="<results>/data/{split}/patch_labels.npz",
+        record="<results>/data/{split}/record.json",
     log:
         "<logs>/draw_pictures/{split}.log",
     benchmark:
@@ -25,15 +28,19 @@ rule draw_pictures:
     message:
         "Draw the pictures and questions of the {wildcards.split} split"
     shell:
-        "python -m vlmlaw data pictures --split {wildcards.split} --settings {params.settings:q}"
+        "python -m vlmlaw --record {output.record} --code {params.code}"
+        " data pictures --split {wildcards.split} --settings {params.settings:q}"
         " --out $(dirname {output.index})"
         " > {log} 2>&1"
 
 
 rule write_text:
+    input:
+        again=again("write_text"),
     output:
         conversations="<results>/data/text/conversations.json",
         index="<results>/data/text/index.npz",
+        record="<results>/data/text/record.json",
     log:
         "<logs>/write_text.log",
     benchmark:
@@ -50,13 +57,17 @@ rule write_text:
     message:
         "Write the text that the language models are pretrained on"
     shell:
-        "python -m vlmlaw data text --settings {params.settings:q} --out $(dirname {output.index})"
+        "python -m vlmlaw --record {output.record} --code {params.code}"
+        " data text --settings {params.settings:q} --out $(dirname {output.index})"
         " > {log} 2>&1"
 
 
 rule build_tokenizer:
+    input:
+        again=again("build_tokenizer"),
     output:
         tokenizer=multiext("<results>/data/tokenizer/", *TOKENIZER_FILES),
+        record="<results>/data/tokenizer/record.json",
     log:
         "<logs>/build_tokenizer.log",
     benchmark:
@@ -72,5 +83,6 @@ rule build_tokenizer:
     message:
         "Build the tokenizer"
     shell:
-        "python -m vlmlaw data tokenizer --out $(dirname {output.tokenizer[0]})"
+        "python -m vlmlaw --record {output.record} --code {params.code}"
+        " data tokenizer --out $(dirname {output.tokenizer[0]})"
         " > {log} 2>&1"

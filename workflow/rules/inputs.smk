@@ -6,8 +6,10 @@ rule tokenize:
         conversations="<results>/data/{split}/conversations.json",
         index="<results>/data/{split}/index.npz",
         tokenizer=multiext("<results>/data/tokenizer/", *TOKENIZER_FILES),
+        again=again("tokenize"),
     output:
-        "<results>/tokens/{split}.npz",
+        tokens="<results>/tokens/{split}.npz",
+        record="<results>/tokens/{split}.record.json",
     log:
         "<logs>/tokenize/{split}.log",
     benchmark:
@@ -25,24 +27,22 @@ rule tokenize:
     message:
         "Turn the conversations of {wildcards.split} into tokens"
     shell:
-        "python -m vlmlaw data tokenize --dataset $(dirname {input.index}) --tokenizer $(dirname {input.tokenizer[0]})"
-        " --settings {params.settings:q} --out {output}"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " data tokenize --dataset $(dirname {input.index}) --tokenizer $(dirname {input.tokenizer[0]})"
+        " --settings {params.settings:q} --out {output.tokens}"
         " > {log} 2>&1"
 
 
 rule cache_features:
     input:
         encoder=multiext("<results>/encoder/", *ENCODER_FILES),
-        dataset=multiext(
-            "<results>/data/{split}/",
-            "conversations.json",
-            "index.npz",
-            "images-00000.tar",
-        ),
+        dataset=multiext("<results>/data/{split}/", *PICTURE_FILES),
+        again=again("cache_features"),
     output:
         features=expand(
             "<results>/features/{{split}}/layer{layer}.npy", layer=plan.layers
         ),
+        record="<results>/features/{split}/record.json",
     log:
         "<logs>/cache_features/{split}.log",
     benchmark:
@@ -62,6 +62,7 @@ rule cache_features:
     message:
         "Cache the encoder's patch features of {wildcards.split}"
     shell:
-        "python -m vlmlaw encoder features --encoder $(dirname {input.encoder[0]}) --dataset $(dirname {input.dataset[0]})"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " encoder features --encoder $(dirname {input.encoder[0]}) --dataset $(dirname {input.dataset[0]})"
         " --layers {params.layers} --out $(dirname {output.features[0]})"
         " > {log} 2>&1"

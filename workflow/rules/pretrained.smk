@@ -6,12 +6,14 @@ A model is not copied: its stage says which files it consists of, and loading it
 
 rule prepare_pictures:
     input:
-        plan.conversations_of,
+        conversations=plan.conversations_of,
+        again=again("prepare_pictures"),
     output:
         images="<results>/data/{split}/images-00000.tar",
         index="<results>/data/{split}/index.npz",
         conversations="<results>/data/{split}/conversations.json",
         skipped="<results>/data/{split}/skipped.json",
+        record="<results>/data/{split}/record.json",
     log:
         "<logs>/prepare_pictures/{split}.log",
     benchmark:
@@ -29,14 +31,18 @@ rule prepare_pictures:
     message:
         "Read the conversations of the {wildcards.split} split and resize their images"
     shell:
-        "python -m vlmlaw data prepare --settings {params.settings:q} --threads {threads}"
+        "python -m vlmlaw --record {output.record} --code {params.code}"
+        " data prepare --settings {params.settings:q} --threads {threads}"
         " --out $(dirname {output.index})"
         " 2>&1 | tee {log}"
 
 
 rule take_tokenizer:
+    input:
+        again=again("take_tokenizer"),
     output:
         tokenizer=multiext("<results>/data/tokenizer/", *TOKENIZER_FILES),
+        record="<results>/data/tokenizer/record.json",
     log:
         "<logs>/take_tokenizer.log",
     benchmark:
@@ -53,15 +59,18 @@ rule take_tokenizer:
     message:
         "Take the tokenizer of the first size"
     shell:
-        "python -m vlmlaw fetch tokenizer --settings {params.settings:q} --out $(dirname {output.tokenizer[0]})"
+        "python -m vlmlaw --record {output.record} --code {params.code}"
+        " fetch tokenizer --settings {params.settings:q} --out $(dirname {output.tokenizer[0]})"
         " > {log} 2>&1"
 
 
 rule fetch_encoder:
     input:
-        plan.local_files_of(plan.experiment.encoder_settings),
+        model=plan.local_files_of(plan.experiment.encoder_settings),
+        again=again("fetch_encoder"),
     output:
         model="<results>/encoder/model.json",
+        record="<results>/encoder/record.json",
     log:
         "<logs>/fetch_encoder.log",
     benchmark:
@@ -78,16 +87,22 @@ rule fetch_encoder:
     message:
         "Fetch the vision tower"
     shell:
-        "python -m vlmlaw fetch vision --settings {params.settings:q} --out $(dirname {output.model})"
+        "python -m vlmlaw --record {output.record} --code {params.code}"
+        " fetch vision --settings {params.settings:q} --out $(dirname {output.model})"
         " 2>&1 | tee {log}"
 
 
 rule fetch_language_model:
     input:
         model=plan.language_model_files_of,
-        tokenizer=rules.take_tokenizer.output,
+        tokenizer=caches(
+            "fetch_language_model",
+            *multiext(f"{plan.results}/data/tokenizer/", *TOKENIZER_FILES),
+        ),
+        again=again("fetch_language_model"),
     output:
         multiext("<results>/language_models/{size}/", *LANGUAGE_MODEL_FILES),
+        record="<results>/language_models/{size}/record.json",
     log:
         "<logs>/fetch_language_model/{size}.log",
     benchmark:
@@ -105,7 +120,8 @@ rule fetch_language_model:
     message:
         "Fetch the language model of size {wildcards.size}"
     shell:
-        "python -m vlmlaw fetch language-model --settings {params.settings:q} --tokenizer $(dirname {input.tokenizer[0]})"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " fetch language-model --settings {params.settings:q} --tokenizer $(dirname {input.tokenizer[0]})"
         " --out $(dirname {output[0]})"
         " 2>&1 | tee {log}"
 
@@ -116,12 +132,14 @@ rule align_cell:
             "<results>/language_models/{size}/", *LANGUAGE_MODEL_FILES
         ),
         encoder=multiext("<results>/encoder/", *ENCODER_FILES),
-        tokens="<results>/tokens/align.npz",
-        images=plan.images_of("align"),
+        tokens=caches("align_cell", f"{plan.results}/tokens/align.npz"),
+        images=caches("align_cell", plan.images_of("align")),
+        again=again("align_cell"),
     output:
         f"<results>/aligned/{CELL}/connector.safetensors",
         training=f"<results>/aligned/{CELL}/training.json",
         history=f"<results>/aligned/{CELL}/train.jsonl",
+        record=f"<results>/aligned/{CELL}/record.json",
     log:
         f"<logs>/align_cell/{CELL}.log",
     benchmark:
@@ -143,7 +161,8 @@ rule align_cell:
     message:
         "Stage 1 of {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
-        "python -m vlmlaw align --language-model $(dirname {input.language_model[0]}) --encoder $(dirname {input.encoder[0]})"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " align --language-model $(dirname {input.language_model[0]}) --encoder $(dirname {input.encoder[0]})"
         " --tokens {input.tokens} --images $(dirname {input.images[0]})"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
         " --compute {resources.compute:q} --out $(dirname {output.training})"

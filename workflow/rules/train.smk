@@ -7,13 +7,15 @@ rule train_cell:
             "<results>/language_models/{size}/", *LANGUAGE_MODEL_FILES
         ),
         encoder=multiext("<results>/encoder/", *ENCODER_FILES),
-        tokens="<results>/tokens/train.npz",
-        images=plan.images_of("train"),
+        tokens=caches("train_cell", f"{plan.results}/tokens/train.npz"),
+        images=caches("train_cell", plan.images_of("train")),
         aligned=plan.aligned_of,
+        again=again("train_cell"),
     output:
         multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
         training=f"<results>/cells/{CELL}/training.json",
         history=f"<results>/cells/{CELL}/train.jsonl",
+        record=f"<results>/cells/{CELL}/training.record.json",
     log:
         f"<logs>/train_cell/{CELL}.log",
     benchmark:
@@ -35,7 +37,8 @@ rule train_cell:
     message:
         "Train {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
-        "python -m vlmlaw train --language-model $(dirname {input.language_model[0]}) --encoder $(dirname {input.encoder[0]})"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " train --language-model $(dirname {input.language_model[0]}) --encoder $(dirname {input.encoder[0]})"
         " --tokens {input.tokens} --images $(dirname {input.images[0]}) --aligned {input.aligned}"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
         " --compute {resources.compute:q} --out $(dirname {output.training})"
