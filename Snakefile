@@ -75,6 +75,7 @@ else:
 include: "workflow/rules/inputs.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/benchmarks.smk"
 include: "workflow/rules/law.smk"
 include: "workflow/rules/report.smk"
 

@@ -17,6 +17,7 @@ from vlmlaw.shapes import Tower, config_of, text_config
 from vlmlaw.stage_settings import (
     ALL,
     AlignmentSettings,
+    BenchmarkSettings,
     CellSettings,
     ComputeSettings,
     DataSettings,
@@ -44,6 +45,7 @@ from vlmlaw.stage_settings import (
 
 __all__ = [
     "SPLITS",
+    "BenchmarkSettings",
     "CellSettings",
     "ComputeSettings",
     "DataSettings",
@@ -101,6 +103,7 @@ class Experiment:
 
         experiment = build(cls, mapping, where=source)
         check_sections(experiment, source)
+        assert experiment.benchmarks is not None  # they are checked on the way
         if not experiment.cells:
             raise UserError(f"{source}.grid: the grid has no cell; name sizes, visual_tokens, compressors and seeds.")
         return experiment
@@ -298,6 +301,13 @@ class Experiment:
             if cells.pop(name, None) is None:
                 raise UserError(f"grid.without: there is no cell {name!r} to leave out; remove the line.")
         return cells
+
+    @cached_property
+    def benchmarks(self) -> dict[str, BenchmarkSettings]:
+        """Every benchmark's settings by name, in the order of the file."""
+        from vlmlaw.benchmark_settings import benchmarks_of
+
+        return benchmarks_of(self)
 
     @property
     def grid_side(self) -> int:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vlmlaw import vision
+from vlmlaw.data.framing import square
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_folder
@@ -22,9 +23,21 @@ from vlmlaw.hub import open_model
 from vlmlaw.progress import progress
 from vlmlaw.towers import load_tower, normalise, statistics_of
 
+if TYPE_CHECKING:
+    from vlmlaw.model import VlmConfig
+
 IMAGES_AT_ONCE = 64
 
 ImagesOf = Callable[[np.ndarray], dict[str, Tensor]]  # image rows to what the model takes of them
+
+
+def pixel_values(pictures_HWC: Sequence[np.ndarray], config: VlmConfig) -> Tensor:
+    """pixel_values (B, 3, H, W) of uint8 images of any size: square and normalised as the model was trained."""
+    from PIL import Image
+
+    side, fit, color = config.vision_config.image_size, config.image_fit, config.pad_color
+    squares = [square(Image.fromarray(one), side, fit=fit, pad_color=color) for one in pictures_HWC]
+    return normalise(np.stack([np.asarray(one) for one in squares]), config.image_mean, config.image_std)
 
 
 def open_images(folder: Path, *, layers: Sequence[int], image_px: int) -> ImagesOf:

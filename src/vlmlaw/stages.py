@@ -283,14 +283,15 @@ def run_collect(args: argparse.Namespace) -> None:
 
 
 def _evaluations(args: argparse.Namespace) -> list[Path]:
-    """The evaluation of every cell of an experiment: thousands of paths are too long for a command line."""
+    """The evaluations of every cell of an experiment: thousands of paths are too long for a command line."""
     if args.experiment is None:
         raise UserError("--cells needs --experiment FILE, whose cells are collected.")
     if args.experiment.lstrip().startswith("{"):
         experiment = from_json(Experiment, args.experiment, where="--experiment")
     else:
         experiment = read_experiment(args.experiment)
-    return [args.cells / name / "evaluation.json" for name in experiment.cells]
+    names = ["evaluation.json", *(f"benchmarks/{name}.json" for name in experiment.benchmarks)]
+    return [args.cells / cell / name for cell in experiment.cells for name in names]
 
 
 def run_headline(args: argparse.Namespace) -> None:
