@@ -79,6 +79,10 @@ class Plan:
 
     # What changes no result and therefore stands among a rule's resources.
 
+    @cached_property
+    def how_to_compute(self) -> str:
+        return to_json(self.compute)
+
     @property
     def encoder_checkpoint_seconds(self) -> int:
         return round(self.experiment.vision.training.checkpoint_seconds)

@@ -15,6 +15,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.experiment import (
     SPLITS,
     CellSettings,
+    ComputeSettings,
     DataSettings,
     EvaluationSettings,
     Experiment,
@@ -32,6 +33,7 @@ def add_parsers(subparsers: Any) -> None:
     _add_models(subparsers)
     train = _verb(subparsers, "train", run_train, "train one cell", "language-model", "encoder", "tokens", "features")
     _settings_options(train, "cell", checkpoints=True)
+    train.add_argument("--compute", metavar="JSON", help="how to use the machine; it changes rounding at most")
     evaluate = _verb(subparsers, "evaluate", run_evaluate, "evaluate a cell", "model", "dataset", "tokens", "features")
     _settings_options(evaluate)
     collect = _verb(subparsers, "collect", run_collect, "collect evaluations into one table")
@@ -107,6 +109,12 @@ def _with_checkpoints(args: argparse.Namespace, settings: Any, section: str) -> 
     return replace(settings, **{section: own})
 
 
+def _compute(args: argparse.Namespace) -> ComputeSettings:
+    if args.compute is not None:
+        return from_json(ComputeSettings, args.compute, where="--compute")
+    return ComputeSettings() if args.experiment is None else read_experiment(args.experiment).compute
+
+
 def _carry_on(args: argparse.Namespace, settings: Any, module: str, *inputs: Path) -> None:
     """Say whether an interrupted training goes on; a checkpoint of any other training is thrown away."""
     from vlmlaw.loop import workspace_of
@@ -166,14 +174,21 @@ def run_language_model(args: argparse.Namespace) -> None:
     pretrain(args.tokens, args.tokenizer, args.out, settings=settings)
 
 
-def run_train(args: argparse.Namespace) -> None:
-    from vlmlaw.train import train_cell
+def run_train(args: argparse.Namespace) -> int | None:
+    from vlmlaw import machine
 
     settings = _settings(args, CellSettings, lambda experiment: experiment.cell_settings(_chosen(args, "cell")))
+    compute = _compute(args)
+    if compute.n_processes > 1 and not machine.is_launched():
+        return machine.launch(args.argv, n_processes=compute.n_processes)
+    from vlmlaw.train import train_cell
+
     settings = _with_checkpoints(args, settings, "training")
     inputs = (args.language_model, args.encoder, args.tokens, args.features)
-    _carry_on(args, settings, "vlmlaw.train", *inputs)
-    train_cell(args.language_model, args.encoder, args.tokens, args.features, args.out, settings=settings)
+    if machine.rank() == 0:  # the others wait for it when they join
+        _carry_on(args, settings, "vlmlaw.train", *inputs)
+    train_cell(*inputs, args.out, settings=settings, compute=compute)
+    return None
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
