@@ -59,10 +59,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # transformers' own bars flicker for milliseconds and fill log files; long jobs show their progress themselves.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     args = build_parser().parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)  # for verbs that start themselves in several processes
     try:
         status = args.run(args) or 0
         if args.record and not status:
-            records.write(args)
+            from vlmlaw.machine import rank
+
+            if rank() == 0:  # of the processes of a training that writes it
+                records.write(args)
         return status
     except UserError as error:
         print(f"vlmlaw {args.verb}: {error}", file=sys.stderr)

@@ -104,6 +104,10 @@ class Plan:
 
     # What changes no result and therefore stands among a rule's resources.
 
+    @cached_property
+    def how_to_compute(self) -> str:
+        return to_json(self.compute)
+
     @property
     def encoder_checkpoint_seconds(self) -> int:
         section = self.experiment.vision
@@ -121,11 +125,6 @@ class Plan:
     def alignment_checkpoint_seconds(self, wildcards: Any) -> int:
         stage = self._cell(wildcards, among=self.experiment.alignments)
         return round(stage.training.checkpoint_seconds)
-
-    @cached_property
-    def compute_options(self) -> str:
-        """What a training may use of the machine, as JSON."""
-        return to_json(self.compute)
 
     @cached_property
     def budget(self) -> str:

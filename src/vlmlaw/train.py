@@ -7,32 +7,37 @@ beside the frozen LLM, and stage 2 goes on from them with the LLM.
 from __future__ import annotations
 
 import json
-import shutil
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from vlmlaw.batches import StepPasses
+from vlmlaw.cost import training_flops
 from vlmlaw.data.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file, whole_folder
 from vlmlaw.hub import open_model
-from vlmlaw.images import open_images
-from vlmlaw.language_model import tensors
+from vlmlaw.images import are_features, open_images
+from vlmlaw.logs import keep_logs
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
+from vlmlaw.machine import Machine, join
 from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
-from vlmlaw.packing import TokenTable, load_tokenizer, make_batch, records_of_step
+from vlmlaw.packing import TokenTable, load_tokenizer
+from vlmlaw.prepare import gathered, prepare, save_whole
 from vlmlaw.processor import VlmProcessor
+from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.towers import demand_whole, load_tower, statistics_of
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import CellSettings, ComputeSettings
+    from vlmlaw.experiment import CellSettings
 
 CONNECTOR = "connector.safetensors"
 
@@ -90,6 +95,9 @@ def _name_places(model: VlmForConditionalGeneration, words: Any) -> None:
         model.places.start_from(embeddings[place_ids])
 
 
+Save = Callable[[VlmForConditionalGeneration, Path, Machine], None]
+
+
 def align_cell(
     language_model: Path,
     encoder: Path,
@@ -100,14 +108,21 @@ def align_cell(
     settings: CellSettings,
     compute: ComputeSettings | None = None,
 ) -> None:
-    """Stage 1. The folder `out` gets CONNECTOR, train.jsonl and training.json."""
-    use_repeatable_arithmetic(settings.seed)
+    """Stage 1. The folder `out` gets CONNECTOR, train.jsonl and training.json.
+
+    Where several processes train, each calls it.
+    """
+    compute = compute or ComputeSettings(logs=())
+    use_repeatable_arithmetic(settings.seed, deterministic=compute.deterministic)
     model = build_vlm(language_model, encoder, settings=settings)
-    spent = _train(model, language_model, tokens, images, out, settings=settings)
-    with whole_file(out / CONNECTOR) as partial:
-        weights = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-        save_file(weights, partial)
-    _write_account(out, settings, spent)
+
+    def save(model: VlmForConditionalGeneration, out: Path, machine: Machine) -> None:
+        weights = gathered(model, machine, names={name for name, p in model.named_parameters() if p.requires_grad})
+        if machine.is_first:
+            with whole_file(out / CONNECTOR) as partial:
+                save_file({name: weight.contiguous() for name, weight in weights.items()}, partial)
+
+    _train(model, language_model, tokens, images, out, settings=settings, compute=compute, save=save)
 
 
 def train_cell(
@@ -121,17 +136,23 @@ def train_cell(
     compute: ComputeSettings | None = None,
     aligned: Path | None = None,
 ) -> None:
-    """Train one cell. Its folder `out` gets model/ (weights and tokenizer), train.jsonl and training.json."""
-    use_repeatable_arithmetic(settings.seed)
+    """Train one cell. Its folder `out` gets model/ (weights and processor), train.jsonl and training.json.
+
+    Where several processes train, each calls it.
+    """
+    compute = compute or ComputeSettings(logs=())
+    use_repeatable_arithmetic(settings.seed, deterministic=compute.deterministic)
     model = build_vlm(language_model, encoder, settings=settings)
     if aligned is not None:
         load_connector(model, aligned)
-    spent = _train(model, language_model, tokens, images, out, settings=settings)
-    words = load_tokenizer(language_model)
-    with whole_folder(out / "model") as folder:
-        model.to(getattr(torch, settings.training.dtype)).save_pretrained(folder)
-        VlmProcessor.of_model(model, words).save_pretrained(folder)
-    _write_account(out, settings, spent)
+
+    def save(model: VlmForConditionalGeneration, out: Path, machine: Machine) -> None:
+        with whole_folder(out / "model") if machine.is_first else nullcontext(out) as folder:
+            save_whole(model, folder, machine=machine, dtype=getattr(torch, settings.training.dtype))
+            if machine.is_first:
+                VlmProcessor.of_model(model, load_tokenizer(language_model)).save_pretrained(folder)
+
+    _train(model, language_model, tokens, images, out, settings=settings, compute=compute, save=save)
 
 
 def load_connector(model: VlmForConditionalGeneration, path: Path) -> None:
@@ -158,40 +179,45 @@ def _train(
     out: Path,
     *,
     settings: CellSettings,
-) -> dict[str, Any]:
-    """Train what is not frozen; returns what it took."""
+    compute: ComputeSettings,
+    save: Save,
+) -> None:
+    """Train what is not frozen, save it, and write what it was made from and took."""
     words, table = load_tokenizer(language_model), TokenTable.load(tokens)
-    images_of = open_images(images, layers=settings.feature_layers, image_px=model.config.vision_config.image_size)
     plan = replace(settings.training, steps=settings.training.steps_of(len(table)), epochs=0.0)
-    new = [p for part in model.connector.values() for p in part.parameters()]
-    groups = [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())]
-    optimizer = make_optimizer(groups, weight_decay=plan.weight_decay)
-
-    def loss_of_step(step: int) -> Tensor:
-        records = records_of_step(len(table), plan.batch_size, seed=settings.seed, step=step)
-        batch = make_batch(
+    dtype = getattr(torch, plan.dtype)
+    with join(compute, sharded=dtype != torch.float32) as machine:
+        passes_of = StepPasses(
             table,
-            records,
+            open_images(images, layers=settings.feature_layers, image_px=model.config.vision_config.image_size),
+            batch_size=plan.batch_size,
+            seed=settings.seed,
             n_visual_tokens=settings.n_visual_tokens,
             pad_id=words.pad_token_id,
             reads_question=model.compressor.needs_question,
+            compute=compute,
+            machine=machine,
         )
-        return model(**tensors(batch), **images_of(batch.image_rows), use_cache=False).loss
-
-    return fit(
-        model,
-        optimizer,
-        loss_of_step=loss_of_step,
-        settings=plan,
-        workspace=workspace_of(out),
-        what=settings.name if settings.trains_language_model else f"{settings.name}, stage 1",
-    )
-
-
-def _write_account(out: Path, settings: CellSettings, spent: dict[str, Any]) -> None:
-    """The log, and what the training was made from and took, beside its weights; the workspace goes."""
-    with whole_file(out / "train.jsonl") as partial:
-        shutil.copyfile(workspace_of(out) / "train.jsonl", partial)
-    with whole_file(out / "training.json") as partial:
-        partial.write_text(json.dumps(account(settings, spent), indent=2))
-    clear_workspace(out)
+        flops = training_flops(model, with_tower=not are_features(images))
+        prepare(model, machine=machine, compute=compute, dtype=dtype, packed=passes_of.packed)
+        new = [p for part in model.connector.values() for p in part.parameters()]
+        groups = [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())]
+        spent = fit(
+            model,
+            make_optimizer(groups, weight_decay=plan.weight_decay),
+            loss=lambda **inputs: model(**inputs, use_cache=False).loss,
+            passes_of=passes_of,
+            flops=flops,
+            settings=plan,
+            workspace=workspace_of(out),
+            what=settings.name if settings.trains_language_model else f"{settings.name}, stage 1",
+            machine=machine,
+            compute=compute,
+        )
+        save(model, out, machine)
+        if machine.is_first:
+            keep_logs(workspace_of(out), out)
+            with whole_file(out / "training.json") as partial:
+                made = account(settings, spent) | {"compute": asdict(compute)}
+                partial.write_text(json.dumps(made, indent=2))
+            clear_workspace(out)
