@@ -10,7 +10,7 @@ from vlmlaw.encoder import load_features
 from vlmlaw.errors import UserError
 from vlmlaw.evaluate import judge
 from vlmlaw.generate import Prompter, replies
-from vlmlaw.language_model import tensors
+from vlmlaw.batches import tensors
 from vlmlaw.packing import TokenTable, make_batch
 
 pytest_plugins = ["science_fixtures"]

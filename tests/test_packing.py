@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from vlmlaw.data.shards import Dataset, Record, ShardWriter
 from vlmlaw.errors import UserError
-from vlmlaw.language_model import tensors
+from vlmlaw.batches import tensors
 from vlmlaw.packing import (
     IGNORE_INDEX,
     TokenTable,
