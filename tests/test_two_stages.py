@@ -116,7 +116,7 @@ def test_images_of_another_size_than_the_tower_reads_are_refused(stages):
 def test_a_cell_loads_by_transformers_auto_classes_and_sees_what_training_saw(stages, trained):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from vlmlaw.language_model import tensors
+    from vlmlaw.batches import tensors
     from vlmlaw.packing import TokenTable, make_batch
 
     model = AutoModelForImageTextToText.from_pretrained(trained.cell / "model").eval()
