@@ -6,19 +6,31 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
+import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from vlmlaw.attention import fitting_mask
+from vlmlaw.batches import tensors
+from vlmlaw.data.canvas import GRID_SIDE
 from vlmlaw.files import whole_folder
+from vlmlaw.head import prediction_loss
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
-from vlmlaw.packing import IGNORE_INDEX, Batch, TokenTable, load_tokenizer, make_batch, records_of_step
+from vlmlaw.packing import (
+    IGNORE_INDEX,
+    PREFIX,
+    Batch,
+    TokenTable,
+    load_tokenizer,
+    make_batch,
+    records_of_step,
+)
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import SizeSettings
 
 HEAD_MULTIPLE = 8  # the MLP's width is rounded to a multiple of this
+N_PATCHES = GRID_SIDE**2  # the most visual tokens that a question of the miniature can stand behind
 ROPE_THETA = 1000.0  # prompts of the miniature are short; Qwen2's 1e6 would leave most rotary dimensions unused
 
 
@@ -42,25 +54,25 @@ def qwen2_config(settings: SizeSettings, *, vocab_size: int, pad_token_id: int, 
     )
 
 
-def tensors(batch: Batch) -> dict[str, Tensor]:
-    """The batch's arrays as the arguments that a model's forward takes."""
-    given: dict[str, Any] = {
-        "input_ids": batch.input_ids,
-        "position_ids": batch.position_ids,
-        "attention_mask": batch.attends,
-        "targets": batch.targets,
-    }
-    if batch.question_ids is not None and batch.question_mask is not None:
-        given |= {"question_ids": batch.question_ids, "question_mask": batch.question_mask}
-    return {name: torch.from_numpy(array) for name, array in given.items()}
-
-
 def answer_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     """Mean cross-entropy over the batch's targets; the output head runs only where there is one."""
     targets_BT = batch.pop("targets")
-    hidden_BTD = model.base_model(**batch, use_cache=False).last_hidden_state
+    mask = fitting_mask(batch.pop("attention_mask"), model.config._attn_implementation, model.dtype)
+    hidden_BTD = model.base_model(**batch, attention_mask=mask, use_cache=False).last_hidden_state
     wanted_BT = targets_BT != IGNORE_INDEX
-    return F.cross_entropy(model.get_output_embeddings()(hidden_BTD[wanted_BT]).float(), targets_BT[wanted_BT])
+    return prediction_loss(model.get_output_embeddings(), hidden_BTD[wanted_BT], targets_BT[wanted_BT])[0]
+
+
+def move_questions_away(batch: Batch, *, seed: int, step: int) -> None:
+    """Put the questions of half of the rows up to N_PATCHES positions further behind their context, in place.
+
+    The text's contexts are short, and an LLM that never saw a question far behind what it asks about answers worse
+    the more visual tokens stand between (Zhu et al. 2023, PoSE, arXiv 2309.10400). A pure function of (seed, step).
+    """
+    n_rows = len(batch.segments)
+    rng = np.random.default_rng([seed, step])
+    gaps = rng.integers(N_PATCHES + 1, size=n_rows) * rng.integers(2, size=n_rows)
+    batch.position_ids[...] += np.where(batch.segments > PREFIX, gaps[:, None], 0)
 
 
 def pretrain(tokens: Path, tokenizer: Path, out: Path, *, settings: SizeSettings) -> None:
@@ -77,10 +89,12 @@ def pretrain(tokens: Path, tokenizer: Path, out: Path, *, settings: SizeSettings
 
     def loss_of_step(step: int) -> Tensor:
         records = records_of_step(len(table), plan.batch_size, seed=settings.seed, step=step)
-        return answer_loss(model, tensors(make_batch(table, records, n_visual_tokens=1, pad_id=words.pad_token_id)))
+        batch = make_batch(table, records, n_visual_tokens=1, pad_id=words.pad_token_id)
+        move_questions_away(batch, seed=settings.seed, step=step)
+        return answer_loss(model, tensors(batch))
 
     spent: dict[str, Any] = fit(
-        model, optimizer, loss_of_step=loss_of_step, settings=plan, workspace=workspace_of(out), what="language model"
+        model, optimizer, loss=loss_of_step, settings=plan, workspace=workspace_of(out), what="language model"
     )
     with whole_folder(out) as folder:
         model.save_pretrained(folder)

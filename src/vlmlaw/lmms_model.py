@@ -18,6 +18,7 @@ from PIL import Image
 from vlmlaw.answer import load_cell, pad_id_of, patches_reader
 from vlmlaw.errors import UserError
 from vlmlaw.generate import Prompt, Prompter, prompt_tensors, replies
+from vlmlaw.lmms import MODEL_ID
 from vlmlaw.progress import Progress
 
 DEFAULT_NEW_TOKENS = 1024  # as lmms-eval's own models, where a task does not say
@@ -34,7 +35,6 @@ class VlmlawModel(lmms):
         pretrained: str,
         batch_size: int | str = 16,
         dtype: str = "float32",
-        fit: str = "pad",
         device: str | None = None,
         **unknown: Any,
     ):
@@ -45,7 +45,7 @@ class VlmlawModel(lmms):
             )
         given = {key: value for key, value in unknown.items() if value is not None and key != "max_batch_size"}
         if given:
-            raise UserError(f"unknown model_args {', '.join(given)}; there are pretrained, dtype, fit.")
+            raise UserError(f"unknown model_args {', '.join(given)}; there are pretrained, dtype.")
         from pathlib import Path
 
         self._vlm, self._words = load_cell(Path(pretrained), dtype=dtype)
@@ -57,7 +57,7 @@ class VlmlawModel(lmms):
             self._words, n_visual_tokens=config.n_visual_tokens, image_token_id=config.image_token_id
         )
         self._pictures: dict[ImageKey, Image.Image] = {}
-        self._patches_of = patches_reader(self._vlm, self._read, fit=fit)
+        self._patches_of = patches_reader(self._vlm, self._read)
 
     def _read(self, key: ImageKey) -> np.ndarray:
         return np.asarray(self._pictures[key].convert("RGB"))
@@ -119,7 +119,7 @@ class VlmlawModel(lmms):
         return found
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        raise NotImplementedError("cells answer one question at a time; tasks of several rounds cannot be run")
+        raise NotImplementedError(f"--model {MODEL_ID} answers one question at a time; no task of several rounds runs")
 
 
 def _limits(options: Mapping[str, Any], *, task: str) -> tuple[int, tuple[str, ...]]:

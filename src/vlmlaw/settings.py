@@ -35,6 +35,11 @@ def choice(*words: str, default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"words": words})
 
 
+def choices(*words: str, default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field that holds a list of some of these words."""
+    return dataclasses.field(default=default, metadata={"each_of_words": words})
+
+
 def passive(field: Any) -> Any:
     """The field, marked as one that cannot change a stage's result: `to_json` leaves it out."""
     field.metadata = types.MappingProxyType({**field.metadata, "passive": True})
@@ -62,7 +67,10 @@ def build(cls: type[T], mapping: Any, *, where: str) -> T:
     for name, value in mapping.items():
         values[name] = _convert(value, hints[name], where=f"{where}.{name}")
         _check(values[name], known[name].metadata, where=f"{where}.{name}")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except UserError as error:  # of what the section checks by itself
+        raise UserError(f"{where}: {error}") from error
 
 
 def to_json(settings: Any) -> str:
@@ -112,6 +120,8 @@ def _convert(value: Any, hint: Any, *, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and types.NoneType in arguments:
             return None
+        if dataclasses.is_dataclass(arguments[0]) and isinstance(value, Mapping):
+            return _convert(value, _by_source(arguments, value, where=where), where=where)
         fitting = [kind for kind in arguments if isinstance(kind, type) and type(value) is kind]
         return _convert(value, (fitting or [kind for kind in arguments if kind is not types.NoneType])[0], where=where)
     if dataclasses.is_dataclass(hint):
@@ -131,10 +141,35 @@ def _convert(value: Any, hint: Any, *, where: str) -> Any:
     return value
 
 
+def _by_source(kinds: tuple[Any, ...], value: Mapping[str, Any], *, where: str) -> Any:
+    """Which of these sections it is, by its key `source`: the one that has this word, else the one for any text.
+
+    A section without that key is the one that needs none. Raises UserError for a word that no section has.
+    """
+    kinds = tuple(kind for kind in kinds if kind is not types.NoneType)
+    words = {word: kind for kind in kinds for word in _source_words(kind)}
+    for_any_text = [kind for kind in kinds if "source" in _fields(kind) and not _source_words(kind)]
+    needing_none = [kind for kind in kinds if "source" not in _fields(kind) or not _required(_fields(kind)["source"])]
+    if "source" not in value:
+        return (needing_none or list(kinds))[0]
+    found = value["source"]
+    if not isinstance(found, str) or not (found in words or for_any_text):
+        raise UserError(f"{where}.source: found {_shown(found)}; expected one of {', '.join(words)}.")
+    return words.get(found) or for_any_text[0]
+
+
+def _source_words(kind: type) -> tuple[str, ...]:
+    field = _fields(kind).get("source")
+    return () if field is None else field.metadata.get("words", ())
+
+
 def _check(value: Any, bounds: Mapping[str, Any], *, where: str) -> None:
     """Raises UserError unless the value, or each number in it, is within the field's bounds."""
     if "words" in bounds and value not in bounds["words"]:
         raise UserError(f"{where}: found {value!r}; expected one of {', '.join(bounds['words'])}.")
+    for item in value if "each_of_words" in bounds else ():
+        if item not in bounds["each_of_words"]:
+            raise UserError(f"{where}: found {item!r}; expected some of {', '.join(bounds['each_of_words'])}.")
     for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,):
         if type(item) not in (int, float):
             continue
