@@ -8,6 +8,7 @@ where a cache has to be made again, it reruns all that ever read it. Records bes
 import atexit
 import json
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -61,7 +62,8 @@ class Upkeep:
             return []
         marker = HOME / "again" / job.name
         marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(f"{why}\n")
+        # Never the same twice: Snakemake knows a file that it saw before by its content.
+        marker.write_text(f"{time.time_ns()}: {why}\n")
         return [str(marker)]
 
     def caches(self, rule: str, wildcards: Mapping[str, str], files: Iterable[Any]) -> list[str]:
