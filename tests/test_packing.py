@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vlmlaw.batches import tensors
 from vlmlaw.data.shards import Dataset, Record, ShardWriter
 from vlmlaw.errors import UserError
-from vlmlaw.batches import tensors
 from vlmlaw.packing import (
     IGNORE_INDEX,
     TokenTable,
