@@ -8,6 +8,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from vlmlaw.experiment import (
 )
 from vlmlaw.lineage import Lineage
 from vlmlaw.memory import recall, remember
+from vlmlaw.resources import Needs
 from vlmlaw.settings import as_data, to_json
 
 RULE_OF_RUNNER = {"vlmlaw": "evaluate_benchmark", "lmms-eval": "evaluate_by_lmms_eval"}
@@ -48,6 +50,7 @@ class Plan:
         self.layers = self.experiment.cached_layers
         self.compute = self.experiment.compute
         self.lineage = Lineage(self.experiment)
+        self.needs = Needs(self.experiment)
 
     # Settings.
 
@@ -104,9 +107,10 @@ class Plan:
 
     # What changes no result and therefore stands among a rule's resources.
 
-    @cached_property
-    def how_to_compute(self) -> str:
-        return to_json(self.compute)
+    def how_to_compute(self, rule: str) -> Any:
+        """A function of wildcards: the experiment's `compute`, with as many GPUs as the job asks for."""
+        gpus = self.needs.gpus(rule)
+        return lambda wildcards: to_json(replace(self.compute, gpus=gpus(wildcards)))
 
     @property
     def encoder_checkpoint_seconds(self) -> int:
@@ -139,6 +143,18 @@ class Plan:
             answer = describe(self.experiment)
             remember(answer, *asked)
         return answer
+
+    def share_of_cores(self, workflow: Any) -> Any:
+        """A function of wildcards: the threads of a job. Jobs that share one machine's GPUs divide its cores."""
+
+        def threads(wildcards: Any) -> int:
+            limit = workflow.global_resources.get("gpu") if self.compute.gpus and workflow.local_exec else None
+            if limit is None or not limit.value:
+                return self.compute.threads
+            side_by_side = max(1, limit.value // self.compute.gpus)
+            return max(self.compute.threads, workflow.cores // side_by_side)
+
+        return threads
 
     # Files.
 
