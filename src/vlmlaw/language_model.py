@@ -51,7 +51,7 @@ def tensors(batch: Batch) -> dict[str, Tensor]:
         "targets": batch.targets,
     }
     if batch.question_ids is not None and batch.question_mask is not None:
-        given |= {"question_ids": batch.question_ids, "question_mask": batch.question_mask}
+        given |= {"question_ids": batch.question_ids, "question_mask": batch.question_mask, "image_of": batch.image_of}
     return {name: torch.from_numpy(array) for name, array in given.items()}
 
 
