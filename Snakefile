@@ -31,6 +31,7 @@ MODEL_FILES = ["model.safetensors", "config.json"]
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
 SPEAKING_MODEL_FILES = [*MODEL_FILES, "generation_config.json", *TOKENIZER_FILES]
 CELL = "{size}_v{n_visual_tokens}_{compressor}_s{seed}"
+ELASTIC = "{size}_{compressor}_s{seed}"
 
 
 pathvars:
@@ -46,7 +47,7 @@ wildcard_constraints:
     split="|".join([*plan.splits, "text"]),
     size="|".join(plan.sizes),
     n_visual_tokens="[0-9]+",
-    compressor="[a-z_]+",
+    compressor="|".join(plan.compressors),
     seed="[0-9]+",
 
 
@@ -78,9 +79,12 @@ rule all:
         else "<results>/report/index.html",
         # Named so that a cell that was deleted by hand is missed, although the report does not need it again.
         [
-            f"<results>/cells/{cell}/{file}"
-            for cell in ([] if OWN_MEASUREMENTS else plan.cells)
-            for file in ("model/model.safetensors", "evaluation.json")
+            f"<results>/cells/{name}/{file}"
+            for names, file in [
+                (plan.trainings, "model/model.safetensors"),
+                (plan.cells, "evaluation.json"),
+            ]
+            for name in ([] if OWN_MEASUREMENTS else names)
         ],
 
 

@@ -15,19 +15,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlmlaw import cost
+from vlmlaw.compressors import ALL_PATCHES, compressor_class
 from vlmlaw.data.shards import Dataset
 from vlmlaw.encoder import load_features
+from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
 from vlmlaw.language_model import tensors
 from vlmlaw.model import VlmForConditionalGeneration
+from vlmlaw.names import cell_name
 from vlmlaw.packing import IGNORE_INDEX, PREFIX, TokenTable, load_tokenizer, make_batch
 from vlmlaw.progress import progress
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import EvaluationSettings
+    from vlmlaw.experiment import EvaluationSettings, MeasuredCell
 
 ALL_KINDS = "all"
 
@@ -44,9 +47,9 @@ def judge(
         batch = make_batch(
             table,
             records,
-            n_visual_tokens=model.config.n_visual_tokens,
+            n_visual_tokens=model.compressor.n_input_tokens,
             pad_id=pad_id,
-            reads_question=model.compressor.needs_question,
+            reads_question=model.reads_question,
         )
         given = tensors(batch)
         targets = given["targets"]
@@ -117,11 +120,42 @@ def mean_text_tokens(table: TokenTable) -> int:
     return round((is_asked & in_prefix).sum() / len(table) + (is_asked & ~in_prefix).sum() / n_questions)
 
 
+def load_cell(model: Path, cell: MeasuredCell | None = None) -> VlmForConditionalGeneration:
+    """The trained model in a folder, as `cell` has it: with another V or a training-free compressor.
+
+    Raises UserError where the model's weights do not serve that cell.
+    """
+    config = AutoConfig.from_pretrained(model)
+    if cell is not None:
+        own = (config.compressor, config.n_visual_tokens)
+        wanted = compressor_class(cell.compressor)
+        same = cell.compressor == config.compressor and (wanted.elastic or cell.n_visual_tokens == own[1])
+        if not (same or (wanted.training_free and config.compressor == ALL_PATCHES)):
+            raise UserError(
+                f"{model} was trained with {own[0]} at V = {own[1]}; it cannot be evaluated as {cell.compressor} at "
+                f"V = {cell.n_visual_tokens}. Its weights serve that V only, or are not those of all patches "
+                f"({ALL_PATCHES}), to which training-free compressors are applied."
+            )
+        config.compressor, config.n_visual_tokens = cell.compressor, cell.n_visual_tokens
+        config.compressor_options = dict(cell.compressor_options)
+    return AutoModelForImageTextToText.from_pretrained(model, config=config).eval()
+
+
 def evaluate_cell(
-    model: Path, dataset: Path, tokens: Path, features: Path, out: Path, *, settings: EvaluationSettings
+    model: Path,
+    dataset: Path,
+    tokens: Path,
+    features: Path,
+    out: Path,
+    *,
+    settings: EvaluationSettings,
+    cell: MeasuredCell | None = None,
 ) -> None:
-    """Evaluate a trained cell and write its scores, parameters and inference FLOPs to `out` (JSON)."""
-    vlm = AutoModelForImageTextToText.from_pretrained(model).eval()
+    """Evaluate a trained cell and write its scores, parameters and inference FLOPs to `out` (JSON).
+
+    `cell` says which one, where the model's weights serve several.
+    """
+    vlm = load_cell(model, cell)
     words = load_tokenizer(model)
     table, data = TokenTable.load(tokens), Dataset(dataset)
     features_of = load_features(features, layers=vlm.config.feature_layers)
@@ -129,8 +163,10 @@ def evaluate_cell(
     training = json.loads((model.parent / "training.json").read_text())
     n_text_tokens = mean_text_tokens(table)
     flops = cost.inference_flops(vlm, n_text_tokens=n_text_tokens)
+    trained_as = {name: training["settings"][name] for name in ("size", "n_visual_tokens", "compressor", "seed")}
     result = {
-        "cell": {name: training["settings"][name] for name in ("size", "n_visual_tokens", "compressor", "seed")},
+        "cell": trained_as | {"n_visual_tokens": vlm.config.n_visual_tokens, "compressor": vlm.config.compressor},
+        "training": cell_name(**trained_as),
         "scores": {
             suite: {kind: asdict(value) for kind, value in kinds.items()}
             for suite, kinds in scores_of(judged, data).items()

@@ -21,6 +21,7 @@ from vlmlaw.stage_settings import (
     DataSettings,
     EvaluationSettings,
     Grid,
+    MeasuredCell,
     OptimizerSettings,
     Product,
     ReportSettings,
@@ -31,7 +32,6 @@ from vlmlaw.stage_settings import (
     TrainingSettings,
     VisionSection,
     VisionSettings,
-    cell_name,
 )
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "DataSettings",
     "EvaluationSettings",
     "Experiment",
+    "MeasuredCell",
     "OptimizerSettings",
     "ReportSettings",
     "SizeSettings",
@@ -48,7 +49,6 @@ __all__ = [
     "TokenSettings",
     "TrainingSettings",
     "VisionSettings",
-    "cell_name",
     "read_experiment",
 ]
 
@@ -143,12 +143,12 @@ class Experiment:
     @cached_property
     def cells(self) -> dict[str, CellSettings]:
         """Every cell by name, in the order of the file."""
-        multi_level = self._check_compressors()
         training = {size: self.training_settings(size) for size in self.sizes}
         cells: dict[str, CellSettings] = {}
         for where, part in self._parts:
             for compressor, own in _compressors_of(part, where).items():
-                layers = self.vision.multi_level_layers if multi_level[compressor] else self.vision.feature_layers
+                several = self._traits[compressor].reads_all_levels
+                layers = self.vision.multi_level_layers if several else self.vision.feature_layers
                 for size, n_tokens, seed in product(self._sizes_of(part, where), part.visual_tokens, part.seeds):
                     cell = CellSettings(
                         size=size,
@@ -166,6 +166,20 @@ class Experiment:
             if cells.pop(name, None) is None:
                 raise UserError(f"grid.without: there is no cell {name!r} to leave out; remove the line.")
         return cells
+
+    def training_of(self, cell: CellSettings) -> CellSettings:
+        """The training whose weights a cell uses: its own, one for every V, or that of all patches."""
+        traits = self._traits[cell.compressor]
+        if traits.trained_with != cell.compressor:
+            n_patches = self.grid_side**2
+            return replace(cell, compressor=traits.trained_with, compressor_options={}, n_visual_tokens=n_patches)
+        return replace(cell, n_visual_tokens=None) if traits.elastic else cell
+
+    @cached_property
+    def trainings(self) -> dict[str, CellSettings]:
+        """Every training that the cells need, by name, in the order of their first cells."""
+        needed = [self.training_of(cell) for cell in self.cells.values()]
+        return {training.name: training for training in needed}
 
     @property
     def grid_side(self) -> int:
@@ -231,8 +245,9 @@ class Experiment:
         """The products of cells and where in the file each stands."""
         return [("grid", self.grid), *((f"grid.more[{i}]", part) for i, part in enumerate(self.grid.more))]
 
-    def _check_compressors(self) -> dict[str, bool]:
-        """Each compressor's name and whether it reads several levels. Raises UserError for those that cannot be."""
+    @cached_property
+    def _traits(self) -> dict[str, Any]:
+        """Each compressor's traits by name. Raises UserError for those that cannot be."""
         from vlmlaw.catalogue import Request, check_compressors
 
         requests, options = [], dict[str, Any]()
@@ -252,6 +267,7 @@ class Experiment:
                     grid_side=self.grid_side,
                     vision_width=self.vision.hidden_size,
                     question_widths=tuple(sorted({self.sizes[size].hidden_size for size in sizes})),
+                    n_llm_layers=min(self.sizes[size].num_hidden_layers for size in sizes),
                     n_levels=len(self.vision.feature_layers),
                     n_multi_levels=len(self.vision.multi_level_layers),
                 )

@@ -9,7 +9,8 @@ import hashlib
 from functools import cached_property
 from typing import Any
 
-from vlmlaw.experiment import Experiment, cell_name
+from vlmlaw.experiment import Experiment
+from vlmlaw.names import cell_name
 from vlmlaw.provenance import code_version
 from vlmlaw.settings import to_json
 
@@ -38,10 +39,14 @@ class Lineage:
         language_model = _hash(settings, code_version("vlmlaw.language_model"), self.pretrain_language_model())
         return _hash(language_model, self._encoder, self._tokens("train"), self._features("train"))
 
+    def train_elastic(self, *, size: str, **_: Any) -> str:
+        return self.train_cell(size=size)
+
     def evaluate_cell(self, *, size: str, n_visual_tokens: str, compressor: str, seed: str) -> str:
         cell = self.experiment.cell_settings(cell_name(size, int(n_visual_tokens), compressor, int(seed)))
-        code = code_version("vlmlaw.train", compressor=compressor)
-        trained = _hash(to_json(cell), code, self.train_cell(size=size))
+        training = self.experiment.training_of(cell)
+        code = code_version("vlmlaw.train", compressor=training.compressor)
+        trained = _hash(to_json(training), code, self.train_cell(size=size))
         return _hash(trained, self._pictures("test"), self._tokens("test"), self._features("test"))
 
     @cached_property
@@ -55,7 +60,12 @@ class Lineage:
                 compressor=cell.compressor,
                 seed=str(cell.seed),
             )
-            evaluations += [name, behind, code_version("vlmlaw.evaluate", compressor=cell.compressor)]
+            evaluations += [
+                name,
+                to_json(cell.measured),
+                behind,
+                code_version("vlmlaw.evaluate", compressor=cell.compressor),
+            ]
         return _hash(settings, *evaluations)
 
     @cached_property

@@ -33,7 +33,8 @@ COLUMNS = {
     "vision_flops": "FLOPs of the vision encoder for one image",
     "compressor_flops": "FLOPs of compressor, projector and pass over the question",
     "held_out": "True where the law is to predict, not to fit",
-    "train_seconds": "wall seconds of the cell's training",
+    "training": "the training whose weights the cell has; cells that name one training share them",
+    "train_seconds": "wall seconds of that training",
 }
 
 
@@ -53,6 +54,7 @@ def rows_of(evaluation: dict[str, Any], *, cell: str, held_out_size: str | None)
         "vision_flops": flops["vision"],
         "compressor_flops": flops["compressor"] + flops["projector"] + flops["question_pass"],
         "held_out": settings["size"] == held_out_size,
+        "training": evaluation["training"],
         "train_seconds": round(evaluation["train_seconds"], 1),
     }
     return [

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw import provenance
-from vlmlaw.experiment import SPLITS, Experiment, cell_name
+from vlmlaw.experiment import SPLITS, Experiment
 from vlmlaw.lineage import Lineage
+from vlmlaw.names import cell_name
 from vlmlaw.settings import as_data, to_json
 
 
@@ -27,6 +28,8 @@ class Plan:
         self.splits = SPLITS
         self.sizes = list(self.experiment.sizes)
         self.cells = list(self.experiment.cells)
+        self.trainings = list(self.experiment.trainings)
+        self.compressors = sorted({cell.compressor for cell in self._every.values()})
         self.layers = self.experiment.cached_layers
         self.compute = self.experiment.compute
         self.lineage = Lineage(self.experiment)
@@ -53,6 +56,10 @@ class Plan:
 
     def cell_of(self, wildcards: Any) -> str:
         return to_json(self._cell(wildcards))
+
+    def measured_of(self, wildcards: Any) -> str:
+        """Which cell an evaluation is of; its weights may be those of many."""
+        return to_json(self._cell(wildcards).measured)
 
     @cached_property
     def evaluation(self) -> str:
@@ -90,6 +97,10 @@ class Plan:
             f"{self.results}/features/{split}/layer{layer}.npy" for layer in self._cell(wildcards).feature_layers
         ]
 
+    def model_of(self, wildcards: Any) -> str:
+        """The folder of the training whose weights a cell uses."""
+        return f"{self.results}/cells/{self.experiment.training_of(self._cell(wildcards)).name}"
+
     # Order: what takes longest starts first, so that no core idles at the end.
 
     def cell_priority(self, wildcards: Any) -> int:
@@ -105,16 +116,25 @@ class Plan:
         n_text_tokens = 8 * data.questions_per_image
 
         def cost(name: str) -> float:
-            cell = self.experiment.cells[name]
+            cell = self._every[name]
             n_params = self.experiment.size_settings(cell.size).n_params_estimate
             n_records = cell.training.steps * cell.training.batch_size
-            return n_params * (cell.n_visual_tokens + n_text_tokens) * n_records
+            n_visual_tokens = cell.n_visual_tokens or self.experiment.grid_side**2  # any V: with the most among them
+            return n_params * (n_visual_tokens + n_text_tokens) * n_records
 
-        return sorted(self.cells, key=cost)
+        return sorted(self._every, key=cost)
+
+    @cached_property
+    def _every(self) -> dict[str, Any]:
+        """Cells and trainings by name: a training may serve many cells, or none of its own name."""
+        return {**self.experiment.cells, **self.experiment.trainings}
 
     def _cell(self, wildcards: Any) -> Any:
-        name = cell_name(wildcards.size, int(wildcards.n_visual_tokens), wildcards.compressor, int(wildcards.seed))
-        return self.experiment.cell_settings(name)
+        """The cell or the training that a job's wildcards name."""
+        given = getattr(wildcards, "n_visual_tokens", None)
+        n_visual_tokens = None if given is None else int(given)
+        name = cell_name(wildcards.size, n_visual_tokens, wildcards.compressor, int(wildcards.seed))
+        return self._every.get(name) or self.experiment.cell_settings(name)
 
     # Code, and what stands behind the inputs.
 

@@ -18,6 +18,7 @@ from vlmlaw.experiment import (
     DataSettings,
     EvaluationSettings,
     Experiment,
+    MeasuredCell,
     SizeSettings,
     TokenSettings,
     VisionSettings,
@@ -34,6 +35,9 @@ def add_parsers(subparsers: Any) -> None:
     _settings_options(train, "cell", checkpoints=True)
     evaluate = _verb(subparsers, "evaluate", run_evaluate, "evaluate a cell", "model", "dataset", "tokens", "features")
     _settings_options(evaluate)
+    evaluate.add_argument(
+        "--cell", metavar="JSON", help="which cell, where the model's weights serve several (what a rule passes)"
+    )
     collect = _verb(subparsers, "collect", run_collect, "collect evaluations into one table")
     collect.add_argument("evaluations", nargs="+", type=Path, metavar="EVALUATION", help="evaluation.json of a cell")
     collect.add_argument("--held-out", default=None, metavar="SIZE", help="the size that the law predicts, not fits")
@@ -177,7 +181,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from vlmlaw.evaluate import evaluate_cell
 
     settings = _settings(args, EvaluationSettings, lambda experiment: experiment.evaluation)
-    evaluate_cell(args.model, args.dataset, args.tokens, args.features, args.out, settings=settings)
+    cell = from_json(MeasuredCell, args.cell, where="--cell") if args.cell else None
+    evaluate_cell(args.model, args.dataset, args.tokens, args.features, args.out, settings=settings, cell=cell)
 
 
 def run_collect(args: argparse.Namespace) -> None:

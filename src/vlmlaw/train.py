@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from vlmlaw.compressors import compressor_class
 from vlmlaw.data.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.encoder import load_features
@@ -18,6 +20,7 @@ from vlmlaw.language_model import tensors
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
 from vlmlaw.packing import TokenTable, load_tokenizer, make_batch, records_of_step
+from vlmlaw.vision import grid_side
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import CellSettings
@@ -26,12 +29,14 @@ if TYPE_CHECKING:
 def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) -> VlmForConditionalGeneration:
     """The cell's VLM: pretrained LLM and encoder, the latter frozen; compressor and projector untrained."""
     words: Any = load_tokenizer(language_model)
+    vision_config = AutoConfig.from_pretrained(encoder)
+    most_tokens = compressor_class(settings.compressor).allowed_tokens(grid_side(vision_config))[-1]
     config = VlmConfig(
-        vision_config=AutoConfig.from_pretrained(encoder),
+        vision_config=vision_config,
         text_config=AutoConfig.from_pretrained(language_model),
         compressor=settings.compressor,
         compressor_options=dict(settings.compressor_options),
-        n_visual_tokens=settings.n_visual_tokens,
+        n_visual_tokens=settings.n_visual_tokens or most_tokens,
         feature_layers=list(settings.feature_layers),
         position_embedding=True,
         image_token_id=words.convert_tokens_to_ids(IMAGE_PLACEHOLDER),
@@ -70,14 +75,20 @@ def train_cell(
 
     def loss_of_step(step: int) -> Tensor:
         records = records_of_step(len(table), plan.batch_size, seed=settings.seed, step=step)
-        batch = make_batch(
-            table,
-            records,
-            n_visual_tokens=settings.n_visual_tokens,
-            pad_id=words.pad_token_id,
-            reads_question=model.compressor.needs_question,
-        )
-        return model(**tensors(batch), patches=features_of(batch.image_rows), use_cache=False).loss
+        losses = []
+        for n_visual_tokens in model.compressor.tokens_of_step(step, seed=settings.seed):
+            if n_visual_tokens != model.config.n_visual_tokens:
+                model.set_n_visual_tokens(n_visual_tokens)
+            batch = make_batch(
+                table,
+                records,
+                n_visual_tokens=model.compressor.n_input_tokens,
+                pad_id=words.pad_token_id,
+                reads_question=model.reads_question,
+            )
+            patches = features_of(batch.image_rows)
+            losses.append(model(**tensors(batch), patches=patches, use_cache=False).loss)
+        return torch.stack(losses).mean()
 
     spent = fit(
         model,
@@ -87,6 +98,8 @@ def train_cell(
         workspace=workspace_of(out),
         what=settings.name,
     )
+    if settings.n_visual_tokens is None:
+        model.set_n_visual_tokens(max(model.compressor.allowed_tokens(model.compressor.grid_side)))
     with whole_folder(out / "model") as folder:
         model.save_pretrained(folder)
         words.save_pretrained(folder)

@@ -3,8 +3,10 @@
 
 rule evaluate_cell:
     input:
-        model=multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
-        training=f"<results>/cells/{CELL}/training.json",
+        model=lambda wildcards: multiext(
+            f"{plan.model_of(wildcards)}/model/", *SPEAKING_MODEL_FILES
+        ),
+        training=lambda wildcards: f"{plan.model_of(wildcards)}/training.json",
         conversations="<results>/data/test/conversations.json",
         index="<results>/data/test/index.npz",
         tokens="<results>/tokens/test.npz",
@@ -24,6 +26,7 @@ rule evaluate_cell:
         gpu=plan.compute.gpus,
     params:
         settings=plan.evaluation,
+        cell=plan.measured_of,
         code=plan.cell_code("vlmlaw.evaluate"),
         upstream=plan.upstream_of("evaluate_cell"),
     message:
@@ -31,7 +34,7 @@ rule evaluate_cell:
     shell:
         "python -m vlmlaw evaluate --model $(dirname {input.model[0]}) --dataset $(dirname {input.index})"
         " --tokens {input.tokens} --features $(dirname {input.features[0]})"
-        " --settings {params.settings:q} --out {output}"
+        " --settings {params.settings:q} --cell {params.cell:q} --out {output}"
         " > {log} 2>&1"
 
 

@@ -1,4 +1,4 @@
-"""One vision-language model for each cell of the grid."""
+"""One vision-language model for each cell of the grid, or one for all cells that share their weights."""
 
 
 rule train_cell:
@@ -38,3 +38,16 @@ rule train_cell:
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
         " --out $(dirname {output.training})"
         " 2>&1 | tee {log}"
+
+
+use rule train_cell as train_elastic with:
+    output:
+        multiext(f"<results>/cells/{ELASTIC}/model/", *SPEAKING_MODEL_FILES),
+        training=f"<results>/cells/{ELASTIC}/training.json",
+        history=f"<results>/cells/{ELASTIC}/train.jsonl",
+    log:
+        f"<logs>/train_cell/{ELASTIC}.log",
+    benchmark:
+        f"<benchmarks>/train_cell/{ELASTIC}.tsv"
+    message:
+        "Train {wildcards.size} for every number of visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
