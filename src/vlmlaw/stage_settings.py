@@ -137,6 +137,7 @@ class ReportSettings:
 
     title: str = "Larger LLM or more visual tokens?"
     samples: int = number(least=0, default=8)
+    compressor: str = ""  # whose law the page is about, where each has its own; "": the one with the most cells
 
 
 @dataclass(frozen=True, kw_only=True)
