@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vlmlaw import __version__, stages
+from vlmlaw import __version__, adopt, origins, records, stages
 from vlmlaw.errors import UserError
 from vlmlaw.laws import cli as laws_cli
 from vlmlaw.report import cli as report_cli
@@ -15,6 +15,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of every verb; a verb's module is imported only when it runs."""
     parser = argparse.ArgumentParser(prog="vlmlaw", description=__doc__)
     parser.add_argument("--version", action="version", version=f"vlmlaw {__version__}")
+    records.add_options(parser)
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     experiment = subparsers.add_parser("experiment", help="check an experiment file and list its cells")
     experiment.add_argument("file", nargs="?", default="params.yaml", help="default: params.yaml")
@@ -23,6 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
     stages.add_parsers(subparsers)
     laws_cli.add_parser(subparsers)
     report_cli.add_parsers(subparsers)
+    origins.add_parser(subparsers)
+    adopt.add_parser(subparsers)
     return parser
 
 
@@ -51,7 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     args = build_parser().parse_args(argv)
     try:
-        return args.run(args) or 0
+        status = args.run(args) or 0
+        if args.record and not status:
+            records.write(args)
+        return status
     except UserError as error:
         print(f"vlmlaw {args.verb}: {error}", file=sys.stderr)
         return 2

@@ -47,7 +47,9 @@ class Lineage:
         training = self.experiment.training_of(cell)
         code = code_version("vlmlaw.train", compressor=training.compressor)
         trained = _hash(to_json(training), code, self.train_cell(size=size))
-        return _hash(trained, self._pictures("test"), self._tokens("test"), self._features("test"))
+        return _hash(
+            trained, to_json(cell.measured), self._pictures("test"), self._tokens("test"), self._features("test")
+        )
 
     @cached_property
     def collect_measurements(self) -> str:
@@ -60,18 +62,17 @@ class Lineage:
                 compressor=cell.compressor,
                 seed=str(cell.seed),
             )
-            evaluations += [
-                name,
-                to_json(cell.measured),
-                behind,
-                code_version("vlmlaw.evaluate", compressor=cell.compressor),
-            ]
+            evaluations += [name, behind, code_version("vlmlaw.evaluate", compressor=cell.compressor)]
         return _hash(settings, *evaluations)
 
     @cached_property
     def fit_law(self) -> str:
         held_out = self.experiment.grid.held_out or ""
         return _hash(held_out, code_version("vlmlaw.measurements"), self.collect_measurements)
+
+    @property
+    def write_headline(self) -> str:
+        return self.write_report
 
     @cached_property
     def write_report(self) -> str:

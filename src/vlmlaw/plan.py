@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw import provenance
-from vlmlaw.experiment import SPLITS, Experiment
+from vlmlaw.experiment import SPLITS, CellSettings, Experiment
 from vlmlaw.lineage import Lineage
 from vlmlaw.names import cell_name
-from vlmlaw.settings import as_data, to_json
+from vlmlaw.settings import to_json
 
 
 class Plan:
@@ -101,6 +101,24 @@ class Plan:
         """The folder of the training whose weights a cell uses."""
         return f"{self.results}/cells/{self.experiment.training_of(self._cell(wildcards)).name}"
 
+    def behind(self, rule: str, wildcards: Any) -> list[tuple[str, dict[str, str]]]:
+        """The jobs, rule and wildcards, whose lasting results a job reads; caches are not among them."""
+        if rule in ("train_cell", "train_elastic"):
+            return [("pretrain_language_model", {"size": wildcards["size"]}), ("train_encoder", {})]
+        if rule == "evaluate_cell":
+            training = self.experiment.training_of(self._cell(wildcards))
+            rule = "train_cell" if training.n_visual_tokens else "train_elastic"
+            return [(rule, self._wildcards_of(training))]
+        if rule == "collect_measurements":
+            return [("evaluate_cell", self._wildcards_of(cell)) for cell in self.experiment.cells.values()]
+        before = {"fit_law": "collect_measurements", "write_headline": "fit_law", "write_report": "fit_law"}.get(rule)
+        return [(before, {})] if before else []
+
+    @staticmethod
+    def _wildcards_of(cell: CellSettings) -> dict[str, str]:
+        named = {name: getattr(cell, name) for name in ("size", "n_visual_tokens", "compressor", "seed")}
+        return {name: str(value) for name, value in named.items() if value is not None}
+
     # Order: what takes longest starts first, so that no core idles at the end.
 
     def cell_priority(self, wildcards: Any) -> int:
@@ -131,9 +149,9 @@ class Plan:
 
     def _cell(self, wildcards: Any) -> Any:
         """The cell or the training that a job's wildcards name."""
-        given = getattr(wildcards, "n_visual_tokens", None)
-        n_visual_tokens = None if given is None else int(given)
-        name = cell_name(wildcards.size, n_visual_tokens, wildcards.compressor, int(wildcards.seed))
+        given = dict(wildcards.items())
+        n_visual_tokens = int(given["n_visual_tokens"]) if "n_visual_tokens" in given else None
+        name = cell_name(given["size"], n_visual_tokens, given["compressor"], int(given["seed"]))
         return self._every.get(name) or self.experiment.cell_settings(name)
 
     # Code, and what stands behind the inputs.
@@ -152,9 +170,10 @@ class Plan:
         """A function of wildcards: the code with the cell's own compressor, whatever others there are."""
         return lambda wildcards: provenance.code_version(module, compressor=wildcards.compressor)
 
-    def as_data(self) -> dict[str, Any]:
-        """The resolved experiment as plain data."""
-        return as_data(self.experiment)
+    @cached_property
+    def as_json(self) -> str:
+        """The experiment as JSON. No parameter of a rule: whatever part of it a job needs is one."""
+        return to_json(self.experiment)
 
 
 def use_this_interpreter() -> None:
