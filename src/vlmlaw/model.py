@@ -22,7 +22,9 @@ from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vlmlaw import vision
+from vlmlaw.attention import fitting_mask
 from vlmlaw.compressors import Compressor, build_compressor
+from vlmlaw.head import prediction_loss
 
 IGNORE_INDEX = -100  # torch's cross-entropy leaves such targets out
 
@@ -210,11 +212,25 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "repeat the image token once for each visual token of each image"
             )
         if patches is None or not n_images:
-            return embeds_BTD
+            return embeds_BTD + self._unseen() if self.training and _shares_work() else embeds_BTD
         visual_BVD = self.visual_tokens(
-            patches.to(self.dtype), question_ids_BT=question_ids, question_mask_BT=question_mask
+            patches.to(self.projector.norm.weight.dtype), question_ids_BT=question_ids, question_mask_BT=question_mask
         )
         return embeds_BTD.masked_scatter(is_image_BT[..., None], visual_BVD.to(embeds_BTD.dtype))
+
+    def _unseen(self) -> Tensor:
+        """Zero, by way of everything that makes visual tokens.
+
+        Processes that train together exchange the same gradients at every pass, also where one has no image.
+        """
+        side, width = vision.grid_side(self.config.vision_config), self.config.vision_config.hidden_size
+        weight = self.projector.norm.weight
+        patches = torch.zeros(1, side**2, width * len(self.config.feature_layers), device=weight.device)
+        words = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
+        visual_BVD = self.visual_tokens(
+            patches.to(weight.dtype), question_ids_BT=words, question_mask_BT=torch.ones_like(words)
+        )
+        return 0 * visual_BVD.sum()
 
     def forward(
         self,
@@ -251,7 +267,9 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             )
         outputs = self.language_model.base_model(
             inputs_embeds=inputs_embeds,
-            attention_mask=self._mask(attention_mask, inputs_embeds.dtype),
+            attention_mask=fitting_mask(
+                attention_mask, self.language_model.config._attn_implementation, inputs_embeds.dtype
+            ),
             position_ids=position_ids,
             past_key_values=past_key_values,
             **kwargs,
@@ -265,24 +283,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             return CausalLMOutputWithPast(logits=head(hidden_BTD[:, keep]), past_key_values=outputs.past_key_values)
         wanted_BT = targets != IGNORE_INDEX
-        logits = head(hidden_BTD[wanted_BT])
-        loss = F.cross_entropy(logits.float(), targets[wanted_BT])
+        loss, logits = prediction_loss(head, hidden_BTD[wanted_BT], targets[wanted_BT])
         return CausalLMOutputWithPast(loss=loss, logits=logits)
-
-    def _mask(self, attention_mask: Any, dtype: torch.dtype) -> Any:
-        """The mask as the LLM's attention takes it.
-
-        transformers hands one that says who sees whom (B, 1, T, T) on as it is, and eager attention adds it to its
-        scores: True would count as 1.
-        """
-        is_who_sees_whom = isinstance(attention_mask, Tensor) and attention_mask.ndim == 4
-        if not (is_who_sees_whom and attention_mask.dtype == torch.bool and self._adds_masks):
-            return attention_mask
-        return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(~attention_mask, torch.finfo(dtype).min)
-
-    @property
-    def _adds_masks(self) -> bool:
-        return self.language_model.config._attn_implementation == "eager"
 
     # transformers adds arguments to this method from version to version.
     def prepare_inputs_for_generation(  # type: ignore[override]
@@ -295,6 +297,12 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             for name in ("pixel_values", "patches", "question_ids", "question_mask"):
                 inputs.pop(name, None)
         return inputs
+
+
+def _shares_work() -> bool:
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 AutoConfig.register(VlmConfig.model_type, VlmConfig, exist_ok=True)

@@ -247,7 +247,7 @@ def make_batch(
     image_rows = table.image_rows[rows]
     # Only images are compressed with a question in view, so a text-only row has no place among the questions.
     shown = [document for document, image in zip(documents, image_rows, strict=True) if image >= 0]
-    question = _questions(shown, table.image_token_id, pad_id) if reads_question and shown else (None, None)
+    question = questions_alone(shown, table.image_token_id, pad_id) if reads_question and shown else (None, None)
     return Batch(
         input_ids=input_ids,
         position_ids=_positions(segments),
@@ -293,7 +293,7 @@ def _split_questions(document: Expanded) -> list[Expanded]:
     return parts
 
 
-def _questions(documents: list[Expanded], image_token_id: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+def questions_alone(documents: list[Expanded], image_token_id: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     """(B, Q) each document's question without image and answer, padded on the right, with a mask."""
     questions = []
     for _, ids, targets, _ in documents:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
-import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from vlmlaw.batches import StepPasses
+from vlmlaw.cost import training_flops
 from vlmlaw.data.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.encoder import load_features
 from vlmlaw.files import whole_file, whole_folder
-from vlmlaw.language_model import tensors
+from vlmlaw.logs import keep_logs
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
+from vlmlaw.machine import join
 from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
-from vlmlaw.packing import TokenTable, load_tokenizer, make_batch, records_of_step
+from vlmlaw.packing import TokenTable, load_tokenizer
+from vlmlaw.prepare import prepare, save_whole
+from vlmlaw.stage_settings import ComputeSettings
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import CellSettings
@@ -53,45 +58,62 @@ def _name_places(model: VlmForConditionalGeneration, words: Any) -> None:
 
 
 def train_cell(
-    language_model: Path, encoder: Path, tokens: Path, features: Path, out: Path, *, settings: CellSettings
+    language_model: Path,
+    encoder: Path,
+    tokens: Path,
+    features: Path,
+    out: Path,
+    *,
+    settings: CellSettings,
+    compute: ComputeSettings | None = None,
 ) -> None:
-    """Train one cell. Its folder `out` gets model/ (weights and tokenizer), train.jsonl and training.json."""
-    use_repeatable_arithmetic(settings.seed)
+    """Train one cell. Its folder `out` gets model/ (weights and tokenizer), train.jsonl and training.json.
+
+    Where several processes train, each calls it.
+    """
+    compute, plan = compute or ComputeSettings(logs=()), settings.training
+    dtype = getattr(torch, plan.dtype)
+    use_repeatable_arithmetic(settings.seed, deterministic=compute.deterministic)
     model = build_vlm(language_model, encoder, settings=settings)
     words = load_tokenizer(language_model)
-    table = TokenTable.load(tokens)
     features_of = load_features(features, layers=settings.feature_layers)
-    plan = settings.training
-    new = [p for part in (model.compressor, model.projector, model.places) if part for p in part.parameters()]
-    optimizer = make_optimizer(
-        [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())],
-        weight_decay=plan.weight_decay,
-    )
-
-    def loss_of_step(step: int) -> Tensor:
-        records = records_of_step(len(table), plan.batch_size, seed=settings.seed, step=step)
-        batch = make_batch(
-            table,
-            records,
+    with join(compute, sharded=dtype != torch.float32) as machine:
+        passes_of = StepPasses(
+            TokenTable.load(tokens),
+            lambda rows: {"patches": features_of(rows)},
+            batch_size=plan.batch_size,
+            seed=settings.seed,
             n_visual_tokens=settings.n_visual_tokens,
             pad_id=words.pad_token_id,
             reads_question=model.compressor.needs_question,
+            compute=compute,
+            machine=machine,
         )
-        return model(**tensors(batch), patches=features_of(batch.image_rows), use_cache=False).loss
-
-    spent = fit(
-        model,
-        optimizer,
-        loss_of_step=loss_of_step,
-        settings=plan,
-        workspace=workspace_of(out),
-        what=settings.name,
-    )
-    with whole_folder(out / "model") as folder:
-        model.save_pretrained(folder)
-        words.save_pretrained(folder)
-    with whole_file(out / "train.jsonl") as partial:
-        shutil.copyfile(workspace_of(out) / "train.jsonl", partial)
-    with whole_file(out / "training.json") as partial:
-        partial.write_text(json.dumps(account(settings, spent), indent=2))
-    clear_workspace(out)
+        flops = training_flops(model, with_tower=False)
+        prepare(model, machine=machine, compute=compute, dtype=dtype, packed=passes_of.packed)
+        new = [p for part in (model.compressor, model.projector, model.places) if part for p in part.parameters()]
+        optimizer = make_optimizer(
+            [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())],
+            weight_decay=plan.weight_decay,
+        )
+        spent = fit(
+            model,
+            optimizer,
+            loss=lambda **inputs: model(**inputs, use_cache=False).loss,
+            passes_of=passes_of,
+            flops=flops,
+            settings=plan,
+            workspace=workspace_of(out),
+            what=settings.name,
+            machine=machine,
+            compute=compute,
+        )
+        with whole_folder(out / "model") if machine.is_first else nullcontext(out) as folder:
+            save_whole(model, folder, machine=machine, dtype=dtype)
+            if machine.is_first:
+                words.save_pretrained(folder)
+        if machine.is_first:
+            keep_logs(workspace_of(out), out)
+            with whole_file(out / "training.json") as partial:
+                partial.write_text(json.dumps(account(settings, spent), indent=2))
+            clear_workspace(out)
