@@ -88,7 +88,7 @@ def inference_flops(model: VlmForConditionalGeneration, *, n_text_tokens: int) -
 class TrainingFlops:
     """FLOPs of training steps, by what `vlmlaw.work.Work` counts.
 
-    Backward passes cost twice their forward pass, and once where weights are frozen and gradients only pass through.
+    A backward pass costs its forward pass twice, and where gradients only pass through frozen weights, once.
     Attention counts the pairs that see each other, a causal model's half of the square. Left out: the pass over the
     question of compressors that read it.
     """
@@ -116,7 +116,7 @@ def training_flops(model: VlmForConditionalGeneration, *, with_tower: bool) -> T
     image = inference_flops(model, n_text_tokens=0)
     return TrainingFlops(
         per_token=times * (one - pair),
-        per_pair=times * pair,
+        per_pair=3 * pair,  # both factors of attention's products are activations
         per_target=times * 2 * text.hidden_size * text.vocab_size,
         per_image=3 * (image.compressor + image.projector) + (image.vision if with_tower else 0),
     )

@@ -60,6 +60,8 @@ class TrainLog:
         if self._file:
             self._file.write(json.dumps(line) + "\n")
         if line["step"] % self._every == 0 or line["step"] == self._last:
+            if self._file:
+                self._file.flush()  # for those who read it meanwhile
             figures = {name: value for name, value in line.items() if name != "step"} | dict(rates)
             for watcher in self._watchers:
                 watcher.write(line["step"], figures)

@@ -112,6 +112,8 @@ def launch(arguments: Sequence[str], *, n_processes: int) -> int:
     Ctrl-C become one SIGTERM to each, and a second Ctrl-C ends all at once.
     """
     shared = {"WORLD_SIZE": str(n_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    if "OMP_NUM_THREADS" in os.environ:  # the job's threads, which its processes share
+        shared["OMP_NUM_THREADS"] = str(max(1, int(os.environ["OMP_NUM_THREADS"]) // n_processes))
     package = str(Path(__file__).resolve().parents[1])
     shared["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "vlmlaw", *arguments]

@@ -201,7 +201,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         embeds_BTD = self.get_input_embeddings()(input_ids)
         if patches is None and pixel_values is not None:
             with torch.no_grad():
-                patches = vision.patch_features(self.vision_tower, pixel_values, layers=self.config.feature_layers)
+                pixels = pixel_values.to(self.vision_tower.dtype)
+                patches = vision.patch_features(self.vision_tower, pixels, layers=self.config.feature_layers)
         is_image_BT = input_ids == self.config.image_token_id
         n_images, n_each = 0 if patches is None else len(patches), self.compressor.n_visual_tokens
         n_places = int(is_image_BT.sum())
