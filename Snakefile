@@ -30,6 +30,7 @@ OWN_RESULTS = f"{plan.results}/own/{Path(OWN_MEASUREMENTS or '').stem}"
 MODEL_FILES = ["model.safetensors", "config.json"]
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
 SPEAKING_MODEL_FILES = [*MODEL_FILES, "generation_config.json", *TOKENIZER_FILES]
+PICTURE_FILES = ["conversations.json", "index.npz", "images-00000.tar"]
 CELL = "{size}_v{n_visual_tokens}_{compressor}_s{seed}"
 
 
@@ -50,10 +51,12 @@ wildcard_constraints:
     seed="[0-9]+",
 
 
+include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/models.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/benchmarks.smk"
 include: "workflow/rules/law.smk"
 include: "workflow/rules/report.smk"
 
@@ -76,6 +79,7 @@ rule all:
         f"{OWN_RESULTS}/index.html"
         if OWN_MEASUREMENTS
         else "<results>/report/index.html",
+        [] if OWN_MEASUREMENTS else "<results>/headline/errors.csv",
         # Named so that a cell that was deleted by hand is missed, although the report does not need it again.
         [
             f"<results>/cells/{cell}/{file}"
@@ -96,6 +100,7 @@ rule data:
 
 rule models:
     input:
+        "<results>/encoder/model.safetensors",
         expand("<results>/language_models/{size}/model.safetensors", size=plan.sizes),
 
 
@@ -107,3 +112,4 @@ rule cells:
 rule law:
     input:
         "<results>/law/law.json",
+        "<results>/headline/errors.csv",

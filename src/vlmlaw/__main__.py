@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vlmlaw import __version__, stages
+from vlmlaw import __version__, adopt, benchmark_cli, origins, records, stages
 from vlmlaw.errors import UserError
 from vlmlaw.laws import cli as laws_cli
 from vlmlaw.report import cli as report_cli
@@ -15,14 +15,18 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of every verb; a verb's module is imported only when it runs."""
     parser = argparse.ArgumentParser(prog="vlmlaw", description=__doc__)
     parser.add_argument("--version", action="version", version=f"vlmlaw {__version__}")
+    records.add_options(parser)
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     experiment = subparsers.add_parser("experiment", help="check an experiment file and list its cells")
     experiment.add_argument("file", nargs="?", default="params.yaml", help="default: params.yaml")
     experiment.add_argument("--json", action="store_true", help="print the resolved experiment")
     experiment.set_defaults(run=run_experiment)
     stages.add_parsers(subparsers)
+    benchmark_cli.add_parsers(subparsers)
     laws_cli.add_parser(subparsers)
     report_cli.add_parsers(subparsers)
+    origins.add_parser(subparsers)
+    adopt.add_parser(subparsers)
     return parser
 
 
@@ -52,7 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)  # for verbs that start themselves in several processes
     try:
-        return args.run(args) or 0
+        status = args.run(args) or 0
+        if args.record and not status:
+            records.write(args)
+        return status
     except UserError as error:
         print(f"vlmlaw {args.verb}: {error}", file=sys.stderr)
         return 2

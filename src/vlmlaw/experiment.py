@@ -16,6 +16,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.settings import build
 from vlmlaw.stage_settings import (
     ALL,
+    BenchmarkSettings,
     CellSettings,
     ComputeSettings,
     DataSettings,
@@ -36,6 +37,7 @@ from vlmlaw.stage_settings import (
 
 __all__ = [
     "SPLITS",
+    "BenchmarkSettings",
     "CellSettings",
     "ComputeSettings",
     "DataSettings",
@@ -79,6 +81,7 @@ class Experiment:
         experiment = build(cls, mapping, where=source)
         experiment._check_sections(source)
         experiment._check_law(source)
+        assert experiment.benchmarks is not None  # they are checked on the way
         if not experiment.cells:
             raise UserError(f"{source}.grid: the grid has no cell; name sizes, visual_tokens, compressors and seeds.")
         return experiment
@@ -166,6 +169,13 @@ class Experiment:
             if cells.pop(name, None) is None:
                 raise UserError(f"grid.without: there is no cell {name!r} to leave out; remove the line.")
         return cells
+
+    @cached_property
+    def benchmarks(self) -> dict[str, BenchmarkSettings]:
+        """Every benchmark's settings by name, in the order of the file."""
+        from vlmlaw.benchmark_settings import benchmarks_of
+
+        return benchmarks_of(self)
 
     @property
     def grid_side(self) -> int:

@@ -38,30 +38,39 @@ class Lineage:
         language_model = _hash(settings, code_version("vlmlaw.language_model"), self.pretrain_language_model())
         return _hash(language_model, self._encoder, self._tokens("train"), self._features("train"))
 
-    def evaluate_cell(self, *, size: str, n_visual_tokens: str, compressor: str, seed: str) -> str:
+    def evaluate_cell(self, **cell: str) -> str:
+        return _hash(self._trained(**cell), self._pictures("test"), self._tokens("test"), self._features("test"))
+
+    def evaluate_benchmark(self, *, benchmark: str, **cell: str) -> str:
+        return self._trained(**cell)
+
+    def _trained(self, *, size: str, n_visual_tokens: str, compressor: str, seed: str) -> str:
+        """A cell's model."""
         cell = self.experiment.cell_settings(cell_name(size, int(n_visual_tokens), compressor, int(seed)))
         code = code_version("vlmlaw.train", compressor=compressor)
-        trained = _hash(to_json(cell), code, self.train_cell(size=size))
-        return _hash(trained, self._pictures("test"), self._tokens("test"), self._features("test"))
+        return _hash(to_json(cell), code, self.train_cell(size=size))
 
     @cached_property
     def collect_measurements(self) -> str:
         settings = to_json(self.experiment.evaluation)
         evaluations = []
         for name, cell in self.experiment.cells.items():
-            behind = self.evaluate_cell(
-                size=cell.size,
-                n_visual_tokens=str(cell.n_visual_tokens),
-                compressor=cell.compressor,
-                seed=str(cell.seed),
-            )
-            evaluations += [name, behind, code_version("vlmlaw.evaluate", compressor=cell.compressor)]
+            wildcards = {key: str(getattr(cell, key)) for key in ("size", "n_visual_tokens", "compressor", "seed")}
+            code = code_version("vlmlaw.evaluate", compressor=cell.compressor)
+            evaluations += [name, self.evaluate_cell(**wildcards), code]
+            for benchmark, own in self.experiment.benchmarks.items():
+                code = code_version("vlmlaw.answer" if own.metric else "vlmlaw.lmms", compressor=cell.compressor)
+                evaluations += [to_json(own), self.evaluate_benchmark(benchmark=benchmark, **wildcards), code]
         return _hash(settings, *evaluations)
 
     @cached_property
     def fit_law(self) -> str:
         held_out = self.experiment.grid.held_out or ""
         return _hash(held_out, code_version("vlmlaw.measurements"), self.collect_measurements)
+
+    @property
+    def write_headline(self) -> str:
+        return self.write_report
 
     @cached_property
     def write_report(self) -> str:

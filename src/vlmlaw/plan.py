@@ -3,6 +3,7 @@
 A rule's `params:` take these methods, so that the engine's record of a job holds exactly what its result depends on.
 """
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw import provenance
-from vlmlaw.experiment import SPLITS, Experiment, cell_name
+from vlmlaw.experiment import SPLITS, CellSettings, Experiment, cell_name
 from vlmlaw.lineage import Lineage
 from vlmlaw.settings import as_data, to_json
+
+RULE_OF_RUNNER = {"vlmlaw": "evaluate_benchmark", "lmms-eval": "evaluate_by_lmms_eval"}
 
 
 class Plan:
@@ -27,6 +30,7 @@ class Plan:
         self.splits = SPLITS
         self.sizes = list(self.experiment.sizes)
         self.cells = list(self.experiment.cells)
+        self.benchmarks = list(self.experiment.benchmarks)
         self.layers = self.experiment.cached_layers
         self.compute = self.experiment.compute
         self.lineage = Lineage(self.experiment)
@@ -57,6 +61,9 @@ class Plan:
     @cached_property
     def evaluation(self) -> str:
         return to_json(self.experiment.evaluation)
+
+    def benchmark_of(self, wildcards: Any) -> str:
+        return to_json(self.experiment.benchmarks[wildcards.benchmark])
 
     @cached_property
     def law(self) -> str:
@@ -89,6 +96,44 @@ class Plan:
         return lambda wildcards: [
             f"{self.results}/features/{split}/layer{layer}.npy" for layer in self._cell(wildcards).feature_layers
         ]
+
+    @cached_property
+    def evaluations(self) -> list[str]:
+        """Every evaluation of every cell: on the test split, and on each benchmark."""
+        names = ["evaluation.json", *(f"benchmarks/{name}.json" for name in self.benchmarks)]
+        return [f"{self.results}/cells/{cell}/{name}" for cell in self.cells for name in names]
+
+    def benchmarks_by(self, runner: str) -> list[str]:
+        """The names of the benchmarks that the project itself or lmms-eval runs."""
+        return [section.name for section in self.experiment.evaluation.benchmarks if section.by == runner]
+
+    def questions_of(self, wildcards: Any) -> str:
+        return self._benchmark_section(wildcards).questions
+
+    def images_of_benchmark(self, wildcards: Any) -> str:
+        """The folder of its images: by default that of its questions."""
+        section = self._benchmark_section(wildcards)
+        return section.images or str(Path(section.questions).parent)
+
+    def _benchmark_section(self, wildcards: Any) -> Any:
+        return next(b for b in self.experiment.evaluation.benchmarks if b.name == wildcards.benchmark)
+
+    def behind(self, rule: str, wildcards: Any) -> list[tuple[str, dict[str, str]]]:
+        """The jobs, rule and wildcards, whose lasting results a job reads; caches are not among them."""
+        if rule == "train_cell":
+            return [("pretrain_language_model", {"size": wildcards["size"]}), ("train_encoder", {})]
+        if rule in ("evaluate_cell", *RULE_OF_RUNNER.values()):
+            return [("train_cell", {name: value for name, value in wildcards.items() if name != "benchmark"})]
+        if rule == "collect_measurements":
+            cells = [self._wildcards_of(cell) for cell in self.experiment.cells.values()]
+            runs = [(RULE_OF_RUNNER[b.by], {"benchmark": b.name}) for b in self.experiment.evaluation.benchmarks]
+            return [(rule, cell | own) for cell in cells for rule, own in [("evaluate_cell", {}), *runs]]
+        before = {"fit_law": "collect_measurements", "write_headline": "fit_law", "write_report": "fit_law"}.get(rule)
+        return [(before, {})] if before else []
+
+    @staticmethod
+    def _wildcards_of(cell: CellSettings) -> dict[str, str]:
+        return {name: str(getattr(cell, name)) for name in ("size", "n_visual_tokens", "compressor", "seed")}
 
     # Order: what takes longest starts first, so that no core idles at the end.
 
@@ -132,9 +177,10 @@ class Plan:
         """A function of wildcards: the code with the cell's own compressor, whatever others there are."""
         return lambda wildcards: provenance.code_version(module, compressor=wildcards.compressor)
 
-    def as_data(self) -> dict[str, Any]:
-        """The resolved experiment as plain data."""
-        return as_data(self.experiment)
+    @cached_property
+    def as_json(self) -> str:
+        """The whole experiment as JSON. No parameter of a rule: whatever part of it a job needs is one."""
+        return json.dumps(as_data(self.experiment))
 
 
 def use_this_interpreter() -> None:

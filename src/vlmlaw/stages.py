@@ -36,8 +36,11 @@ def add_parsers(subparsers: Any) -> None:
     evaluate = _verb(subparsers, "evaluate", run_evaluate, "evaluate a cell", "model", "dataset", "tokens", "features")
     _settings_options(evaluate)
     collect = _verb(subparsers, "collect", run_collect, "collect evaluations into one table")
-    collect.add_argument("evaluations", nargs="+", type=Path, metavar="EVALUATION", help="evaluation.json of a cell")
+    collect.add_argument("evaluations", nargs="*", type=Path, metavar="EVALUATION", help="evaluation.json of a cell")
+    collect.add_argument("--cells", type=Path, metavar="DIR", help="in place of them: the folder of all cells")
+    collect.add_argument("--experiment", metavar="FILE", help="with --cells: the experiment file (or its JSON)")
     collect.add_argument("--held-out", default=None, metavar="SIZE", help="the size that the law predicts, not fits")
+    _verb(subparsers, "headline", run_headline, "the study in a few numbers", "law", "measurements", "results")
 
 
 def _add_data(subparsers: Any) -> None:
@@ -198,4 +201,24 @@ def run_evaluate(args: argparse.Namespace) -> None:
 def run_collect(args: argparse.Namespace) -> None:
     from vlmlaw.measurements import collect
 
-    collect(args.evaluations, args.out, held_out=args.held_out or None)
+    if bool(args.evaluations) == bool(args.cells):
+        raise UserError("give evaluations, or the folder of all cells with --cells and --experiment.")
+    collect(args.evaluations or _evaluations(args), args.out, held_out=args.held_out or None)
+
+
+def _evaluations(args: argparse.Namespace) -> list[Path]:
+    """The evaluations of every cell of an experiment: thousands of paths are too long for a command line."""
+    if args.experiment is None:
+        raise UserError("--cells needs --experiment FILE, whose cells are collected.")
+    if args.experiment.lstrip().startswith("{"):
+        experiment = from_json(Experiment, args.experiment, where="--experiment")
+    else:
+        experiment = read_experiment(args.experiment)
+    names = ["evaluation.json", *(f"benchmarks/{name}.json" for name in experiment.benchmarks)]
+    return [args.cells / cell / name for cell in experiment.cells for name in names]
+
+
+def run_headline(args: argparse.Namespace) -> None:
+    from vlmlaw.headline import write_headline
+
+    write_headline(args.law, args.measurements, args.results, args.out)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vlmlaw.data import scenes
-from vlmlaw.data.canvas import GRID_SIDE, PATCH_PX, place_at, place_words
+from vlmlaw.data.canvas import GRID_SIDE, PATCH_PX, place_words
 from vlmlaw.data.glyphs import COLORS, DIGITS, GLYPHS, LETTERS, _digit_pool
 from vlmlaw.data.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
 from vlmlaw.data.miniature import SUITES, draw, draw_split, write_corpus
@@ -38,7 +38,6 @@ def answer(question, things):
     """The right answer to a question about a scene, by reading the question: written apart from what asks it."""
     words = question.split()
     by_color = {COLOR_NAMES[t.color]: t for t in things}
-    by_place = {place_at(t.top_px + t.side_px / 2, t.left_px + t.side_px / 2): t for t in things}
     n_of_color = Counter(COLOR_NAMES[t.color] for t in things)
     first, *rest = words
     named = [by_color[word] for word in rest if word in by_color]
@@ -46,20 +45,18 @@ def answer(question, things):
         n_digits = len([t for t in things if GLYPHS[t.glyph] in DIGITS])
         counts = {"things": len(things), "digits": n_digits, "shapes": len(things) - n_digits}
         return str(counts.get(rest[0], n_of_color[rest[0]]))
-    # Everything else names objects by colors that only they have, or by their place.
+    # Everything else names objects by colors that only they have.
     assert all(n_of_color[COLOR_NAMES[t.color]] == 1 for t in named), question
     if first == "shape":
-        return GLYPHS[(by_place.get(rest[0]) or by_color[rest[0]]).glyph]
-    if first == "color":
-        return COLOR_NAMES[by_place[rest[0]].color]
+        return GLYPHS[named[0].glyph]
     if first == "add":
         return str(int(rest[0]) + DIGITS.index(GLYPHS[named[0].glyph]))
     if first == "sum":
         return str(sum(DIGITS.index(GLYPHS[t.glyph]) for t in named))
+    if first == "larger" and rest[0].isdigit():
+        return "yes" if DIGITS.index(GLYPHS[named[0].glyph]) > int(rest[0]) else "no"
     if first == "larger":
         return COLOR_NAMES[max(named, key=lambda t: DIGITS.index(GLYPHS[t.glyph])).color]
-    if first in ("left", "higher"):
-        return COLOR_NAMES[min(named, key=lambda t: t.left_px if first == "left" else t.top_px).color]
     if first == "owner":
         return NAMES[KB.owners[named[0].glyph, named[0].color]]
     relation = RELATIONS.index(first)
@@ -77,6 +74,23 @@ def test_answers_about_scenes_are_right(seen):
             assert given == answer(question, things), (question, things)
             kinds[kind] += 1
     assert set(kinds) == set(scenes.SHARES_OF_PICTURES) and min(kinds.values()) > 20
+
+
+def test_a_scene_is_asked_no_question_twice_even_where_few_can_be_asked():
+    kb = KnowledgeBase.draw(3, n_relations=1)
+    asked = [picture.questions for picture in pictures("train", "reasoning", kb=kb, n_questions=64)]
+    assert all(len(set(questions)) == len(questions) for questions in asked)
+    assert 3 < min(map(len, asked)) < max(map(len, asked)) <= 64
+
+
+def test_neither_yes_nor_no_is_the_better_guess():
+    answers = Counter(
+        given
+        for picture in pictures("train", "reasoning", 400, n_questions=16)
+        for kind, _, given in picture.questions
+        if given in ("yes", "no")
+    )
+    assert abs(answers["yes"] / answers.total() - 0.5) < 0.1, answers
 
 
 def test_answers_in_the_text_are_right(seen):

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from .project import Project, new_project, tiny_experiment
+from .project import DVC, ROOT, Project, new_project, tiny_experiment
+from .standins import use_standins
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +37,48 @@ def finished(finished_once, tmp_path) -> Project:
 def fresh(tmp_path) -> Callable[[dict[str, Any]], Project]:
     """A project without results, of an experiment of the test's choice."""
     return lambda experiment: new_project(tmp_path / "fresh", experiment)
+
+
+@pytest.fixture(scope="session")
+def recorded_once(tmp_path_factory) -> Project:
+    """The tiny experiment with stand-ins for its stages, run by `dvc repro`, in git, and pushed to a remote beside it.
+
+    Never change it: ask for `recorded`, a copy, or `clone`.
+    """
+    folder = tmp_path_factory.mktemp("dvc")
+    project = new_project(folder / "recorded", tiny_experiment())
+    use_standins(project.folder)
+    project.change("law.bootstrap_draws", 0)
+    for name in DVC:
+        source = ROOT / name
+        if source.is_dir():
+            ignored = shutil.ignore_patterns("cache", "tmp")
+            shutil.copytree(source, project.folder / name, ignore=ignored)
+        else:
+            shutil.copy(source, project.folder)
+    (project.folder / "results").mkdir()
+    project.git("init", "--quiet", "--initial-branch=main")
+    project.dvc("remote", "add", "--default", "beside", str(folder / "remote"))
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message=start")
+    project.repro()
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message=results")
+    project.dvc("push")
+    return project
+
+
+@pytest.fixture
+def recorded(recorded_once, tmp_path) -> Project:
+    """A copy of the recorded run, with its caches, DVC's cache and Snakemake's records."""
+    shutil.copytree(recorded_once.folder, tmp_path / "copy", symlinks=True)
+    return Project(tmp_path / "copy")
+
+
+@pytest.fixture
+def clone(recorded_once, tmp_path) -> Project:
+    """A fresh clone of the recorded run after `dvc pull`: no data, tokens or features, and every time is new."""
+    recorded_once.git("clone", "--quiet", ".", str(tmp_path / "clone"))
+    project = Project(tmp_path / "clone")
+    project.dvc("pull")
+    return project

@@ -1,17 +1,21 @@
-"""The workflow in a folder of its own, with Snakemake run there for real."""
+"""The workflow in a folder of its own, with Snakemake and DVC run there for real."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+TARGETS = ("all", "data", "models", "cells", "law")
 ROOT = Path(__file__).parents[2]
+DVC = ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc")
 CODE = ("Snakefile", "params.yaml", "pyproject.toml", "envs", "profiles", "src", "workflow")
 
 
@@ -23,25 +27,47 @@ class Project:
 
     def snakemake(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """Run Snakemake there; `check` fails the test with its output."""
+        return self._run("snakemake", *arguments, "--cores", "2", check=check)
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """How many jobs of each rule a run would do."""
+        done = self.snakemake("--dry-run", *arguments)
+        return jobs_of(done.stdout + done.stderr)
+
+    def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run DVC there; `check` fails the test with its output."""
+        return self._run("dvc", *arguments, check=check)
+
+    def vlmlaw(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
+        """Run the project's own copy of the command line there."""
+        return self._run("vlmlaw", *arguments, check=check, PYTHONPATH=str(self.folder / "src"))
+
+    def repro(self, *arguments: str) -> dict[str, int]:
+        """Run `dvc repro`: how many jobs of each rule it ran."""
+        done = self.dvc("repro", *arguments)
+        return jobs_of(done.stdout + done.stderr)
+
+    def status(self) -> dict[str, Any]:
+        """What `dvc status` finds changed: nothing, or something for each stage."""
+        return json.loads(self.dvc("status", "--json").stdout)
+
+    def git(self, *arguments: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "snakemake", *arguments, "--cores", "2"],
+            ["git", *arguments], cwd=self.folder, env=environment(), capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    def _run(self, module: str, *arguments: str, check: bool, **more: str) -> subprocess.CompletedProcess:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
             cwd=self.folder,
-            env=environment(),
+            env=environment() | more,
             capture_output=True,
             text=True,
             check=False,
         )
         assert not check or done.returncode == 0, (done.stdout + done.stderr)[-3000:]
         return done
-
-    def planned(self, *arguments: str) -> dict[str, int]:
-        """How many jobs of each rule a run would do."""
-        done = self.snakemake("--dry-run", *arguments)
-        text = done.stdout + done.stderr
-        if "Nothing to be done" in text:
-            return {}
-        counts = dict(re.findall(r"^(\w+) +(\d+)$", text, flags=re.MULTILINE))
-        return {rule: int(n) for rule, n in counts.items() if rule not in ("total", "all")}
 
     def change(self, path: str, value: Any) -> None:
         """Set `a.b.c` of the experiment."""
@@ -64,10 +90,23 @@ class Project:
         return yaml.safe_load((self.folder / "params.yaml").read_text())
 
 
+def jobs_of(output: str) -> dict[str, int]:
+    """How many jobs of each rule are in the tables of one or several runs of Snakemake; targets are not jobs."""
+    counts: Counter[str] = Counter()
+    for rule, n in re.findall(r"^(\w+) +(\d+)$", output, flags=re.MULTILINE):
+        counts[rule] += int(n)
+    return {rule: n for rule, n in counts.items() if rule not in ("total", *TARGETS)}
+
+
 def environment() -> dict[str, str]:
     """The tests' own, without what would choose another code, profile or device for Snakemake's jobs."""
     dropped = ("PYTHONPATH", "SNAKEMAKE_PROFILE", "PYTEST_CURRENT_TEST")
-    return {key: value for key, value in os.environ.items() if key not in dropped} | {"CUDA_VISIBLE_DEVICES": ""}
+    author = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    tools = {
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    return {key: value for key, value in os.environ.items() if key not in dropped} | author | tools
 
 
 def new_project(folder: Path, experiment: dict[str, Any]) -> Project:

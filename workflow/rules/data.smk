@@ -2,11 +2,14 @@
 
 
 rule draw_pictures:
+    input:
+        again=again("draw_pictures"),
     output:
         images="<results>/data/{split}/images-00000.tar",
         index="<results>/data/{split}/index.npz",
         conversations="<results>/data/{split}/conversations.json",
         labels="<results>/data/{split}/patch_labels.npz",
+        record="<results>/data/{split}/record.json",
     log:
         "<logs>/draw_pictures/{split}.log",
     benchmark:
@@ -25,15 +28,19 @@ rule draw_pictures:
     message:
         "Draw the pictures and questions of the {wildcards.split} split"
     shell:
-        "python -m vlmlaw data pictures --split {wildcards.split} --settings {params.settings:q}"
+        "python -m vlmlaw --record {output.record} --code {params.code}"
+        " data pictures --split {wildcards.split} --settings {params.settings:q}"
         " --out $(dirname {output.index})"
         " > {log} 2>&1"
 
 
 rule write_text:
+    input:
+        again=again("write_text"),
     output:
         conversations="<results>/data/text/conversations.json",
         index="<results>/data/text/index.npz",
+        record="<results>/data/text/record.json",
     log:
         "<logs>/write_text.log",
     benchmark:
@@ -50,13 +57,17 @@ rule write_text:
     message:
         "Write the text that the language models are pretrained on"
     shell:
-        "python -m vlmlaw data text --settings {params.settings:q} --out $(dirname {output.index})"
+        "python -m vlmlaw --record {output.record} --code {params.code}"
+        " data text --settings {params.settings:q} --out $(dirname {output.index})"
         " > {log} 2>&1"
 
 
 rule build_tokenizer:
+    input:
+        again=again("build_tokenizer"),
     output:
         tokenizer=multiext("<results>/data/tokenizer/", *TOKENIZER_FILES),
+        record="<results>/data/tokenizer/record.json",
     log:
         "<logs>/build_tokenizer.log",
     benchmark:
@@ -72,7 +83,8 @@ rule build_tokenizer:
     message:
         "Build the tokenizer"
     shell:
-        "python -m vlmlaw data tokenizer --out $(dirname {output.tokenizer[0]})"
+        "python -m vlmlaw --record {output.record} --code {params.code}"
+        " data tokenizer --out $(dirname {output.tokenizer[0]})"
         " > {log} 2>&1"
 
 
@@ -80,9 +92,11 @@ rule tokenize:
     input:
         conversations="<results>/data/{split}/conversations.json",
         index="<results>/data/{split}/index.npz",
-        tokenizer=rules.build_tokenizer.output,
+        tokenizer=rules.build_tokenizer.output.tokenizer,
+        again=again("tokenize"),
     output:
-        "<results>/tokens/{split}.npz",
+        tokens="<results>/tokens/{split}.npz",
+        record="<results>/tokens/{split}.record.json",
     log:
         "<logs>/tokenize/{split}.log",
     benchmark:
@@ -100,6 +114,7 @@ rule tokenize:
     message:
         "Turn the conversations of {wildcards.split} into tokens"
     shell:
-        "python -m vlmlaw data tokenize --dataset $(dirname {input.index}) --tokenizer $(dirname {input.tokenizer[0]})"
-        " --settings {params.settings:q} --out {output}"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " data tokenize --dataset $(dirname {input.index}) --tokenizer $(dirname {input.tokenizer[0]})"
+        " --settings {params.settings:q} --out {output.tokens}"
         " > {log} 2>&1"

@@ -5,12 +5,17 @@ rule evaluate_cell:
     input:
         model=multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
         training=f"<results>/cells/{CELL}/training.json",
-        conversations="<results>/data/test/conversations.json",
-        index="<results>/data/test/index.npz",
-        tokens="<results>/tokens/test.npz",
-        features=plan.features_of("test"),
+        dataset=caches(
+            "evaluate_cell",
+            f"{plan.results}/data/test/conversations.json",
+            f"{plan.results}/data/test/index.npz",
+        ),
+        tokens=caches("evaluate_cell", f"{plan.results}/tokens/test.npz"),
+        features=caches("evaluate_cell", plan.features_of("test")),
+        again=again("evaluate_cell"),
     output:
-        f"<results>/cells/{CELL}/evaluation.json",
+        evaluation=f"<results>/cells/{CELL}/evaluation.json",
+        record=f"<results>/cells/{CELL}/evaluation.record.json",
     log:
         f"<logs>/evaluate_cell/{CELL}.log",
     benchmark:
@@ -29,17 +34,20 @@ rule evaluate_cell:
     message:
         "Evaluate {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
-        "python -m vlmlaw evaluate --model $(dirname {input.model[0]}) --dataset $(dirname {input.index})"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " evaluate --model $(dirname {input.model[0]}) --dataset $(dirname {input.dataset[0]})"
         " --tokens {input.tokens} --features $(dirname {input.features[0]})"
-        " --settings {params.settings:q} --out {output}"
+        " --settings {params.settings:q} --out {output.evaluation}"
         " > {log} 2>&1"
 
 
 rule collect_measurements:
     input:
-        expand("<results>/cells/{cell}/evaluation.json", cell=plan.cells),
+        evaluations=plan.evaluations,
+        again=again("collect_measurements"),
     output:
-        "<results>/measurements.csv",
+        measurements="<results>/measurements.csv",
+        record="<results>/measurements.record.json",
     log:
         "<logs>/collect_measurements.log",
     benchmark:
@@ -56,5 +64,6 @@ rule collect_measurements:
     message:
         "Collect the measurements of all cells"
     shell:
-        "python -m vlmlaw collect {input} --held-out={params.held_out:q} --out {output}"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " collect --cells $(dirname $(dirname {input.evaluations[0]})) --experiment {plan.as_json:q} --held-out={params.held_out:q} --out {output.measurements}"
         " > {log} 2>&1"

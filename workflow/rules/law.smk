@@ -1,11 +1,13 @@
-"""The scaling law of the measured cells."""
+"""The scaling law of the measured cells, and the study in a few numbers."""
 
 
 rule fit_law:
     input:
-        "<results>/measurements.csv",
+        measurements="<results>/measurements.csv",
+        again=again("fit_law"),
     output:
-        "<results>/law/law.json",
+        law="<results>/law/law.json",
+        record="<results>/law/record.json",
     log:
         "<logs>/fit_law.log",
     benchmark:
@@ -22,5 +24,41 @@ rule fit_law:
     message:
         "Fit the law"
     shell:
-        "python -m vlmlaw law fit {input} --settings {params.settings:q} --out {output}"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " law fit {input.measurements} --settings {params.settings:q} --out {output.law}"
+        " > {log} 2>&1"
+
+
+rule write_headline:
+    input:
+        law="<results>/law/law.json",
+        measurements="<results>/measurements.csv",
+        trainings=[
+            "<results>/encoder/training.json",
+            *expand("<results>/language_models/{size}/training.json", size=plan.sizes),
+            *expand("<results>/cells/{cell}/training.json", cell=plan.cells),
+        ],
+        again=again("write_headline"),
+    output:
+        metrics=directory("<results>/headline/metrics"),
+        errors="<results>/headline/errors.csv",
+        record="<results>/headline/record.json",
+    log:
+        "<logs>/write_headline.log",
+    benchmark:
+        "<benchmarks>/write_headline.tsv"
+    conda:
+        "../../envs/environment.yaml"
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    params:
+        code=plan.code("vlmlaw.headline"),
+        upstream=plan.upstream_of("write_headline"),
+    message:
+        "Write the study's few numbers"
+    shell:
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " headline --law {input.law} --measurements {input.measurements} --results $(dirname {input.measurements})"
+        " --out $(dirname {output.errors})"
         " > {log} 2>&1"

@@ -3,23 +3,23 @@
 
 rule train_encoder:
     input:
-        train=multiext(
-            "<results>/data/train/",
-            "conversations.json",
-            "index.npz",
-            "images-00000.tar",
-            "patch_labels.npz",
+        train=caches(
+            "train_encoder",
+            *multiext(
+                f"{plan.results}/data/train/", *PICTURE_FILES, "patch_labels.npz"
+            ),
         ),
-        development=multiext(
-            "<results>/data/development/",
-            "conversations.json",
-            "index.npz",
-            "images-00000.tar",
-            "patch_labels.npz",
+        development=caches(
+            "train_encoder",
+            *multiext(
+                f"{plan.results}/data/development/", *PICTURE_FILES, "patch_labels.npz"
+            ),
         ),
+        again=again("train_encoder"),
     output:
         multiext("<results>/encoder/", *MODEL_FILES),
         training="<results>/encoder/training.json",
+        record="<results>/encoder/record.json",
     log:
         "<logs>/train_encoder.log",
     benchmark:
@@ -40,7 +40,8 @@ rule train_encoder:
     message:
         "Train the vision encoder"
     shell:
-        "python -m vlmlaw encoder train --train $(dirname {input.train[0]}) --development $(dirname {input.development[0]})"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " encoder train --train $(dirname {input.train[0]}) --development $(dirname {input.development[0]})"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
         " --out $(dirname {output.training})"
         " 2>&1 | tee {log}"
@@ -49,16 +50,13 @@ rule train_encoder:
 rule cache_features:
     input:
         encoder=multiext("<results>/encoder/", *MODEL_FILES),
-        dataset=multiext(
-            "<results>/data/{split}/",
-            "conversations.json",
-            "index.npz",
-            "images-00000.tar",
-        ),
+        dataset=multiext("<results>/data/{split}/", *PICTURE_FILES),
+        again=again("cache_features"),
     output:
         features=expand(
             "<results>/features/{{split}}/layer{layer}.npy", layer=plan.layers
         ),
+        record="<results>/features/{split}/record.json",
     log:
         "<logs>/cache_features/{split}.log",
     benchmark:
@@ -78,18 +76,24 @@ rule cache_features:
     message:
         "Cache the encoder's patch features of {wildcards.split}"
     shell:
-        "python -m vlmlaw encoder features --encoder $(dirname {input.encoder[0]}) --dataset $(dirname {input.dataset[0]})"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " encoder features --encoder $(dirname {input.encoder[0]}) --dataset $(dirname {input.dataset[0]})"
         " --layers {params.layers} --out $(dirname {output.features[0]})"
         " > {log} 2>&1"
 
 
 rule pretrain_language_model:
     input:
-        tokens="<results>/tokens/text.npz",
-        tokenizer=rules.build_tokenizer.output,
+        tokens=caches("pretrain_language_model", f"{plan.results}/tokens/text.npz"),
+        tokenizer=caches(
+            "pretrain_language_model",
+            *multiext(f"{plan.results}/data/tokenizer/", *TOKENIZER_FILES),
+        ),
+        again=again("pretrain_language_model"),
     output:
         multiext("<results>/language_models/{size}/", *SPEAKING_MODEL_FILES),
         training="<results>/language_models/{size}/training.json",
+        record="<results>/language_models/{size}/record.json",
     log:
         "<logs>/pretrain_language_model/{size}.log",
     benchmark:
@@ -110,7 +114,8 @@ rule pretrain_language_model:
     message:
         "Pretrain the language model of size {wildcards.size} on text"
     shell:
-        "python -m vlmlaw language-model --tokens {input.tokens} --tokenizer $(dirname {input.tokenizer[0]})"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " language-model --tokens {input.tokens} --tokenizer $(dirname {input.tokenizer[0]})"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
         " --out $(dirname {output.training})"
         " 2>&1 | tee {log}"

@@ -13,14 +13,13 @@ rule write_report:
             "<results>/encoder/training.json",
             *expand("<results>/language_models/{size}/training.json", size=plan.sizes),
         ],
-        samples=multiext(
-            "<results>/data/test/",
-            "conversations.json",
-            "index.npz",
-            "images-00000.tar",
+        samples=caches(
+            "write_report", *multiext(f"{plan.results}/data/test/", *PICTURE_FILES)
         ),
+        again=again("write_report"),
     output:
         page="<results>/report/index.html",
+        record="<results>/report/record.json",
         error_against_tokens=report(
             "<results>/report/figures/error_against_tokens.svg",
             caption="../../src/vlmlaw/report/templates/error_against_tokens.rst",
@@ -99,7 +98,8 @@ rule write_report:
     message:
         "Draw the figures and write the report"
     shell:
-        "python -m vlmlaw report --law {input.law} --measurements {input.measurements}"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " report --law {input.law} --measurements {input.measurements}"
         " --cells $(dirname $(dirname {input.cells[0]})) --trainings $(dirname {input.trainings})"
         " --samples $(dirname {input.samples[0]}) --experiment {params.experiment:q}"
         " --settings {params.settings:q} --out $(dirname {output.page})"

@@ -7,12 +7,14 @@ rule train_cell:
             "<results>/language_models/{size}/", *SPEAKING_MODEL_FILES
         ),
         encoder=multiext("<results>/encoder/", *MODEL_FILES),
-        tokens="<results>/tokens/train.npz",
-        features=plan.features_of("train"),
+        tokens=caches("train_cell", f"{plan.results}/tokens/train.npz"),
+        features=caches("train_cell", plan.features_of("train")),
+        again=again("train_cell"),
     output:
         multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
         training=f"<results>/cells/{CELL}/training.json",
         history=f"<results>/cells/{CELL}/train.jsonl",
+        record=f"<results>/cells/{CELL}/training.record.json",
     log:
         f"<logs>/train_cell/{CELL}.log",
     benchmark:
@@ -33,7 +35,8 @@ rule train_cell:
     message:
         "Train {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
-        "python -m vlmlaw train --language-model $(dirname {input.language_model[0]}) --encoder $(dirname {input.encoder[0]})"
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " train --language-model $(dirname {input.language_model[0]}) --encoder $(dirname {input.encoder[0]})"
         " --tokens {input.tokens} --features $(dirname {input.features[0]})"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
         " --out $(dirname {output.training})"

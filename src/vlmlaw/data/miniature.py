@@ -94,20 +94,8 @@ def write_tokenizer(out: Path) -> None:
 
 def vocabulary() -> list[str]:
     """Every word of the miniature, special tokens first."""
-    words = [
-        "<pad>",
-        IMAGE_PLACEHOLDER,
-        "<end>",
-        "<unknown>",
-        "letter",
-        "shape",
-        "color",
-        "count",
-        "sum",
-        "add",
-        "larger",
-    ]
-    words += ["left", "higher", "things", "digits", "shapes", *GLYPHS, *COLORS, *LETTERS, *map(str, range(19))]
+    words = ["<pad>", IMAGE_PLACEHOLDER, "<end>", "<unknown>", "letter", "shape", "count", "sum", "add", "larger"]
+    words += ["yes", "no", "things", "digits", "shapes", *GLYPHS, *COLORS, *LETTERS, *map(str, range(19))]
     return list(dict.fromkeys([*words, *place_words(), *RELATIONS, "owner", *NAMES, *VALUES]))
 
 

@@ -15,7 +15,9 @@ from vlmlaw.data.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
 
 SLOTS_SIDE = 4
 SLOT_PX = IMAGE_PX // SLOTS_SIDE
-OBJECTS = (1, 3)  # least and most objects of a scene
+# Shares of scenes with one, two and three objects. Most show little, so that what is known of it decides: a suite in
+# which a single visual token loses the objects themselves would measure V, whatever it asks.
+SHARES_OF_OBJECTS = (0.75, 0.17, 0.08)
 GLYPH_PX = (17, 22)
 NOISE_GREY_LEVELS = 8.0
 COLOR_NAMES = tuple(COLORS)
@@ -66,13 +68,9 @@ def _pick(items: list[Thing], rng: np.random.Generator, n: int) -> list[Thing] |
 
 
 def _attribute(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
-    form = rng.integers(3)
-    if form == 0 and (picked := _pick(_once(things), rng, 1)):
-        return "attribute", f"shape {COLOR_NAMES[picked[0].color]}", GLYPHS[picked[0].glyph]
-    thing = things[rng.integers(len(things))]
-    if form == 1:
-        return "attribute", f"color {thing.place}", COLOR_NAMES[thing.color]
-    return "attribute", f"shape {thing.place}", GLYPHS[thing.glyph]
+    if not (picked := _pick(_once(things), rng, 1)):
+        return None
+    return "attribute", f"shape {COLOR_NAMES[picked[0].color]}", GLYPHS[picked[0].glyph]
 
 
 def _fact(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
@@ -106,20 +104,22 @@ def _count(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> 
 
 
 def _compare(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
-    """Which of two objects is larger (digits), further left or higher: the answer is a color."""
+    """Whether a digit is larger than a number that the question gives, or which of two digits is the larger."""
     digits = [thing for thing in _once(things) if thing.digit is not None]
-    form = rng.integers(3)
-    picked = _pick(digits if form == 0 else _once(things), rng, 2)
+    n_compared = int(rng.integers(1, 3))
+    picked = _pick(digits, rng, n_compared)
     if picked is None:
         return None
-    keys: list[Callable[[Thing], int]] = [lambda t: -(t.digit or 0), lambda t: t.left_px, lambda t: t.top_px]
-    first, second = picked
-    if keys[form](first) == keys[form](second):
-        return None
-    word = ("larger", "left", "higher")[form]
-    winner = min(picked, key=keys[form])
-    colors = f"{COLOR_NAMES[first.color]} {COLOR_NAMES[second.color]}"
-    return "compare", f"{word} {colors}", COLOR_NAMES[winner.color]
+    values = [thing.digit or 0 for thing in picked]
+    colors = [COLOR_NAMES[thing.color] for thing in picked]
+    if n_compared == 2:
+        if values[0] == values[1]:
+            return None
+        return "compare", f"larger {colors[0]} {colors[1]}", colors[int(values[1] > values[0])]
+    # As often larger as not, so that neither answer is the better guess.
+    larger = rng.random() < 0.5
+    given = int(rng.integers(0, values[0]) if larger and values[0] else rng.integers(values[0], 10))
+    return "compare", f"larger {given} {colors[0]}", "yes" if values[0] > given else "no"
 
 
 def _arithmetic(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
@@ -133,7 +133,7 @@ def _arithmetic(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator
     total = sum(thing.digit or 0 for thing in picked)
     if n_addends == 2:
         return "arithmetic", f"sum {colors[0]} {colors[1]}", str(total)
-    given = int(rng.integers(1, 10))
+    given = int(rng.integers(1, 6))
     return "arithmetic", f"add {given} {colors[0]}", str(total + given)
 
 
@@ -155,27 +155,30 @@ KINDS: dict[str, Callable[[list[Thing], KnowledgeBase, np.random.Generator], Que
 # Shares of the kinds. Pictures ask each kind equally often; text is where an LLM learns its facts.
 SHARES_OF_PICTURES = {"attribute": 1, "fact": 1, "hop": 1, "count": 1, "compare": 1, "arithmetic": 1}
 SHARES_OF_TEXT = {"attribute": 4, "fact": 5, "hop": 4, "count": 1, "compare": 2, "arithmetic": 2, "likes": 1}
+PASSES = 50  # through the kinds, before a scene of few objects is given fewer questions than asked for
 SHARE_OF_LONE_THINGS = 0.3  # of the text's scenes: with a single object every question is about what is known of it
 
 
 def _ask(
     things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator, *, n_questions: int, shares: dict[str, int]
 ) -> list[tuple[str, str, str]]:
-    """Questions of the kinds in the given shares, as far as the scene allows each."""
+    """Different questions of the kinds in the given shares, as far as the scene allows each: at most n_questions."""
     deck = [kind for kind, share in shares.items() for _ in range(share)]
-    asked: list[tuple[str, str, str]] = []
-    while len(asked) < n_questions:
+    asked: dict[tuple[str, str, str], None] = {}
+    for _ in range(PASSES):
         for index in rng.permutation(len(deck)):
             question = KINDS[deck[index]](things, kb, rng)
             if question is not None and len(asked) < n_questions:
-                asked.append(question)
-    return asked
+                asked[question] = None
+        if len(asked) == n_questions:
+            break
+    return list(asked)
 
 
 def describe_scene(kb: KnowledgeBase, rng: np.random.Generator, *, n_questions: int) -> tuple[str, list[tuple]]:
     """A scene in words and its questions, for text."""
     lone = rng.random() < SHARE_OF_LONE_THINGS
-    things = _things(rng, 1 if lone else int(rng.integers(2, OBJECTS[1] + 1)))
+    things = _things(rng, 1 if lone else int(rng.integers(2, len(SHARES_OF_OBJECTS) + 1)))
     return _caption(things), _ask(things, kb, rng, n_questions=n_questions, shares=SHARES_OF_TEXT)
 
 
@@ -187,8 +190,8 @@ def _caption(things: list[Thing]) -> str:
 
 
 def draw_scene(kb: KnowledgeBase, rng: np.random.Generator, *, n_questions: int, held_out: bool) -> Picture:
-    """One scene of 1-3 objects with its questions. `held_out` draws the digits that training never shows."""
-    things = _things(rng, int(rng.integers(OBJECTS[0], OBJECTS[1] + 1)))
+    """One scene of few objects with its questions. `held_out` draws the digits that training never shows."""
+    things = _things(rng, 1 + int(rng.choice(len(SHARES_OF_OBJECTS), p=SHARES_OF_OBJECTS)))
     canvas = background(rng, low=10, high=60)
     glyph_PP = np.zeros((GRID_SIDE, GRID_SIDE), dtype=np.uint8)
     color_PP = np.zeros_like(glyph_PP)

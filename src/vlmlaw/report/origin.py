@@ -2,7 +2,6 @@
 
 import json
 import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -37,20 +36,6 @@ def read_description(given: str) -> Mapping[str, Any]:
         raise UserError(f"--experiment: no JSON ({error}); give a file such as params.yaml.") from error
 
 
-def commit() -> str:
-    """The checkout's commit, with "+ changes" where files differ from it; "" outside a repository."""
-    head = _git("rev-parse", "--short=12", "HEAD")
-    return head + (" + changes" if head and _git("status", "--porcelain", "--untracked-files=no") else "")
-
-
-def _git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
 def versions() -> dict[str, str]:
     """Versions of this package, of Python, and of what the result depends on, where installed."""
     found = {"vlmlaw": __version__, "python": platform.python_version()}
@@ -75,7 +60,12 @@ def commands(study: Study, *, is_run: bool, out: Path) -> list[Command]:
     results, chosen = table.parent, _configfile(study.experiment)
     cell = f"{results}/cells/CELL/evaluation.json"
     # Targets come first: --configfile and --forcerun would take them for their own values.
+    elsewhere = "" if str(results) == "results" else f" --results {results}"
     return [
+        Command(
+            "where any number of this page or any cell comes from: settings, data version, commit",
+            f"vlmlaw provenance NUMBER-or-CELL{elsewhere}",
+        ),
         Command("everything", f"snakemake --cores all{chosen}"),
         Command("one cell, where something of it is missing or out of date", f"snakemake {cell} --cores all{chosen}"),
         Command("one cell, trained anew", f"snakemake {cell} --cores all --forcerun train_cell{chosen}"),

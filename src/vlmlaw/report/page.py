@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from vlmlaw import records
 from vlmlaw.files import whole_file
 from vlmlaw.report import findings, gallery, origin, style, svg, tables, words
 from vlmlaw.report.accounts import Cell, Sample, Training
@@ -85,7 +86,7 @@ def render(study: Study, out: Path, *, run: Run) -> str:
         tables=_tables(study, run, out),
         cost_in_words=findings.cost(study),
         commands=origin.commands(study, is_run=bool(run.cells), out=out),
-        commit=origin.commit(),
+        commit=records.commit(),
         versions=origin.versions(),
         style=Markup(environment.get_template("page.css").render(sizes=_size_variables(study))),
     )

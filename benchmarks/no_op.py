@@ -1,0 +1,151 @@
+"""What asking costs when there is nothing to do: `snakemake`, `dvc repro` and `dvc status` on finished grids.
+
+    python benchmarks/no_op.py [--cells 28 280 2800]
+
+Each grid is made by Snakemake itself from this checkout's rules, with stand-ins for the stages (tests/workflow/
+standins.py) that run inside its process, so that 2,800 cells take minutes and not days; records, settings and hashes
+are real. Then each tool is asked twice, the first time after a pull's new file times. Times include the tool's start.
+"""
+
+import argparse
+import contextlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = ("Snakefile", "envs", "profiles", "src", "workflow", "dvc.yaml", ".dvc", ".dvcignore", ".gitignore")
+TOOLS = {
+    "snakemake": ["snakemake", "--cores", "1"],
+    "dvc repro": ["dvc", "repro"],
+    "dvc status": ["dvc", "status"],
+}
+N_SIZES, N_TOKENS = 4, 7
+
+
+def experiment(n_cells: int) -> dict:
+    """The tiny experiment with four sizes, seven token counts and as many seeds as the cells need."""
+    mapping = yaml.safe_load((ROOT / "workflow" / "experiments" / "tiny.yaml").read_text())
+    sizes = {f"{n}k": {"hidden_size": 8 * n, "num_hidden_layers": 1, "num_attention_heads": 2} for n in (1, 2, 3, 4)}
+    seeds = list(range(n_cells // (N_SIZES * N_TOKENS)))
+    grid = {"visual_tokens": [1, 4, 9, 16, 36, 144, 576][:N_TOKENS], "compressors": ["average"], "seeds": seeds}
+    return mapping | {"results": "results", "sizes": sizes, "grid": grid}
+
+
+def make(folder: Path, n_cells: int) -> None:
+    """A finished run of so many cells in `folder`, in a process of its own."""
+    folder.mkdir(parents=True)
+    for name in FILES:
+        source, ignored = ROOT / name, shutil.ignore_patterns("__pycache__", "*.egg-info", "cache", "tmp")
+        shutil.copytree(source, folder / name, ignore=ignored) if source.is_dir() else shutil.copy(source, folder)
+    (folder / "params.yaml").write_text(yaml.safe_dump(experiment(n_cells), sort_keys=False))
+    (folder / "results").mkdir()
+    for command in (["git", "init", "--quiet"], ["git", "add", "--all"]):
+        subprocess.run(command, cwd=folder, check=True, env=environment())
+    subprocess.run([sys.executable, __file__, "--make-here"], cwd=folder, check=True, env=environment())
+    run(folder, "dvc", "commit", "--force")
+
+
+def make_here() -> None:
+    """Run Snakemake in this process and folder, with every `python -m vlmlaw ...` of a rule called in it."""
+    sys.path[:0] = [str(Path("src").resolve()), str(ROOT / "tests" / "workflow")]
+    import snakemake.cli
+    import snakemake.shell
+    import standins
+
+    from vlmlaw import __main__ as command_line
+    from vlmlaw import records, stages
+    from vlmlaw.laws import cli as laws_cli
+    from vlmlaw.report import cli as report_cli
+
+    records.commit = lambda: "benchmark"
+    for module in (stages, report_cli):
+        for name in ("run_report", *vars(standins)):
+            if name.startswith("run_") and hasattr(module, name):
+                setattr(module, name, getattr(standins, name))
+    laws_cli.run_fit = lambda args: Path(args.out).write_text("{}") and None
+    stages.run_headline = _write_headline
+
+    def call(cls, command: str, *_: object, **__: object) -> None:
+        plain = re.sub(r" (2>&1 \||>) .*", "", command)  # no log
+        for _ in range(2):  # $(dirname $(dirname PATH))
+            plain = re.sub(r"\$\(dirname ([^()]*)\)", lambda m: str(Path(m[1]).parent), plain)
+        with contextlib.redirect_stdout(None):
+            if status := command_line.main(shlex.split(plain)[3:]):
+                raise RuntimeError(f"{plain} ended with {status}")
+
+    snakemake.shell.shell.__new__ = call
+    snakemake.cli.main(["--cores", "1", "--quiet", "all"])
+
+
+def _write_headline(args: argparse.Namespace) -> None:
+    (args.out / "metrics").mkdir(parents=True, exist_ok=True)
+    (args.out / "metrics" / "trainings.json").write_text("{}")
+    (args.out / "errors.csv").write_text("suite,error\n")
+
+
+def environment() -> dict[str, str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    dropped = ("PYTHONPATH", "SNAKEMAKE_PROFILE")
+    return {key: value for key, value in os.environ.items() if key not in dropped} | {"PATH": path}
+
+
+def run(folder: Path, *command: str) -> tuple[float, float]:
+    """Wall and CPU seconds of a tool, whose children count too."""
+    before, began = os.times(), time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.perf_counter() - began, cpu
+
+
+def touch(folder: Path) -> None:
+    """New times for all files, as after a pull."""
+    for path in (folder / "results").rglob("*"):
+        os.utime(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--cells", type=int, nargs="+", default=[28, 280])
+    parser.add_argument("--make-here", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.make_here:
+        return make_here()
+    print("wall seconds (CPU seconds)")
+    print(f"{'cells':>6}  {'':12}" + "".join(f"{name:>20}" for name in TOOLS))
+    with tempfile.TemporaryDirectory() as scratch:
+        bare = {name: run(Path(scratch), command[0], "--version") for name, command in TOOLS.items()}
+        _row("", "bare start", bare)
+        for n_cells in args.cells:
+            folder = Path(scratch) / str(n_cells)
+            make(folder, n_cells)
+            touch(folder)
+            _row(n_cells, "new times", {name: run(folder, *command) for name, command in TOOLS.items()})
+            _row(n_cells, "nothing new", {name: run(folder, *command) for name, command in TOOLS.items()})
+            records = [
+                path.stat().st_size for path in (folder / ".snakemake" / "metadata").rglob("*") if path.is_file()
+            ]
+            print(f"{n_cells:>6}  Snakemake's records: {len(records)} files, {sum(records) / 1e6:.1f} MB")
+    return None
+
+
+def _row(n_cells: object, what: str, times: dict[str, tuple[float, float]]) -> None:
+    shown = (f"{wall:.1f} ({cpu:.1f})" for wall, cpu in times.values())
+    print(f"{n_cells:>6}  {what:12}" + "".join(f"{text:>20}" for text in shown), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""The study in a few numbers and one table, for tools that compare runs (`dvc metrics`, `dvc plots`).
+
+metrics/{suite}.json: rho and V*(Q) with intervals, and the mean error; metrics/trainings.json: what training took.
+errors.csv: one row for each suite, size, V and compressor, the mean of its seeds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from vlmlaw.errors import UserError
+from vlmlaw.files import whole_file, whole_folder
+from vlmlaw.laws.analysis import read_analysis
+from vlmlaw.laws.table import ALL_KINDS
+
+METRICS, ERRORS = "metrics", "errors.csv"
+DIGITS = 4
+CELL = ["suite", "compressor", "size", "n_params", "n_visual_tokens"]
+
+
+def write_headline(law: Path, measurements: Path, results: Path, out: Path) -> None:
+    """Write the folder metrics/ and errors.csv of a law and its measurements into `out`.
+
+    `results` is the folder with the trainings: encoder/, language_models/ and cells/. Raises UserError where a file
+    cannot be read.
+    """
+    table = _whole_suites(measurements)
+    metrics = _suites(read_analysis(law), table)
+    metrics["trainings"] = _trainings(results, cells=sorted(set(table.cell)))
+    with whole_file(out / ERRORS) as partial:
+        errors_of(table).to_csv(partial, index=False)
+    with whole_folder(out / METRICS) as folder:
+        for name, numbers in metrics.items():
+            (folder / f"{name}.json").write_text(json.dumps(numbers, indent=1) + "\n")
+
+
+def errors_of(table: pd.DataFrame) -> pd.DataFrame:
+    """The mean error of each suite and cell over its seeds, with the FLOPs of the LLM for one question."""
+    means = table.groupby(CELL, sort=False, as_index=False).agg(
+        error=("error", "mean"), llm_flops=("llm_flops", "mean"), n_seeds=("seed", "nunique")
+    )
+    return means.sort_values(CELL).round({"error": 6})
+
+
+def _whole_suites(path: Path) -> pd.DataFrame:
+    try:
+        table = pd.read_csv(path)
+        return table[table.kind == ALL_KINDS]
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} is no table of measurements ({error!r}); `vlmlaw collect` writes one.") from error
+
+
+def _suites(analysis: dict[str, Any], table: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """The numbers of each suite, and of each compressor where laws were fitted to several."""
+    question_tokens = table.n_text_tokens.mean()
+    fits = [fit for fit in analysis["fits"] if fit["kind"] == ALL_KINDS]
+    several = len({fit.get("compressor") for fit in fits}) > 1
+    found = {}
+    for fit in fits:
+        name, rows = fit["suite"], table[table.suite == fit["suite"]]
+        if fit.get("compressor"):
+            name, rows = name + several * f"_{fit['compressor']}", rows[rows.compressor == fit["compressor"]]
+        star = min(fit["v_star"], key=lambda row: abs(row["question_tokens"] - question_tokens), default=None)
+        numbers: dict[str, Any] = {"mean_error": round(float(rows.error.mean()), DIGITS)} if len(rows) else {}
+        numbers |= _interval("rho", fit["rho"], "estimate") | _interval("v_star", star, "v_star")
+        numbers |= {"question_tokens": star and star["question_tokens"], "law": fit["law"]}
+        found[name.replace(" ", "_")] = numbers
+    return found
+
+
+def _interval(name: str, row: dict[str, Any] | None, middle: str) -> dict[str, float | None]:
+    """An estimate and its ends; null where the data do not bound them."""
+    keys = {name: middle, f"{name}_lower": "lower", f"{name}_upper": "upper"}
+    values = {label: (row or {}).get(key) for label, key in keys.items()}
+    return {label: None if value is None else round(value, DIGITS) for label, value in values.items()}
+
+
+def _trainings(results: Path, *, cells: Iterable[str]) -> dict[str, Any]:
+    """Hours of everything that was trained, and of GPUs: wall time x GPUs of the job."""
+    cell_accounts = [_account(results / "cells" / name) for name in cells]
+    shared = [_account(path.parent) for path in sorted(results.glob("language_models/*/training.json"))]
+    encoder = results / "encoder"
+    if (encoder / "training.json").exists():
+        shared.append(_account(encoder))
+    everything = [account for account in cell_accounts + shared if account]
+    seconds = [(account.get("wall_seconds", 0.0), account.get("n_gpus", 0)) for account in everything]
+    return {
+        "cells": len(cell_accounts),
+        "hours": round(sum(wall for wall, _ in seconds) / 3600, DIGITS),
+        "gpu_hours": round(sum(wall * n_gpus for wall, n_gpus in seconds) / 3600, DIGITS),
+    }
+
+
+def _account(folder: Path) -> dict[str, Any]:
+    """A training's training.json; nothing for a cell that was measured elsewhere."""
+    path = folder / "training.json"
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is no account of a training ({error}); train it again.") from error

@@ -1,0 +1,202 @@
+"""`vlmlaw provenance NUMBER-or-CELL`: from a number of the report to its cell, settings, data and commit."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmlaw import records
+from vlmlaw.errors import UserError
+
+DATA = ("train", "development", "dataset", "tokens", "tokenizer", "features")  # inputs that are data
+MOST_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class Match:
+    """Something in the results that holds a number: what it is, its value, and the file or cell that it comes from."""
+
+    what: str
+    value: float
+    source: Path
+    cell: str = ""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the verb `provenance`."""
+    parser = subparsers.add_parser(
+        "provenance",
+        help="where a number, a cell or a result comes from",
+        description="From a number of the report, a cell or a file of the results to the settings, data and commit.",
+    )
+    parser.add_argument("what", metavar="NUMBER-or-CELL", help="0.406, '40.6 %%', 147k_v16_block_linear_s0 or a path")
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--json", action="store_true", help="print the records as they are")
+    parser.set_defaults(run=run_provenance)
+
+
+def run_provenance(args: argparse.Namespace) -> None:
+    """Print the origin. Raises UserError where nothing in the results is called so or holds that number."""
+    digits = _digits(args.what)
+    cell = args.results / "cells" / args.what
+    if cell.is_dir():
+        _print_cell(cell, as_json=args.json)
+    elif digits is not None:
+        _print_matches(*digits, args)
+    elif Path(args.what).exists():
+        _print_result(Path(args.what), as_json=args.json)
+    else:
+        names = sorted(path.name for path in args.results.glob("cells/*") if path.is_dir() and path.suffix != ".work")
+        close = [name for name in names if args.what.split("_")[0] == name.split("_")[0]] or names
+        known = f"; cells there: {', '.join(close[:6])}" if close else "; there are no cells yet"
+        raise UserError(f"{args.what!r} is no number, cell or file of {args.results}/{known}.")
+
+
+def _digits(text: str) -> tuple[float, float] | None:
+    """A number as it is printed and half of its last digit's unit: what rounds to it lies within."""
+    plain = text.replace("−", "-").replace("\u202f", "").replace(" ", "").replace(",", "")
+    percent = plain.endswith("%")
+    plain = plain.rstrip("%")
+    try:
+        value = float(plain)
+    except ValueError:
+        return None
+    if not math.isfinite(value):
+        return None
+    mantissa, _, exponent = plain.lower().partition("e")
+    unit = 10.0 ** (int(exponent or 0) - len(mantissa.partition(".")[2]))
+    scale = 0.01 if percent else 1.0
+    return value * scale, unit * scale / 2 * (1 + 1e-9)
+
+
+def _print_matches(value: float, half: float, args: argparse.Namespace) -> None:
+    found = [match for match in _numbers(args.results) if abs(match.value - value) <= half]
+    if not found:
+        raise UserError(
+            f"no error or law in {args.results}/ rounds to {args.what}; give it with the digits that the report has, "
+            "and --results where they are elsewhere."
+        )
+    for match in found[:MOST_SHOWN]:
+        print(f"{match.value:.6g}  {match.what}  ({match.source})")
+    if len(found) > MOST_SHOWN:
+        print(f"and {len(found) - MOST_SHOWN} more; give more digits")
+    cells = sorted({match.cell for match in found if match.cell})
+    if len(cells) == 1 and all(match.cell for match in found):
+        print()
+        _print_cell(args.results / "cells" / cells[0], as_json=args.json)
+    elif cells:
+        print(f"\nnext: vlmlaw provenance {cells[0]}")
+    else:
+        print()
+        _print_result(found[0].source, as_json=args.json)
+
+
+def _numbers(results: Path) -> Iterator[Match]:
+    """Every error that was measured, and what the laws say."""
+    import csv
+
+    table, law = results / "measurements.csv", results / "law" / "law.json"
+    if not table.exists():
+        raise UserError(f"{table} is not there; run `snakemake --cores all` first, or name the results with --results.")
+    with table.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for column in ("error", "error_se"):
+                what = f"{column} of {row['cell']}, {row['suite']} {row['kind']}"
+                yield Match(what, float(row[column]), table, row["cell"])
+    if law.exists():
+        for fit in json.loads(law.read_text())["fits"]:
+            of = " ".join(str(fit[key]) for key in ("suite", "kind", "compressor") if fit.get(key))
+            yield from (Match(f"{what}, {of}", value, law) for what, value in _of_law(fit) if value is not None)
+
+
+def _of_law(fit: dict[str, Any]) -> Iterator[tuple[str, float | None]]:
+    for end in ("estimate", "lower", "upper"):
+        yield f"rho ({end})", (fit["rho"] or {}).get(end)
+    for row in fit["v_star"]:
+        for end in ("v_star", "lower", "upper"):
+            yield f"V* at Q = {row['question_tokens']:g} ({end})", row[end]
+    for row in fit["summary"]:
+        label = next((value for value in row.values() if isinstance(value, str)), "parameter")
+        yield from ((f"{label} ({key})", value) for key, value in row.items() if isinstance(value, float))
+    yield "R2", fit["r_squared"]
+
+
+def _print_cell(folder: Path, *, as_json: bool) -> None:
+    found = {name: records.read(folder / f"{name}.record.json") for name in ("training", "evaluation")}
+    if not any(found.values()):
+        raise UserError(f"{folder} has no record of what made it; `snakemake --cores all` makes the cell with one.")
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    print(folder.name)
+    evaluation = folder / "evaluation.json"
+    if evaluation.exists():
+        scores = json.loads(evaluation.read_text())["scores"]
+        _line("error", ", ".join(f"{suite} {kinds['all']['error']:.4f}" for suite, kinds in scores.items()))
+    for name, record in found.items():
+        if record:
+            _print_record(name, record, folder=folder)
+    _line("config", f"{folder}/training.json")
+    _line("recorded by", _ledger(folder.parent))
+    _line("made again by", f"snakemake {evaluation} --cores all --forcerun train_cell")
+
+
+def _print_result(path: Path, *, as_json: bool) -> None:
+    at = records.record_of(path)
+    record = records.read(at) if at else None
+    if at is None or record is None:
+        raise UserError(f"{path} has no record of what made it: no job of the workflow wrote it.")
+    if as_json:
+        print(json.dumps(record, indent=1))
+        return
+    print(path)
+    _print_record("made", record, folder=at.parent)
+    _line("recorded by", _ledger(path))
+    if record["verb"] in ("collect", "law", "headline", "report"):
+        _line("from", f"every cell in {path.parent}; `vlmlaw provenance CELL` goes on from there")
+
+
+def _print_record(name: str, record: dict[str, Any], *, folder: Path) -> None:
+    _line(name, f"{record['at']} by commit {record['commit'] or 'unknown (no repository)'}, code {record['code']}")
+    if record["settings"]:
+        _line("  settings", record["settings"])
+    seen = set()
+    for label, part in records.walk(record["inputs"]):
+        key = (part["path"], part["content"])
+        if key not in seen:
+            kind = "data" if label in DATA else "model"
+            _line(f"  {kind}", f"{part['path']} version {part['content']}, commit {part['commit'] or 'unknown'}")
+        seen.add(key)
+    damaged = [
+        file
+        for file, identity in record["files"].items()
+        if not (folder / file).exists() or records.sha256(folder / file) != identity["sha256"]
+    ]
+    _line(
+        "  files", f"version {record['content']}, " + (f"changed since: {', '.join(damaged)}" if damaged else "whole")
+    )
+
+
+def _ledger(path: Path) -> str:
+    """The commit whose dvc.lock first has the DVC output that holds `path` as it has it now."""
+    import yaml
+
+    try:
+        stages = yaml.safe_load(Path("dvc.lock").read_text())["stages"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return "no dvc.lock; `vlmlaw adopt` records results in DVC"
+    outs = [out for stage in stages.values() for out in stage.get("outs", [])]
+    own = [out for out in outs if path == Path(out["path"]) or Path(out["path"]) in path.parents]
+    if not own:
+        return "not in dvc.lock"
+    commits = records.git("log", "--reverse", "--format=%h", f"-S{own[0]['md5']}", "--", "dvc.lock").split()
+    return f"dvc.lock, {own[0]['path']} {own[0]['md5']}, commit {commits[0] if commits else 'not yet'}"
+
+
+def _line(label: str, text: str) -> None:
+    print(f"  {label:<15}{text}")

@@ -1,0 +1,137 @@
+"""A record beside each result: what the job was given, the commit, and the hash of every file that it made.
+
+It travels with the result, so that a clone can tell what a file is and whether it is still what its job made.
+`training.json` of a cell has `training.record.json`, a folder such as `encoder/` has `encoder/record.json`.
+"""
+
+import hashlib
+import json
+import subprocess
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vlmlaw import __version__
+from vlmlaw.files import whole_file
+
+NAME = "record.json"
+GIVEN = ("settings", "code", "upstream")  # what a job's result depends on, as the workflow's parameters have it
+DEPTH = 4  # of inputs of inputs in a record: a cell, its features, the encoder, the pictures
+NO_INPUTS = ("out", "record")
+MADE = {"train": ("model", "training.json", "train.jsonl")}  # below --out, where not all that is there
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """What a rule gives before the verb, so that the verb's result gets a record."""
+    parser.add_argument("--record", type=Path, metavar="PATH", help="write there what the verb made, and from what")
+    parser.add_argument("--code", metavar="HASH", help="for the record: version of the stage's code")
+    parser.add_argument("--upstream", metavar="HASH", help="for the record: what stands behind the inputs")
+
+
+def write(args: Namespace) -> None:
+    """The record of a verb that has just ended well."""
+    record, out = args.record, Path(args.out)
+    chosen = [out / name for name in MADE.get(args.verb, ())] or [out]
+    files = {
+        str(path.relative_to(record.parent)): _identity(path)
+        for part in chosen
+        for path in _files(part)
+        if path != record and not path.name.startswith(".")
+    }
+    content = {
+        "verb": args.verb,
+        **{name: getattr(args, name, None) for name in GIVEN},
+        "inputs": _inputs(args),
+        "files": files,
+        "content": content_version(files),
+        "commit": commit(),
+        "vlmlaw": __version__,
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with whole_file(record) as partial:
+        partial.write_text(json.dumps(content, indent=1))
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A record, or None where there is none that can be read."""
+    try:
+        record = json.loads(path.read_text())
+        return record if isinstance(record["files"], dict) and all(name in record for name in GIVEN) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def record_of(result: Path) -> Path | None:
+    """The record of a file or folder of results, where it has one."""
+    candidates = [
+        result / NAME,
+        result.with_suffix(".record.json"),
+        result.parent / "training.record.json",
+        result.parent / NAME,
+    ]
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def content_version(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """One short hash of all files of a record: the version of what they hold."""
+    lines = (f"{name} {identity['sha256']}" for name, identity in sorted(files.items()))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def commit() -> str:
+    """The checkout's commit, with "+ changes" where files differ from it; "" outside a repository."""
+    head = git("rev-parse", "--short=12", "HEAD")
+    return head + (" + changes" if head and git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _identity(path: Path) -> dict[str, Any]:
+    """Hash and size, and the time that lets this machine skip hashing it again."""
+    status = path.stat()
+    return {"sha256": sha256(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def _files(path: Path) -> list[Path]:
+    return sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
+
+
+def _inputs(args: Namespace) -> dict[str, Any]:
+    """The verb's inputs that have records: where each lies, its content's version, and what it was made from."""
+    given = ((name, value) for name, value in vars(args).items() if isinstance(value, Path) and name not in NO_INPUTS)
+    return {name.replace("_", "-"): known for name, path in given if (known := _known(path))}
+
+
+def _known(path: Path) -> dict[str, Any] | None:
+    found = record_of(path)
+    record = read(found) if found else None
+    if record is None:
+        return None
+    kept = {name: record.get(name) for name in ("verb", *GIVEN, "content", "commit", "inputs")}
+    return {"path": str(path)} | _pruned(kept, depth=DEPTH)
+
+
+def _pruned(record: dict[str, Any], *, depth: int) -> dict[str, Any]:
+    inputs = record.get("inputs") or {}
+    kept = {name: _pruned(part, depth=depth - 1) for name, part in inputs.items()} if depth > 1 else {}
+    return record | {"inputs": kept}
+
+
+def walk(inputs: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every input of a record and their inputs, by name, the nearest first."""
+    for name, part in inputs.items():
+        yield name, part
+        yield from walk(part.get("inputs") or {})
+
+
+def git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,0 +1,170 @@
+"""Which results are still what their job would make now. Rules ask it, where the workflow engine itself is blind.
+
+Snakemake asks after settings, code and inputs of a job, but neither whether its outputs are still those that it made
+(a file overwritten by hand would be used), nor, where its own records are missing, after anything but file times. And
+where a cache has to be made again, it reruns all that ever read it. Records beside the results answer all three.
+"""
+
+import atexit
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vlmlaw import records
+from vlmlaw.files import whole_file
+
+HOME = Path(".snakemake") / "vlmlaw"  # what this machine knows; nothing breaks where it is deleted
+
+
+@dataclass(frozen=True)
+class Job:
+    """A rule with its wildcards filled in: its record and other outputs, and what it would be given now."""
+
+    rule: str
+    record: Path
+    outputs: tuple[Path, ...]
+    given: Mapping[str, str]
+    recorded_as: Any  # the output by which Snakemake's own records know the job
+
+    @property
+    def name(self) -> str:
+        place = self.record.parent.name if self.record.name == records.NAME else self.record.name.split(".")[0]
+        return f"{self.rule}-{self.record.parent.name}-{place}"
+
+
+class Upkeep:
+    """Questions about a workflow's jobs. `behind(rule, wildcards)` names the jobs whose lasting results a job reads."""
+
+    def __init__(
+        self, workflow: Any, *, behind: Callable[[str, Mapping[str, str]], Iterable[tuple[str, Mapping[str, str]]]]
+    ):
+        self._workflow, self._behind = workflow, behind
+        self._digests = _Digests(HOME / "digests.json")
+        self._found: dict[Path, tuple[bool, str]] = {}
+        self._current: dict[Path, bool] = {}
+
+    def again(self, rule: str, wildcards: Mapping[str, str]) -> list[str]:
+        """A file newer than the job's outputs where they cannot be trusted, so that the job runs; else nothing."""
+        job = self._job_of(rule, wildcards)
+        trusted, why = self._judge(job)
+        if trusted:
+            return []
+        marker = HOME / "again" / job.name
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.write_text(f"{why}\n")
+        return [str(marker)]
+
+    def caches(self, rule: str, wildcards: Mapping[str, str], files: Iterable[Any]) -> list[str]:
+        """The job's inputs `files` (paths, or functions of wildcards), which are caches.
+
+        None of them where some are gone and the job needs not run: it would only make Snakemake run it again, with
+        all others that read them. A forced job gets them.
+        """
+        paths = [path for file in files for path in (file(wildcards) if callable(file) else [file])]
+        options = self._workflow.dag_settings
+        forced = options is not None and (options.forceall or options.forcerun)
+        if forced or all(Path(path).exists() for path in paths) or not self.is_current(rule, wildcards):
+            return paths
+        return []
+
+    def is_current(self, rule: str, wildcards: Mapping[str, str]) -> bool:
+        """Whether the job's outputs are there, whole, and what it and all before it would make now."""
+        job = self._job_of(rule, wildcards)
+        if job.record not in self._current:
+            # What stands behind comes last: it is the costliest question.
+            self._current[job.record] = (
+                all(path.exists() for path in (job.record, *job.outputs))
+                and self._judge(job)[0]
+                and self._same_as_recorded(job) is not False
+                and all(self.is_current(*before) for before in self._behind(rule, wildcards))
+            )
+        return self._current[job.record]
+
+    def _job_of(self, name: str, wildcards: Mapping[str, str]) -> Job:
+        """The job of a rule, from the rule itself: its outputs, and its parameters as they are now."""
+        from snakemake.iocontainers import Wildcards
+
+        rule, wildcards = self._workflow.get_rule(name), dict(wildcards.items())
+        record = Path(rule.output.record.apply_wildcards(wildcards))
+        files = [output.apply_wildcards(wildcards) for output in rule.output]
+        others = tuple(Path(file) for file in files if Path(file) != record)
+        given = {
+            key: value(Wildcards(fromdict=wildcards)) if callable(value) else value
+            for key, value in rule.params.items()
+        }
+        return Job(rule=name, record=record, outputs=others, given=given, recorded_as=files[0])
+
+    def _same_as_recorded(self, job: Job) -> bool | None:
+        """Whether Snakemake's record of the job has these parameters and this command; None where it has none."""
+        persistence = self._workflow.persistence
+        params = persistence.params(job.recorded_as)
+        if params is None:
+            return None
+        same_command = persistence.code(job.recorded_as) == self._workflow.get_rule(job.rule).shellcmd
+        return same_command and set(params) == {repr(value) for value in job.given.values()}
+
+    def _judge(self, job: Job) -> tuple[bool, str]:
+        """Whether the outputs may be used, and else why not; True where there is nothing yet."""
+        if job.record not in self._found:
+            self._found[job.record] = self._judged(job)
+            trusted, why = self._found[job.record]
+            if not trusted:
+                print(f"{job.record.parent}: {why}; {job.rule} runs again.", file=sys.stderr)
+        return self._found[job.record]
+
+    def _judged(self, job: Job) -> tuple[bool, str]:
+        record = records.read(job.record)
+        if record is None:
+            left = [path for path in job.outputs if path.exists()]
+            return not left, f"{left[0].name} has no record of what made it" if left else ""
+        for name, identity in record["files"].items():
+            path = job.record.parent / name
+            if path.exists() and not self._digests.matches(path, identity):
+                return False, f"{name} is not the file that was made (`dvc checkout --force` would bring that back)"
+        if self._same_as_recorded(job) is None:
+            other = [name for name in records.GIVEN if name in job.given and record[name] != job.given[name]]
+            if other:
+                return False, f"made from other {' and '.join(other)}"
+        return True, ""
+
+
+class _Digests:
+    """Hashes of files that are as they were when last hashed."""
+
+    def __init__(self, path: Path):
+        self._path, self._fresh = path, False
+
+    @cached_property
+    def _known(self) -> dict[str, list[Any]]:
+        try:
+            known = json.loads(self._path.read_text())
+        except (OSError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
+
+    def matches(self, path: Path, identity: Mapping[str, Any]) -> bool:
+        """Whether the file is the one of a record; read only where size, time and memory do not tell."""
+        status = path.stat()
+        if status.st_size != identity["bytes"]:
+            return False
+        if status.st_mtime_ns == identity["mtime_ns"]:
+            return True
+        size, time, digest = self._known.get(str(path)) or (None, None, None)
+        if (size, time) != (status.st_size, status.st_mtime_ns):
+            digest = records.sha256(path)
+            if not self._fresh:
+                self._fresh = True
+                atexit.register(self._save)
+            self._known[str(path)] = [status.st_size, status.st_mtime_ns, digest]
+        return digest == identity["sha256"]
+
+    def _save(self) -> None:
+        try:
+            with whole_file(self._path) as partial:
+                partial.write_text(json.dumps(self._known))
+        except OSError:
+            pass  # a folder that cannot be written: the next process hashes again

@@ -1,0 +1,78 @@
+"""Two runs in one folder, and what a killed run leaves: a clear message, no harm, and a documented way on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from .project import Project, environment
+
+pytestmark = pytest.mark.workflow
+PATIENCE_S = 120
+
+
+def start(project: Project, *command: str, seconds: float) -> subprocess.Popen:
+    """A tool in the background whose trainings take so long."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=project.folder,
+        env=environment() | {"STANDIN_SECONDS": str(seconds)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_training(run: subprocess.Popen) -> None:
+    """Until a training of that run sleeps."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline and run.poll() is None:
+        for process in psutil.Process(run.pid).children(recursive=True):
+            try:
+                if "train" in process.cmdline() and "vlmlaw" in process.cmdline():
+                    return
+            except psutil.Error:
+                continue
+        time.sleep(0.1)
+    pytest.fail(f"no training after {PATIENCE_S} s: {run.communicate()[0]}")
+
+
+def test_a_second_run_is_told_and_harms_nothing(recorded):
+    recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
+    first = start(recorded, "snakemake", "--cores", "2", seconds=10)
+    wait_for_training(first)
+    second = recorded.snakemake(check=False)
+    assert second.returncode != 0
+    assert "Directory cannot be locked" in second.stderr
+    third = recorded.dvc("repro", check=False)
+    assert third.returncode != 0
+    assert "Directory cannot be locked" in third.stdout + third.stderr
+    output, _ = first.communicate(timeout=PATIENCE_S)
+    assert first.returncode == 0, output
+    recorded.vlmlaw("adopt")
+    assert recorded.planned() == {}
+    assert recorded.status() == {}
+
+
+def test_a_killed_dvc_repro_goes_on_after_unlock(recorded):
+    recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
+    run = start(recorded, "dvc", "repro", seconds=60)
+    wait_for_training(run)
+    second = recorded.dvc("repro", check=False)
+    assert second.returncode != 0
+    assert "another" in (second.stdout + second.stderr).lower() or "busy" in second.stdout + second.stderr
+    os.killpg(run.pid, signal.SIGKILL)
+    for process in (run,):
+        process.wait(PATIENCE_S)
+    stopped = recorded.dvc("repro", check=False)
+    assert "snakemake --unlock" in stopped.stdout + stopped.stderr or "Directory cannot be locked" in stopped.stderr
+    recorded.snakemake("--unlock")
+    jobs = recorded.repro()
+    assert jobs["train_cell"] == 3
+    assert recorded.status() == {}
+    assert recorded.planned() == {}
