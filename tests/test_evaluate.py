@@ -11,7 +11,7 @@ import torch
 
 from vlmlaw.data.shards import Dataset, Record
 from vlmlaw.encoder import load_features
-from vlmlaw.evaluate import ALL_KINDS, Score, evaluate_cell, judge, mean_text_tokens, score, scores_of
+from vlmlaw.evaluate import ALL_KINDS, evaluate_cell, judge, mean_text_tokens, scores_of
 from vlmlaw.language_model import tensors
 from vlmlaw.packing import TokenTable, make_batch, tokenize
 from vlmlaw.stage_settings import EvaluationSettings
@@ -86,27 +86,6 @@ def test_batches_have_no_effect(half_right, test_split, words):
     for other in others:
         pd.testing.assert_frame_equal(first, other)
     assert len(first) == sum(len(record.questions) for record in test_split[0].records)
-
-
-def test_the_standard_error_is_the_cluster_robust_one():
-    """As statsmodels has it for a mean: the intercept of a regression with clustered covariance."""
-    import statsmodels.api as sm
-
-    rng = np.random.default_rng(0)
-    images = rng.integers(40, size=300)
-    wrong = rng.random(300) < 0.2 + 0.5 * (images % 3 == 0)
-    fitted = sm.OLS(wrong.astype(float), np.ones(300)).fit(cov_type="cluster", cov_kwds={"groups": images})
-    found = score(wrong, images)
-    assert found.error == pytest.approx(fitted.params[0], rel=1e-12)
-    assert found.error_se == pytest.approx(fitted.bse[0], rel=1e-9)
-    assert found.n_questions == 300
-    alone = score(wrong, np.arange(300))
-    assert alone.error_se == pytest.approx(np.std(wrong, ddof=1) / np.sqrt(300), rel=1e-9)
-
-
-def test_scores_of_few_are_numbers():
-    assert score(np.array([True]), np.array([0])) == Score(1.0, 0.0, 1)
-    assert score(np.array([False, False]), np.array([0, 1])) == Score(0.0, 0.0, 2)
 
 
 def test_suites_and_kinds_are_counted_apart():

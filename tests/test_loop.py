@@ -11,8 +11,10 @@ import threading
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from torch import nn
 
+from vlmlaw import loop
 from vlmlaw.errors import UserError
 from vlmlaw.loop import (
     EXIT_RUN_ME_AGAIN,
@@ -52,7 +54,7 @@ class Training:
         return fit(
             self.module,
             self.optimizer,
-            loss_of_step=self.loss_of_step,
+            loss=self.loss_of_step,
             settings=self.settings,
             workspace=folder,
             what="small training",
@@ -113,7 +115,8 @@ KILLED = """
 import os, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
-from test_loop import Training
+from test_loop import Training, loop
+loop.LEAST_TIME_BETWEEN_CHECKPOINTS = 0
 Training(checkpoint_seconds=1e-9, events={7: lambda: os.kill(os.getpid(), 9)}).run(Path(sys.argv[1]))
 """
 
@@ -129,7 +132,8 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, uninterrupted):
     assert_same(training.result(tmp_path), uninterrupted[1])
 
 
-def test_checkpoints_have_no_effect(tmp_path, uninterrupted):
+def test_checkpoints_have_no_effect(tmp_path, uninterrupted, monkeypatch):
+    monkeypatch.setattr(loop, "LEAST_TIME_BETWEEN_CHECKPOINTS", 0)
     training = Training(checkpoint_seconds=1e-9)
     spent = training.run(tmp_path)
     assert_same(training.result(tmp_path), uninterrupted[1])
@@ -139,9 +143,10 @@ def test_checkpoints_have_no_effect(tmp_path, uninterrupted):
 def test_time_and_memory_are_added_up(tmp_path):
     with pytest.raises(Stopped):
         Training(events={3: press(signal.SIGTERM)}).run(tmp_path)
-    state = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    path = tmp_path / "checkpoint-4" / "state.json"
+    state = json.loads(path.read_text())
     state["spent"] |= {"wall_seconds": 1000.0, "cpu_seconds": 500.0, "peak_memory_mib": 1e6}
-    torch.save(state, tmp_path / "checkpoint.pt")
+    path.write_text(json.dumps(state))
     spent = Training().run(tmp_path)
     assert spent["wall_seconds"] > 1000 and spent["cpu_seconds"] > 500 and spent["peak_memory_mib"] == 1e6
 
@@ -164,21 +169,24 @@ def test_a_loss_that_is_not_finite_ends_before_the_update(tmp_path):
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, uninterrupted):
-    save, saved = torch.save, []
+    save, saved = dcp.save, []
 
-    def save_until_full(state, file):
+    def save_until_full(state, *, checkpoint_id, **given):
         if len(saved) == 3:
-            file.write(b"half a checkpoint")
+            checkpoint_id.mkdir()
+            (checkpoint_id / "__0_0.distcp").write_bytes(b"half a checkpoint")
             raise OSError(errno.ENOSPC, "No space left on device")
-        saved.append(state["step"])
-        save(state, file)
+        saved.append(checkpoint_id.name)
+        save(state, checkpoint_id=checkpoint_id, **given)
 
-    monkeypatch.setattr(torch, "save", save_until_full)
+    monkeypatch.setattr(dcp, "save", save_until_full)
+    monkeypatch.setattr(loop, "LEAST_TIME_BETWEEN_CHECKPOINTS", 0)
     with pytest.raises(OSError, match="No space left"):
         Training(checkpoint_seconds=1e-9).run(tmp_path)
     monkeypatch.undo()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint.pt", "train.jsonl"]
-    training = Training(events={0: lambda: pytest.fail("a whole checkpoint was there")})
+    assert saved == ["checkpoint-1", "checkpoint-2", "checkpoint-3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4", "train.jsonl"]
+    training = Training(events={step: lambda: pytest.fail("a whole checkpoint was there") for step in range(3)})
     training.run(tmp_path)
     assert_same(training.result(tmp_path), uninterrupted[1])
 
@@ -187,17 +195,18 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, uni
 def test_a_checkpoint_that_does_not_fit_is_an_error_that_says_what_to_do(tmp_path, damage):
     with pytest.raises(Stopped):
         Training(events={3: press(signal.SIGTERM)}).run(tmp_path)
-    checkpoint = tmp_path / "checkpoint.pt"
+    checkpoint = tmp_path / "checkpoint-4"
     expected = "cannot be resumed"
     if damage == "other shape":
         expected = "is of another training: its weights differ in 0.bias, 0.weight, 1.bias"
     elif damage == "cut":
-        checkpoint.write_bytes(checkpoint.read_bytes()[:500])
+        for path in checkpoint.glob("*.distcp"):
+            path.write_bytes(path.read_bytes()[:500])
     elif damage == "log lost":
         (tmp_path / "train.jsonl").write_text("")
-        expected = re.escape("checkpoint.pt (step 4) is of another training: 0 lines of log")
+        expected = re.escape("checkpoint-4 is of another training: 0 lines of log")
     else:
-        torch.save({"step": 3}, checkpoint)
+        (checkpoint / "state.json").write_text('{"step": 3}')
     with pytest.raises(UserError, match=f"{expected}.*elete .* to start afresh"):
         Training(width=8 if damage == "other shape" else 4).run(tmp_path)
 

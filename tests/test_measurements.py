@@ -141,3 +141,58 @@ def test_a_cell_given_twice_is_an_error(cells, tmp_path):
     for extra in (cells[2], again):
         with pytest.raises(UserError, match="the cell 3k_v4_block_linear_s0 was given twice"):
             collect([*cells, extra], tmp_path / "out.csv", held_out=None)
+
+
+# Benchmarks.
+
+
+def on_benchmark(folder, name, *, error, cell="3k_v4_block_linear_s0", suite="reasoning", **changes):
+    """The file of one benchmark of a cell; `changes` are of the cell."""
+    evaluation = copy.deepcopy(EVALUATION)
+    evaluation["cell"] |= changes
+    evaluation["scores"] = {suite: {name: {"error": error, "error_se": 0.03, "n_questions": 10}}}
+    evaluation["n_text_tokens"] = len(name)
+    path = folder / cell / "benchmarks" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(evaluation))
+    return path
+
+
+def test_a_suite_of_benchmarks_is_their_mean(tmp_path):
+    files = [
+        on_benchmark(tmp_path, "gqa", error=0.4),
+        on_benchmark(tmp_path, "chartqa", error=0.8),
+        on_benchmark(tmp_path, "docvqa", error=0.9, suite="reading"),
+    ]
+    collect(files, tmp_path / "out.csv", held_out=None)
+    table = pd.read_csv(tmp_path / "out.csv").set_index(["suite", "kind"])
+    assert len(table) == 5
+    whole = table.loc[("reasoning", "all")]
+    assert whole.error == pytest.approx(0.6) and whole.n_questions == 20
+    assert whole.error_se == pytest.approx(0.03 / 2**0.5)
+    assert whole.n_text_tokens == 5  # of 3 and 7
+    assert table.loc[("reading", "all")].error == pytest.approx(0.9)
+    assert set(table.cell) == {"3k_v4_block_linear_s0"}
+
+
+def test_a_suite_that_has_its_own_row_keeps_it(tmp_path):
+    """The miniature's suites are evaluated whole; benchmarks of another suite stand beside them."""
+    files = [evaluated(tmp_path), on_benchmark(tmp_path, "docvqa", error=0.9, suite="documents")]
+    collect(files, tmp_path / "out.csv", held_out=None)
+    table = pd.read_csv(tmp_path / "out.csv").set_index(["suite", "kind"])
+    assert table.loc[("reasoning", "all")].error == pytest.approx(1 / 3)
+    assert table.loc[("documents", "all")].error == pytest.approx(0.9)
+
+
+def test_cells_with_different_benchmarks_are_not_averaged(tmp_path):
+    other = {"cell": "3k_v1_block_linear_s0", "n_visual_tokens": 1}
+    files = [
+        on_benchmark(tmp_path, "gqa", error=0.4),
+        on_benchmark(tmp_path, "pope", error=0.2),
+        on_benchmark(tmp_path, "gqa", error=0.5, **other),
+    ]
+    with pytest.raises(UserError, match="the cell 3k_v1_block_linear_s0 lacks pope of the suite reasoning"):
+        collect(files, tmp_path / "out.csv", held_out=None)
+    with pytest.raises(UserError, match=r"3k_v4_block_linear_s0 \(reasoning: gqa\) was given twice"):
+        collect([files[0], files[0]], tmp_path / "out.csv", held_out=None)
+    assert not (tmp_path / "out.csv").exists()

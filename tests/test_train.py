@@ -92,7 +92,7 @@ def test_a_cell_stopped_and_resumed_is_the_same_bit_for_bit(small, settings, cel
     with pytest.raises(Stopped):
         train_and_evaluate(small, out, settings)
     assert not out.exists()
-    assert (tmp_path / "cell.work" / "checkpoint.pt").exists()
+    assert (tmp_path / "cell.work" / "checkpoint-4" / "state.json").exists()
     assert train_and_evaluate(small, out, settings) == cell[1]
     assert len(calls) == PLAN.steps  # none of the steps was done twice
     assert not (tmp_path / "cell.work").exists()
@@ -212,7 +212,8 @@ def test_language_models_learn_their_own_loss(small):
     """The loss of a packed batch equals transformers' own on each question alone, weighted by its labels."""
     from transformers import Qwen2ForCausalLM
 
-    from vlmlaw.language_model import answer_loss, tensors
+    from vlmlaw.batches import tensors
+    from vlmlaw.language_model import answer_loss
     from vlmlaw.packing import IGNORE_INDEX, TokenTable, make_batch
 
     torch.manual_seed(0)

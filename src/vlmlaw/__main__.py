@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from vlmlaw import __version__, adopt, origins, records, stages
+from vlmlaw import __version__, adopt, benchmark_cli, origins, records, stages
 from vlmlaw.errors import UserError
 from vlmlaw.laws import cli as laws_cli
 from vlmlaw.report import cli as report_cli
@@ -22,6 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
     experiment.add_argument("--json", action="store_true", help="print the resolved experiment")
     experiment.set_defaults(run=run_experiment)
     stages.add_parsers(subparsers)
+    benchmark_cli.add_parsers(subparsers)
     laws_cli.add_parser(subparsers)
     report_cli.add_parsers(subparsers)
     origins.add_parser(subparsers)
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # transformers' own bars flicker for milliseconds and fill log files; long jobs show their progress themselves.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     args = build_parser().parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)  # for verbs that start themselves in several processes
     try:
         status = args.run(args) or 0
         if args.record and not status:

@@ -111,6 +111,44 @@ def importance_flops(compressor: Compressor, vision_config: PreTrainedConfig) ->
     return 2 * n_patches**2 * compressor.width if compressor.needs_importance else 0
 
 
+@dataclass(frozen=True)
+class TrainingFlops:
+    """FLOPs of training steps, by what `vlmlaw.work.Work` counts.
+
+    A backward pass costs its forward pass twice, and where gradients only pass through frozen weights, once.
+    Attention counts the pairs that see each other, a causal model's half of the square. Left out: the pass over the
+    question of compressors that read it.
+    """
+
+    per_token: float
+    per_pair: float
+    per_target: float
+    per_image: float
+
+    def of(self, work: Any) -> float:
+        return (
+            self.per_token * work.n_tokens
+            + self.per_pair * work.n_pairs
+            + self.per_target * work.n_targets
+            + self.per_image * work.n_images
+        )
+
+
+def training_flops(model: VlmForConditionalGeneration, *, with_tower: bool) -> TrainingFlops:
+    """What a token, a pair, a target and an image cost in training; `with_tower` where features are not cached."""
+    text = model.config.text_config
+    times = 3 if any(p.requires_grad for p in model.language_model.parameters()) else 2
+    one = llm_flops(text, n_tokens=1, n_predicted=0)
+    pair = (llm_flops(text, n_tokens=2, n_predicted=0) - 2 * one) / 2  # 4 - 1 - 1 pairs more than of two single tokens
+    image = inference_flops(model, n_text_tokens=0)
+    return TrainingFlops(
+        per_token=times * (one - pair),
+        per_pair=3 * pair,  # both factors of attention's products are activations
+        per_target=times * 2 * text.hidden_size * text.vocab_size,
+        per_image=3 * (image.compressor + image.projector) + (image.vision if with_tower else 0),
+    )
+
+
 def llm_flops(config: PreTrainedConfig, *, n_tokens: int, n_predicted: int) -> int:
     """Prefill of T = n_tokens through a Llama-like decoder (Qwen2 and others), logits for n_predicted of them."""
     layers = config.num_hidden_layers * layer_flops(config, n_tokens=n_tokens)

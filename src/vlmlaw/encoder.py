@@ -101,7 +101,7 @@ def train_encoder(train: Path, development: Path, out: Path, *, settings: Vision
     spent = fit(
         reader,
         optimizer,
-        loss_of_step=loss_of_step,
+        loss=loss_of_step,
         settings=settings.training,
         workspace=workspace_of(out),
         what="encoder",

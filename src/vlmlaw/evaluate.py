@@ -8,26 +8,25 @@ with all answers in place decides it without generating.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText
 
-from vlmlaw import cost
-from vlmlaw.compressors import ALL_PATCHES, compressor_class
+from vlmlaw.account import describe_cell
 from vlmlaw.data.shards import Dataset
 from vlmlaw.encoder import load_features
-from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
 from vlmlaw.language_model import tensors
 from vlmlaw.model import VlmForConditionalGeneration
-from vlmlaw.names import cell_name
 from vlmlaw.packing import IGNORE_INDEX, PREFIX, TokenTable, load_tokenizer, make_batch
 from vlmlaw.progress import progress
+from vlmlaw.scores import Score, score
+from vlmlaw.weights import config_of
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import EvaluationSettings, MeasuredCell
@@ -69,29 +68,6 @@ def judge(
     return pd.concat(parts).groupby(["record", "question"], as_index=False).right.all()
 
 
-@dataclass(frozen=True)
-class Score:
-    """Mean error of n questions, and its standard error with the images as clusters."""
-
-    error: float
-    error_se: float
-    n_questions: int
-
-
-def score(wrong: np.ndarray, images: np.ndarray) -> Score:
-    """The mean of `wrong` (0 or 1 for each question) and its cluster-robust standard error.
-
-    Questions on one image are not independent: se^2 = G / (G - 1) * sum over images of (sum of residuals)^2 / n^2
-    for G images (Liang & Zeger 1986; as in Miller 2024, arXiv 2411.00640, for evaluations).
-    """
-    n_questions = len(wrong)
-    mean = wrong.mean()
-    sums = pd.Series(wrong - mean).groupby(images).sum()
-    n_images = len(sums)
-    variance = n_images / max(n_images - 1, 1) * (sums**2).sum() / n_questions**2
-    return Score(float(mean), float(np.sqrt(variance)), n_questions)
-
-
 def scores_of(judged: pd.DataFrame, dataset: Dataset) -> dict[str, dict[str, Score]]:
     """scores[suite][kind], the kind `all` being the whole suite."""
     records = dataset.records
@@ -120,27 +96,6 @@ def mean_text_tokens(table: TokenTable) -> int:
     return round((is_asked & in_prefix).sum() / len(table) + (is_asked & ~in_prefix).sum() / n_questions)
 
 
-def load_cell(model: Path, cell: MeasuredCell | None = None) -> VlmForConditionalGeneration:
-    """The trained model in a folder, as `cell` has it: with another V or a training-free compressor.
-
-    Raises UserError where the model's weights do not serve that cell.
-    """
-    config = AutoConfig.from_pretrained(model)
-    if cell is not None:
-        own = (config.compressor, config.n_visual_tokens)
-        wanted = compressor_class(cell.compressor)
-        same = cell.compressor == config.compressor and (wanted.elastic or cell.n_visual_tokens == own[1])
-        if not (same or (wanted.training_free and config.compressor == ALL_PATCHES)):
-            raise UserError(
-                f"{model} was trained with {own[0]} at V = {own[1]}; it cannot be evaluated as {cell.compressor} at "
-                f"V = {cell.n_visual_tokens}. Its weights serve that V only, or are not those of all patches "
-                f"({ALL_PATCHES}), to which training-free compressors are applied."
-            )
-        config.compressor, config.n_visual_tokens = cell.compressor, cell.n_visual_tokens
-        config.compressor_options = dict(cell.compressor_options)
-    return AutoModelForImageTextToText.from_pretrained(model, config=config).eval()
-
-
 def evaluate_cell(
     model: Path,
     dataset: Path,
@@ -155,27 +110,15 @@ def evaluate_cell(
 
     `cell` says which one, where the model's weights serve several.
     """
-    vlm = load_cell(model, cell)
+    vlm = AutoModelForImageTextToText.from_pretrained(model, config=config_of(model, cell)).eval()
     words = load_tokenizer(model)
     table, data = TokenTable.load(tokens), Dataset(dataset)
     features_of = load_features(features, layers=vlm.config.feature_layers)
     judged = judge(vlm, table, features_of, batch_size=settings.batch_size, pad_id=words.pad_token_id)
-    training = json.loads((model.parent / "training.json").read_text())
-    n_text_tokens = mean_text_tokens(table)
-    flops = cost.inference_flops(vlm, n_text_tokens=n_text_tokens)
-    trained_as = {name: training["settings"][name] for name in ("size", "n_visual_tokens", "compressor", "seed")}
-    result = {
-        "cell": trained_as | {"n_visual_tokens": vlm.config.n_visual_tokens, "compressor": vlm.config.compressor},
-        "training": cell_name(**trained_as),
-        "scores": {
-            suite: {kind: asdict(value) for kind, value in kinds.items()}
-            for suite, kinds in scores_of(judged, data).items()
-        },
-        "parameters": asdict(cost.count_parameters(vlm)),
-        "n_text_tokens": n_text_tokens,
-        "flops": asdict(flops) | {"all": flops.all},
-        "train_seconds": training["wall_seconds"],
-        "train_cpu_seconds": training["cpu_seconds"],
+    scores = {
+        suite: {kind: asdict(value) for kind, value in kinds.items()}
+        for suite, kinds in scores_of(judged, data).items()
     }
+    result = {"scores": scores} | describe_cell(vlm, model, n_text_tokens=mean_text_tokens(table))
     with whole_file(out) as partial:
         partial.write_text(json.dumps(result, indent=2))

@@ -16,6 +16,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.settings import build
 from vlmlaw.stage_settings import (
     ALL,
+    BenchmarkSettings,
     CellSettings,
     ComputeSettings,
     DataSettings,
@@ -36,6 +37,7 @@ from vlmlaw.stage_settings import (
 
 __all__ = [
     "SPLITS",
+    "BenchmarkSettings",
     "CellSettings",
     "ComputeSettings",
     "DataSettings",
@@ -79,6 +81,7 @@ class Experiment:
         experiment = build(cls, mapping, where=source)
         experiment._check_sections(source)
         experiment._check_law(source)
+        assert experiment.benchmarks is not None  # they are checked on the way
         if not experiment.cells:
             raise UserError(f"{source}.grid: the grid has no cell; name sizes, visual_tokens, compressors and seeds.")
         return experiment
@@ -180,6 +183,22 @@ class Experiment:
         """Every training that the cells need, by name, in the order of their first cells."""
         needed = [self.training_of(cell) for cell in self.cells.values()]
         return {training.name: training for training in needed}
+
+    @cached_property
+    def benchmarks(self) -> dict[str, BenchmarkSettings]:
+        """Every benchmark's settings by name, in the order of the file."""
+        from vlmlaw.benchmark_settings import benchmarks_of
+
+        found = benchmarks_of(self)
+        by_others = [name for name, own in found.items() if own.metric == ""]
+        shared = [name for name, cell in self.cells.items() if self.training_of(cell).name != name]
+        if by_others and shared:
+            raise UserError(
+                f"evaluation.benchmarks: {by_others[0]} is run by lmms-eval, which loads a model's folder as it is, "
+                f"and the cell {shared[0]} has the weights of {self.training_of(self.cells[shared[0]]).name}; run the "
+                "benchmark by vlmlaw, or leave such cells out."
+            )
+        return found
 
     @property
     def grid_side(self) -> int:

@@ -6,14 +6,15 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from vlmlaw.attention import fitting_mask
+from vlmlaw.batches import tensors
 from vlmlaw.files import whole_folder
+from vlmlaw.head import prediction_loss
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
-from vlmlaw.packing import IGNORE_INDEX, Batch, TokenTable, load_tokenizer, make_batch, records_of_step
+from vlmlaw.packing import IGNORE_INDEX, TokenTable, load_tokenizer, make_batch, records_of_step
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import SizeSettings
@@ -42,25 +43,13 @@ def qwen2_config(settings: SizeSettings, *, vocab_size: int, pad_token_id: int, 
     )
 
 
-def tensors(batch: Batch) -> dict[str, Tensor]:
-    """The batch's arrays as the arguments that a model's forward takes."""
-    given: dict[str, Any] = {
-        "input_ids": batch.input_ids,
-        "position_ids": batch.position_ids,
-        "attention_mask": batch.attends,
-        "targets": batch.targets,
-    }
-    if batch.question_ids is not None and batch.question_mask is not None:
-        given |= {"question_ids": batch.question_ids, "question_mask": batch.question_mask, "image_of": batch.image_of}
-    return {name: torch.from_numpy(array) for name, array in given.items()}
-
-
 def answer_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
     """Mean cross-entropy over the batch's targets; the output head runs only where there is one."""
     targets_BT = batch.pop("targets")
-    hidden_BTD = model.base_model(**batch, use_cache=False).last_hidden_state
+    mask = fitting_mask(batch.pop("attention_mask"), model.config._attn_implementation, model.dtype)
+    hidden_BTD = model.base_model(**batch, attention_mask=mask, use_cache=False).last_hidden_state
     wanted_BT = targets_BT != IGNORE_INDEX
-    return F.cross_entropy(model.get_output_embeddings()(hidden_BTD[wanted_BT]).float(), targets_BT[wanted_BT])
+    return prediction_loss(model.get_output_embeddings(), hidden_BTD[wanted_BT], targets_BT[wanted_BT])[0]
 
 
 def pretrain(tokens: Path, tokenizer: Path, out: Path, *, settings: SizeSettings) -> None:
@@ -80,7 +69,7 @@ def pretrain(tokens: Path, tokenizer: Path, out: Path, *, settings: SizeSettings
         return answer_loss(model, tensors(make_batch(table, records, n_visual_tokens=1, pad_id=words.pad_token_id)))
 
     spent: dict[str, Any] = fit(
-        model, optimizer, loss_of_step=loss_of_step, settings=plan, workspace=workspace_of(out), what="language model"
+        model, optimizer, loss=loss_of_step, settings=plan, workspace=workspace_of(out), what="language model"
     )
     with whole_folder(out) as folder:
         model.save_pretrained(folder)

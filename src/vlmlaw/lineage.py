@@ -42,27 +42,30 @@ class Lineage:
     def train_elastic(self, *, size: str, **_: Any) -> str:
         return self.train_cell(size=size)
 
-    def evaluate_cell(self, *, size: str, n_visual_tokens: str, compressor: str, seed: str) -> str:
+    def evaluate_cell(self, **cell: str) -> str:
+        return _hash(self._trained(**cell), self._pictures("test"), self._tokens("test"), self._features("test"))
+
+    def evaluate_benchmark(self, *, benchmark: str, **cell: str) -> str:
+        return self._trained(**cell)
+
+    def _trained(self, *, size: str, n_visual_tokens: str, compressor: str, seed: str) -> str:
+        """A cell's model: the training whose weights it has, and which cell it is evaluated as."""
         cell = self.experiment.cell_settings(cell_name(size, int(n_visual_tokens), compressor, int(seed)))
         training = self.experiment.training_of(cell)
         code = code_version("vlmlaw.train", compressor=training.compressor)
-        trained = _hash(to_json(training), code, self.train_cell(size=size))
-        return _hash(
-            trained, to_json(cell.measured), self._pictures("test"), self._tokens("test"), self._features("test")
-        )
+        return _hash(to_json(training), to_json(cell.measured), code, self.train_cell(size=size))
 
     @cached_property
     def collect_measurements(self) -> str:
         settings = to_json(self.experiment.evaluation)
         evaluations = []
         for name, cell in self.experiment.cells.items():
-            behind = self.evaluate_cell(
-                size=cell.size,
-                n_visual_tokens=str(cell.n_visual_tokens),
-                compressor=cell.compressor,
-                seed=str(cell.seed),
-            )
-            evaluations += [name, behind, code_version("vlmlaw.evaluate", compressor=cell.compressor)]
+            wildcards = {key: str(getattr(cell, key)) for key in ("size", "n_visual_tokens", "compressor", "seed")}
+            code = code_version("vlmlaw.evaluate", compressor=cell.compressor)
+            evaluations += [name, self.evaluate_cell(**wildcards), code]
+            for benchmark, own in self.experiment.benchmarks.items():
+                code = code_version("vlmlaw.answer" if own.metric else "vlmlaw.lmms", compressor=cell.compressor)
+                evaluations += [to_json(own), self.evaluate_benchmark(benchmark=benchmark, **wildcards), code]
         return _hash(settings, *evaluations)
 
     @cached_property

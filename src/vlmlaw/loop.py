@@ -6,32 +6,36 @@ ends bit for bit where an uninterrupted one does.
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import pickle
 import platform
-import resource
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from torch import Tensor, nn
 
+from vlmlaw import checkpoint
 from vlmlaw.errors import UserError
-from vlmlaw.files import whole_file
+from vlmlaw.feed import feed
+from vlmlaw.logs import TrainLog
+from vlmlaw.machine import EXIT_RUN_ME_AGAIN, Machine
 from vlmlaw.progress import Progress
+from vlmlaw.stage_settings import ComputeSettings
+from vlmlaw.work import Meter, Pass, whole_step
 
 if TYPE_CHECKING:
+    from vlmlaw.cost import TrainingFlops
     from vlmlaw.experiment import OptimizerSettings
 
-EXIT_RUN_ME_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: stopped from outside, with a checkpoint to go on from
+LEAST_TIME_BETWEEN_CHECKPOINTS = 20  # times what the last one took, so that they take 5 % of the time at most
 LEAST_SHARE_OF_RATE = 0.02  # the cosine ends here, not at zero, where the last steps would be wasted
 BETAS = (0.9, 0.98)  # 0.98 and not 0.999: these runs are shorter than the memory of 0.999
 
@@ -68,7 +72,8 @@ class Stopped(SystemExit):
 class _StopSwitch:
     """Turns SIGTERM, a cluster's notice before it kills, and Ctrl-C into a flag that the loop reads between steps.
 
-    It is pressed once: a second signal acts at once, as if there were no switch.
+    A second Ctrl-C acts at once, as if there were no switch; a second SIGTERM adds nothing, since a cluster may send
+    one to each process and a parent pass on its own.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -80,7 +85,7 @@ class _StopSwitch:
 
     def _press(self, *_: Any) -> None:
         self.pressed = True
-        self.__exit__()
+        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
@@ -91,60 +96,80 @@ def fit(
     module: nn.Module,
     optimizer: torch.optim.Optimizer,
     *,
-    loss_of_step: Callable[[int], Tensor],
+    loss: Callable[..., Tensor],
     settings: OptimizerSettings,
     workspace: Path,
     what: str,
+    passes_of: Callable[[int], Sequence[Pass]] = whole_step,
+    flops: TrainingFlops | None = None,
+    machine: Machine | None = None,
+    compute: ComputeSettings | None = None,
 ) -> dict[str, Any]:
     """Train `module` for settings.steps and return what the run took.
 
-    `workspace` keeps the checkpoint and `train.jsonl`, one line a step; a checkpoint found there is resumed.
+    A step is the passes that `passes_of` makes of its number (this process's part of them); `loss` takes a pass's
+    inputs, and the step's loss is their sum, weighted by their shares. `workspace` keeps the checkpoint and
+    `train.jsonl`, one line a step; a checkpoint found there is resumed.
     Raises UserError when the checkpoint is of another training, and, before the update, when the loss or the
     gradient is not finite; Stopped, with a checkpoint to go on from, when the process is asked to end.
     """
+    machine, compute = machine or Machine(torch.device("cpu")), compute or ComputeSettings(logs=())
     workspace.mkdir(parents=True, exist_ok=True)
-    checkpoint, log = workspace / "checkpoint.pt", workspace / "train.jsonl"
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    first, spent = _resume(checkpoint, trained, optimizer, log)
-    meter = _Meter(spent)
-    shown = Progress(settings.steps, what, done=first)
+    first, spent = checkpoint.resume(workspace, trained, optimizer, log=workspace / "train.jsonl", machine=machine)
+    meter = Meter(spent, machine, flops=flops, dtype=getattr(torch, settings.dtype))
+    log = TrainLog(workspace, what, steps=settings.steps, kinds=compute.logs, first=first, on=machine.is_first)
+    shown = Progress(settings.steps, what, done=first, on=machine.is_first)
     module.train()
-    with _StopSwitch() as stop, log.open("a") as lines:
-        saved = time.monotonic()
-        for step in range(first, settings.steps):
-            line = _update(trained, optimizer, loss_of_step, step, settings=settings, what=what)
-            lines.write(json.dumps(line) + "\n")
-            shown.step(f"loss {line['loss']:.3f}")
-            due = time.monotonic() - saved >= settings.checkpoint_seconds
-            if stop.pressed or (due and step + 1 < settings.steps):
-                _onto_disk(lines)
-                _save(checkpoint, trained, optimizer, step + 1, meter.read())
-                saved = time.monotonic()
-            if stop.pressed:
+    with _StopSwitch() as stop, log, shown:
+        clock = _CheckpointClock(settings.checkpoint_seconds)
+        waiting = time.monotonic()
+        steps = range(first, settings.steps)
+        for step, passes in feed(passes_of, steps, device=machine.device, ahead=compute.inputs_ahead):
+            waited = time.monotonic() - waiting
+            line = _update(trained, optimizer, loss, passes, step, settings=settings, what=what, machine=machine)
+            meter.add(passes, waited=waited)
+            rates = meter.rates()
+            log.write(line, rates)
+            shown.step(_note(line["loss"], rates))
+            stopping, due = machine.any(stop.pressed, clock.is_due and step + 1 < settings.steps)
+            if stopping or due:
+                log.onto_disk()
+                with clock.saving():
+                    checkpoint.save(workspace, trained, optimizer, step=step + 1, spent=meter.read(), machine=machine)
+            if stopping:
                 raise Stopped
-    shown.close()
+            waiting = time.monotonic()
     module.eval()
-    last_loss = json.loads(log.read_text().splitlines()[-1])["loss"]
-    return {"steps": settings.steps, "last_loss": last_loss} | meter.read()
+    return {"steps": settings.steps, "last_loss": log.last_loss} | meter.summary()
 
 
 def _update(
     trained: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    loss_of_step: Callable[[int], Tensor],
+    loss: Callable[..., Tensor],
+    passes: Sequence[Pass],
     step: int,
     *,
     settings: OptimizerSettings,
     what: str,
+    machine: Machine,
 ) -> dict[str, float]:
-    """One step: rate, loss, gradient, update. Returns its line of the log."""
-    share = learning_rate_share(step, steps=settings.steps, warmup_share=settings.warmup_share)
+    """One step: rate, loss and gradient of each pass, update. Returns its line of the log."""
+    rate_share = learning_rate_share(step, steps=settings.steps, warmup_share=settings.warmup_share)
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * share
-    loss = loss_of_step(step)
-    loss.backward()
+        group["lr"] = group["peak_lr"] * rate_share
+    total = torch.zeros((), device=machine.device)
+    for one in passes:
+        part = loss(**one.inputs)
+        part = part if one.share == 1 else part * one.share
+        # Several processes' gradients are averaged (FSDP2), and each holds a share of the sum.
+        (part if machine.n_processes == 1 else part * machine.n_processes).backward()
+        total = total + part.detach()
     norm = nn.utils.clip_grad_norm_(trained.values(), settings.clip_norm)
-    line = {"step": step, "loss": loss.item(), "gradient_norm": norm.item(), "rate": share}
+    whole_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of all processes' parts
+    loss_of_all = machine.total([float(total)])[0]
+    line = {"step": step, "loss": loss_of_all, "gradient_norm": whole_norm.item(), "rate": rate_share}
     _demand_finite(step, line["loss"], line["gradient_norm"], what)
     optimizer.step()
     optimizer.zero_grad()
@@ -159,68 +184,27 @@ def _demand_finite(step: int, loss: float, norm: float, what: str) -> None:
         )
 
 
-class _Meter:
-    """Wall and CPU seconds, added up over the parts of an interrupted run, and peak memory."""
-
-    def __init__(self, spent: dict[str, float]):
-        self._spent, self._wall, self._cpu = spent, time.monotonic(), time.process_time()
-
-    def read(self) -> dict[str, float]:
-        peak_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return {
-            "wall_seconds": self._spent.get("wall_seconds", 0.0) + time.monotonic() - self._wall,
-            "cpu_seconds": self._spent.get("cpu_seconds", 0.0) + time.process_time() - self._cpu,
-            "peak_memory_mib": max(self._spent.get("peak_memory_mib", 0.0), peak_kib / 1024),
-        }
+def _note(loss: float, rates: dict[str, float]) -> str:
+    """What the progress bar says of a step."""
+    return f"loss {loss:.3f}" + (f", MFU {100 * rates['mfu']:.1f} %" if rates else "")
 
 
-def _onto_disk(lines: TextIO) -> None:
-    """Have all lines on the disk, so that no checkpoint is ahead of its log."""
-    lines.flush()
-    os.fsync(lines.fileno())
+class _CheckpointClock:
+    """Says when a checkpoint is due: after so many seconds, and never so often that it takes much of the time."""
 
+    def __init__(self, seconds: float):
+        self._seconds, self._between, self._saved = seconds, seconds, time.monotonic()
 
-def _save(
-    path: Path, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, step: int, spent: dict[str, float]
-) -> None:
-    state = {
-        "weights": trained,
-        "optimizer": optimizer.state_dict(),
-        "random_state": torch.get_rng_state(),  # for losses that draw, such as those with dropout
-        "step": step,
-        "spent": spent,
-    }
-    # Through Python's file, whose errors name the disk that is full; torch's own name an internal assertion.
-    with whole_file(path) as partial, partial.open("wb") as file:
-        torch.save(state, file)
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() - self._saved >= self._between
 
-
-def _resume(
-    path: Path, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, log: Path
-) -> tuple[int, dict[str, float]]:
-    """The step to start from, and what was spent before; weights, optimizer and log are put back to that step."""
-    if not path.exists():
-        log.write_text("")
-        return 0, {}
-    try:
-        state = torch.load(path, weights_only=True)
-        weights, step, spent = state["weights"], state["step"], state["spent"]
-        lines = log.read_text().splitlines(keepends=True)[:step]
-    except (OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} cannot be resumed ({error!r}); delete {path.parent} to start afresh.") from error
-    shapes, expected = ({name: tuple(p.shape) for name, p in part.items()} for part in (weights, trained))
-    if shapes != expected or len(lines) != step:
-        different = sorted(name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name))
-        found = f"its weights differ in {', '.join(different[:3])}" if different else f"{len(lines)} lines of log"
-        raise UserError(f"{path} (step {step}) is of another training: {found}. Delete {path.parent} to start afresh.")
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(weights[name])
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random_state"])
-    with whole_file(log) as partial:
-        partial.write_text("".join(lines))
-    return step, spent
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        began = time.monotonic()
+        yield
+        self._saved = time.monotonic()
+        self._between = max(self._seconds, LEAST_TIME_BETWEEN_CHECKPOINTS * (self._saved - began))
 
 
 def workspace_of(out: Path) -> Path:
@@ -233,11 +217,13 @@ def clear_workspace(out: Path) -> None:
     shutil.rmtree(workspace_of(out), ignore_errors=True)
 
 
-def use_repeatable_arithmetic(seed: int) -> None:
-    """Seed torch and refuse operations whose result differs from run to run."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+def use_repeatable_arithmetic(seed: int, *, deterministic: bool = True) -> None:
+    """Seed torch and, where it is asked for, refuse operations whose result differs from run to run."""
     torch.manual_seed(seed)
-    torch.use_deterministic_algorithms(True)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads memory before it is written
+    torch.use_deterministic_algorithms(deterministic)
 
 
 def account(settings: Any, spent: dict[str, Any]) -> dict[str, Any]:

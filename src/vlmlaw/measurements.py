@@ -1,6 +1,7 @@
 """measurements.csv, the waist of the workflow: cells end in it, and laws start from it.
 
-One row for each cell, suite and kind of question; the kind `all` is the whole suite.
+One row for each cell, suite and kind of question; the kind `all` is the whole suite. In a suite of benchmarks each is a
+kind, and the suite is their mean.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import pandas as pd
 
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
+from vlmlaw.names import cell_name
+from vlmlaw.scores import Score, mean_score
+from vlmlaw.stage_settings import ALL
 
 COLUMNS = {
     "cell": "name of the cell's folder",
@@ -25,7 +29,7 @@ COLUMNS = {
     "n_params_total": "parameters of the LLM, embeddings included",
     "n_text_tokens": "Q, text tokens of one question",
     "suite": "suite of questions",
-    "kind": "kind of question; `all` is the suite",
+    "kind": "kind of question, or benchmark; `all` is the suite",
     "n_questions": "questions asked",
     "error": "share answered wrongly",
     "error_se": "its standard error over test images (clustered by image)",
@@ -38,11 +42,11 @@ COLUMNS = {
 }
 
 
-def rows_of(evaluation: dict[str, Any], *, cell: str, held_out_size: str | None) -> list[dict[str, Any]]:
-    """The measurements of one cell's evaluation.json."""
+def rows_of(evaluation: dict[str, Any], *, held_out_size: str | None) -> list[dict[str, Any]]:
+    """The measurements of one evaluation of a cell: on the test split, or on a benchmark."""
     settings, flops = evaluation["cell"], evaluation["flops"]
     common = {
-        "cell": cell,
+        "cell": cell_name(**{key: settings[key] for key in ("size", "n_visual_tokens", "compressor", "seed")}),
         "size": settings["size"],
         "seed": settings["seed"],
         "compressor": settings["compressor"],
@@ -65,10 +69,10 @@ def rows_of(evaluation: dict[str, Any], *, cell: str, held_out_size: str | None)
 
 
 def collect(evaluations: Sequence[Path], out: Path, *, held_out: str | None) -> None:
-    """Write the measurements of all evaluations, `<cell>/evaluation.json` each, to `out` (CSV).
+    """Write the measurements of evaluations, `<cell>/evaluation.json` and `<cell>/benchmarks/*.json`, to `out` (CSV).
 
-    Raises UserError when there are none, or one cannot be read, lacks a figure or is given twice: a failed cell is
-    missing, never a row of zeros.
+    Raises UserError when there are none, one cannot be read, lacks a figure or is given twice, or a cell lacks a
+    benchmark that others have: a failed cell is missing, never a row of zeros.
     """
     if not evaluations:
         raise UserError("no evaluations given; expected at least one results/cells/<cell>/evaluation.json.")
@@ -76,16 +80,39 @@ def collect(evaluations: Sequence[Path], out: Path, *, held_out: str | None) -> 
     table = pd.DataFrame(rows)[list(COLUMNS)]
     names = table.groupby(["cell", "suite", "kind"]).size()
     if (names > 1).any():
-        raise UserError(f"the cell {names[names > 1].index[0][0]} was given twice; give each evaluation once.")
+        cell, suite, kind = names[names > 1].index[0]
+        what = "" if kind == ALL else f" ({suite}: {kind})"
+        raise UserError(f"the cell {cell}{what} was given twice; give each evaluation once.")
+    table = pd.concat([table, *_suites_of_benchmarks(table)], ignore_index=True)
     table = table.sort_values(["suite", "kind", "compressor", "n_params", "n_visual_tokens", "seed", "cell"])
     with whole_file(out) as partial:
         table.to_csv(partial, index=False)
 
 
+def _suites_of_benchmarks(table: pd.DataFrame) -> list[pd.DataFrame]:
+    """The row `all` of each cell's suite that has none: the mean of its benchmarks."""
+    whole = set(table[table.kind == ALL].suite)
+    made = []
+    for suite, of_suite in table[~table.suite.isin(whole)].groupby("suite"):
+        wanted = set(of_suite.kind)
+        for cell, own in of_suite.groupby("cell"):
+            missing = sorted(wanted - set(own.kind))
+            if missing:
+                raise UserError(
+                    f"the cell {cell} lacks {', '.join(missing)} of the suite {suite}, which other cells have; a mean "
+                    "over other benchmarks could not be compared. Evaluate the cell on it, or leave it out of all."
+                )
+            mean = mean_score([Score(row.error, row.error_se, row.n_questions) for row in own.itertuples()])
+            # What an answer costs is the mean question's: prompts differ in length from benchmark to benchmark.
+            costs = {key: round(own[key].mean()) for key in ("n_text_tokens", "llm_flops", "compressor_flops")}
+            made.append(own.head(1).assign(kind=ALL, **vars(mean), **costs))
+    return made
+
+
 def _read(path: Path, *, held_out: str | None) -> list[dict[str, Any]]:
     """The measurements of one evaluation.json, each with every column."""
     try:
-        rows = rows_of(json.loads(path.read_text()), cell=path.parent.name, held_out_size=held_out)
+        rows = rows_of(json.loads(path.read_text()), held_out_size=held_out)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no evaluation of a cell ({error!r}); run `vlmlaw evaluate` on it.") from error
     if not rows:

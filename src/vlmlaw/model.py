@@ -15,6 +15,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    DynamicCache,
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
@@ -23,8 +24,10 @@ from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vlmlaw import pruning, tower_attention, vision
+from vlmlaw.attention import fitting_mask
 from vlmlaw.compressors import Compressor, FastV, build_compressor, compressor_class
 from vlmlaw.compressors.base import ATTENTION, EMBEDDING, PROJECTED, patch_positions
+from vlmlaw.head import prediction_loss
 
 IMAGE_INPUTS = ("pixel_values", "patches", "question_ids", "question_mask", "image_of", "importance", "keys")
 IGNORE_INDEX = -100  # torch's cross-entropy leaves such targets out
@@ -250,6 +253,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def see(self, pixel_values: Tensor) -> dict[str, Tensor]:
         """What the tower makes of images: `patches`, and `importance` and `keys` where its attention is asked for."""
         tower, layers, compressor = self.vision_tower, self.config.feature_layers, self.compressor
+        pixel_values = pixel_values.to(tower.dtype)
         wanted = compressor.needs_importance or compressor.keys_from == ATTENTION
         if compressor.inside_llm or not (wanted and tower_attention.has_attention(self.config.vision_config)):
             return {"patches": vision.patch_features(tower, pixel_values, layers=layers)}
@@ -286,16 +290,30 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "repeat the image token once for each visual token of each image"
             )
         if patches is None or not n_images:
-            return embeds_BTD
+            return embeds_BTD + self._unseen() if self.training and _shares_work() else embeds_BTD
         visual_BVD = self.visual_tokens(
-            patches.to(self.dtype),
+            patches.to(self.projector.norm.weight.dtype),
             question_ids_BT=question_ids,
             question_mask_BT=question_mask,
             image_of_B=image_of,
             importance_BP=importance,
-            keys_BPH=keys if keys is None else keys.to(self.dtype),
+            keys_BPH=keys if keys is None else keys.to(self.projector.norm.weight.dtype),
         )
         return embeds_BTD.masked_scatter(is_image_BT[..., None], visual_BVD.to(embeds_BTD.dtype))
+
+    def _unseen(self) -> Tensor:
+        """Zero, by way of everything that makes visual tokens.
+
+        Processes that train together exchange the same gradients at every pass, also where one has no image.
+        """
+        side, width = vision.grid_side(self.config.vision_config), self.config.vision_config.hidden_size
+        weight = self.projector.norm.weight
+        patches = torch.zeros(1, side**2, width * len(self.config.feature_layers), device=weight.device)
+        words = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
+        visual_BVD = self.visual_tokens(
+            patches.to(weight.dtype), question_ids_BT=words, question_mask_BT=torch.ones_like(words)
+        )
+        return 0 * visual_BVD.sum()
 
     def forward(
         self,
@@ -307,6 +325,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         image_of: Tensor | None = None,
         importance: Tensor | None = None,
         keys: Tensor | None = None,
+        n_visual_tokens: int | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
@@ -319,10 +338,15 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Logits, and the mean loss over labelled tokens.
 
         `patches` (n_images, P, K) replace `pixel_values` where features are cached; `image_of` says which of them each
-        sequence is about, where several share one. `labels` are transformers' (same
-        places as input_ids); `targets` (B, T) say which token each place should predict, so that one prefix can
-        serve many questions. With either, logits are computed only where there is something to predict, (n, vocab).
+        sequence is about, where several share one. `n_visual_tokens` sets V of an elastic model, from now on. `labels`
+        are transformers' (same places as input_ids); `targets` (B, T) say which token each place should predict, so
+        that one prefix can serve many questions. With either, logits are computed only where there is something to
+        predict, (n, vocab).
         """
+        if n_visual_tokens is not None and n_visual_tokens != self.compressor.n_visual_tokens:
+            self.set_n_visual_tokens(n_visual_tokens)
+        if self.compressor.inside_llm and past_key_values is None and kwargs.get("use_cache", True):
+            past_key_values = DynamicCache(config=self.language_model.config)  # it keeps the choice
         if inputs_embeds is None and past_key_values is not None and past_key_values.get_seq_length() > 0:
             inputs_embeds = self.get_input_embeddings()(input_ids)  # the image is in the cache
         elif inputs_embeds is None:
@@ -342,7 +366,9 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with self._pruning(input_ids, targets, attention_mask, past_key_values):
             outputs = self.language_model.base_model(
                 inputs_embeds=inputs_embeds,
-                attention_mask=self._mask(attention_mask, inputs_embeds.dtype),
+                attention_mask=fitting_mask(
+                    attention_mask, self.language_model.config._attn_implementation, inputs_embeds.dtype
+                ),
                 position_ids=position_ids,
                 past_key_values=past_key_values,
                 **kwargs,
@@ -354,8 +380,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
             return CausalLMOutputWithPast(logits=head(hidden_BTD[:, keep]), past_key_values=outputs.past_key_values)
         wanted_BT = targets != IGNORE_INDEX
-        logits = head(hidden_BTD[wanted_BT])
-        loss = F.cross_entropy(logits.float(), targets[wanted_BT])
+        loss, logits = prediction_loss(head, hidden_BTD[wanted_BT], targets[wanted_BT])
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
     def _pruning(
@@ -367,7 +392,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return nullcontext()
         if input_ids is None:
             raise ValueError("compressor fastv must see which tokens are an image's; give input_ids, not embeddings")
-        if not self._adds_masks:
+        if self.language_model.config._attn_implementation != "eager":
             self.language_model.set_attn_implementation("eager")  # the one that shows its weights
         return pruning.pruned(
             self.language_model,
@@ -377,21 +402,6 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             asking_B=pruning.asking_places(targets, mask, input_ids.shape, input_ids.device),
             cache=cache,
         )
-
-    def _mask(self, attention_mask: Any, dtype: torch.dtype) -> Any:
-        """The mask as the LLM's attention takes it.
-
-        transformers hands one that says who sees whom (B, 1, T, T) on as it is, and eager attention adds it to its
-        scores: True would count as 1.
-        """
-        is_who_sees_whom = isinstance(attention_mask, Tensor) and attention_mask.ndim == 4
-        if not (is_who_sees_whom and attention_mask.dtype == torch.bool and self._adds_masks):
-            return attention_mask
-        return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(~attention_mask, torch.finfo(dtype).min)
-
-    @property
-    def _adds_masks(self) -> bool:
-        return self.language_model.config._attn_implementation == "eager"
 
     # transformers adds arguments to this method from version to version.
     def prepare_inputs_for_generation(  # type: ignore[override]
@@ -404,6 +414,12 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             for name in IMAGE_INPUTS:
                 inputs.pop(name, None)
         return inputs
+
+
+def _shares_work() -> bool:
+    import torch.distributed as dist
+
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 AutoConfig.register(VlmConfig.model_type, VlmConfig, exist_ok=True)

@@ -248,7 +248,7 @@ def make_batch(
     image_rows = table.image_rows[rows]
     # Only images are compressed with a question in view, so a text-only row has no place among the questions.
     shown = [document for document, image in zip(documents, image_rows, strict=True) if image >= 0]
-    question = _questions(shown, table.image_token_id, pad_id) if reads_question and shown else (None, None)
+    question = questions_alone(shown, table.image_token_id, pad_id) if reads_question and shown else (None, None)
     image_rows, image_of = image_rows[image_rows >= 0], None
     if reads_question:
         image_rows, image_of = np.unique(image_rows, return_inverse=True)
@@ -298,7 +298,7 @@ def _split_questions(document: Expanded) -> list[Expanded]:
     return parts
 
 
-def _questions(documents: list[Expanded], image_token_id: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+def questions_alone(documents: list[Expanded], image_token_id: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
     """(B, Q) each document's question without image and answer, padded on the right, with a mask."""
     questions = []
     for _, ids, targets, _ in documents:

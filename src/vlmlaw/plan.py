@@ -3,6 +3,7 @@
 A rule's `params:` take these methods, so that the engine's record of a job holds exactly what its result depends on.
 """
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,9 @@ from vlmlaw import provenance
 from vlmlaw.experiment import SPLITS, CellSettings, Experiment
 from vlmlaw.lineage import Lineage
 from vlmlaw.names import cell_name
-from vlmlaw.settings import to_json
+from vlmlaw.settings import as_data, to_json
+
+RULE_OF_RUNNER = {"vlmlaw": "evaluate_benchmark", "lmms-eval": "evaluate_by_lmms_eval"}
 
 
 class Plan:
@@ -30,6 +33,7 @@ class Plan:
         self.cells = list(self.experiment.cells)
         self.trainings = list(self.experiment.trainings)
         self.compressors = sorted({cell.compressor for cell in self._every.values()})
+        self.benchmarks = list(self.experiment.benchmarks)
         self.layers = self.experiment.cached_layers
         self.compute = self.experiment.compute
         self.lineage = Lineage(self.experiment)
@@ -64,6 +68,9 @@ class Plan:
     @cached_property
     def evaluation(self) -> str:
         return to_json(self.experiment.evaluation)
+
+    def benchmark_of(self, wildcards: Any) -> str:
+        return to_json(self.experiment.benchmarks[wildcards.benchmark])
 
     @cached_property
     def law(self) -> str:
@@ -101,16 +108,38 @@ class Plan:
         """The folder of the training whose weights a cell uses."""
         return f"{self.results}/cells/{self.experiment.training_of(self._cell(wildcards)).name}"
 
+    @cached_property
+    def evaluations(self) -> list[str]:
+        """Every evaluation of every cell: on the test split, and on each benchmark."""
+        names = ["evaluation.json", *(f"benchmarks/{name}.json" for name in self.benchmarks)]
+        return [f"{self.results}/cells/{cell}/{name}" for cell in self.cells for name in names]
+
+    def benchmarks_by(self, runner: str) -> list[str]:
+        """The names of the benchmarks that the project itself or lmms-eval runs."""
+        return [section.name for section in self.experiment.evaluation.benchmarks if section.by == runner]
+
+    def questions_of(self, wildcards: Any) -> str:
+        return self._benchmark_section(wildcards).questions
+
+    def images_of_benchmark(self, wildcards: Any) -> str:
+        """The folder of its images: by default that of its questions."""
+        section = self._benchmark_section(wildcards)
+        return section.images or str(Path(section.questions).parent)
+
+    def _benchmark_section(self, wildcards: Any) -> Any:
+        return next(b for b in self.experiment.evaluation.benchmarks if b.name == wildcards.benchmark)
+
     def behind(self, rule: str, wildcards: Any) -> list[tuple[str, dict[str, str]]]:
         """The jobs, rule and wildcards, whose lasting results a job reads; caches are not among them."""
         if rule in ("train_cell", "train_elastic"):
             return [("pretrain_language_model", {"size": wildcards["size"]}), ("train_encoder", {})]
-        if rule == "evaluate_cell":
+        if rule in ("evaluate_cell", *RULE_OF_RUNNER.values()):
             training = self.experiment.training_of(self._cell(wildcards))
-            rule = "train_cell" if training.n_visual_tokens else "train_elastic"
-            return [(rule, self._wildcards_of(training))]
+            return [("train_cell" if training.n_visual_tokens else "train_elastic", self._wildcards_of(training))]
         if rule == "collect_measurements":
-            return [("evaluate_cell", self._wildcards_of(cell)) for cell in self.experiment.cells.values()]
+            cells = [self._wildcards_of(cell) for cell in self.experiment.cells.values()]
+            runs = [(RULE_OF_RUNNER[b.by], {"benchmark": b.name}) for b in self.experiment.evaluation.benchmarks]
+            return [(rule, cell | own) for cell in cells for rule, own in [("evaluate_cell", {}), *runs]]
         before = {"fit_law": "collect_measurements", "write_headline": "fit_law", "write_report": "fit_law"}.get(rule)
         return [(before, {})] if before else []
 
@@ -172,8 +201,8 @@ class Plan:
 
     @cached_property
     def as_json(self) -> str:
-        """The experiment as JSON. No parameter of a rule: whatever part of it a job needs is one."""
-        return to_json(self.experiment)
+        """The whole experiment as JSON. No parameter of a rule: whatever part of it a job needs is one."""
+        return json.dumps(as_data(self.experiment))
 
 
 def use_this_interpreter() -> None:

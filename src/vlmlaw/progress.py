@@ -3,20 +3,20 @@
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Self, TypeVar
 
 Item = TypeVar("Item")
 SECONDS_BETWEEN_LINES = 10.0
 
 
 class Progress:
-    """Counts steps of a job and shows how far it is; `note` adds a figure, for instance the loss."""
+    """Counts steps of a job and shows how far it is, if `on`; `note` adds a figure, for instance the loss."""
 
-    def __init__(self, total: int, what: str, *, done: int = 0):
-        self._total, self._what, self._start = total, what, time.monotonic()
+    def __init__(self, total: int, what: str, *, done: int = 0, on: bool = True):
+        self._total, self._what, self._start, self._on = total, what, time.monotonic(), on
         self._done, self._resumed_at, self._last_line = done, done, self._start
         self._bar = None
-        if sys.stderr.isatty():
+        if on and sys.stderr.isatty():
             from tqdm import tqdm
 
             self._bar = tqdm(total=total, initial=done, desc=what)
@@ -27,6 +27,8 @@ class Progress:
             self._bar.set_postfix_str(note, refresh=False)
             self._bar.update()
             return
+        if not self._on:
+            return
         now = time.monotonic()
         if self._done == self._total or now - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = now
@@ -35,6 +37,12 @@ class Progress:
             share = f"{self._done}/{self._total}"
             print(f"{self._what}: {share}, {seconds:.0f} s, {left:.0f} s left {note}".rstrip(), file=sys.stderr)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()
@@ -42,8 +50,7 @@ class Progress:
 
 def progress(items: Iterable[Item], total: int, what: str) -> Iterator[Item]:
     """The items, shown as they pass."""
-    shown = Progress(total, what)
-    for item in items:
-        yield item
-        shown.step()
-    shown.close()
+    with Progress(total, what) as shown:
+        for item in items:
+            yield item
+            shown.step()

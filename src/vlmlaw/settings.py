@@ -35,6 +35,11 @@ def choice(*words: str, default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"words": words})
 
 
+def choices(*words: str, default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field that holds a list of some of these words."""
+    return dataclasses.field(default=default, metadata={"each_of_words": words})
+
+
 def passive(field: Any) -> Any:
     """The field, marked as one that cannot change a stage's result: `to_json` leaves it out."""
     field.metadata = types.MappingProxyType({**field.metadata, "passive": True})
@@ -135,6 +140,9 @@ def _check(value: Any, bounds: Mapping[str, Any], *, where: str) -> None:
     """Raises UserError unless the value, or each number in it, is within the field's bounds."""
     if "words" in bounds and value not in bounds["words"]:
         raise UserError(f"{where}: found {value!r}; expected one of {', '.join(bounds['words'])}.")
+    for item in value if "each_of_words" in bounds else ():
+        if item not in bounds["each_of_words"]:
+            raise UserError(f"{where}: found {item!r}; expected some of {', '.join(bounds['each_of_words'])}.")
     for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,):
         if type(item) not in (int, float):
             continue

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlmlaw.names import cell_name
-from vlmlaw.settings import choice, number, passive
+from vlmlaw.settings import choice, choices, number, passive
 
 ALL = "all"
 
@@ -20,6 +20,7 @@ class OptimizerSettings:
     weight_decay: float = number(least=0, default=0.0)
     warmup_share: float = number(least=0, most=1, default=0.05)
     clip_norm: float = number(above=0, default=1.0)
+    dtype: str = choice("float32", "bfloat16", default="float32")  # of the arithmetic; weights are kept in float32
     checkpoint_seconds: float = passive(number(above=0, default=60.0))
 
 
@@ -125,10 +126,40 @@ class MeasuredCell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BenchmarkSection:
+    """A benchmark in the file. What is not said comes from the table in vlmlaw.benchmarks, or from the metric."""
+
+    name: str
+    questions: str = ""  # the file of questions
+    images: str = ""  # the folder of their images, or a dataset folder
+    by: str = choice("vlmlaw", "lmms-eval", default="vlmlaw")
+    suite: str | None = None
+    metric: str | None = None
+    instruction: str | None = None  # what is said after a question
+    max_new_tokens: int | None = number(least=1, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings:
+    """The evaluation of a cell on one benchmark: all that it depends on, beside its questions and images."""
+
+    name: str
+    suite: str
+    metric: str
+    instruction: str
+    max_new_tokens: int = number(least=1)
+    fit: str = "stretch"  # how an image becomes a square
+    dtype: str = choice("float32", "bfloat16", default="float32")  # replies depend on the batch in bfloat16
+    batch_size: int = passive(number(least=1, default=64))
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """The evaluation of a cell on the test split."""
+    """The evaluation of a cell on the test split, and on benchmarks, which are stages of their own."""
 
     batch_size: int = number(least=1, default=64)
+    benchmarks: tuple[BenchmarkSection, ...] = passive(field(default=()))
+    benchmark_dtype: str = passive(choice("float32", "bfloat16", default="float32"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,10 +173,25 @@ class ReportSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ComputeSettings:
-    """What jobs need of the machine; changing it changes no result and reruns nothing."""
+    """How jobs use the machine. Changing it reruns nothing: results change by rounding at most.
+
+    `gpus` is of a training; with several, each has a process, and they share out the model (FSDP2) and the batch.
+    """
 
     gpus: int = number(least=0, default=0)
+    processes: int = number(least=0, default=0)  # of a training; 0: one for each GPU, or one
     threads: int = number(least=1, default=1)
+    tokens_per_pass: int | None = number(least=1, default=None)  # None: the whole batch in one forward and backward
+    layout: str = choice("packed", "padded", default="packed")  # of dialogues: one behind the other, or a row each
+    recompute: bool = False  # activations in the backward pass: less memory, a third more FLOPs
+    compile: bool = False  # the LLM's layers by torch.compile: pays on a GPU, for long trainings
+    deterministic: bool = True  # the same bits again; slower on a GPU
+    inputs_ahead: int = number(least=0, default=0)  # threads that make the next batches while this one is computed
+    logs: tuple[str, ...] = choices("tensorboard", "wandb", "dvclive", default=("tensorboard",))
+
+    @property
+    def n_processes(self) -> int:
+        return self.processes or max(self.gpus, 1)
 
 
 # The file's own sections, from which the parts above are made.

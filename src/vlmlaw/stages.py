@@ -15,6 +15,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.experiment import (
     SPLITS,
     CellSettings,
+    ComputeSettings,
     DataSettings,
     EvaluationSettings,
     Experiment,
@@ -88,6 +89,7 @@ def _settings_options(parser: Any, selector: str | None = None, *, checkpoints: 
         parser.add_argument(f"--{selector}", metavar="NAME", help=f"with --experiment: which {selector}")
     if checkpoints:
         parser.add_argument("--checkpoint-seconds", type=float, metavar="S", help="time between checkpoints")
+        parser.add_argument("--compute", metavar="JSON", help="how to use the machine; it changes rounding at most")
 
 
 def _settings(args: argparse.Namespace, kind: type, part: Callable[[Experiment], Any]) -> Any:
@@ -109,6 +111,12 @@ def _with_checkpoints(args: argparse.Namespace, settings: Any, section: str) -> 
         return settings
     own = replace(getattr(settings, section), checkpoint_seconds=args.checkpoint_seconds)
     return replace(settings, **{section: own})
+
+
+def _compute(args: argparse.Namespace) -> ComputeSettings:
+    if args.compute is not None:
+        return from_json(ComputeSettings, args.compute, where="--compute")
+    return ComputeSettings() if args.experiment is None else read_experiment(args.experiment).compute
 
 
 def _carry_on(args: argparse.Namespace, settings: Any, module: str, *inputs: Path) -> None:
@@ -170,14 +178,21 @@ def run_language_model(args: argparse.Namespace) -> None:
     pretrain(args.tokens, args.tokenizer, args.out, settings=settings)
 
 
-def run_train(args: argparse.Namespace) -> None:
-    from vlmlaw.train import train_cell
+def run_train(args: argparse.Namespace) -> int | None:
+    from vlmlaw import machine
 
     settings = _settings(args, CellSettings, lambda experiment: experiment.cell_settings(_chosen(args, "cell")))
+    compute = _compute(args)
+    if compute.n_processes > 1 and not machine.is_launched():
+        return machine.launch(args.argv, n_processes=compute.n_processes)
+    from vlmlaw.train import train_cell
+
     settings = _with_checkpoints(args, settings, "training")
     inputs = (args.language_model, args.encoder, args.tokens, args.features)
-    _carry_on(args, settings, "vlmlaw.train", *inputs)
-    train_cell(args.language_model, args.encoder, args.tokens, args.features, args.out, settings=settings)
+    if machine.rank() == 0:  # the others wait for it when they join
+        _carry_on(args, settings, "vlmlaw.train", *inputs)
+    train_cell(*inputs, args.out, settings=settings, compute=compute)
+    return None
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -197,14 +212,15 @@ def run_collect(args: argparse.Namespace) -> None:
 
 
 def _evaluations(args: argparse.Namespace) -> list[Path]:
-    """The evaluation of every cell of an experiment: thousands of paths are too long for a command line."""
+    """The evaluations of every cell of an experiment: thousands of paths are too long for a command line."""
     if args.experiment is None:
         raise UserError("--cells needs --experiment FILE, whose cells are collected.")
     if args.experiment.lstrip().startswith("{"):
         experiment = from_json(Experiment, args.experiment, where="--experiment")
     else:
         experiment = read_experiment(args.experiment)
-    return [args.cells / name / "evaluation.json" for name in experiment.cells]
+    names = ["evaluation.json", *(f"benchmarks/{name}.json" for name in experiment.benchmarks)]
+    return [args.cells / cell / name for cell in experiment.cells for name in names]
 
 
 def run_headline(args: argparse.Namespace) -> None:

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from vlmlaw.batches import StepPasses
 from vlmlaw.compressors import compressor_class
+from vlmlaw.cost import training_flops
 from vlmlaw.data.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.encoder import load_features
 from vlmlaw.files import whole_file, whole_folder
-from vlmlaw.language_model import tensors
+from vlmlaw.logs import keep_logs
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
+from vlmlaw.machine import join
 from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
-from vlmlaw.packing import TokenTable, load_tokenizer, make_batch, records_of_step
+from vlmlaw.packing import TokenTable, load_tokenizer
+from vlmlaw.prepare import prepare, save_whole
+from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.vision import grid_side
 
 if TYPE_CHECKING:
@@ -58,53 +63,67 @@ def _name_places(model: VlmForConditionalGeneration, words: Any) -> None:
 
 
 def train_cell(
-    language_model: Path, encoder: Path, tokens: Path, features: Path, out: Path, *, settings: CellSettings
+    language_model: Path,
+    encoder: Path,
+    tokens: Path,
+    features: Path,
+    out: Path,
+    *,
+    settings: CellSettings,
+    compute: ComputeSettings | None = None,
 ) -> None:
-    """Train one cell. Its folder `out` gets model/ (weights and tokenizer), train.jsonl and training.json."""
-    use_repeatable_arithmetic(settings.seed)
+    """Train one cell. Its folder `out` gets model/ (weights and tokenizer), train.jsonl and training.json.
+
+    Where several processes train, each calls it.
+    """
+    compute, plan = compute or ComputeSettings(logs=()), settings.training
+    dtype = getattr(torch, plan.dtype)
+    use_repeatable_arithmetic(settings.seed, deterministic=compute.deterministic)
     model = build_vlm(language_model, encoder, settings=settings)
+    serves_any_v, most_tokens = settings.n_visual_tokens is None, model.config.n_visual_tokens
+    tokens_of_step = functools.partial(model.compressor.tokens_of_step, seed=settings.seed)
     words = load_tokenizer(language_model)
-    table = TokenTable.load(tokens)
     features_of = load_features(features, layers=settings.feature_layers)
-    plan = settings.training
-    new = [p for part in (model.compressor, model.projector, model.places) if part for p in part.parameters()]
-    optimizer = make_optimizer(
-        [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())],
-        weight_decay=plan.weight_decay,
-    )
-
-    def loss_of_step(step: int) -> Tensor:
-        records = records_of_step(len(table), plan.batch_size, seed=settings.seed, step=step)
-        losses = []
-        for n_visual_tokens in model.compressor.tokens_of_step(step, seed=settings.seed):
-            if n_visual_tokens != model.config.n_visual_tokens:
-                model.set_n_visual_tokens(n_visual_tokens)
-            batch = make_batch(
-                table,
-                records,
-                n_visual_tokens=model.compressor.n_input_tokens,
-                pad_id=words.pad_token_id,
-                reads_question=model.reads_question,
-            )
-            patches = features_of(batch.image_rows)
-            losses.append(model(**tensors(batch), patches=patches, use_cache=False).loss)
-        return torch.stack(losses).mean()
-
-    spent = fit(
-        model,
-        optimizer,
-        loss_of_step=loss_of_step,
-        settings=plan,
-        workspace=workspace_of(out),
-        what=settings.name,
-    )
-    if settings.n_visual_tokens is None:
-        model.set_n_visual_tokens(max(model.compressor.allowed_tokens(model.compressor.grid_side)))
-    with whole_folder(out / "model") as folder:
-        model.save_pretrained(folder)
-        words.save_pretrained(folder)
-    with whole_file(out / "train.jsonl") as partial:
-        shutil.copyfile(workspace_of(out) / "train.jsonl", partial)
-    with whole_file(out / "training.json") as partial:
-        partial.write_text(json.dumps(account(settings, spent), indent=2))
-    clear_workspace(out)
+    with join(compute, sharded=dtype != torch.float32) as machine:
+        passes_of = StepPasses(
+            TokenTable.load(tokens),
+            lambda rows: {"patches": features_of(rows)},
+            batch_size=plan.batch_size,
+            seed=settings.seed,
+            n_visual_tokens=model.config.n_visual_tokens,
+            tokens_of_step=tokens_of_step if serves_any_v else None,
+            pad_id=words.pad_token_id,
+            reads_question=model.reads_question,
+            compute=compute,
+            machine=machine,
+        )
+        flops = training_flops(model, with_tower=False)
+        prepare(model, machine=machine, compute=compute, dtype=dtype, packed=passes_of.packed)
+        new = [p for part in (model.compressor, model.projector, model.places) if part for p in part.parameters()]
+        optimizer = make_optimizer(
+            [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())],
+            weight_decay=plan.weight_decay,
+        )
+        spent = fit(
+            model,
+            optimizer,
+            loss=lambda **inputs: model(**inputs, use_cache=False).loss,
+            passes_of=passes_of,
+            flops=flops,
+            settings=plan,
+            workspace=workspace_of(out),
+            what=settings.name,
+            machine=machine,
+            compute=compute,
+        )
+        if serves_any_v:
+            model.set_n_visual_tokens(most_tokens)  # wherever the last step left it
+        with whole_folder(out / "model") if machine.is_first else nullcontext(out) as folder:
+            save_whole(model, folder, machine=machine, dtype=dtype)
+            if machine.is_first:
+                words.save_pretrained(folder)
+        if machine.is_first:
+            keep_logs(workspace_of(out), out)
+            with whole_file(out / "training.json") as partial:
+                partial.write_text(json.dumps(account(settings, spent), indent=2))
+            clear_workspace(out)

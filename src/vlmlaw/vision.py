@@ -4,7 +4,8 @@ The miniature's own tower, a small convolutional net, is one more `AutoModel`, s
 line of the experiment file. B images, P patches in raster order, C tower width, L levels, K = L * C.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -88,7 +89,34 @@ def patch_features(tower: PreTrainedModel, pixel_values: Tensor, *, layers: Sequ
     """Features (B, P, K) of the tower's hidden states `layers`, concatenated; class tokens are left out."""
     states = tower(pixel_values=pixel_values, output_hidden_states=True, return_dict=True).hidden_states
     n_patches = grid_side(tower.config) ** 2
-    return torch.cat([states[layer][:, -n_patches:] for layer in layers], dim=-1)
+    return torch.cat([states[i][:, -n_patches:] for i in _from_the_start(tower, layers)], dim=-1)
+
+
+def _from_the_start(tower: PreTrainedModel, layers: Sequence[int]) -> list[int]:
+    """Indices of hidden states, of which there are as many as the configuration says, and one."""
+    n_states = tower.config.num_hidden_layers + 1
+    return [layer % n_states for layer in layers]
+
+
+@contextmanager
+def without_unused_layers(tower: PreTrainedModel, *, layers: Sequence[int]) -> Iterator[None]:
+    """Leave the tower's layers behind the last hidden state that is read uncomputed: LLaVA reads the last but one.
+
+    Towers whose layers are no plain list stay as they are.
+    """
+    n_layers = tower.config.num_hidden_layers
+    stacks = [part for part in tower.modules() if isinstance(part, nn.ModuleList) and len(part) == n_layers]
+    n_needed = max(1, *_from_the_start(tower, layers))
+    if len(stacks) != 1:
+        yield
+        return
+    (stack,) = stacks
+    dropped = list(stack[n_needed:])
+    del stack[n_needed:]
+    try:
+        yield
+    finally:
+        stack.extend(dropped)
 
 
 def grid_side(vision_config: PreTrainedConfig) -> int:

@@ -46,7 +46,7 @@ rule evaluate_cell:
 
 rule collect_measurements:
     input:
-        evaluations=expand("<results>/cells/{cell}/evaluation.json", cell=plan.cells),
+        evaluations=plan.evaluations,
         again=again("collect_measurements"),
     output:
         measurements="<results>/measurements.csv",

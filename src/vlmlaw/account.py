@@ -1,0 +1,44 @@
+"""What a measurement of a cell says beside its scores: which cell, how large, what an answer costs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmlaw import cost
+from vlmlaw.errors import UserError
+from vlmlaw.names import cell_name
+
+if TYPE_CHECKING:
+    from vlmlaw.model import VlmForConditionalGeneration
+
+CELL_KEYS = ("size", "n_visual_tokens", "compressor", "seed")
+
+
+def describe_cell(vlm: VlmForConditionalGeneration, folder: Path, *, n_text_tokens: int) -> dict[str, Any]:
+    """Cell, parameters, FLOPs with Q text tokens, and training time; `folder` is the cell's model/.
+
+    Raises UserError where the training.json beside the model is missing or of something else.
+    """
+    path = folder.parent / "training.json"
+    try:
+        training = json.loads(path.read_text(encoding="utf-8"))
+        trained_as = {name: training["settings"][name] for name in CELL_KEYS}
+        seconds = {"train_seconds": training["wall_seconds"], "train_cpu_seconds": training["cpu_seconds"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} does not say which cell {folder} is ({error!r}); expected a cell's folder with model/ and "
+            "training.json, as `vlmlaw train` makes it."
+        ) from error
+    flops = cost.inference_flops(vlm, n_text_tokens=n_text_tokens)
+    return {
+        # The weights may be those of many cells: the model itself says which of them it is.
+        "cell": trained_as | {"n_visual_tokens": vlm.config.n_visual_tokens, "compressor": vlm.config.compressor},
+        "training": cell_name(**trained_as),
+        "parameters": asdict(cost.count_parameters(vlm)),
+        "n_text_tokens": n_text_tokens,
+        "flops": asdict(flops) | {"all": flops.all},
+        **seconds,
+    }

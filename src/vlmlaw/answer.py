@@ -1,0 +1,126 @@
+"""One cell's replies to one benchmark, and its error: by generating, for questions with any number of right answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText
+
+from vlmlaw.account import describe_cell
+from vlmlaw.data.questions import image_reader, read_questions
+from vlmlaw.errors import UserError
+from vlmlaw.files import whole_file
+from vlmlaw.generate import Prompter, replies
+from vlmlaw.metrics import LETTERS, Question, Verdict, metric_called
+from vlmlaw.model import VlmForConditionalGeneration  # noqa: F401  registers the class
+from vlmlaw.packing import load_tokenizer
+from vlmlaw.pictures import pixel_values
+from vlmlaw.progress import Progress
+from vlmlaw.scores import Score, score
+from vlmlaw.weights import config_of
+
+if TYPE_CHECKING:
+    from vlmlaw.stage_settings import BenchmarkSettings, MeasuredCell
+
+
+def evaluate_benchmark(
+    model: Path,
+    questions: Path,
+    images: Path,
+    out: Path,
+    *,
+    settings: BenchmarkSettings,
+    cell: MeasuredCell | None = None,
+) -> None:
+    """Ask a trained cell all questions; writes its error, size and cost to `out`, and what it said beside it (.jsonl).
+
+    `cell` says which one, where the model's weights serve several.
+    Raises UserError, before the model is loaded, for a question that cannot be asked or judged.
+    """
+    metric = metric_called(settings.metric)
+    asked = read_questions(questions, metric=metric)
+    if settings.metric == "yes_no_f1" and all(question.answers[0].lower().strip(" .") == "no" for question in asked):
+        raise UserError(f"{questions} has no question whose answer is yes, so F1 is not defined; use yes_no.")
+    read = image_reader(images, asked, source=questions)
+    vlm, words = load_cell(model, dtype=settings.dtype, cell=cell)
+    prompter = Prompter(words, n_visual_tokens=vlm.compressor.n_input_tokens, image_token_id=vlm.config.image_token_id)
+    prompts = [
+        prompter(said_by_user(question, settings.instruction), *([question.image] if question.image else []))
+        for question in asked
+    ]
+    said = [""] * len(asked)
+    shown = Progress(len(asked), settings.name)
+    for index, ids in replies(
+        vlm,
+        prompts,
+        patches_of=patches_reader(vlm, read, fit=settings.fit),
+        stop_ids=prompter.stop_ids(),
+        pad_id=pad_id_of(words),
+        batch_size=settings.batch_size,
+        max_new_tokens=settings.max_new_tokens,
+    ):
+        said[index] = words.decode(ids, skip_special_tokens=True).strip()
+        shown.step()
+    shown.close()
+    verdicts = [metric.judge(text, question) for text, question in zip(said, asked, strict=True)]
+    n_text_tokens = round(float(np.mean([len(prompt.question_ids) for prompt in prompts])))
+    scores = {settings.suite: {settings.name: asdict(score_of(verdicts, asked))}}
+    result = {"scores": scores} | describe_cell(vlm, model, n_text_tokens=n_text_tokens)
+    with whole_file(out.with_suffix(".jsonl")) as partial:
+        partial.write_text("".join(_lines(asked, said, verdicts)), encoding="utf-8")
+    with whole_file(out) as partial:
+        partial.write_text(json.dumps(result, indent=2))
+
+
+def load_cell(model: Path, *, dtype: str, cell: MeasuredCell | None = None) -> tuple[Any, Any]:
+    """A cell's VLM, on the GPU where there is one, and its tokenizer."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    options: dict[str, Any] = {"config": config_of(model, cell), "dtype": getattr(torch, dtype)}
+    vlm = AutoModelForImageTextToText.from_pretrained(model, **options).eval().to(device)
+    return vlm, load_tokenizer(model)
+
+
+def pad_id_of(tokenizer: Any) -> int:
+    """What fills a row up; it is masked, so any token serves."""
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+
+
+def said_by_user(question: Question, instruction: str) -> str:
+    """Question, options by letter, instruction: each on its line, as LLaVA-1.5 asks (arXiv 2310.03744, appendix)."""
+    options = [f"{letter}. {option}" for letter, option in zip(LETTERS, question.options, strict=False)]
+    return "\n".join(part for part in (question.text, *options, instruction) if part)
+
+
+def patches_reader(
+    vlm: Any, read: Callable[[Any], np.ndarray], *, fit: str
+) -> Callable[[Sequence[Any]], dict[str, Tensor]]:
+    """A function from images, as `read` knows them, to what the model's tower makes of them (`see`)."""
+
+    def patches_of(images: Sequence[Any]) -> dict[str, Tensor]:
+        pixels = pixel_values([read(image) for image in images], vlm.config.vision_config, fit=fit)
+        return vlm.see(pixels.to(vlm.device))
+
+    return patches_of
+
+
+def score_of(verdicts: Sequence[Verdict], questions: Sequence[Question]) -> Score:
+    """The benchmark's error; questions that share an image are one cluster, one without is its own."""
+    clusters = [f"image {q.image}" if q.image is not None else f"question {q.id}" for q in questions]
+    lost, weights = (np.array([getattr(v, key) for v in verdicts]) for key in ("lost", "weight"))
+    return score(lost, np.array(clusters), weights)
+
+
+def _lines(questions: Sequence[Question], said: Sequence[str], verdicts: Sequence[Verdict]) -> list[str]:
+    """What was asked and said, a JSON line for each question."""
+    rows = [
+        {"id": question.id, "kind": question.kind, "said": text, "answers": question.answers} | asdict(verdict)
+        for question, text, verdict in zip(questions, said, verdicts, strict=True)
+    ]
+    return [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]

@@ -1,0 +1,112 @@
+"""Attention of packed documents, and masks as each attention implementation takes them.
+
+Documents that stand one behind the other in one row attend to themselves only: torch's variable-length attention (Flash
+Attention, Dao 2023, arXiv 2307.08691) is told where each begins, so nothing is padded and no mask is made. Where that
+kernel does not run (a CPU, float32) each document is a call of its own: the same result, exactly.
+B sequences, H heads, T tokens, E head width.
+"""
+
+from __future__ import annotations
+
+import inspect
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from vlmlaw.errors import UserError
+
+PACKED = "vlmlaw_packed"
+TAKE_TRUTH_VALUES = ("sdpa", PACKED)
+ADD_MASKS = ("eager", "flex_attention")
+
+
+def packed_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    max_length_q: int = 0,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Outputs (B, T, H, E) of one packed row; without `cu_seq_lens_q` (where documents begin and end), plain SDPA.
+
+    It is one of transformers' attention functions, and the arguments are named as its flash attention's are.
+    """
+    if cu_seq_lens_q is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))  # (T, H, E)
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
+        out_THE = _variable_length(q, k, v, cu_seq_lens_q, max_length_q, scaling)
+    else:
+        out_THE = _document_by_document(q, k, v, cu_seq_lens_q, scaling)
+    return out_THE[None], None
+
+
+def _variable_length(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, scaling: float | None) -> Tensor:
+    from torch.nn.attention.varlen import varlen_attn
+
+    options: dict[str, Any] = {"scale": scaling}
+    if "enable_gqa" in _varlen_options():
+        options["enable_gqa"] = True
+    elif len({q.shape[1], k.shape[1]}) > 1:  # torch before 2.13
+        k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
+    causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in _varlen_options() else {"is_causal": True}
+    out: Any = varlen_attn(q, k, v, starts, starts, longest, longest, **options, **causal)
+    return out
+
+
+@cache
+def _varlen_options() -> frozenset[str]:
+    """What torch's function takes, which changes from version to version."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return frozenset(inspect.signature(varlen_attn).parameters)
+
+
+def _document_by_document(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, scaling: float | None) -> Tensor:
+    lengths = starts.diff().tolist()
+    outputs = []
+    for own_q, own_k, own_v in zip(*(part.split(lengths) for part in (q, k, v)), strict=True):
+        n_repeats = own_q.shape[1] // own_k.shape[1]
+        query, key, value = (part.transpose(0, 1)[None] for part in (own_q, own_k, own_v))
+        out_1HTE = torch.nn.functional.scaled_dot_product_attention(
+            query, repeat_kv(key, n_repeats), repeat_kv(value, n_repeats), is_causal=True, scale=scaling
+        )
+        outputs.append(out_1HTE[0].transpose(0, 1))
+    return torch.cat(outputs)
+
+
+def _packed_mask(*, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
+    """No mask for a packed row; the usual one for padded rows, such as questions that a compressor reads."""
+    return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **kwargs)
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, _packed_mask)
+
+
+def fitting_mask(attention_mask: Any, implementation: str | None, dtype: torch.dtype) -> Any:
+    """The mask as an attention implementation takes it; raises UserError where it takes none such.
+
+    transformers hands one that says who sees whom (B, 1, T, T) on as it is. SDPA reads truth values; eager and flex
+    attention add the mask to their scores, where True would count as 1; flash attention has no such masks.
+    """
+    if not (isinstance(attention_mask, Tensor) and attention_mask.ndim == 4):
+        return attention_mask
+    if implementation not in (*TAKE_TRUTH_VALUES, *ADD_MASKS):
+        raise UserError(
+            f"the attention implementation {implementation!r} takes no mask of who sees whom, which questions that "
+            f"share a prefix need; load the model with attn_implementation='sdpa' (or {', '.join(ADD_MASKS)})."
+        )
+    if attention_mask.dtype != torch.bool or implementation in TAKE_TRUTH_VALUES:
+        return attention_mask
+    return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(~attention_mask, torch.finfo(dtype).min)

@@ -1,0 +1,218 @@
+"""A training step's records as passes: shared out over processes, each pass within a number of tokens.
+
+Which records a step has, and where each goes, is a pure function of the step's number. Dialogues are packed: one stands
+behind the other in one row, and attention keeps them apart (see `attention`). Records whose questions share a prefix
+are rows with a mask of who sees whom. R records, T tokens.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlmlaw.errors import UserError
+from vlmlaw.packing import (
+    IGNORE_INDEX,
+    PREFIX,
+    Batch,
+    TokenTable,
+    expand_image,
+    make_batch,
+    questions_alone,
+    records_of_step,
+)
+from vlmlaw.work import Pass, Work
+
+if TYPE_CHECKING:
+    from vlmlaw.experiment import ComputeSettings
+    from vlmlaw.machine import Machine
+
+
+def tensors(batch: Batch) -> dict[str, Tensor]:
+    """The batch's arrays as the arguments that a model's forward takes."""
+    given: dict[str, Any] = {
+        "input_ids": batch.input_ids,
+        "position_ids": batch.position_ids,
+        "attention_mask": batch.attends,
+        "targets": batch.targets,
+    }
+    if batch.question_ids is not None and batch.question_mask is not None:
+        given |= {"question_ids": batch.question_ids, "question_mask": batch.question_mask, "image_of": batch.image_of}
+    return {name: torch.from_numpy(array) for name, array in given.items()}
+
+
+class StepPasses:
+    """Makes the passes of a step that are this process's. `images_of` gives the model's arguments of image rows."""
+
+    def __init__(
+        self,
+        table: TokenTable,
+        images_of: Callable[[np.ndarray], dict[str, Tensor]],
+        *,
+        batch_size: int,
+        seed: int,
+        n_visual_tokens: int,
+        pad_id: int,
+        reads_question: bool,
+        compute: ComputeSettings,
+        machine: Machine,
+        tokens_of_step: Callable[[int], Sequence[int]] | None = None,
+    ):
+        """`tokens_of_step` gives the V of a step's passes where they are not `n_visual_tokens` alone.
+
+        Raises UserError where a batch has fewer records than there are processes."""
+        if batch_size < machine.n_processes:
+            raise UserError(
+                f"batch_size is {batch_size}, but {machine.n_processes} processes need a record each; "
+                "raise it, or lower compute.gpus (or compute.processes)."
+            )
+        self.table, self.images_of, self.batch_size, self.seed = table, images_of, batch_size, seed
+        self.n_processes, self.rank = machine.n_processes, machine.rank
+        self.tokens_per_pass = compute.tokens_per_pass
+        self.layout: dict[str, Any] = {"pad_id": pad_id, "reads_question": reads_question}
+        self.n_visual_tokens, self.tokens_of_step = n_visual_tokens, tokens_of_step
+        self._sizes = {n_visual_tokens: _RecordSizes.of(table, n_visual_tokens, reads_question=reads_question)}
+        self.packed = compute.layout == "packed" and self._sizes[n_visual_tokens].all_dialogues
+
+    def __call__(self, step: int) -> list[Pass]:
+        records = records_of_step(len(self.table), self.batch_size, seed=self.seed, step=step)
+        if self.tokens_of_step is None:
+            return self._passes(records, self.n_visual_tokens)
+        # The mean of the losses at each V; the pass tells the model its V.
+        counts = self.tokens_of_step(step)
+        return [
+            replace(one, inputs={**one.inputs, "n_visual_tokens": n_tokens}, share=one.share / len(counts))
+            for n_tokens in counts
+            for one in self._passes(records, n_tokens)
+        ]
+
+    def _passes(self, records: np.ndarray, n_visual_tokens: int) -> list[Pass]:
+        if self.n_processes == 1 and self.tokens_per_pass is None:
+            return [self._make(records, n_visual_tokens, share=1.0)]
+        sizes = self._sizes_at(n_visual_tokens)
+        shared = share_out(sizes.n_tokens[records], n_processes=self.n_processes, tokens_per_pass=self.tokens_per_pass)
+        n_targets = sizes.n_targets[records]
+        return [
+            self._make(records[own], n_visual_tokens, share=float(n_targets[own].sum() / n_targets.sum()))
+            for own in shared[self.rank]
+        ]
+
+    def _sizes_at(self, n_visual_tokens: int) -> _RecordSizes:
+        if n_visual_tokens not in self._sizes:
+            reads_question = self.layout["reads_question"]
+            self._sizes[n_visual_tokens] = _RecordSizes.of(self.table, n_visual_tokens, reads_question=reads_question)
+        return self._sizes[n_visual_tokens]
+
+    def _make(self, records: np.ndarray, n_visual_tokens: int, *, share: float) -> Pass:
+        layout = {"n_visual_tokens": n_visual_tokens, **self.layout}
+        if self.packed:
+            inputs, image_rows, work = packed_inputs(self.table, records, **layout)
+        else:
+            batch = make_batch(self.table, records, **layout)
+            inputs, image_rows = tensors(batch), batch.image_rows
+            work = _work_of(batch, n_samples=len(records))
+        return Pass({**inputs, **self.images_of(image_rows)}, share, work)
+
+
+def _work_of(batch: Batch, *, n_samples: int) -> Work:
+    n_tokens = int((batch.segments >= 0).sum())
+    return Work(
+        n_samples=n_samples,
+        n_tokens=n_tokens,
+        n_places=batch.input_ids.size,
+        n_pairs=int(batch.position_ids.sum()) + n_tokens,  # each token sees as many before it as its position says
+        n_targets=int((batch.targets != IGNORE_INDEX).sum()),
+        n_images=len(batch.image_rows if batch.image_of is None else batch.image_of),
+    )
+
+
+def packed_inputs(
+    table: TokenTable, records: Sequence[int] | np.ndarray, *, n_visual_tokens: int, pad_id: int, reads_question: bool
+) -> tuple[dict[str, Any], np.ndarray, Work]:
+    """Dialogues one behind the other in one row: the model's arguments, the image rows, and the work that it is."""
+    documents = [(int(r), *expand_image(table, int(r), n_visual_tokens=n_visual_tokens)) for r in records]
+    lengths = np.array([len(ids) for _, ids, _, _ in documents])
+    ids, targets = (np.concatenate([document[part] for document in documents])[None] for part in (1, 2))
+    positions = np.concatenate([np.arange(length) for length in lengths])[None]
+    inputs: dict[str, Any] = {
+        "input_ids": torch.from_numpy(ids.astype(np.int64)),
+        "targets": torch.from_numpy(targets.astype(np.int64)),
+        "position_ids": torch.from_numpy(positions),
+        "cu_seq_lens_q": torch.from_numpy(np.concatenate([[0], lengths.cumsum()]).astype(np.int32)),
+        "max_length_q": int(lengths.max()),
+    }
+    rows = table.image_rows[np.asarray(records)]
+    shown = [document for document, row in zip(documents, rows, strict=True) if row >= 0]
+    if reads_question and shown:
+        asked, mask = questions_alone(shown, table.image_token_id, pad_id)
+        inputs |= {"question_ids": torch.from_numpy(asked), "question_mask": torch.from_numpy(mask)}
+    work = Work(
+        n_samples=len(documents),
+        n_tokens=ids.size,
+        n_places=ids.size,
+        n_pairs=int((lengths * (lengths + 1) // 2).sum()),
+        n_targets=int((targets != IGNORE_INDEX).sum()),
+        n_images=len(shown),
+    )
+    return inputs, rows[rows >= 0], work
+
+
+@dataclass(frozen=True)
+class _RecordSizes:
+    """Of each record: tokens with V visual ones, as often as the layout repeats them, and targets."""
+
+    n_tokens: np.ndarray
+    n_targets: np.ndarray
+    all_dialogues: bool  # no record's questions share a prefix
+
+    @classmethod
+    def of(cls, table: TokenTable, n_visual_tokens: int, *, reads_question: bool) -> _RecordSizes:
+        first = table.starts[:-1]
+        in_prefix = table.segments == PREFIX
+        n_prefix = np.add.reduceat(in_prefix, first, dtype=np.int64)
+        n_tokens = np.diff(table.starts) + np.where(table.image_rows >= 0, n_visual_tokens - 1, 0)
+        if reads_question:  # each question has the prefix to itself
+            n_questions = np.maximum.reduceat(table.segments, first)
+            visual = np.where(table.image_rows >= 0, n_visual_tokens - 1, 0)
+            n_tokens = n_tokens + (n_questions - 1) * np.where(n_prefix > 0, n_prefix + visual, 0)
+        n_targets = np.add.reduceat(table.targets != IGNORE_INDEX, first, dtype=np.int64)
+        return cls(n_tokens, n_targets, bool((table.segments == PREFIX + 1).all()))
+
+
+def share_out(lengths: np.ndarray, *, n_processes: int, tokens_per_pass: int | None) -> list[list[np.ndarray]]:
+    """Which of these records each pass of each process has: as many passes for each, about as many tokens in each.
+
+    The longest records go first, each into the pass that has the fewest tokens (Graham 1969, doi 10.1137/0117039).
+    A record beyond the limit has a pass of its own. Raises UserError for fewer records than processes.
+    """
+    n_records = len(lengths)
+    if n_records < n_processes:
+        raise UserError(f"a step of {n_records} records cannot be shared out over {n_processes} processes; use fewer.")
+    limit = tokens_per_pass or math.inf
+    n_each = max(1, math.ceil(lengths.sum() / (limit * n_processes)))
+    while True:
+        n_each = min(n_each, n_records // n_processes)
+        passes = _balanced(lengths, n_each * n_processes)
+        fits = all(lengths[own].sum() <= limit or len(own) == 1 for own in passes)
+        if fits or n_each == n_records // n_processes:
+            break
+        n_each += 1
+    passes.sort(key=lambda own: -lengths[own].sum())  # so that processes compute passes of like size at a time
+    return [passes[rank::n_processes] for rank in range(n_processes)]
+
+
+def _balanced(lengths: np.ndarray, n_parts: int) -> list[np.ndarray]:
+    heap = [(0, part) for part in range(n_parts)]
+    parts: list[list[int]] = [[] for _ in range(n_parts)]
+    for record in np.argsort(-lengths, kind="stable").tolist():
+        load, part = heapq.heappop(heap)
+        parts[part].append(record)
+        heapq.heappush(heap, (load + int(lengths[record]), part))
+    return [np.array(sorted(part)) for part in parts]

@@ -1,0 +1,111 @@
+"""A benchmark's questions as a file: JSON (a list) or JSON lines, one object a question, and its images.
+
+`{"id", "image", "question", "answer" or "answers", "options", "kind"}`; `image`, `options` and `kind` may be absent.
+Images are files of a folder, or images of a dataset in the project's shards. Everything is checked before a model
+is asked anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmlaw.data.shards import Dataset
+from vlmlaw.errors import UserError
+from vlmlaw.metrics import Metric, Question
+
+KEYS = {"id", "image", "question", "answer", "answers", "options", "kind"}
+
+
+def read_questions(path: Path, *, metric: Metric) -> list[Question]:
+    """The questions of a file. Raises UserError naming file and question: what is missing, unknown or unfit."""
+    rows = _rows(path)
+    if not rows:
+        raise UserError(f"{path} holds no question.")
+    questions = [_question(row, where=f"question {number} of {path}") for number, row in enumerate(rows, start=1)]
+    seen: set[str] = set()
+    for question in questions:
+        if question.id in seen:
+            raise UserError(f"two questions of {path} have the id {question.id!r}; replies could not tell them apart.")
+        seen.add(question.id)
+        try:
+            metric.check(question)
+        except ValueError as error:
+            raise UserError(f"question {question.id!r} of {path}: {error}.") from error
+    return questions
+
+
+def _rows(path: Path) -> list[Any]:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if path.suffix == ".jsonl":
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        rows = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot read {path} as JSON ({error}); expected a list of questions, or JSON lines."
+        ) from error
+    if not isinstance(rows, list):
+        raise UserError(f"{path} holds a {type(rows).__name__}; expected a list of questions.")
+    return rows
+
+
+def _question(row: Any, *, where: str) -> Question:
+    if not isinstance(row, dict) or not {"id", "question"} <= set(row) or ("answer" in row) == ("answers" in row):
+        raise UserError(f"{where}: found {str(row)[:120]}; expected `id`, `question`, and `answer` or `answers`.")
+    unknown = sorted(set(row) - KEYS)
+    if unknown:
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; the keys are {', '.join(sorted(KEYS))}.")
+    answers = row["answers"] if "answers" in row else [row["answer"]]
+    options = row.get("options") or []
+    if not isinstance(answers, list) or not isinstance(options, list):
+        raise UserError(f"{where}: `answers` and `options` must be lists.")
+    answers = [str(answer) for answer in answers]
+    if not any(answer.strip() for answer in answers):
+        raise UserError(f"{where}: it has no answer, so no reply could be right; add one or remove the question.")
+    return Question(
+        id=str(row["id"]),
+        text=str(row["question"]),
+        answers=tuple(answers),
+        image=str(row["image"]) if row.get("image") else None,
+        options=tuple(str(option) for option in options),
+        kind=str(row.get("kind", "")),
+    )
+
+
+def image_reader(images: Path, questions: list[Question], *, source: Path) -> Callable[[str], np.ndarray]:
+    """A function from an image's name to its pixels_HWC (uint8).
+
+    `images` is a folder of image files, or a dataset folder of the project. Raises UserError, before anything is read,
+    naming a question whose image is not there; the function does, naming the image, when it cannot be decoded.
+    """
+    if (images / "index.npz").exists():
+        data = Dataset(images)
+        row_of = {name: row for row, name in enumerate(data.image_names)}
+        _demand(questions, lambda name: name in row_of, images, source)
+        return lambda name: data.image(row_of[name])
+    _demand(questions, lambda name: (images / name).is_file(), images, source)
+    return lambda name: _decode(images / name)
+
+
+def _demand(questions: list[Question], has: Callable[[str], bool], images: Path, source: Path) -> None:
+    missing = [question for question in questions if question.image is not None and not has(question.image)]
+    if missing:
+        raise UserError(
+            f"question {missing[0].id!r} of {source} names the image {missing[0].image!r}, which {images} does not "
+            f"hold; {len(missing)} of {len(questions)} questions lack theirs. Point `images` at the right folder."
+        )
+
+
+def _decode(path: Path) -> np.ndarray:
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow has all three for broken files
+        raise UserError(f"the image {path} cannot be read: {error}") from error

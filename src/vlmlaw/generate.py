@@ -1,0 +1,159 @@
+"""Greedy replies of a VLM to many prompts: batched, padded on the left, with a key-value cache, to the end of the turn.
+
+The loop is our own, since `generate` would mix in what a checkpoint's generation_config.json asks for (Qwen's has
+sampling and a repetition penalty). A prompt's reply is the same in any batch: in float32, where padding changes logits
+in their last bits only, unless two tokens are equally likely to within those bits.
+B prompts, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlmlaw.chats import Renderer
+from vlmlaw.data.shards import IMAGE_PLACEHOLDER
+from vlmlaw.errors import UserError
+
+if TYPE_CHECKING:
+    from vlmlaw.model import VlmForConditionalGeneration
+
+# images, as prompts name them, to patch features (n, P, K), or to all that the tower makes of them
+PatchesOf = Callable[[Sequence[Any]], Tensor | dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads before it replies; `images` are whatever `patches_of` knows them by."""
+
+    ids: tuple[int, ...]  # V tokens for each image included
+    question_ids: tuple[int, ...]  # without them
+    images: tuple[Hashable, ...] = ()
+
+
+class Prompter:
+    """Turns what a user says into prompts, through the tokenizer's chat template."""
+
+    def __init__(self, tokenizer: Any, *, n_visual_tokens: int, image_token_id: int):
+        self._tokenizer = tokenizer
+        self._n_visual_tokens, self._image_token_id = n_visual_tokens, image_token_id
+
+    def __call__(self, said: str, *images: Hashable) -> Prompt:
+        """The prompt of one question, its images before it. Raises UserError where an image loses its place."""
+        said = said.replace(IMAGE_PLACEHOLDER, "").strip()
+        message = {"role": "user", "content": "\n".join([*[IMAGE_PLACEHOLDER] * len(images), said])}
+        text = self._tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        n_places = ids.count(self._image_token_id)
+        if n_places != len(images):
+            raise UserError(
+                f"the prompt {text[:80]!r} has {n_places} tokens {IMAGE_PLACEHOLDER}, expected {len(images)}; "
+                "the tokenizer must know that token, and the chat template keep it."
+            )
+        spread = [i for token in ids for i in [token] * (self._n_visual_tokens if token == self._image_token_id else 1)]
+        return Prompt(tuple(spread), tuple(i for i in ids if i != self._image_token_id), images)
+
+    def stop_ids(self) -> list[int]:
+        """The tokens that end a reply: the tokenizer's end of text, and what the template puts behind an answer."""
+        text, ((start, end),) = Renderer(self._tokenizer)(("mark", "mark"))
+        behind = text[start:end].partition("mark")[2]
+        ids = self._tokenizer(behind, add_special_tokens=False)["input_ids"][:1] if behind.strip() else []
+        ids.append(self._tokenizer.eos_token_id)
+        known = sorted({i for i in ids if i is not None})
+        if not known:
+            raise UserError("no token ends a reply: the tokenizer has no eos_token, and its template puts none behind.")
+        return known
+
+
+@torch.no_grad()
+def replies(
+    model: VlmForConditionalGeneration,
+    prompts: Sequence[Prompt],
+    *,
+    patches_of: PatchesOf,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    batch_size: int,
+    max_new_tokens: int,
+) -> Iterator[tuple[int, list[int]]]:
+    """(which prompt, the tokens of its reply without the one that ends it), in an order of the generator's choice.
+
+    Prompts that share an image are asked one after another, so that it is encoded once for a batch.
+    """
+    first_use: dict[tuple[Hashable, ...], int] = {}
+    for index, prompt in enumerate(prompts):
+        first_use.setdefault(prompt.images, index)
+    order = sorted(range(len(prompts)), key=lambda index: (first_use[prompts[index].images], index))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = [prompts[index] for index in chosen]
+        given = prompt_tensors(model, batch, patches_of=patches_of, pad_id=pad_id)
+        said_BT = _greedy(model, given, stop_ids=stop_ids, pad_id=pad_id, max_new_tokens=max_new_tokens).tolist()
+        for index, row in zip(chosen, said_BT, strict=True):
+            end = next((place for place, token in enumerate(row) if token in stop_ids), len(row))
+            yield index, row[:end]
+
+
+def prompt_tensors(
+    model: VlmForConditionalGeneration, batch: Sequence[Prompt], *, patches_of: PatchesOf, pad_id: int
+) -> dict[str, Tensor]:
+    """The prompts as arguments of the model's forward, padded on the left."""
+    input_ids, mask = _padded([prompt.ids for prompt in batch], pad_id, left=True)
+    given = {"input_ids": input_ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    shown = [(image, prompt) for prompt in batch for image in prompt.images]
+    if shown:
+        different = list(dict.fromkeys(image for image, _ in shown))
+        row_of = {image: row for row, image in enumerate(different)}
+        made = patches_of(different)
+        rows = [row_of[image] for image, _ in shown]
+        given |= {name: seen[rows] for name, seen in (made if isinstance(made, dict) else {"patches": made}).items()}
+        if model.compressor.needs_question:
+            question_ids, question_mask = _padded([prompt.question_ids for _, prompt in shown], pad_id, left=False)
+            given |= {"question_ids": question_ids, "question_mask": question_mask.bool()}
+    return {name: tensor.to(model.device) for name, tensor in given.items()}
+
+
+def _greedy(
+    model: VlmForConditionalGeneration,
+    given: dict[str, Tensor],
+    *,
+    stop_ids: Sequence[int],
+    pad_id: int,
+    max_new_tokens: int,
+) -> Tensor:
+    """said_BT: the most likely token again and again, padding behind the one that stops a row."""
+    stops = torch.tensor(stop_ids, device=model.device)
+    mask, position = given["attention_mask"], given["position_ids"][:, -1:]
+    out = model(**given, use_cache=True, logits_to_keep=1)
+    said: list[Tensor] = []
+    done = torch.zeros(len(mask), dtype=torch.bool, device=model.device)
+    while True:
+        token = torch.where(done, pad_id, out.logits[:, -1].argmax(-1))
+        said.append(token)
+        done = done | torch.isin(token, stops)
+        if len(said) == max_new_tokens or bool(done.all()):
+            return torch.stack(said, dim=1)
+        mask, position = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1), position + 1
+        out = model(
+            input_ids=token[:, None],
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=out.past_key_values,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
+    """(B, T) ids and, 1 where there is one, their mask."""
+    n_tokens = max(map(len, rows))
+    ids, mask = np.full((len(rows), n_tokens), pad_id), np.zeros((len(rows), n_tokens), dtype=np.int64)
+    for row, own in enumerate(rows):
+        place = slice(n_tokens - len(own), None) if left else slice(0, len(own))
+        ids[row, place], mask[row, place] = own, 1
+    return torch.from_numpy(ids), torch.from_numpy(mask)

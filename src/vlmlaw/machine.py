@@ -1,0 +1,189 @@
+"""Where a training runs: one process on a CPU or a GPU, or several that share the work and the model (FSDP2).
+
+Several processes are told who they are as torchrun tells them (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
+`launch` starts them on this machine; torchrun itself or `srun` serve as well, also on several machines.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmlaw.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from vlmlaw.experiment import ComputeSettings
+
+EXIT_RUN_ME_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: stopped from outside, with a checkpoint to go on from
+
+
+@dataclass(frozen=True)
+class Machine:
+    """This process's device, and its place among the processes of a training."""
+
+    device: torch.device
+    rank: int = 0
+    n_processes: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def total(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over the processes, all of which must ask."""
+        if self.n_processes == 1:
+            return list(values)
+        import torch
+        import torch.distributed as dist
+
+        summed = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(summed)
+        return summed.tolist()
+
+    def any(self, *flags: bool) -> list[bool]:
+        """Each flag, true where it is on any process, all of which must ask."""
+        return [value > 0 for value in self.total([float(flag) for flag in flags])]
+
+    def wait_for_all(self) -> None:
+        self.total([0.0])
+
+
+@contextmanager
+def join(compute: ComputeSettings, *, sharded: bool = False) -> Iterator[Machine]:
+    """This process's part of the machine, as the environment tells it; alone where it tells nothing.
+
+    With `sharded`, a process alone makes the group of one that FSDP2 needs.
+
+    Raises UserError where GPUs are asked for that torch does not see.
+    """
+    import torch
+
+    n_processes = int(os.environ.get("WORLD_SIZE", 1))
+    local_rank = int(os.environ.get("LOCAL_RANK", rank()))
+    device = torch.device("cpu")
+    if compute.gpus:
+        if torch.cuda.device_count() <= local_rank:
+            raise UserError(
+                f"compute.gpus is {compute.gpus}, but torch sees {torch.cuda.device_count()} GPUs here; set it to 0 to "
+                "use the CPU, or run where there are that many (and with torch's CUDA build: envs/cuda.txt)."
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    if n_processes == 1 and not sharded:
+        yield Machine(device)
+        return
+    import torch.distributed as dist
+
+    alone: dict[str, Any] = {"store": dist.HashStore()} if n_processes == 1 else {}
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, rank=rank(), world_size=n_processes, **alone)
+    try:
+        yield Machine(device, rank(), n_processes)
+    finally:
+        dist.destroy_process_group()
+
+
+def is_launched() -> bool:
+    """Whether this process is one of several that something has started."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def rank() -> int:
+    """This process's number among those of a training; 0 for one alone."""
+    return int(os.environ.get("RANK", 0))
+
+
+def launch(arguments: Sequence[str], *, n_processes: int) -> int:
+    """Run `python -m vlmlaw ARGUMENTS` in so many processes on this machine; returns their exit status.
+
+    torchrun would do, but for what it makes of an exit status (any failure is 1, where a cluster must see 75) and of
+    SIGTERM (30 s to write a checkpoint, then it kills). A process that fails takes the others with it. SIGTERM and
+    Ctrl-C become one SIGTERM to each, and a second Ctrl-C ends all at once.
+    """
+    shared = {"WORLD_SIZE": str(n_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    if "OMP_NUM_THREADS" in os.environ:  # the job's threads, which its processes share
+        shared["OMP_NUM_THREADS"] = str(max(1, int(os.environ["OMP_NUM_THREADS"]) // n_processes))
+    package = str(Path(__file__).resolve().parents[1])
+    shared["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "vlmlaw", *arguments]
+    workers = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **shared, "RANK": str(number), "LOCAL_RANK": str(number)},
+            start_new_session=True,  # Ctrl-C in a terminal reaches this process alone, which passes it on once
+            preexec_fn=_end_with_parent,
+        )
+        for number in range(n_processes)
+    ]
+    try:
+        with _passing_on(workers):
+            return _status_of(workers)
+    finally:
+        _kill(workers)
+
+
+def _end_with_parent() -> None:
+    """Ask Linux to end this process when its parent is killed, which can then pass nothing on."""
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    with suppress(AttributeError, OSError):  # where this is not Linux
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+def _kill(workers: Iterable[subprocess.Popen[Any]]) -> None:
+    for worker in workers:
+        if worker.poll() is None:
+            worker.kill()
+            worker.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def _passing_on(workers: Sequence[subprocess.Popen[Any]]) -> Iterator[None]:
+    """Signals to this process go to the workers, who decide what to save before they end."""
+
+    def pass_on(number: int, _: Any) -> None:
+        signal.signal(number, before[number])
+        for worker in workers:
+            if worker.poll() is None:
+                worker.terminate()
+
+    before: dict[int, Any] = {}
+    for each in (signal.SIGTERM, signal.SIGINT):
+        before[each] = signal.signal(each, pass_on)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _status_of(workers: Sequence[subprocess.Popen[Any]]) -> int:
+    """0 when all end well, else the status of the first that does not; the others are then ended, too."""
+    waiting = list(workers)
+    while waiting:
+        for worker in list(waiting):
+            try:
+                status = worker.wait(timeout=0.2)
+            except subprocess.TimeoutExpired:
+                continue
+            waiting.remove(worker)
+            if status not in (0, EXIT_RUN_ME_AGAIN):
+                _kill(waiting)
+                return status if status > 0 else 128 - status
+    return max(worker.returncode for worker in workers)

@@ -1,0 +1,307 @@
+"""What a reply scores: the metrics of the common benchmarks, each as its authors define it.
+
+A metric judges one reply at a time and says how much of the question was lost and how much it weighs; a benchmark's
+error is the lost part of the whole weight, which is a mean, or 1 - F1, in [0, 1]. A reply that cannot be read is wrong;
+nothing is ever guessed.
+"""
+
+import re
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vlmlaw.errors import UserError
+
+LETTERS = string.ascii_uppercase
+WORD_OR_PHRASE = "Answer the question using a single word or phrase."  # LLaVA-1.5's (arXiv 2310.03744, table 7)
+OPTION_LETTER = "Answer with the option's letter from the given choices directly."  # likewise
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of a benchmark. `answers` are those that count as right, or those of its human annotators."""
+
+    id: str
+    text: str
+    answers: tuple[str, ...]
+    image: str | None = None
+    options: tuple[str, ...] = ()
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one reply lost of what its question weighs."""
+
+    lost: float
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A way to judge replies, with what is said after a question so that the reply has the form it expects.
+
+    `check` raises ValueError for a question that it cannot judge.
+    """
+
+    judge: Callable[[str, Question], Verdict]
+    instruction: str
+    max_new_tokens: int
+    check: Callable[[Question], None] = lambda question: None
+
+
+# Exact match.
+
+
+def plain(text: str) -> str:
+    """The text in lower case without punctuation, spaces single: `ignore_case`, `ignore_punctuation` of lm-eval."""
+    return " ".join(text.lower().translate(str.maketrans("", "", string.punctuation)).split())
+
+
+def exact_match(said: str, answers: Sequence[str]) -> float:
+    """1 where the reply is one of the answers but for case, punctuation and spaces; so GQA is counted (1902.09506)."""
+    return float(plain(said) in {plain(answer) for answer in answers})
+
+
+# Multiple choice.
+
+
+def chosen_letter(said: str, options: Sequence[str]) -> str | None:
+    """The option that a reply names, as a letter, or None.
+
+    By its letter ("B", "(b)", "B. dog", "the answer is B"), by its whole text, or because it alone is mentioned: the
+    rules by which MMBench reads a reply before it asks another model (Liu et al. 2023, arXiv 2307.06281, 4.2).
+    """
+    letters = LETTERS[: len(options)]
+    said = said.strip()
+    whole = [letter for letter, option in zip(letters, options, strict=True) if plain(option) == plain(said) != ""]
+    if len(whole) == 1:
+        return whole[0]
+    begins = re.match(rf"\(?([{letters}{letters.lower()}])(?:[).:,]|\s*$)", said)
+    if begins:
+        return begins[1].upper()
+    named = set(re.findall(rf"(?:answer|option|choice)(?: is)?:?\s*\(?([{letters}])\b", said, flags=re.IGNORECASE))
+    # A capital A or I within a sentence is a word of its own more often than an option.
+    others = "".join(letter for letter in letters if letter not in "AI")
+    named = {letter.upper() for letter in named} or set(re.findall(rf"\b([{others}])\b", said))
+    if len(named) == 1:
+        return named.pop()
+    words = f" {plain(said)} "
+    mentioned = [
+        letter
+        for letter, option in zip(letters, options, strict=True)
+        if plain(option) and f" {plain(option)} " in words
+    ]
+    return mentioned[0] if len(mentioned) == 1 and not named else None
+
+
+def right_letter(question: Question) -> str:
+    """The letter of the right option; its answer is a letter or an option's text. Raises ValueError for neither."""
+    letters = LETTERS[: len(question.options)]
+    if len(question.options) < 2 or len(question.answers) != 1:
+        raise ValueError("multiple choice needs two options or more, and one answer")
+    (answer,) = question.answers
+    texts = [option.strip() for option in question.options]
+    if answer.strip() in texts:
+        return letters[texts.index(answer.strip())]
+    if answer.strip().upper() in [*letters]:
+        return answer.strip().upper()
+    raise ValueError(f"the answer {answer!r} is neither an option nor one of the letters {', '.join(letters)}")
+
+
+def multiple_choice(said: str, question: Question) -> float:
+    return float(chosen_letter(said, question.options) == right_letter(question))
+
+
+def _check_choice(question: Question) -> None:
+    right_letter(question)
+
+
+# Yes or no.
+
+
+def yes_or_no(said: str) -> str | None:
+    """`yes` or `no` where the reply's first sentence says one of them and not the other."""
+    first = re.split(r"[.!?\n]", said.strip(), maxsplit=1)[0]
+    found = {word for word in plain(first).split() if word in ("yes", "no")}
+    return found.pop() if len(found) == 1 else None
+
+
+def f1_verdict(said: str, answer: str) -> Verdict:
+    """A question's part of 1 - F1 = (FP + FN) / (2 TP + FP + FN), `yes` being the positive class.
+
+    POPE (Li et al. 2023, arXiv 2305.10355, 4.1) reports F1. A reply that is neither counts as the wrong one.
+    """
+    reply = yes_or_no(said)
+    wrong = reply != answer
+    if wrong:
+        return Verdict(1.0, 1.0)
+    return Verdict(0.0, 2.0 if answer == "yes" else 0.0)
+
+
+def _check_yes_no(question: Question) -> None:
+    if len(question.answers) != 1 or yes_or_no(question.answers[0]) is None:
+        raise ValueError(f"found the answers {list(question.answers)}; expected one, yes or no")
+
+
+def _is_yes_no(question: Question) -> str:
+    answer = yes_or_no(question.answers[0])
+    assert answer is not None  # _check_yes_no
+    return answer
+
+
+# Numbers.
+
+RELATIVE_TOLERANCE = 0.05
+
+
+def relaxed_match(said: str, answers: Sequence[str]) -> float:
+    """1 where a number is within 5 % of an answer's, or other text is the answer's but for case.
+
+    ChartQA's relaxed accuracy (Masry et al. 2022, arXiv 2203.10244, 5.1, after Methani et al. 2020, PlotQA). Scripts in
+    use compare with an answer of 0 as text; here 0.0 is 0.
+    """
+    return float(any(_is_close(said, answer) for answer in answers))
+
+
+def _is_close(said: str, answer: str) -> bool:
+    number, wanted = _number(said), _number(answer)
+    if number is not None and wanted:
+        return abs(number - wanted) <= RELATIVE_TOLERANCE * abs(wanted)
+    return said.strip().lower() == answer.strip().lower() or (number is not None and number == wanted)
+
+
+def _number(text: str) -> float | None:
+    """The number that the text is; a percentage is a hundredth."""
+    text = text.strip()
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        return None
+
+
+# VQA's soft accuracy.
+
+NUMBER_WORDS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
+NUMBER_WORDS |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
+ARTICLES = {"a", "an", "the"}
+# Contractions that people write without their apostrophes, but for those that are other words then (we'll, it's).
+CONTRACTIONS = """
+ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
+how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll let's ma'am mightn't mightn't've might've mustn't must've
+needn't not've o'clock oughtn't shan't she'd've she's should've shouldn't shouldn't've somebody'd somebody'd've
+somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's
+there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll
+what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
+would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+""".split()  # noqa: SIM905
+VQA_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+
+
+def _without_each_apostrophe(word: str) -> set[str]:
+    places = [i for i, letter in enumerate(word) if letter == "'"]
+    return {word.replace("'", ""), *(word[:i] + word[i + 1 :] for i in places)}
+
+
+APOSTROPHES = {bare: word for word in CONTRACTIONS for bare in _without_each_apostrophe(word)}
+
+
+def vqa_plain(text: str) -> str:
+    """A reply as the VQA evaluation compares it: lower case, number words as digits, no articles, no punctuation.
+
+    Antol et al. 2015, arXiv 1505.00468, and Goyal et al. 2017, arXiv 1612.00837 (visualqa.org/evaluation). Between
+    digits a point stays; punctuation goes where it stands beside a space or the text has a comma between digits, and
+    becomes a space elsewhere.
+    """
+    text = " ".join(text.split()).lower()
+    has_thousands = re.search(r"\d,\d", text) is not None
+    out = text
+    for mark in VQA_PUNCTUATION:
+        drop = has_thousands or f"{mark} " in text or f" {mark}" in text
+        out = out.replace(mark, "" if drop else " ")
+    out = re.sub(r"\.(?!\d)", "", out)
+    words = [NUMBER_WORDS.get(word, word) for word in out.split()]
+    return " ".join(APOSTROPHES.get(word, word) for word in words if word not in ARTICLES)
+
+
+def vqa_accuracy(said: str, answers: Sequence[str]) -> float:
+    """min(1, how many of the other annotators said so / 3), averaged over leaving out each annotator in turn."""
+    reply, given = vqa_plain(said), [vqa_plain(answer) for answer in answers]
+    n_same = given.count(reply)
+    left_out = [n_same - (answer == reply) for answer in given]
+    return sum(min(1.0, n / 3) for n in left_out) / len(given)
+
+
+def _check_vqa(question: Question) -> None:
+    if len(question.answers) < 4:
+        raise ValueError(
+            f"found {len(question.answers)} answers; VQA accuracy compares a reply with those of several annotators "
+            "(ten in VQAv2, TextVQA), at least 4; with one right answer use exact_match"
+        )
+
+
+# ANLS.
+
+ANLS_THRESHOLD = 0.5
+
+
+def anls(said: str, answers: Sequence[str]) -> float:
+    """Average normalised Levenshtein similarity of one reply: 1 - distance / longer length, 0 below a half.
+
+    The best of the answers counts; case does not (Biten et al. 2019, arXiv 1907.00490, 5.1; DocVQA, arXiv 2007.00398).
+    Exactly a half counts, as in the scripts in use; the paper's formula leaves it out.
+    """
+    return max(_similarity(" ".join(said.lower().split()), " ".join(answer.lower().split())) for answer in answers)
+
+
+def _similarity(a: str, b: str) -> float:
+    longer = max(len(a), len(b))
+    similarity = 1 - edit_distance(a, b) / longer if longer else 1.0
+    return similarity if similarity >= ANLS_THRESHOLD else 0.0
+
+
+def edit_distance(a: str, b: str) -> int:
+    """Levenshtein's: the fewest insertions, deletions and replacements of characters."""
+    row = list(range(len(b) + 1))
+    for i, letter in enumerate(a, start=1):
+        before, row[0] = row[0], i
+        for j, other in enumerate(b, start=1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (letter != other))
+    return row[-1]
+
+
+# The table.
+
+
+def _of_answers(score: Callable[[str, Sequence[str]], float]) -> Callable[[str, Question], Verdict]:
+    return lambda said, question: Verdict(1 - score(said, question.answers))
+
+
+METRICS: dict[str, Metric] = {
+    "exact_match": Metric(_of_answers(exact_match), WORD_OR_PHRASE, 16),
+    "multiple_choice": Metric(
+        lambda said, question: Verdict(1 - multiple_choice(said, question)),
+        OPTION_LETTER,
+        16,
+        _check_choice,
+    ),
+    "yes_no": Metric(
+        lambda said, question: Verdict(float(yes_or_no(said) != _is_yes_no(question))),
+        WORD_OR_PHRASE,
+        16,
+        _check_yes_no,
+    ),
+    "yes_no_f1": Metric(
+        lambda said, question: f1_verdict(said, _is_yes_no(question)), WORD_OR_PHRASE, 16, _check_yes_no
+    ),
+    "relaxed_numeric": Metric(_of_answers(relaxed_match), WORD_OR_PHRASE, 16),
+    "vqa": Metric(_of_answers(vqa_accuracy), WORD_OR_PHRASE, 16, _check_vqa),
+    "anls": Metric(_of_answers(anls), WORD_OR_PHRASE, 32),
+}
+
+
+def metric_called(name: str) -> Metric:
+    """Raises UserError for a name that is no metric."""
+    if name not in METRICS:
+        raise UserError(f"no metric is called {name!r}; there are {', '.join(METRICS)}.")
+    return METRICS[name]

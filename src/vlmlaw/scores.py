@@ -1,0 +1,42 @@
+"""Errors with standard errors: of questions that share images, and of a suite of benchmarks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Score:
+    """Error of n questions, and its standard error with the images as clusters."""
+
+    error: float
+    error_se: float
+    n_questions: int
+
+
+def score(lost: np.ndarray, images: np.ndarray, weights: np.ndarray | None = None) -> Score:
+    """The share sum(lost) / sum(weights), each question weighing 1 by default, and its cluster-robust standard error.
+
+    Questions on one image are not independent: se^2 = G / (G - 1) * sum over images of (sum of residuals)^2 / W^2
+    for G images and the whole weight W (Liang & Zeger 1986; as in Miller 2024, arXiv 2411.00640, for evaluations).
+    The residual of a question is lost - error * weight, which for unequal weights is the ratio's linearisation
+    (Cochran 1977, Sampling Techniques, 6.4).
+    """
+    lost = np.asarray(lost, dtype=float)
+    weights = np.ones(len(lost)) if weights is None else np.asarray(weights, dtype=float)
+    whole = weights.sum()
+    assert whole > 0, "no question weighs anything"
+    error = lost.sum() / whole
+    sums = pd.Series(lost - error * weights).groupby(images).sum()
+    n_images = len(sums)
+    variance = n_images / max(n_images - 1, 1) * (sums**2).sum() / whole**2
+    return Score(float(error), float(np.sqrt(variance)), len(lost))
+
+
+def mean_score(scores: Sequence[Score]) -> Score:
+    """The plain mean of benchmarks, as papers average them: each counts the same, however many its questions."""
+    errors, ses = [s.error for s in scores], [s.error_se for s in scores]
+    se = np.sqrt(np.square(ses).sum()) / len(ses)
+    return Score(float(np.mean(errors)), float(se), sum(s.n_questions for s in scores))

@@ -1,0 +1,90 @@
+"""Files of questions: what is read, and everything that is refused before a model is asked."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vlmlaw.data.questions import image_reader, read_questions
+from vlmlaw.data.shards import ShardWriter
+from vlmlaw.errors import UserError
+from vlmlaw.metrics import METRICS, Question
+
+ROWS = [
+    {"id": 1, "image": "a.png", "question": "Is it red?", "answer": "yes", "kind": "color"},
+    {"id": "2", "question": "Is water dry?", "answers": ["no"]},
+]
+METRIC = METRICS["exact_match"]
+
+
+def write(folder, rows, name="questions.json"):
+    path = folder / name
+    path.write_text("\n".join(map(json.dumps, rows)) if name.endswith("l") else json.dumps(rows))
+    return path
+
+
+@pytest.mark.parametrize("name", ["questions.json", "questions.jsonl"])
+def test_questions_are_read(tmp_path, name):
+    assert read_questions(write(tmp_path, ROWS, name), metric=METRIC) == [
+        Question("1", "Is it red?", ("yes",), image="a.png", kind="color"),
+        Question("2", "Is water dry?", ("no",)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "holds no question"),
+        ({"a": 1}, "holds a dict; expected a list"),
+        (["text"], "question 1 of .*found text; expected `id`, `question`"),
+        ([{"id": 1, "question": "x"}], "and `answer` or `answers`"),
+        ([{"id": 1, "question": "x", "answer": "y", "answers": ["y"]}], "`answer` or `answers`"),
+        ([ROWS[0], ROWS[0]], "two questions of .* have the id '1'"),
+        ([ROWS[0] | {"choices": ["a"]}], "unknown key 'choices'; the keys are answer, answers, id"),
+        ([ROWS[0] | {"answer": " "}], "it has no answer"),
+        ([{"id": 1, "question": "x", "answers": "yes"}], "must be lists"),
+    ],
+)
+def test_what_is_no_question_is_refused(tmp_path, rows, message):
+    with pytest.raises(UserError, match=message):
+        read_questions(write(tmp_path, rows), metric=METRIC)
+
+
+def test_a_question_that_the_metric_cannot_judge_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"question '1' of .*: found 1 answers; VQA accuracy.*use exact_match\."):
+        read_questions(write(tmp_path, ROWS), metric=METRICS["vqa"])
+
+
+def test_a_file_that_is_missing_or_cut_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"cannot read .*none\.json"):
+        read_questions(tmp_path / "none.json", metric=METRIC)
+    (tmp_path / "cut.json").write_text('[{"id": 1')
+    with pytest.raises(UserError, match=re.escape("cut.json")):
+        read_questions(tmp_path / "cut.json", metric=METRIC)
+
+
+def test_images_of_a_folder_and_of_shards_are_the_same(tmp_path):
+    pixels = np.random.default_rng(0).integers(256, size=(5, 7, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    with ShardWriter(tmp_path / "shards") as writer:
+        writer.add_image("a.png", pixels)
+    questions = [Question("1", "?", ("yes",), image="a.png"), Question("2", "?", ("no",))]
+    for folder in (tmp_path, tmp_path / "shards"):
+        read = image_reader(folder, questions, source=tmp_path / "q.json")
+        assert np.array_equal(read("a.png"), pixels)
+
+
+def test_a_missing_or_broken_image_is_named(tmp_path):
+    questions = [Question("1", "?", ("yes",)), Question("7", "?", ("yes",), image="b.png")]
+    with pytest.raises(UserError, match=r"question '7' of q.json names the image 'b.png'.*1 of 2 questions"):
+        image_reader(tmp_path, questions, source="q.json")
+    with ShardWriter(tmp_path / "shards"):
+        pass
+    with pytest.raises(UserError, match=r"question '7'.*'b.png'"):
+        image_reader(tmp_path / "shards", questions, source="q.json")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    read = image_reader(tmp_path, questions, source="q.json")
+    with pytest.raises(UserError, match=r"the image .*b.png cannot be read"):
+        read("b.png")

@@ -1,0 +1,156 @@
+"""Greedy replies: those of transformers' own generate, at any batch size; verdicts are those of teacher forcing."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import GenerationConfig
+
+from vlmlaw.data.shards import Dataset
+from vlmlaw.encoder import load_features
+from vlmlaw.errors import UserError
+from vlmlaw.evaluate import judge
+from vlmlaw.generate import Prompter, replies
+from vlmlaw.language_model import tensors
+from vlmlaw.packing import TokenTable, make_batch
+
+pytest_plugins = ["science_fixtures"]
+
+FEATURES = {row: torch.randn(16, 16, generator=torch.Generator().manual_seed(row)) for row in range(5)}
+QUESTIONS = ("shape red", "color c7 c8 left", "owner", "shape", "color c1", "shape blue c3", "owner ada", "c4 c5")
+
+
+def patches_of(images):
+    return torch.stack([FEATURES[image] for image in images])
+
+
+def ask(vlm, words, said, **options):
+    """Replies as text, in the order of what was said: questions with their images."""
+    prompter = Prompter(words, n_visual_tokens=vlm.config.n_visual_tokens, image_token_id=vlm.config.image_token_id)
+    prompts = [prompter(text, *images) for text, *images in said]
+    given = {"patches_of": patches_of, "stop_ids": prompter.stop_ids(), "pad_id": words.pad_token_id}
+    found = dict(replies(vlm, prompts, **given | {"batch_size": 3, "max_new_tokens": 6} | options))
+    return [words.decode(found[index]) for index in range(len(said))]
+
+
+@pytest.fixture(scope="module")
+def said():
+    """Questions of several lengths on images in turn, one without an image, one with two."""
+    return [(text, index * 3 % 5) for index, text in enumerate(QUESTIONS)] + [("owner c2",), ("shape c4", 1, 3)]
+
+
+@pytest.mark.parametrize("compressor", ["block_linear", "quecc"])
+def test_replies_are_the_same_at_any_batch_size(make_vlm, words, said, compressor):
+    vlm = make_vlm(compressor=compressor, seed=3)
+    first, *others = (ask(vlm, words, said, batch_size=size) for size in (1, 2, 4, 64))
+    assert all(other == first for other in others)
+    assert len(set(first)) > 3  # else the test says little
+
+
+@pytest.mark.parametrize("compressor", ["block_linear", "quecc"])
+def test_replies_are_those_of_transformers(make_vlm, words, said, compressor):
+    """Each prompt alone through `generate`, without padding."""
+    vlm = make_vlm(compressor=compressor, seed=3)
+    prompter = Prompter(words, n_visual_tokens=4, image_token_id=vlm.config.image_token_id)
+    options = GenerationConfig(
+        do_sample=False, max_new_tokens=6, eos_token_id=prompter.stop_ids(), pad_token_id=words.pad_token_id
+    )
+    expected = []
+    for text, *images in said:
+        prompt = prompter(text, *images)
+        given = {"input_ids": torch.tensor([prompt.ids])}
+        if images:
+            given["patches"] = patches_of(images)
+            if vlm.compressor.needs_question:
+                question = torch.tensor([prompt.question_ids] * len(images))
+                given |= {"question_ids": question, "question_mask": torch.ones_like(question).bool()}
+        row = vlm.generate(**given, generation_config=options)[0, len(prompt.ids) :]
+        expected.append(words.decode([token for token in row.tolist() if token not in prompter.stop_ids()]))
+    assert ask(vlm, words, said) == expected
+
+
+def test_the_checkpoints_generation_settings_are_left_out(make_vlm, words, said):
+    vlm = make_vlm(seed=3)
+    plain = ask(vlm, words, said)
+    vlm.generation_config = GenerationConfig(do_sample=True, temperature=5.0, repetition_penalty=3.0)
+    assert ask(vlm, words, said) == plain
+
+
+def test_a_reply_ends_with_its_turn_or_at_the_limit(make_vlm, words, said):
+    vlm = make_vlm(seed=3)
+    long = ask(vlm, words, said, max_new_tokens=6)
+    short = ask(vlm, words, said, max_new_tokens=2)
+    assert short == [" ".join(text.split()[:2]) for text in long]
+    with torch.no_grad():
+        vlm.get_output_embeddings().weight[words.eos_token_id] = 0
+    assert all("<end>" not in text for text in ask(vlm, words, said))
+
+
+def test_an_image_is_encoded_once_for_a_batch(make_vlm, words):
+    asked = []
+
+    def counting(images):
+        asked.append(list(images))
+        return patches_of(images)
+
+    said = [(QUESTIONS[index], index % 2) for index in range(8)]
+    ask(make_vlm(), words, said, batch_size=4, patches_of=counting)
+    assert asked == [[0], [1]]
+
+
+def test_a_tokenizer_that_loses_the_image_is_refused(make_vlm, words):
+    prompter = Prompter(words, n_visual_tokens=4, image_token_id=9999)
+    with pytest.raises(UserError, match="0 tokens <image>, expected 1"):
+        prompter("shape red", 0)
+
+
+@pytest.mark.parametrize("compressor", ["block_linear", "quecc"])
+@torch.no_grad()
+def test_verdicts_are_those_of_teacher_forcing(make_vlm, small, words, compressor):
+    """Exact match by generating against one pass with all answers in place, on the miniature's own questions."""
+    from vlmlaw.vision import ConvTowerConfig
+
+    data, table = Dataset(small.data["test"]), TokenTable.load(small.tokens["test"])
+    features = load_features(small.features["test"], layers=[2])
+    vlm = make_vlm(vision=ConvTowerConfig(hidden_size=16, num_hidden_layers=2), compressor=compressor, seed=1)
+    _learn_by_heart(vlm, table, features, words)
+    judged = judge(vlm, table, features, batch_size=3, pad_id=words.pad_token_id)
+    prompter = Prompter(words, n_visual_tokens=4, image_token_id=vlm.config.image_token_id)
+    keys = [(index, number) for index, record in enumerate(data.records) for number in range(len(record.questions))]
+    prompts = [
+        prompter(data.records[r].prompt(data.records[r].questions[q]), data.image_row(data.records[r])) for r, q in keys
+    ]
+    found = dict(
+        replies(
+            vlm,
+            prompts,
+            patches_of=lambda rows: features(np.array(rows)),
+            stop_ids=prompter.stop_ids(),
+            pad_id=words.pad_token_id,
+            batch_size=5,
+            max_new_tokens=2,
+        )
+    )
+    right = {}
+    for index, (record, number) in enumerate(keys):
+        said, answer = words.decode(found[index]).split(), data.records[record].answers[number]
+        # That an answer ends is asked of a record's last one only (see packing).
+        is_last = number == len(data.records[record].questions) - 1
+        right[record, number] = said == [answer] if is_last else said[:1] == [answer]
+    assert right == {(row.record, row.question): bool(row.right) for row in judged.itertuples()}
+    assert 0.1 < np.mean(list(right.values())) < 0.95  # else the test says little
+
+
+@torch.enable_grad()
+def _learn_by_heart(vlm, table, features, words):
+    optimizer = torch.optim.Adam([p for p in vlm.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(6):
+        batch = make_batch(
+            table,
+            range(len(table)),
+            n_visual_tokens=4,
+            pad_id=words.pad_token_id,
+            reads_question=vlm.compressor.needs_question,
+        )
+        vlm(**tensors(batch), patches=features(batch.image_rows), use_cache=False).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()

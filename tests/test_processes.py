@@ -1,0 +1,150 @@
+"""Several processes, other precisions: the losses and weights of one process in float32, checkpoints for any number.
+
+Processes are started as a workflow starts them, by `python -m vlmlaw train`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vlmlaw import machine
+from vlmlaw.errors import UserError
+from vlmlaw.machine import Machine, join
+from vlmlaw.settings import to_json
+from vlmlaw.stage_settings import CellSettings, ComputeSettings, TrainingSettings
+from vlmlaw.train import train_cell
+
+pytest_plugins = ["science_fixtures"]
+
+STEPS = 60
+PLAN = TrainingSettings(
+    steps=STEPS, batch_size=4, learning_rate=3e-3, new_learning_rate=1e-2, weight_decay=0.1, checkpoint_seconds=1e9
+)
+CELL = CellSettings(
+    size="3k",
+    n_visual_tokens=4,
+    compressor="quecc",
+    compressor_options={"n_heads": 4},
+    seed=0,
+    feature_layers=(1, 2),
+    training=PLAN,
+)
+
+
+def inputs_of(small):
+    return small.language_model, small.encoder, small.tokens["train"], small.features["train"]
+
+
+def log_of(folder):
+    lines = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(len(lines)))
+    return [line["loss"] for line in lines], [line["gradient_norm"] for line in lines]
+
+
+def weights_of(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def start(small, out, *, n_processes, checkpoint_seconds=1e9):
+    names = ("--language-model", "--encoder", "--tokens", "--features")
+    given = [part for pair in zip(names, map(str, inputs_of(small)), strict=True) for part in pair]
+    compute = to_json(ComputeSettings(processes=n_processes, logs=()))
+    command = [sys.executable, "-m", "vlmlaw", "train", *given, "--settings", to_json(CELL), "--compute", compute]
+    command += ["--checkpoint-seconds", str(checkpoint_seconds), "--out", str(out)]
+    source = str(Path(machine.__file__).parents[1])
+    environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def one(small, tmp_path_factory):
+    """The cell by one process, uninterrupted."""
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("cells") / "one"
+    train_cell(*inputs_of(small), out, settings=CELL)
+    return out
+
+
+def stop_after_a_checkpoint(process, workspace):
+    """SIGTERM once it has written a checkpoint of its own; returns that one's folder."""
+    before = set(workspace.glob("checkpoint-*/state.json"))
+    until = time.monotonic() + 240
+    while process.poll() is None and not set(workspace.glob("checkpoint-*/state.json")) - before:
+        assert time.monotonic() < until, "no checkpoint after 4 minutes"
+        time.sleep(0.02)
+    process.terminate()
+    _, said = process.communicate(timeout=240)
+    assert process.returncode == machine.EXIT_RUN_ME_AGAIN, said
+    (folder,) = workspace.glob("checkpoint-*")
+    return folder
+
+
+def test_two_processes_stopped_then_one_then_two_again_equal_one(small, one, tmp_path):
+    """Losses, gradient norms and weights; SIGTERM to the parent saves in both and ends with `run me again`."""
+    out, workspace = tmp_path / "cell", tmp_path / "cell.work"
+    by_two = stop_after_a_checkpoint(start(small, out, n_processes=2, checkpoint_seconds=1e-3), workspace)
+    assert len(list(by_two.glob("*.distcp"))) == 2  # each wrote its part
+    by_one = stop_after_a_checkpoint(start(small, out, n_processes=1, checkpoint_seconds=1e-3), workspace)
+    assert int(by_two.name.split("-")[1]) < int(by_one.name.split("-")[1]) < STEPS
+    last = start(small, out, n_processes=2)
+    _, said = last.communicate(timeout=240)
+    assert last.returncode == 0, said
+    assert "carrying on with the interrupted training" in said
+    for found, expected in zip(log_of(out), log_of(one), strict=True):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
+    assert log_of(out)[0][:5] == pytest.approx(log_of(one)[0][:5], abs=1e-5)
+    torch.testing.assert_close(weights_of(out), weights_of(one), atol=2e-3, rtol=1e-2)
+    assert json.loads((out / "training.json").read_text())["n_processes"] == 2
+    assert not workspace.exists()
+
+
+def test_bfloat16_keeps_float32_masters(small, one, tmp_path):
+    """In FSDP2 with one process: losses near float32's, weights that move by less than bfloat16 can show."""
+    plan = replace(PLAN, dtype="bfloat16", steps=8, learning_rate=1e-5, new_learning_rate=1e-5)
+    settings = replace(CELL, training=plan)
+    train_cell(*inputs_of(small), tmp_path / "half", settings=settings)
+    train_cell(
+        *inputs_of(small), tmp_path / "full", settings=replace(settings, training=replace(plan, dtype="float32"))
+    )
+    half, full = (log_of(tmp_path / name)[0] for name in ("half", "full"))
+    assert half == pytest.approx(full, rel=0.02) and half != full
+    found, expected = weights_of(tmp_path / "half"), weights_of(tmp_path / "full")
+    assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16} and set(found) == set(expected)
+    for name, tensor in expected.items():
+        # At most one step of bfloat16 apart: rounded once at the end, not at each update.
+        torch.testing.assert_close(found[name].float(), tensor, rtol=2**-7, atol=1e-4)
+
+
+def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with (
+        pytest.raises(UserError, match=r"compute.gpus is 2, but torch sees 0 GPUs here; set it to 0"),
+        join(ComputeSettings(gpus=2)),
+    ):
+        pass
+
+
+def test_one_process_alone_needs_no_group():
+    with join(ComputeSettings()) as alone:
+        assert alone == Machine(torch.device("cpu")) and alone.is_first
+        assert alone.total([1.5, 2.0]) == [1.5, 2.0] and alone.any(True, False) == [True, False]
+    assert not torch.distributed.is_initialized()
+
+
+def test_a_process_that_fails_takes_the_others_with_it():
+    """One raises where the others would wait for it for ever."""
+    script = "import os, sys, time; sys.exit(3) if os.environ['RANK'] == '1' else time.sleep(600)"
+    workers = [
+        subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"RANK": str(rank)}) for rank in range(3)
+    ]
+    assert machine._status_of(workers) == 3
+    assert [worker.poll() for worker in workers] == [-signal.SIGKILL, 3, -signal.SIGKILL]

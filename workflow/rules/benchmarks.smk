@@ -1,0 +1,78 @@
+"""Every cell on each benchmark of the experiment: by the project's own metrics, or by lmms-eval."""
+
+
+rule evaluate_benchmark:
+    input:
+        model=lambda wildcards: multiext(
+            f"{plan.model_of(wildcards)}/model/", *SPEAKING_MODEL_FILES
+        ),
+        training=lambda wildcards: f"{plan.model_of(wildcards)}/training.json",
+        questions=plan.questions_of,
+        again=again("evaluate_benchmark"),
+    output:
+        scores=f"<results>/cells/{CELL}/benchmarks/{{benchmark}}.json",
+        replies=f"<results>/cells/{CELL}/benchmarks/{{benchmark}}.jsonl",
+        record=f"<results>/cells/{CELL}/benchmarks/{{benchmark}}.record.json",
+    log:
+        f"<logs>/evaluate_benchmark/{CELL}/{{benchmark}}.log",
+    benchmark:
+        f"<benchmarks>/evaluate_benchmark/{CELL}/{{benchmark}}.tsv"
+    wildcard_constraints:
+        benchmark="|".join(plan.benchmarks_by("vlmlaw")) or "none",
+    conda:
+        "../../envs/environment.yaml"
+    threads: plan.compute.threads
+    resources:
+        mem_mb=3000,
+        runtime=240,
+        gpu=plan.compute.gpus,
+        batch_size=plan.experiment.evaluation.batch_size,
+    params:
+        settings=plan.benchmark_of,
+        cell=plan.measured_of,
+        images=plan.images_of_benchmark,
+        code=plan.cell_code("vlmlaw.answer"),
+        upstream=plan.upstream_of("evaluate_benchmark"),
+    message:
+        "Ask {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed}) the questions of {wildcards.benchmark}"
+    shell:
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " benchmark run --model $(dirname {input.model[0]}) --questions {input.questions:q}"
+        " --images {params.images:q} --settings {params.settings:q} --cell {params.cell:q} --batch-size {resources.batch_size}"
+        " --out {output.scores}"
+        " 2>&1 | tee {log}"
+
+
+rule evaluate_by_lmms_eval:
+    input:
+        model=multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
+        training=f"<results>/cells/{CELL}/training.json",
+        again=again("evaluate_by_lmms_eval"),
+    output:
+        scores=f"<results>/cells/{CELL}/benchmarks/{{benchmark}}.json",
+        record=f"<results>/cells/{CELL}/benchmarks/{{benchmark}}.record.json",
+    log:
+        f"<logs>/evaluate_by_lmms_eval/{CELL}/{{benchmark}}.log",
+    benchmark:
+        f"<benchmarks>/evaluate_by_lmms_eval/{CELL}/{{benchmark}}.tsv"
+    wildcard_constraints:
+        benchmark="|".join(plan.benchmarks_by("lmms-eval")) or "none",
+    conda:
+        "../../envs/lmms-eval.yaml"
+    threads: plan.compute.threads
+    resources:
+        mem_mb=8000,
+        runtime=480,
+        gpu=plan.compute.gpus,
+        batch_size=plan.experiment.evaluation.batch_size,
+    params:
+        settings=plan.benchmark_of,
+        code=plan.cell_code("vlmlaw.lmms"),
+        upstream=plan.upstream_of("evaluate_benchmark"),
+    message:
+        "Run lmms-eval's {wildcards.benchmark} on {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
+    shell:
+        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        " benchmark lmms-eval --model $(dirname {input.model[0]})"
+        " --settings {params.settings:q} --batch-size {resources.batch_size} --out {output.scores}"
+        " 2>&1 | tee {log}"
