@@ -152,8 +152,8 @@ def test_the_tokenizer_stays_what_it_was(words, cell):
 
 def test_a_step_of_m3_takes_the_mean_loss_of_every_scale(small, tmp_path):
     """With questions at V = 1, 4, ..., 144 each computed alone, from the same start."""
+    from vlmlaw.batches import tensors
     from vlmlaw.encoder import load_features
-    from vlmlaw.language_model import tensors
     from vlmlaw.loop import use_repeatable_arithmetic
     from vlmlaw.packing import TokenTable, make_batch, records_of_step
 

@@ -3,16 +3,16 @@
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPVisionConfig, Qwen2Config, SiglipVisionConfig
+from transformers import AutoModelForImageTextToText, CLIPVisionConfig, Qwen2Config, SiglipVisionConfig
 
 from vlmlaw.compressors import COMPRESSORS, received_attention
 from vlmlaw.cost import inference_flops
 from vlmlaw.errors import UserError
-from vlmlaw.evaluate import load_cell
 from vlmlaw.pruning import asking_places
 from vlmlaw.stage_settings import MeasuredCell
 from vlmlaw.tower_attention import watched
 from vlmlaw.vision import ConvTowerConfig, patch_features
+from vlmlaw.weights import config_of
 
 pytest_plugins = ["science_fixtures"]
 
@@ -211,6 +211,10 @@ def test_fastv_leaves_a_layer_to_read_fewer_tokens(make_vlm):
 
 
 # --------------------------------------------------------------------------- one training, many cells
+
+
+def load_cell(model, cell):
+    return AutoModelForImageTextToText.from_pretrained(model, config=config_of(model, cell)).eval()
 
 
 @pytest.mark.parametrize("name", NAMES)
