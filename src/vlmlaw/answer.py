@@ -19,10 +19,10 @@ from vlmlaw.data.questions import image_reader, read_questions
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
 from vlmlaw.generate import Prompter, replies
+from vlmlaw.images import pixel_values
 from vlmlaw.metrics import LETTERS, Question, Verdict, metric_called
 from vlmlaw.model import VlmForConditionalGeneration  # noqa: F401  registers the class
 from vlmlaw.packing import load_tokenizer
-from vlmlaw.pictures import pixel_values
 from vlmlaw.progress import Progress
 from vlmlaw.scores import Score, score
 
@@ -51,7 +51,7 @@ def evaluate_benchmark(model: Path, questions: Path, images: Path, out: Path, *,
     for index, ids in replies(
         vlm,
         prompts,
-        patches_of=patches_reader(vlm, read, fit=settings.fit),
+        patches_of=patches_reader(vlm, read),
         stop_ids=prompter.stop_ids(),
         pad_id=pad_id_of(words),
         batch_size=settings.batch_size,
@@ -88,13 +88,12 @@ def said_by_user(question: Question, instruction: str) -> str:
     return "\n".join(part for part in (question.text, *options, instruction) if part)
 
 
-def patches_reader(vlm: Any, read: Callable[[Any], np.ndarray], *, fit: str) -> Callable[[Sequence[Any]], Tensor]:
+def patches_reader(vlm: Any, read: Callable[[Any], np.ndarray]) -> Callable[[Sequence[Any]], Tensor]:
     """A function from images, as `read` knows them, to patch features (n, P, K)."""
 
     @torch.no_grad()
     def patches_of(images: Sequence[Any]) -> Tensor:
-        pixels = pixel_values([read(image) for image in images], vlm.config.vision_config, fit=fit)
-        pixels = pixels.to(vlm.device, vlm.dtype)
+        pixels = pixel_values([read(image) for image in images], vlm.config).to(vlm.device, vlm.dtype)
         return vision.patch_features(vlm.vision_tower, pixels, layers=vlm.config.feature_layers)
 
     return patches_of

@@ -33,13 +33,31 @@ class Lineage:
     def pretrain_language_model(self, **_: Any) -> str:
         return _hash(self._tokens("text"), self._tokenizer)
 
-    def train_cell(self, *, size: str, **_: Any) -> str:
+    def fetch_language_model(self, **_: Any) -> str:
+        return self._tokenizer
+
+    def align_cell(self, *, size: str, **_: Any) -> str:
+        return self._before_training("align", size=size)
+
+    def train_cell(self, *, size: str, n_visual_tokens: str, compressor: str, seed: str) -> str:
+        cell = self.experiment.cell_settings(cell_name(size, int(n_visual_tokens), compressor, int(seed)))
+        before, stage_1 = self._before_training("train", size=size), self.experiment.stage_1_of(cell)
+        if stage_1 is None:
+            return before
+        code = code_version("vlmlaw.train", compressor=compressor)
+        return _hash(before, to_json(stage_1), code, self.align_cell(size=size))
+
+    def _before_training(self, split: str, *, size: str) -> str:
+        """Language model, tower, and what is learned from."""
         settings = to_json(self.experiment.size_settings(size))
-        language_model = _hash(settings, code_version("vlmlaw.language_model"), self.pretrain_language_model())
-        return _hash(language_model, self._encoder, self._tokens("train"), self._features("train"))
+        if self.experiment.pretrained:
+            language_model = _hash(settings, code_version("vlmlaw.hub"), self._tokenizer)
+        else:
+            language_model = _hash(settings, code_version("vlmlaw.language_model"), self.pretrain_language_model())
+        return _hash(language_model, self._encoder, self._tokens(split), self._images(split))
 
     def evaluate_cell(self, **cell: str) -> str:
-        return _hash(self._trained(**cell), self._pictures("test"), self._tokens("test"), self._features("test"))
+        return _hash(self._trained(**cell), self._pictures("test"), self._tokens("test"), self._images("test"))
 
     def evaluate_benchmark(self, *, benchmark: str, **cell: str) -> str:
         return self._trained(**cell)
@@ -48,7 +66,8 @@ class Lineage:
         """A cell's model."""
         cell = self.experiment.cell_settings(cell_name(size, int(n_visual_tokens), compressor, int(seed)))
         code = code_version("vlmlaw.train", compressor=compressor)
-        return _hash(to_json(cell), code, self.train_cell(size=size))
+        before = self.train_cell(size=size, n_visual_tokens=n_visual_tokens, compressor=compressor, seed=seed)
+        return _hash(to_json(cell), code, before)
 
     @cached_property
     def collect_measurements(self) -> str:
@@ -79,27 +98,35 @@ class Lineage:
     # A result with all that it was made from.
 
     def _pictures(self, split: str) -> str:
-        return _hash(to_json(self.experiment.picture_settings(split)), code_version("vlmlaw.data.miniature"))
+        code = code_version("vlmlaw.data.llava" if self.experiment.pretrained else "vlmlaw.data.miniature")
+        return _hash(to_json(self.experiment.picture_settings(split)), code)
 
     @cached_property
     def _text(self) -> str:
         return _hash(to_json(self.experiment.text_settings), code_version("vlmlaw.data.miniature"))
 
-    @property
+    @cached_property
     def _tokenizer(self) -> str:
+        if self.experiment.pretrained:
+            return _hash(to_json(self.experiment.tokenizer_settings), code_version("vlmlaw.hub"))
         return code_version("vlmlaw.data.miniature")
 
     def _tokens(self, split: str) -> str:
-        settings = to_json(self.experiment.token_settings)
+        settings = to_json(self.experiment.token_settings("train" if split == "text" else split))
         return _hash(settings, code_version("vlmlaw.packing"), self.tokenize(split=split))
 
     @cached_property
     def _encoder(self) -> str:
-        return _hash(to_json(self.experiment.encoder_settings), code_version("vlmlaw.encoder"), self.train_encoder)
+        settings = to_json(self.experiment.encoder_settings)
+        if self.experiment.pretrained:
+            return _hash(settings, code_version("vlmlaw.hub"))
+        return _hash(settings, code_version("vlmlaw.encoder"), self.train_encoder)
 
-    def _features(self, split: str) -> str:
-        """Of whatever layers: which of them a cell reads stands in its settings."""
-        return _hash(code_version("vlmlaw.encoder"), self.cache_features(split=split))
+    def _images(self, split: str) -> str:
+        """Features of whatever layers (which of them a cell reads stands in its settings), or the images themselves."""
+        if not self.experiment.caches_features:
+            return self._pictures(split)
+        return _hash(code_version("vlmlaw.images"), self.cache_features(split=split))
 
 
 def _hash(*parts: str) -> str:

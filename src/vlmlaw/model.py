@@ -21,7 +21,7 @@ from transformers import (
 from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from vlmlaw import vision
+from vlmlaw import towers, vision
 from vlmlaw.attention import fitting_mask
 from vlmlaw.compressors import Compressor, build_compressor
 from vlmlaw.head import prediction_loss
@@ -45,6 +45,10 @@ class VlmConfig(PreTrainedConfig):
         feature_layers: list[int] | None = None,
         position_embedding: bool = False,
         image_token_id: int = 0,
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
+        image_fit: str = "stretch",
+        pad_color: list[int] | None = None,
         **kwargs: Any,
     ):
         self.vision_config = _as_config(vision_config or {"model_type": "clip_vision_model"})
@@ -55,6 +59,10 @@ class VlmConfig(PreTrainedConfig):
         self.feature_layers = feature_layers or [-2]
         self.position_embedding = position_embedding
         self.image_token_id = image_token_id
+        self.image_mean = image_mean or [0.5] * 3
+        self.image_std = image_std or [0.5] * 3
+        self.image_fit = image_fit
+        self.pad_color = pad_color or [0, 0, 0]
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
 
@@ -146,6 +154,31 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         elif self.places is not None and module is self.places.table:
             nn.init.normal_(module.weight, std=self.config.text_config.initializer_range)
 
+    @classmethod
+    def assemble(
+        cls, config: VlmConfig, vision_tower: PreTrainedModel, language_model: PreTrainedModel
+    ) -> "VlmForConditionalGeneration":
+        """The model of a loaded tower and LLM; what lies between them starts untrained."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.vision_tower, model.language_model = vision_tower, language_model
+        model.generation_config = language_model.generation_config
+        for part in model.connector.values():
+            part.to_empty(device="cpu")
+        for part in model.projector.modules():
+            model._init_weights(part)
+        model.projector.norm.reset_parameters()
+        if model.places is not None:
+            model._init_weights(model.places.table)
+        model.compressor.reset_parameters()
+        return model
+
+    @property
+    def connector(self) -> dict[str, nn.Module]:
+        """What lies between tower and LLM, by name: what stage 1 trains."""
+        parts = {"compressor": self.compressor, "projector": self.projector, "places": self.places}
+        return {name: part for name, part in parts.items() if part is not None}
+
     @torch.no_grad()
     def initialize_weights(self) -> None:
         """transformers asks only modules with parameters of their own, so the compressor is initialised as a whole.
@@ -164,6 +197,14 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         return self.language_model.get_output_embeddings()
+
+    @torch.no_grad()
+    def _see(self, pixel_values: Tensor) -> Tensor:
+        """Patch features (B, P, K) of normalised pixel_values (B, 3, H, W), or of bytes (B, H, W, 3)."""
+        if pixel_values.dtype == torch.uint8:
+            pixel_values = towers.normalise(pixel_values, self.config.image_mean, self.config.image_std)
+        pixel_values = pixel_values.to(self.vision_tower.dtype)
+        return vision.patch_features(self.vision_tower, pixel_values, layers=self.config.feature_layers)
 
     def visual_tokens(
         self, patches_BPK: Tensor, *, question_ids_BT: Tensor | None = None, question_mask_BT: Tensor | None = None
@@ -198,12 +239,11 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         question_mask: Tensor | None = None,
     ) -> Tensor:
         """Input embeddings (B, T, D): the text's, with the images' visual tokens in the image tokens' places."""
-        embeds_BTD = self.get_input_embeddings()(input_ids)
-        if patches is None and pixel_values is not None:
-            with torch.no_grad():
-                pixels = pixel_values.to(self.vision_tower.dtype)
-                patches = vision.patch_features(self.vision_tower, pixels, layers=self.config.feature_layers)
         is_image_BT = input_ids == self.config.image_token_id
+        # The image's token may lie beyond the LLM's vocabulary; what stands in its place is replaced anyway.
+        embeds_BTD = self.get_input_embeddings()(input_ids.masked_fill(is_image_BT, 0))
+        if patches is None and pixel_values is not None and len(pixel_values):
+            patches = self._see(pixel_values)
         n_images, n_each = 0 if patches is None else len(patches), self.compressor.n_visual_tokens
         n_places = int(is_image_BT.sum())
         if n_places != n_images * n_each:
