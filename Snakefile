@@ -26,11 +26,19 @@ OWN_MEASUREMENTS = config.pop("measurements", None)
 
 use_this_interpreter()
 plan = Plan(config)
+if plan.budget and workflow.is_main_process:
+    print(plan.budget, file=sys.stderr)
+
 OWN_RESULTS = f"{plan.results}/own/{Path(OWN_MEASUREMENTS or '').stem}"
 MODEL_FILES = ["model.safetensors", "config.json"]
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
 SPEAKING_MODEL_FILES = [*MODEL_FILES, "generation_config.json", *TOKENIZER_FILES]
 PICTURE_FILES = ["conversations.json", "index.npz", "images-00000.tar"]
+# A pretrained model is not copied into the results: a small file says what it is.
+ENCODER_FILES = ["model.json"] if plan.pretrained else MODEL_FILES
+LANGUAGE_MODEL_FILES = (
+    ["model.json", *TOKENIZER_FILES] if plan.pretrained else SPEAKING_MODEL_FILES
+)
 CELL = "{size}_v{n_visual_tokens}_{compressor}_s{seed}"
 ELASTIC = "{size}_{compressor}_s{seed}"
 
@@ -53,8 +61,19 @@ wildcard_constraints:
 
 
 include: "workflow/rules/common.smk"
-include: "workflow/rules/data.smk"
-include: "workflow/rules/models.smk"
+
+
+if plan.pretrained:
+
+    include: "workflow/rules/pretrained.smk"
+
+else:
+
+    include: "workflow/rules/data.smk"
+    include: "workflow/rules/models.smk"
+
+
+include: "workflow/rules/inputs.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/benchmarks.smk"
@@ -94,18 +113,17 @@ rule all:
 
 rule data:
     input:
-        expand(
-            "<results>/features/{split}/layer{layer}.npy",
-            split=["train", "test"],
-            layer=plan.layers,
-        ),
-        expand("<results>/tokens/{split}.npz", split=["train", "test", "text"]),
+        plan.data_files,
 
 
 rule models:
     input:
-        "<results>/encoder/model.safetensors",
-        expand("<results>/language_models/{size}/model.safetensors", size=plan.sizes),
+        f"<results>/encoder/{ENCODER_FILES[0]}",
+        expand(
+            "<results>/language_models/{size}/{file}",
+            size=plan.sizes,
+            file=LANGUAGE_MODEL_FILES[0],
+        ),
 
 
 rule cells:

@@ -22,7 +22,7 @@ MODULE_OF_RULE = {
     "build_tokenizer": "vlmlaw.data.miniature",
     "tokenize": "vlmlaw.packing",
     "train_encoder": "vlmlaw.encoder",
-    "cache_features": "vlmlaw.encoder",
+    "cache_features": "vlmlaw.images",
     "pretrain_language_model": "vlmlaw.language_model",
     "train_cell": "vlmlaw.train",
     "evaluate_cell": "vlmlaw.evaluate",

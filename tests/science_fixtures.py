@@ -59,7 +59,7 @@ def small(tmp_path_factory, words) -> SimpleNamespace:
     from transformers import AutoModel, Qwen2ForCausalLM
 
     from vlmlaw.data.miniature import draw_split, write_corpus
-    from vlmlaw.encoder import cache_features
+    from vlmlaw.images import cache_features
     from vlmlaw.language_model import qwen2_config
     from vlmlaw.packing import tokenize_dataset
     from vlmlaw.stage_settings import DataSettings, TextSettings, TokenSettings

@@ -17,8 +17,8 @@ from vlmlaw.data.shards import Dataset
 from vlmlaw.encoder import normalise
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import BenchmarkSettings, Experiment
+from vlmlaw.images import pixel_values
 from vlmlaw.metrics import METRICS, Question, Verdict
-from vlmlaw.pictures import as_square, pixel_values
 from vlmlaw.scores import Score
 from vlmlaw.settings import to_json
 
@@ -128,10 +128,14 @@ def test_questions_on_one_image_are_one_cluster():
 
 
 def test_pictures_become_what_the_tower_was_trained_on(small):
-    data = Dataset(small.data["test"])
-    config = SimpleNamespace(model_type="vlmlaw_conv_tower", image_size=96)
-    images = list(data.images(range(2)))
-    assert torch.equal(pixel_values(images, config, fit="pad"), normalise(np.stack(images)))
+    images = list(Dataset(small.data["test"]).images(range(2)))
+    assert torch.equal(pixel_values(images, looks(96, mean=[0.3] * 3, std=[0.25] * 3)), normalise(np.stack(images)))
+
+
+def looks(image_px, *, mean, std, fit="pad"):
+    """What a cell's config says of images."""
+    tower = SimpleNamespace(image_size=image_px)
+    return SimpleNamespace(vision_config=tower, image_fit=fit, pad_color=[0, 0, 0], image_mean=mean, image_std=std)
 
 
 def test_pictures_for_clip_are_those_of_its_own_processor():
@@ -141,22 +145,8 @@ def test_pictures_for_clip_are_those_of_its_own_processor():
     pixels = rng.integers(256, size=(40, 40, 3), dtype=np.uint8)
     processor = CLIPImageProcessorPil(size={"height": 28, "width": 28}, do_center_crop=False)
     expected = processor(pixels, return_tensors="pt")["pixel_values"]
-    config = SimpleNamespace(model_type="clip_vision_model", image_size=28)
-    assert torch.allclose(pixel_values([pixels], config, fit="stretch"), expected, atol=1e-5)
-    with pytest.raises(UserError, match="how the vision tower vjepa normalises"):
-        pixel_values([pixels], SimpleNamespace(model_type="vjepa", image_size=28), fit="pad")
-
-
-def test_a_picture_is_padded_cropped_or_stretched():
-    pixels = np.zeros((10, 20, 3), dtype=np.uint8)
-    pixels[:, 10:] = 255
-    fill = torch.tensor([0.5, 0.5, 0.5])
-    padded = as_square(pixels, 20, fit="pad", fill=fill)
-    assert (padded[:5] == 127).all() and (padded[15:] == 127).all() and np.array_equal(padded[5:15], pixels)
-    cropped = as_square(pixels, 10, fit="crop", fill=fill)
-    assert np.array_equal(cropped, pixels[:, 5:15])
-    stretched = as_square(pixels, 10, fit="stretch", fill=fill)
-    assert stretched.shape == (10, 10, 3) and (stretched[:, :4] < 9).all() and (stretched[:, 6:] > 246).all()
+    config = looks(28, mean=processor.image_mean, std=processor.image_std, fit="stretch")
+    assert torch.allclose(pixel_values([pixels], config), expected, atol=1e-5)
 
 
 # Benchmarks in an experiment.
@@ -184,7 +174,6 @@ def test_the_tables_say_what_the_file_leaves_out():
         "metric": "yes_no_f1",
         "instruction": METRICS["yes_no_f1"].instruction,
         "max_new_tokens": 16,
-        "fit": "stretch",
         "dtype": "float32",
         "batch_size": 7,
     }

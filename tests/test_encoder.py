@@ -10,20 +10,11 @@ from transformers import AutoModel
 from vlmlaw import vision
 from vlmlaw.data.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.shards import Dataset
-from vlmlaw.encoder import (
-    PIXEL_MEAN,
-    PIXEL_STD,
-    PatchReader,
-    accuracy,
-    cache_features,
-    feature_file,
-    load_features,
-    normalise,
-    patch_classes,
-    train_encoder,
-)
+from vlmlaw.encoder import PatchReader, accuracy, normalise, patch_classes, train_encoder
 from vlmlaw.errors import UserError
+from vlmlaw.images import cache_features, feature_file, load_features
 from vlmlaw.stage_settings import OptimizerSettings, VisionSettings
+from vlmlaw.towers import PIXEL_MEAN, PIXEL_STD
 
 pytest_plugins = ["science_fixtures"]
 

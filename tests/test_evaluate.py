@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from vlmlaw.data.shards import Dataset, Record
-from vlmlaw.encoder import load_features
 from vlmlaw.evaluate import ALL_KINDS, evaluate_cell, judge, mean_text_tokens, scores_of
+from vlmlaw.images import open_images
 from vlmlaw.language_model import tensors
 from vlmlaw.packing import TokenTable, make_batch, tokenize
 from vlmlaw.stage_settings import EvaluationSettings
@@ -25,7 +25,7 @@ def test_split(small, words):
     return (
         Dataset(small.data["test"]),
         TokenTable.load(small.tokens["test"]),
-        load_features(small.features["test"], layers=[2]),
+        open_images(small.features["test"], layers=[2], image_px=96),
     )
 
 
@@ -46,7 +46,7 @@ def half_right(request, make_vlm, test_split, words):
             pad_id=words.pad_token_id,
             reads_question=vlm.compressor.needs_question,
         )
-        vlm(**tensors(batch), patches=features(batch.image_rows), use_cache=False).loss.backward()
+        vlm(**tensors(batch), **features(batch.image_rows), use_cache=False).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     return vlm
@@ -66,7 +66,7 @@ def test_right_is_what_generating_gives(half_right, test_split, words):
         for number, (question, answer) in enumerate(zip(record.questions, record.answers, strict=True)):
             asked = words(question, return_tensors="pt")["input_ids"]
             image = torch.full((1, 4), half_right.config.image_token_id)
-            given = {"input_ids": torch.cat([image, asked], dim=1), "patches": features(np.array([index]))}
+            given = {"input_ids": torch.cat([image, asked], dim=1), **features(np.array([index]))}
             if half_right.compressor.needs_question:
                 given |= {"question_ids": asked, "question_mask": torch.ones_like(asked)}
             said = half_right.generate(**given, do_sample=False, max_new_tokens=2)[0, given["input_ids"].shape[1] :]

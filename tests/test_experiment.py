@@ -116,7 +116,11 @@ def test_a_cell_can_be_left_out(params):
         ("data.images.test", 0, "found 0; expected a number at least 1"),
         ("data.text", None, "text is missing"),
         ("data", [], "expected a section with source, seed"),
-        ("training", {"batch_size": 4, "learning_rate": 1.0, "new_learning_rate": 1.0}, "steps is missing"),
+        (
+            "training",
+            {"batch_size": 4, "learning_rate": 1.0, "new_learning_rate": 1.0},
+            "found steps 0 and epochs 0; give one of the two",
+        ),
         ("training.learning_rate", "1e-3", "YAML reads this as text; write 1.0e-3"),
         ("training.learning_rate", 0, "found 0.0; expected a number above 0"),
         ("training.learning_rate", float("nan"), "found nan"),

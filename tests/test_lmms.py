@@ -170,7 +170,7 @@ def test_a_limited_run_and_a_group_are_taken_when_said(cell, results, tmp_path):
 def test_lmms_eval_that_is_not_there_is_an_error(cell, tmp_path, monkeypatch):
     monkeypatch.setenv(PYTHON, "/bin/false")
     with pytest.raises(UserError, match=r"status 1 and 0 result files on gqa.*envs/lmms-eval.yaml"):
-        run_lmms_eval(cell / "model", tmp_path / "gqa.json", name="gqa", fit="pad", dtype="float32", batch_size=1)
+        run_lmms_eval(cell / "model", tmp_path / "gqa.json", name="gqa", dtype="float32", batch_size=1)
 
 
 # The table.
@@ -251,10 +251,8 @@ def test_lmms_eval_says_the_same_as_the_own_evaluator(cell, local_task, tmp_path
     own = Benchmark("local", "reading", "", "", "exact_match", "vlmlaw_local", {"exact_match": 1.0}, reports_se=True)
     monkeypatch.setitem(lmms.BENCHMARKS, "local", own)
     out = tmp_path / "benchmarks" / "local.json"
-    run_lmms_eval(cell / "model", out, name="local", fit="pad", dtype="float32", batch_size=5, tasks=local_task)
-    settings = BenchmarkSettings(
-        name="local", suite="reading", metric="exact_match", instruction="", max_new_tokens=3, fit="pad"
-    )
+    run_lmms_eval(cell / "model", out, name="local", dtype="float32", batch_size=5, tasks=local_task)
+    settings = BenchmarkSettings(name="local", suite="reading", metric="exact_match", instruction="", max_new_tokens=3)
     evaluate_benchmark(cell / "model", local_task / "data.jsonl", local_task, tmp_path / "own.json", settings=settings)
     found, expected = (json.loads(path.read_text()) for path in (out, tmp_path / "own.json"))
     assert found["scores"]["reading"]["local"]["error"] == expected["scores"]["reading"]["local"]["error"]

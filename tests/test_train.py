@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from vlmlaw import train
+from vlmlaw import batches
 from vlmlaw.evaluate import evaluate_cell
 from vlmlaw.language_model import pretrain, qwen2_config
 from vlmlaw.loop import Stopped
@@ -79,7 +79,7 @@ def test_another_seed_is_another_cell(small, settings, cell, tmp_path):
 
 
 def test_a_cell_stopped_and_resumed_is_the_same_bit_for_bit(small, settings, cell, tmp_path, monkeypatch):
-    original, out = train.make_batch, tmp_path / "cell"
+    original, out = batches.make_batch, tmp_path / "cell"
     calls = []
 
     def stop_at_the_fourth(*args, **given):
@@ -88,7 +88,7 @@ def test_a_cell_stopped_and_resumed_is_the_same_bit_for_bit(small, settings, cel
             os.kill(os.getpid(), signal.SIGTERM)
         return original(*args, **given)
 
-    monkeypatch.setattr(train, "make_batch", stop_at_the_fourth)
+    monkeypatch.setattr(batches, "make_batch", stop_at_the_fourth)
     with pytest.raises(Stopped):
         train_and_evaluate(small, out, settings)
     assert not out.exists()
@@ -103,7 +103,9 @@ def test_a_cell_says_what_it_was_made_from_and_took(settings, cell):
     assert account["settings"] == json.loads(json.dumps(asdict(settings)))
     assert account["steps"] == PLAN.steps and account["versions"]["torch"] == torch.__version__
     assert account["last_loss"] == json.loads(cell[1][1].splitlines()[-1])["loss"]
-    assert min(account["wall_seconds"], account["cpu_seconds"], account["peak_memory_mib"]) > 0
+    names = ("wall_seconds", "cpu_seconds", "peak_memory_mib", "mfu", "tokens_per_second", "samples_per_second", "fill")
+    assert min(account[name] for name in names) > 0
+    assert account["gpu_hours"] == 0 and account["n_samples"] == PLAN.steps * PLAN.batch_size
     names = {path.name for path in (cell[0] / "model").iterdir()}
     assert names >= set(MODEL_FILES) and "tokenizer.json" in names
 

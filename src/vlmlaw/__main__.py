@@ -18,7 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     records.add_options(parser)
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     experiment = subparsers.add_parser("experiment", help="check an experiment file and list its cells")
-    experiment.add_argument("file", nargs="?", default="params.yaml", help="default: params.yaml")
+    experiment.add_argument("check", nargs="*", metavar="[check] FILE", help="default: params.yaml")
     experiment.add_argument("--json", action="store_true", help="print the resolved experiment")
     experiment.set_defaults(run=run_experiment)
     stages.add_parsers(subparsers)
@@ -37,7 +37,8 @@ def run_experiment(args: argparse.Namespace) -> None:
     from vlmlaw.experiment import read_experiment
     from vlmlaw.settings import as_data
 
-    experiment = read_experiment(args.file)
+    given = [word for word in args.check if word != "check"] or ["params.yaml"]
+    experiment = read_experiment(given[0])
     if args.json:
         print(json.dumps(as_data(experiment), indent=1))
         return
@@ -47,6 +48,10 @@ def run_experiment(args: argparse.Namespace) -> None:
     for name in experiment.cells:
         held_out = experiment.cells[name].size == experiment.grid.held_out
         print(f"  {name}{'  (held out of the fit)' if held_out else ''}")
+    if experiment.pretrained and experiment.compute.gpus:
+        from vlmlaw.budget import describe
+
+        print(describe(experiment))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = args.run(args) or 0
         if args.record and not status:
-            records.write(args)
+            from vlmlaw.machine import rank
+
+            if rank() == 0:  # of the processes of a training that writes it
+                records.write(args)
         return status
     except UserError as error:
         print(f"vlmlaw {args.verb}: {error}", file=sys.stderr)

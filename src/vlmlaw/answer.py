@@ -18,10 +18,10 @@ from vlmlaw.data.questions import image_reader, read_questions
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
 from vlmlaw.generate import Prompter, replies
+from vlmlaw.images import pixel_values
 from vlmlaw.metrics import LETTERS, Question, Verdict, metric_called
 from vlmlaw.model import VlmForConditionalGeneration  # noqa: F401  registers the class
 from vlmlaw.packing import load_tokenizer
-from vlmlaw.pictures import pixel_values
 from vlmlaw.progress import Progress
 from vlmlaw.scores import Score, score
 from vlmlaw.weights import config_of
@@ -60,7 +60,7 @@ def evaluate_benchmark(
     for index, ids in replies(
         vlm,
         prompts,
-        patches_of=patches_reader(vlm, read, fit=settings.fit),
+        patches_of=patches_reader(vlm, read),
         stop_ids=prompter.stop_ids(),
         pad_id=pad_id_of(words),
         batch_size=settings.batch_size,
@@ -98,14 +98,11 @@ def said_by_user(question: Question, instruction: str) -> str:
     return "\n".join(part for part in (question.text, *options, instruction) if part)
 
 
-def patches_reader(
-    vlm: Any, read: Callable[[Any], np.ndarray], *, fit: str
-) -> Callable[[Sequence[Any]], dict[str, Tensor]]:
+def patches_reader(vlm: Any, read: Callable[[Any], np.ndarray]) -> Callable[[Sequence[Any]], dict[str, Tensor]]:
     """A function from images, as `read` knows them, to what the model's tower makes of them (`see`)."""
 
     def patches_of(images: Sequence[Any]) -> dict[str, Tensor]:
-        pixels = pixel_values([read(image) for image in images], vlm.config.vision_config, fit=fit)
-        return vlm.see(pixels.to(vlm.device))
+        return vlm.see(pixel_values([read(image) for image in images], vlm.config).to(vlm.device))
 
     return patches_of
 

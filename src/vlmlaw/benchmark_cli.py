@@ -77,7 +77,7 @@ def run_lmms(args: argparse.Namespace) -> None:
     from vlmlaw.lmms import run_lmms_eval
 
     own = _settings(args)
-    run_lmms_eval(args.model, args.out, name=own.name, fit=own.fit, dtype=own.dtype, batch_size=own.batch_size)
+    run_lmms_eval(args.model, args.out, name=own.name, dtype=own.dtype, batch_size=own.batch_size)
 
 
 def run_import(args: argparse.Namespace) -> None:

@@ -70,7 +70,6 @@ def _settings(
         metric=metric,
         instruction=instruction,
         max_new_tokens=max_new_tokens,
-        fit=getattr(experiment.data, "fit", "stretch"),
         dtype=experiment.evaluation.benchmark_dtype,
         batch_size=experiment.evaluation.batch_size,
     )

@@ -136,16 +136,20 @@ class TrainingFlops:
 
 def training_flops(model: VlmForConditionalGeneration, *, with_tower: bool) -> TrainingFlops:
     """What a token, a pair, a target and an image cost in training; `with_tower` where features are not cached."""
+    from vlmlaw.vision import layers_read
+
     text = model.config.text_config
     times = 3 if any(p.requires_grad for p in model.language_model.parameters()) else 2
     one = llm_flops(text, n_tokens=1, n_predicted=0)
     pair = (llm_flops(text, n_tokens=2, n_predicted=0) - 2 * one) / 2  # 4 - 1 - 1 pairs more than of two single tokens
     image = inference_flops(model, n_text_tokens=0)
+    n_read = layers_read(model.config.vision_config, model.config.feature_layers)
+    tower = image.vision * n_read / model.config.vision_config.num_hidden_layers
     return TrainingFlops(
         per_token=times * (one - pair),
         per_pair=3 * pair,  # both factors of attention's products are activations
         per_target=times * 2 * text.hidden_size * text.vocab_size,
-        per_image=3 * (image.compressor + image.projector) + (image.vision if with_tower else 0),
+        per_image=3 * (image.compressor + image.projector) + (tower if with_tower else 0),
     )
 
 

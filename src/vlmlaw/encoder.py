@@ -1,4 +1,4 @@
-"""The miniature's vision encoder: trained once on what each patch shows, then frozen; features cached for all cells.
+"""The miniature's vision encoder: trained once on what each patch shows, then frozen.
 
 B images, P patches in raster order, C width.
 """
@@ -6,9 +6,9 @@ B images, P patches in raster order, C width.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,21 +16,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
-from vlmlaw import vision
+from vlmlaw import towers, vision
 from vlmlaw.data.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.miniature import LABELS_FILE
 from vlmlaw.data.shards import Dataset
-from vlmlaw.errors import UserError
 from vlmlaw.files import whole_folder
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.packing import records_of_step
 from vlmlaw.progress import progress
+from vlmlaw.towers import PIXEL_MEAN, PIXEL_STD
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import VisionSettings
 
-# Mean and standard deviation of the miniature's grey levels, in [0, 1], as an image processor applies them.
-PIXEL_MEAN, PIXEL_STD = 0.3, 0.25
 IMAGES_AT_ONCE = 64
 EMPTY, FIRST_OBJECT = 0, 1
 FIRST_LETTER = FIRST_OBJECT + len(GLYPHS) * len(COLORS)
@@ -38,8 +36,8 @@ QUIET = 0.1  # weight of the empty patches' loudness in the encoder's loss
 
 
 def normalise(pixels_BHWC: np.ndarray) -> Tensor:
-    """pixel_values (B, 3, H, W) of uint8 images."""
-    return (torch.from_numpy(pixels_BHWC).permute(0, 3, 1, 2).float() / 255 - PIXEL_MEAN) / PIXEL_STD
+    """pixel_values (B, 3, H, W) of the miniature's pictures."""
+    return towers.normalise(pixels_BHWC, [PIXEL_MEAN] * 3, [PIXEL_STD] * 3)
 
 
 class PatchReader(nn.Module):
@@ -125,58 +123,3 @@ def accuracy(reader: PatchReader, folder: Path) -> dict[str, float]:
 
 def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:
     return (images[at : at + IMAGES_AT_ONCE] for at in range(0, len(images), IMAGES_AT_ONCE))
-
-
-def feature_file(folder: Path, layer: int) -> Path:
-    """Where the features of one of the tower's hidden states lie in a cache."""
-    return folder / f"layer{layer}.npy"
-
-
-@torch.no_grad()
-def cache_features(encoder: Path, dataset: Path, out: Path, *, layers: Sequence[int]) -> None:
-    """Features (n_images, P, C) in half precision of every image, one file for each of `layers`.
-
-    The files are written image by image through a memory map, so that memory stays small whatever their size.
-    Raises UserError where a feature is beyond half precision.
-    """
-    tower = AutoModel.from_pretrained(encoder).eval()
-    data = Dataset(dataset)
-    n_images = len(data.image_names)
-    shape = (n_images, vision.grid_side(tower.config) ** 2, tower.config.hidden_size)
-    with whole_folder(out) as folder:
-        files = [
-            np.lib.format.open_memmap(feature_file(folder, layer), mode="w+", dtype=np.float16, shape=shape)
-            for layer in layers
-        ]
-        starts = range(0, n_images, IMAGES_AT_ONCE)
-        for start in progress(starts, len(starts), "features"):
-            rows = range(start, min(start + IMAGES_AT_ONCE, n_images))
-            pixel_values = normalise(np.stack(list(data.images(rows))))
-            features_BPK = vision.patch_features(tower, pixel_values, layers=layers).to(torch.float16)
-            if not features_BPK.isfinite().all():
-                raise UserError(
-                    f"{encoder}: features of images {rows.start} to {rows.stop - 1} of {dataset} do not fit into half "
-                    f"precision (beyond {torch.finfo(torch.float16).max:.0f}); name other layers than {list(layers)}."
-                )
-            for file, part in zip(files, features_BPK.chunk(len(layers), dim=-1), strict=True):
-                file[rows.start : rows.stop] = part.numpy()
-        for file in files:
-            file.flush()
-
-
-def load_features(folder: Path, *, layers: Sequence[int]) -> Callable[[np.ndarray], Tensor]:
-    """A function from image rows to features (B, P, K) of the layers, concatenated. Raises UserError: no such layer."""
-    try:
-        files: list[Any] = [np.load(feature_file(folder, layer), mmap_mode="r") for layer in layers]
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder} lacks features of layers {list(layers)} ({error}); make them by `vlmlaw encoder features`."
-        ) from error
-
-    def features_of(rows: np.ndarray) -> Tensor:
-        # Questions on one image ask for it again and again; each is read and widened once.
-        different, which = np.unique(rows, return_inverse=True)
-        features_BPK = torch.from_numpy(np.concatenate([file[different] for file in files], axis=-1)).float()
-        return features_BPK[torch.from_numpy(which)]
-
-    return features_of

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,8 +19,8 @@ from transformers import AutoModelForImageTextToText
 
 from vlmlaw.account import describe_cell
 from vlmlaw.data.shards import Dataset
-from vlmlaw.encoder import load_features
 from vlmlaw.files import whole_file
+from vlmlaw.images import ImagesOf, open_images
 from vlmlaw.language_model import tensors
 from vlmlaw.model import VlmForConditionalGeneration
 from vlmlaw.packing import IGNORE_INDEX, PREFIX, TokenTable, load_tokenizer, make_batch
@@ -36,7 +36,7 @@ ALL_KINDS = "all"
 
 @torch.no_grad()
 def judge(
-    model: VlmForConditionalGeneration, table: TokenTable, features: Any, *, batch_size: int, pad_id: int
+    model: VlmForConditionalGeneration, table: TokenTable, images_of: ImagesOf, *, batch_size: int, pad_id: int
 ) -> pd.DataFrame:
     """One row for each question: `record`, `question` (its number in the record, from 0) and `right`."""
     parts = []
@@ -53,7 +53,7 @@ def judge(
         given = tensors(batch)
         targets = given["targets"]
         wanted = targets != IGNORE_INDEX
-        logits = model(**given, patches=features(batch.image_rows), use_cache=False).logits
+        logits = model(**given, **images_of(batch.image_rows), use_cache=False).logits
         rows, _ = torch.nonzero(wanted, as_tuple=True)
         right = (logits.argmax(-1) == targets[wanted]).numpy()
         parts.append(
@@ -100,7 +100,7 @@ def evaluate_cell(
     model: Path,
     dataset: Path,
     tokens: Path,
-    features: Path,
+    images: Path,
     out: Path,
     *,
     settings: EvaluationSettings,
@@ -113,8 +113,8 @@ def evaluate_cell(
     vlm = AutoModelForImageTextToText.from_pretrained(model, config=config_of(model, cell)).eval()
     words = load_tokenizer(model)
     table, data = TokenTable.load(tokens), Dataset(dataset)
-    features_of = load_features(features, layers=vlm.config.feature_layers)
-    judged = judge(vlm, table, features_of, batch_size=settings.batch_size, pad_id=words.pad_token_id)
+    images_of = open_images(images, layers=vlm.config.feature_layers, image_px=vlm.config.vision_config.image_size)
+    judged = judge(vlm, table, images_of, batch_size=settings.batch_size, pad_id=words.pad_token_id)
     scores = {
         suite: {kind: asdict(value) for kind, value in kinds.items()}
         for suite, kinds in scores_of(judged, data).items()

@@ -4,9 +4,8 @@
 so that a workflow that compares settings knows what a change touches.
 """
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -14,21 +13,30 @@ from typing import Any
 
 from vlmlaw.errors import UserError
 from vlmlaw.settings import build
+from vlmlaw.shapes import Tower, config_of, text_config
 from vlmlaw.stage_settings import (
     ALL,
+    AlignmentSettings,
     BenchmarkSettings,
     CellSettings,
     ComputeSettings,
     DataSettings,
     EvaluationSettings,
     Grid,
+    LlavaData,
+    LlavaFile,
+    LoadedSize,
+    LoadedVision,
     MeasuredCell,
+    ModelSettings,
     OptimizerSettings,
     Product,
     ReportSettings,
     SizeSection,
     SizeSettings,
+    SplitSettings,
     TextSettings,
+    TokenizerSettings,
     TokenSettings,
     TrainingSettings,
     VisionSection,
@@ -43,31 +51,44 @@ __all__ = [
     "DataSettings",
     "EvaluationSettings",
     "Experiment",
+    "LlavaData",
+    "LlavaFile",
+    "LoadedSize",
+    "LoadedVision",
     "MeasuredCell",
+    "ModelSettings",
     "OptimizerSettings",
     "ReportSettings",
+    "SizeSection",
     "SizeSettings",
+    "SplitSettings",
     "TextSettings",
     "TokenSettings",
+    "TokenizerSettings",
     "TrainingSettings",
+    "VisionSection",
     "VisionSettings",
     "read_experiment",
 ]
 
 SPLITS = ("train", "development", "test")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A whole experiment file. `results` is the folder of its outputs."""
+    """A whole experiment file. `results` is the folder of its outputs.
+
+    In the miniature everything is made: pictures, tower, language models. With pretrained models and LLaVA-style data
+    the same stages begin with what is loaded instead.
+    """
 
     name: str
-    data: DataSettings
-    vision: VisionSection
-    pretraining: Mapping[str, Any]
+    data: DataSettings | LlavaData
+    vision: VisionSection | LoadedVision
+    pretraining: Mapping[str, Any] = field(default_factory=dict)
+    alignment: Mapping[str, Any] | None = None  # stage 1, where there is one
     training: Mapping[str, Any]
-    sizes: Mapping[str, SizeSection]
+    sizes: Mapping[str, SizeSection | LoadedSize]
     grid: Grid
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     law: Mapping[str, Any] = field(default_factory=dict)
@@ -78,30 +99,69 @@ class Experiment:
     @classmethod
     def from_mapping(cls, mapping: Any, *, source: str = "experiment") -> "Experiment":
         """The experiment of a parsed file. Raises UserError for whatever in it cannot run."""
+        from vlmlaw.experiment_checks import check_sections
+
         experiment = build(cls, mapping, where=source)
-        experiment._check_sections(source)
-        experiment._check_law(source)
+        check_sections(experiment, source)
         assert experiment.benchmarks is not None  # they are checked on the way
         if not experiment.cells:
             raise UserError(f"{source}.grid: the grid has no cell; name sizes, visual_tokens, compressors and seeds.")
         return experiment
 
+    @property
+    def pretrained(self) -> bool:
+        """Whether tower and language models are loaded, and the data are LLaVA's; else all is the miniature's."""
+        return isinstance(self.data, LlavaData)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        if isinstance(self.data, DataSettings):
+            return SPLITS
+        return ("train", "test") if self.data.align is None else ("align", "train", "test")
+
     # The parts that stages get.
 
-    def picture_settings(self, split: str) -> DataSettings:
-        return replace(self.data, images={split: self.data.images[split]}, text=None)
+    def picture_settings(self, split: str) -> DataSettings | SplitSettings:
+        if isinstance(self.data, DataSettings):
+            return replace(self.data, images={split: self.data.images[split]}, text=None)
+        files = self.data.test if split == "test" else {"": getattr(self.data, split)}
+        return SplitSettings(
+            files=files,
+            image_px=self.tower.image_px,
+            fit=self.data.fit,
+            pad_color=self.data.pad_color,
+            skip_at_most=0.0 if split == "test" else self.data.skip_at_most,
+            one_question_each=split == "test",
+        )
 
     @property
     def text_settings(self) -> DataSettings:
+        assert isinstance(self.data, DataSettings)
         return replace(self.data, images={})
 
+    def token_settings(self, split: str) -> TokenSettings:
+        if isinstance(self.data, DataSettings):
+            return TokenSettings(independent=True)
+        if split == "test":
+            return TokenSettings(independent=False)  # a question of a test is never cut
+        return TokenSettings(
+            independent=False, max_text_tokens=self.data.max_text_tokens, skip_at_most=self.data.skip_at_most
+        )
+
     @property
-    def token_settings(self) -> TokenSettings:
-        return TokenSettings(independent=self.data.source == "miniature")
+    def tokenizer_settings(self) -> TokenizerSettings:
+        """Of pretrained models: the first size's. All sizes of a grid must read the same tokens."""
+        assert isinstance(self.data, LlavaData)
+        first = self.size_settings(next(iter(self.sizes)))
+        assert isinstance(first, ModelSettings)
+        return TokenizerSettings(model=first, chat_template=self.data.chat_template)
 
     @cached_property
-    def encoder_settings(self) -> VisionSettings:
+    def encoder_settings(self) -> VisionSettings | ModelSettings:
         section = self.vision
+        if isinstance(section, LoadedVision):
+            return _model_settings(section)
+        assert isinstance(self.data, DataSettings)
         return VisionSettings(
             source=section.source,
             hidden_size=section.hidden_size,
@@ -110,16 +170,39 @@ class Experiment:
             seed=self.data.seed,
         )
 
+    @cached_property
+    def tower(self) -> Tower:
+        """The tower's shape."""
+        section = self.vision
+        if isinstance(section, LoadedVision):
+            return Tower.of_config(config_of(section.source, section.revision))
+        from vlmlaw.data.canvas import IMAGE_PX, PATCH_PX
+
+        return Tower(section.hidden_size, section.num_hidden_layers, IMAGE_PX, PATCH_PX)
+
+    @property
+    def caches_features(self) -> bool:
+        """Whether the tower runs once, onto the disk, or in each training."""
+        return not isinstance(self.vision, LoadedVision) or self.vision.cache_features
+
     @property
     def cached_layers(self) -> tuple[int, ...]:
         """Every layer that a compressor may read, so that the first cell with a new one recaches nothing."""
-        return tuple(sorted({*self.vision.feature_layers, *self.vision.multi_level_layers}))
+        return tuple(sorted({*self._layers(deep=False), *self._layers(deep=True)}))
 
-    def size_settings(self, size: str) -> SizeSettings:
+    def _layers(self, *, deep: bool) -> tuple[int, ...]:
+        """The hidden states that a compressor of one level reads, or of several, counted from the tower's start."""
+        layers = self.vision.multi_level_layers if deep else self.vision.feature_layers
+        return tuple(layer % (self.tower.num_hidden_layers + 1) for layer in layers)
+
+    def size_settings(self, size: str) -> SizeSettings | ModelSettings:
         """Raises UserError for a size that the file does not have."""
         if size not in self.sizes:
             raise UserError(f"no size is called {size!r}; the experiment {self.name} has {', '.join(self.sizes)}.")
         section = self.sizes[size]
+        if isinstance(section, LoadedSize):
+            return _model_settings(section)
+        assert isinstance(self.data, DataSettings)
         own = {**self.pretraining, **section.pretraining}
         return SizeSettings(
             hidden_size=section.hidden_size,
@@ -129,9 +212,57 @@ class Experiment:
             seed=self.data.seed,
         )
 
+    def width_and_depth(self, size: str) -> tuple[int, int]:
+        """hidden_size and num_hidden_layers of a size."""
+        section = self.sizes[size]
+        if isinstance(section, LoadedSize):
+            config = text_config(config_of(section.source, section.revision))
+            return config["hidden_size"], config["num_hidden_layers"]
+        return section.hidden_size, section.num_hidden_layers
+
+    def n_params_estimate(self, size: str) -> int:
+        """12 L d^2: attention's 4 d^2 and the MLP's 8 d^2 in each layer (Kaplan et al. 2020, arXiv 2001.08361)."""
+        width, depth = self.width_and_depth(size)
+        return 12 * depth * width**2
+
     def training_settings(self, size: str) -> TrainingSettings:
-        own = {**self.training, **self.sizes[size].training}
+        own = {**self._arithmetic(size), **self.training, **self.sizes[size].training}
         return build(TrainingSettings, own, where=f"training of size {size}")
+
+    def alignment_settings(self, size: str) -> AlignmentSettings | None:
+        """Stage 1's optimizer, where the experiment has a stage 1."""
+        section = self.sizes[size]
+        if self.alignment is None or not isinstance(section, LoadedSize):
+            return None
+        own = {**self._arithmetic(size), **self.alignment, **section.alignment}
+        return build(AlignmentSettings, own, where=f"alignment of size {size}")
+
+    @property
+    def _framing(self) -> dict[str, Any]:
+        if not isinstance(self.data, LlavaData):
+            return {}
+        # LLaVA's visual tokens carry no embedding of their place.
+        return {"fit": self.data.fit, "pad_color": self.data.pad_color, "place_embedding": False}
+
+    def _arithmetic(self, size: str) -> dict[str, str]:
+        section = self.sizes[size]
+        return {"dtype": section.dtype} if isinstance(section, LoadedSize) else {}
+
+    def stage_1_of(self, cell: CellSettings) -> CellSettings | None:
+        """The settings of the cell's stage 1, which cells of other seeds may share."""
+        plan = self.alignment_settings(cell.size)
+        if plan is None:
+            return None
+        kept = {f.name: getattr(plan, f.name) for f in fields(OptimizerSettings)}
+        training = TrainingSettings(**kept, new_learning_rate=plan.learning_rate)
+        seed = cell.seed if plan.seed is None else plan.seed
+        return replace(cell, seed=seed, training=training, trains_language_model=False)
+
+    @cached_property
+    def alignments(self) -> dict[str, CellSettings]:
+        """Every stage 1 by name."""
+        stages = [stage for cell in self.trainings.values() if (stage := self.stage_1_of(cell)) is not None]
+        return {stage.name: stage for stage in stages}
 
     def cell_settings(self, name: str) -> CellSettings:
         """Raises UserError for a cell that the grid does not have."""
@@ -150,8 +281,7 @@ class Experiment:
         cells: dict[str, CellSettings] = {}
         for where, part in self._parts:
             for compressor, own in _compressors_of(part, where).items():
-                several = self._traits[compressor].reads_all_levels
-                layers = self.vision.multi_level_layers if several else self.vision.feature_layers
+                layers = self._layers(deep=self._traits[compressor].reads_all_levels)
                 for size, n_tokens, seed in product(self._sizes_of(part, where), part.visual_tokens, part.seeds):
                     cell = CellSettings(
                         size=size,
@@ -161,6 +291,7 @@ class Experiment:
                         seed=seed,
                         feature_layers=layers,
                         training=training[size],
+                        **self._framing,
                     )
                     if cell.name in cells:
                         raise UserError(f"{where}: the cell {cell.name} is there twice; remove one of them.")
@@ -177,6 +308,10 @@ class Experiment:
             n_patches = self.grid_side**2
             return replace(cell, compressor=traits.trained_with, compressor_options={}, n_visual_tokens=n_patches)
         return replace(cell, n_visual_tokens=None) if traits.elastic else cell
+
+    def training_settings_of(self, name: str) -> CellSettings:
+        """A training by its own name, or that of the cell of this name. Raises UserError where there is neither."""
+        return self.trainings.get(name) or self.training_of(self.cell_settings(name))
 
     @cached_property
     def trainings(self) -> dict[str, CellSettings]:
@@ -203,58 +338,7 @@ class Experiment:
     @property
     def grid_side(self) -> int:
         """Patches along a side of the image."""
-        from vlmlaw.data.canvas import GRID_SIDE
-
-        return GRID_SIDE
-
-    # Checks of what one value alone does not show.
-
-    def _check_sections(self, source: str) -> None:
-        _check_keys(self.data.images, SPLITS, where=f"{source}.data.images")
-        results = Path(self.results)
-        if results.is_absolute() or ".." in results.parts:
-            raise UserError(
-                f"{source}.results: found {self.results!r}; expected a folder inside the working directory."
-            )
-        if self.data.text is None:
-            raise UserError(f"{source}.data: text is missing; the miniature's language models are pretrained on it.")
-        if not self.sizes:
-            raise UserError(f"{source}.sizes: there is none; add a line such as 56k: {{hidden_size: 48, ...}}.")
-        for name, section in self.sizes.items():
-            if not NAME.fullmatch(name):
-                raise UserError(f"{source}.sizes: {name!r} cannot name a folder; use letters, digits, '.' and '-'.")
-            self.size_settings(name)
-            self.training_settings(name)
-            if section.hidden_size % section.num_attention_heads:
-                fitting = [n for n in range(1, 65) if section.hidden_size % n == 0]
-                raise UserError(
-                    f"{source}.sizes.{name}: {section.num_attention_heads} heads do not divide hidden_size "
-                    f"{section.hidden_size}; {', '.join(map(str, fitting))} would."
-                )
-        self._check_layers(source)
-        if self.grid.held_out is not None and self.grid.held_out not in self.sizes:
-            raise UserError(
-                f"{source}.grid.held_out: no size is called {self.grid.held_out!r}; there are {', '.join(self.sizes)}."
-            )
-
-    def _check_layers(self, source: str) -> None:
-        n_states = self.vision.num_hidden_layers + 1
-        for key in ("feature_layers", "multi_level_layers"):
-            layers = getattr(self.vision, key)
-            wrong = [layer for layer in layers if not -n_states <= layer < n_states]
-            if wrong or not layers:
-                raise UserError(
-                    f"{source}.vision.{key}: found {list(layers)}; the tower's hidden states are 0 to {n_states - 1} "
-                    f"(or -{n_states} to -1, counted from the end). Name at least one."
-                )
-
-    def _check_law(self, source: str) -> None:
-        from vlmlaw.laws.options import LawOptions
-
-        try:
-            LawOptions.from_mapping(self.law)
-        except UserError as error:
-            raise UserError(f"{source}.law: {error}") from error
+        return self.tower.grid_side
 
     def _sizes_of(self, part: Product, where: str) -> list[str]:
         return list(self.sizes) if part.sizes == ALL else _names(part.sizes, self.sizes, where=f"{where}.sizes")
@@ -284,9 +368,9 @@ class Experiment:
                     options=own,
                     visual_tokens=part.visual_tokens,
                     grid_side=self.grid_side,
-                    vision_width=self.vision.hidden_size,
-                    question_widths=tuple(sorted({self.sizes[size].hidden_size for size in sizes})),
-                    n_llm_layers=min(self.sizes[size].num_hidden_layers for size in sizes),
+                    vision_width=self.tower.hidden_size,
+                    question_widths=tuple(sorted({self.width_and_depth(size)[0] for size in sizes})),
+                    n_llm_layers=min(self.width_and_depth(size)[1] for size in sizes),
                     n_levels=len(self.vision.feature_layers),
                     n_multi_levels=len(self.vision.multi_level_layers),
                 )
@@ -328,6 +412,6 @@ def _names(given: Any, known: Iterable[str], *, where: str) -> list[str]:
     return names
 
 
-def _check_keys(mapping: Mapping[str, Any], wanted: tuple[str, ...], *, where: str) -> None:
-    if set(mapping) != set(wanted):
-        raise UserError(f"{where}: found {', '.join(mapping) or 'nothing'}; expected {', '.join(wanted)}.")
+def _model_settings(section: LoadedVision | LoadedSize) -> ModelSettings:
+    """What fetching the model depends on."""
+    return ModelSettings(**{f.name: getattr(section, f.name) for f in fields(ModelSettings)})

@@ -34,16 +34,38 @@ class Lineage:
     def pretrain_language_model(self, **_: Any) -> str:
         return _hash(self._tokens("text"), self._tokenizer)
 
-    def train_cell(self, *, size: str, **_: Any) -> str:
-        settings = to_json(self.experiment.size_settings(size))
-        language_model = _hash(settings, code_version("vlmlaw.language_model"), self.pretrain_language_model())
-        return _hash(language_model, self._encoder, self._tokens("train"), self._features("train"))
+    def fetch_language_model(self, **_: Any) -> str:
+        return self._tokenizer
 
-    def train_elastic(self, *, size: str, **_: Any) -> str:
-        return self.train_cell(size=size)
+    def align_cell(self, *, size: str, **_: Any) -> str:
+        return self._before_training("align", size=size)
+
+    def train_cell(self, *, size: str, compressor: str, seed: str, n_visual_tokens: str | None = None) -> str:
+        """Of a cell's training, or without a V of one that serves any."""
+        return self._before_cell(self._training(cell_name(size, _number(n_visual_tokens), compressor, int(seed))))
+
+    def _training(self, name: str) -> Any:
+        return self.experiment.trainings.get(name) or self.experiment.cell_settings(name)
+
+    def _before_cell(self, training: Any) -> str:
+        """What a training starts from, its stage 1 included."""
+        before, stage_1 = self._before_training("train", size=training.size), self.experiment.stage_1_of(training)
+        if stage_1 is None:
+            return before
+        code = code_version("vlmlaw.train", compressor=training.compressor)
+        return _hash(before, to_json(stage_1), code, self.align_cell(size=training.size))
+
+    def _before_training(self, split: str, *, size: str) -> str:
+        """Language model, tower, and what is learned from."""
+        settings = to_json(self.experiment.size_settings(size))
+        if self.experiment.pretrained:
+            language_model = _hash(settings, code_version("vlmlaw.hub"), self._tokenizer)
+        else:
+            language_model = _hash(settings, code_version("vlmlaw.language_model"), self.pretrain_language_model())
+        return _hash(language_model, self._encoder, self._tokens(split), self._images(split))
 
     def evaluate_cell(self, **cell: str) -> str:
-        return _hash(self._trained(**cell), self._pictures("test"), self._tokens("test"), self._features("test"))
+        return _hash(self._trained(**cell), self._pictures("test"), self._tokens("test"), self._images("test"))
 
     def evaluate_benchmark(self, *, benchmark: str, **cell: str) -> str:
         return self._trained(**cell)
@@ -53,7 +75,7 @@ class Lineage:
         cell = self.experiment.cell_settings(cell_name(size, int(n_visual_tokens), compressor, int(seed)))
         training = self.experiment.training_of(cell)
         code = code_version("vlmlaw.train", compressor=training.compressor)
-        return _hash(to_json(training), to_json(cell.measured), code, self.train_cell(size=size))
+        return _hash(to_json(training), to_json(cell.measured), code, self._before_cell(training))
 
     @cached_property
     def collect_measurements(self) -> str:
@@ -84,27 +106,39 @@ class Lineage:
     # A result with all that it was made from.
 
     def _pictures(self, split: str) -> str:
-        return _hash(to_json(self.experiment.picture_settings(split)), code_version("vlmlaw.data.miniature"))
+        code = code_version("vlmlaw.data.llava" if self.experiment.pretrained else "vlmlaw.data.miniature")
+        return _hash(to_json(self.experiment.picture_settings(split)), code)
 
     @cached_property
     def _text(self) -> str:
         return _hash(to_json(self.experiment.text_settings), code_version("vlmlaw.data.miniature"))
 
-    @property
+    @cached_property
     def _tokenizer(self) -> str:
+        if self.experiment.pretrained:
+            return _hash(to_json(self.experiment.tokenizer_settings), code_version("vlmlaw.hub"))
         return code_version("vlmlaw.data.miniature")
 
     def _tokens(self, split: str) -> str:
-        settings = to_json(self.experiment.token_settings)
+        settings = to_json(self.experiment.token_settings("train" if split == "text" else split))
         return _hash(settings, code_version("vlmlaw.packing"), self.tokenize(split=split))
 
     @cached_property
     def _encoder(self) -> str:
-        return _hash(to_json(self.experiment.encoder_settings), code_version("vlmlaw.encoder"), self.train_encoder)
+        settings = to_json(self.experiment.encoder_settings)
+        if self.experiment.pretrained:
+            return _hash(settings, code_version("vlmlaw.hub"))
+        return _hash(settings, code_version("vlmlaw.encoder"), self.train_encoder)
 
-    def _features(self, split: str) -> str:
-        """Of whatever layers: which of them a cell reads stands in its settings."""
-        return _hash(code_version("vlmlaw.encoder"), self.cache_features(split=split))
+    def _images(self, split: str) -> str:
+        """Features of whatever layers (which of them a cell reads stands in its settings), or the images themselves."""
+        if not self.experiment.caches_features:
+            return self._pictures(split)
+        return _hash(code_version("vlmlaw.images"), self.cache_features(split=split))
+
+
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text)
 
 
 def _hash(*parts: str) -> str:

@@ -42,9 +42,7 @@ def launch() -> None:
     cli_evaluate()
 
 
-def run_lmms_eval(
-    model: Path, out: Path, *, name: str, fit: str, dtype: str, batch_size: int, tasks: Path | None = None
-) -> None:
+def run_lmms_eval(model: Path, out: Path, *, name: str, dtype: str, batch_size: int, tasks: Path | None = None) -> None:
     """Run a benchmark's task of lmms-eval on a cell and write its measurements to `out`.
 
     `tasks` is a folder of tasks beside lmms-eval's own. Raises UserError where lmms-eval is not installed or fails;
@@ -54,7 +52,7 @@ def run_lmms_eval(
     python = os.environ.get(PYTHON, sys.executable)
     with tempfile.TemporaryDirectory() as folder:
         command = [python, "-c", "from vlmlaw.lmms import launch; launch()"]
-        command += ["--model", MODEL_ID, "--model_args", f"pretrained={model},fit={fit},dtype={dtype}"]
+        command += ["--model", MODEL_ID, "--model_args", f"pretrained={model},dtype={dtype}"]
         command += ["--tasks", task, "--batch_size", str(batch_size), "--output_path", folder, "--log_samples"]
         command += ["--include_path", str(tasks)] if tasks else []
         source = str(Path(__file__).resolve().parents[1])

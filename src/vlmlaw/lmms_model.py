@@ -34,7 +34,6 @@ class VlmlawModel(lmms):
         pretrained: str,
         batch_size: int | str = 16,
         dtype: str = "float32",
-        fit: str = "pad",
         device: str | None = None,
         **unknown: Any,
     ):
@@ -45,7 +44,7 @@ class VlmlawModel(lmms):
             )
         given = {key: value for key, value in unknown.items() if value is not None and key != "max_batch_size"}
         if given:
-            raise UserError(f"unknown model_args {', '.join(given)}; there are pretrained, dtype, fit.")
+            raise UserError(f"unknown model_args {', '.join(given)}; there are pretrained, dtype.")
         from pathlib import Path
 
         self._vlm, self._words = load_cell(Path(pretrained), dtype=dtype)
@@ -57,7 +56,7 @@ class VlmlawModel(lmms):
             self._words, n_visual_tokens=self._vlm.compressor.n_input_tokens, image_token_id=config.image_token_id
         )
         self._pictures: dict[ImageKey, Image.Image] = {}
-        self._patches_of = patches_reader(self._vlm, self._read, fit=fit)
+        self._patches_of = patches_reader(self._vlm, self._read)
 
     def _read(self, key: ImageKey) -> np.ndarray:
         return np.asarray(self._pictures[key].convert("RGB"))

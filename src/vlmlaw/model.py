@@ -23,7 +23,7 @@ from transformers import (
 from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from vlmlaw import pruning, tower_attention, vision
+from vlmlaw import pruning, tower_attention, towers, vision
 from vlmlaw.attention import fitting_mask
 from vlmlaw.compressors import Compressor, FastV, build_compressor, compressor_class
 from vlmlaw.compressors.base import ATTENTION, EMBEDDING, PROJECTED, patch_positions
@@ -49,6 +49,10 @@ class VlmConfig(PreTrainedConfig):
         feature_layers: list[int] | None = None,
         position_embedding: bool = False,
         image_token_id: int = 0,
+        image_mean: list[float] | None = None,
+        image_std: list[float] | None = None,
+        image_fit: str = "stretch",
+        pad_color: list[int] | None = None,
         **kwargs: Any,
     ):
         self.vision_config = _as_config(vision_config or {"model_type": "clip_vision_model"})
@@ -59,6 +63,10 @@ class VlmConfig(PreTrainedConfig):
         self.feature_layers = feature_layers or [-2]
         self.position_embedding = position_embedding
         self.image_token_id = image_token_id
+        self.image_mean = image_mean or [0.5] * 3
+        self.image_std = image_std or [0.5] * 3
+        self.image_fit = image_fit
+        self.pad_color = pad_color or [0, 0, 0]
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
 
@@ -151,6 +159,31 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             nn.init.zeros_(module.bias)
         elif self.places is not None and module is self.places.table:
             nn.init.normal_(module.weight, std=self.config.text_config.initializer_range)
+
+    @classmethod
+    def assemble(
+        cls, config: VlmConfig, vision_tower: PreTrainedModel, language_model: PreTrainedModel
+    ) -> "VlmForConditionalGeneration":
+        """The model of a loaded tower and LLM; what lies between them starts untrained."""
+        with torch.device("meta"):
+            model = cls(config)
+        model.vision_tower, model.language_model = vision_tower, language_model
+        model.generation_config = language_model.generation_config
+        for part in model.connector.values():
+            part.to_empty(device="cpu")
+        for part in model.projector.modules():
+            model._init_weights(part)
+        model.projector.norm.reset_parameters()
+        if model.places is not None:
+            model._init_weights(model.places.table)
+        model.compressor.reset_parameters()
+        return model
+
+    @property
+    def connector(self) -> dict[str, nn.Module]:
+        """What lies between tower and LLM, by name: what stage 1 trains."""
+        parts = {"compressor": self.compressor, "projector": self.projector, "places": self.places}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
@@ -251,8 +284,13 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def see(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        """What the tower makes of images: `patches`, and `importance` and `keys` where its attention is asked for."""
+        """What the tower makes of normalised pixel_values (B, 3, H, W), or of bytes (B, H, W, 3).
+
+        That is `patches` (B, P, K), and `importance` and `keys` where the compressor asks for the tower's attention.
+        """
         tower, layers, compressor = self.vision_tower, self.config.feature_layers, self.compressor
+        if pixel_values.dtype == torch.uint8:
+            pixel_values = towers.normalise(pixel_values, self.config.image_mean, self.config.image_std)
         pixel_values = pixel_values.to(tower.dtype)
         wanted = compressor.needs_importance or compressor.keys_from == ATTENTION
         if compressor.inside_llm or not (wanted and tower_attention.has_attention(self.config.vision_config)):
@@ -275,11 +313,12 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         keys: Tensor | None = None,
     ) -> Tensor:
         """Input embeddings (B, T, D): the text's, with the images' visual tokens in the image tokens' places."""
-        embeds_BTD = self.get_input_embeddings()(input_ids)
-        if patches is None and pixel_values is not None:
+        is_image_BT = input_ids == self.config.image_token_id
+        # The image's token may lie beyond the LLM's vocabulary; what stands in its place is replaced anyway.
+        embeds_BTD = self.get_input_embeddings()(input_ids.masked_fill(is_image_BT, 0))
+        if patches is None and pixel_values is not None and len(pixel_values):
             seen = self.see(pixel_values)
             patches, importance, keys = seen["patches"], seen.get("importance"), seen.get("keys")
-        is_image_BT = input_ids == self.config.image_token_id
         n_images = 0 if patches is None else len(patches) if image_of is None else len(image_of)
         n_each = self.compressor.n_input_tokens
         n_places = int(is_image_BT.sum())

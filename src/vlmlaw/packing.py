@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 IGNORE_INDEX = -100
 NO_TOKEN = -1
+RECORDS_AT_ONCE = 8192
 PREFIX = 0  # the segment that every other segment of its document sees
 
 
@@ -56,42 +57,81 @@ class TokenTable:
         return cls(**fields | {"image_token_id": int(fields["image_token_id"])})
 
 
-def tokenize(dataset: Dataset, tokenizer: Any, *, independent: bool) -> TokenTable:
+def tokenize(
+    dataset: Dataset, tokenizer: Any, *, independent: bool, max_text_tokens: int = 0, skip_at_most: float = 0.0
+) -> TokenTable:
     """Every record through the tokenizer's chat template, labels on answers only.
 
-    Raises UserError when there is no record, or naming the one in which an answer would have no label.
+    A dialogue is cut off after max_text_tokens (0: never), its image being one. Raises UserError when there is no
+    record, or naming the one in which an answer would have no label, or, of those that the cut leaves without any
+    label, the first beyond the share skip_at_most, up to which they are left out.
     """
     if not dataset.records:
         raise UserError(f"{dataset.folder} holds no record; there is nothing to learn from.")
     image_token_id = tokenizer.get_vocab().get(IMAGE_PLACEHOLDER, NO_TOKEN)
-    chats_of_record = [_chats(record, independent=independent) for record in dataset.records]
-    # Many records ask the same; each chat is rendered and tokenized once.
-    different = dict.fromkeys(chat for chats in chats_of_record for chat in chats)
-    turns = dict(zip(different, _turns(different, tokenizer), strict=True))
-    ids: list[int] = []
-    targets: list[int] = []
-    segments: list[int] = []
-    starts = [0]
-    for record, chats in zip(dataset.records, chats_of_record, strict=True):
-        own = [turns[chat] for chat in chats]
-        record_ids, record_targets, record_segments = (_independent if independent else _dialogue)(own)
-        answered = {place for place, target in zip(record_segments, record_targets, strict=True) if target >= 0}
-        if len(answered) < len(own) or any(not 0 < first < end for _, places in own for first, end in places):
-            raise UserError(f"record {record.id!r}: the chat template leaves an answer without a label to learn from.")
-        _demand_image(record, record_ids.count(image_token_id))
-        ids += record_ids
-        targets += record_targets
-        segments += record_segments
-        starts.append(len(ids))
-    image_rows = [dataset.image_row(record) if record.image else -1 for record in dataset.records]
+    parts: list[tuple[np.ndarray, ...]] = []
+    lengths, image_rows, skipped = [0], list[int](), list[str]()
+    for record, document in _documents(dataset.records, tokenizer, image_token_id, independent=independent):
+        ids, targets, segments = document if independent else _cut(document, max_text_tokens or None)
+        if max(targets) < 0:
+            skipped.append(record.id)
+            _demand_few(skipped, len(dataset.records), max_text_tokens, skip_at_most)
+            continue
+        arrays = np.array(ids, dtype=np.int32), np.array(targets, dtype=np.int32), np.array(segments, dtype=np.int16)
+        parts.append(arrays)
+        lengths.append(len(ids))
+        image_rows.append(dataset.image_row(record) if record.image else -1)
+    if not parts:
+        raise UserError(
+            f"no record of {dataset.folder} has a label within {max_text_tokens} tokens; allow more of them."
+        )
+    ids_T, targets_T, segments_T = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return TokenTable(
-        ids=np.array(ids, dtype=np.int32),
-        targets=np.array(targets, dtype=np.int32),
-        segments=np.array(segments, dtype=np.int16),
-        starts=np.array(starts, dtype=np.int64),
+        ids=ids_T,
+        targets=targets_T,
+        segments=segments_T,
+        starts=np.cumsum(lengths, dtype=np.int64),
         image_rows=np.array(image_rows, dtype=np.int64),
         image_token_id=image_token_id,
     )
+
+
+def _documents(
+    records: Sequence[Record], tokenizer: Any, image_token_id: int, *, independent: bool
+) -> Iterator[tuple[Record, Document]]:
+    """Each record and its document, some thousand at a time, so that memory stays small whatever their number."""
+    for start in range(0, len(records), RECORDS_AT_ONCE):
+        part = records[start : start + RECORDS_AT_ONCE]
+        chats_of_record = [_chats(record, independent=independent) for record in part]
+        # Many records ask the same; each chat is rendered and tokenized once.
+        different = dict.fromkeys(chat for chats in chats_of_record for chat in chats)
+        turns = dict(zip(different, _turns(different, tokenizer), strict=True))
+        for record, chats in zip(part, chats_of_record, strict=True):
+            own = [turns[chat] for chat in chats]
+            document = (_independent if independent else _dialogue)(own)
+            ids, targets, segments = document
+            answered = {place for place, target in zip(segments, targets, strict=True) if target >= 0}
+            if len(answered) < len(own) or any(not 0 < first < end for _, places in own for first, end in places):
+                raise UserError(
+                    f"record {record.id!r}: the chat template leaves an answer without a label to learn from."
+                )
+            _demand_image(record, ids.count(image_token_id))
+            yield record, document
+
+
+def _cut(document: Document, n_tokens: int | None) -> Document:
+    ids, targets, segments = document
+    return ids[:n_tokens], targets[:n_tokens], segments[:n_tokens]
+
+
+def _demand_few(skipped: list[str], n_records: int, max_text_tokens: int, skip_at_most: float) -> None:
+    n_allowed = int(skip_at_most * n_records)
+    if len(skipped) > n_allowed:
+        raise UserError(
+            f"record {skipped[-1]!r} has no answer within its first {max_text_tokens} tokens, so nothing would be "
+            f"learned from it, and {n_allowed} of {n_records} records may be left out. Raise data.max_text_tokens, or "
+            "set data.skip_at_most to the share that may be left out."
+        )
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -107,7 +147,14 @@ def load_tokenizer(folder: Path) -> Any:
 
 def tokenize_dataset(dataset: Path, tokenizer: Path, out: Path, *, settings: TokenSettings) -> None:
     """Tokenize the dataset in a folder with the tokenizer in another, and write the table to `out`."""
-    table = tokenize(Dataset(dataset), load_tokenizer(tokenizer), independent=settings.independent)
+    table = tokenize(
+        Dataset(dataset),
+        load_tokenizer(tokenizer),
+        independent=settings.independent,
+        max_text_tokens=settings.max_text_tokens,
+        skip_at_most=settings.skip_at_most,
+    )
+    print(f"{len(table)} records, {len(table.ids) / len(table):.1f} tokens each, {(table.targets >= 0).sum()} labels")
     with whole_file(out) as partial, partial.open("wb") as file:
         table.save(file)
 

@@ -12,12 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw import provenance
-from vlmlaw.experiment import SPLITS, CellSettings, Experiment
+from vlmlaw.experiment import (
+    CellSettings,
+    Experiment,
+    LlavaData,
+    ModelSettings,
+    SizeSettings,
+    SplitSettings,
+    VisionSection,
+)
 from vlmlaw.lineage import Lineage
+from vlmlaw.memory import recall, remember
 from vlmlaw.names import cell_name
 from vlmlaw.settings import as_data, to_json
 
 RULE_OF_RUNNER = {"vlmlaw": "evaluate_benchmark", "lmms-eval": "evaluate_by_lmms_eval"}
+
+DATASET_FILES = ("index.npz", "conversations.json", "images-00000.tar")
 
 
 class Plan:
@@ -28,7 +39,8 @@ class Plan:
     def __init__(self, config: Mapping[str, Any], *, source: str = "experiment"):
         self.experiment = Experiment.from_mapping(config, source=source)
         self.results = self.experiment.results
-        self.splits = SPLITS
+        self.pretrained = self.experiment.pretrained
+        self.splits = self.experiment.splits
         self.sizes = list(self.experiment.sizes)
         self.cells = list(self.experiment.cells)
         self.trainings = list(self.experiment.trainings)
@@ -47,9 +59,12 @@ class Plan:
     def text(self) -> str:
         return to_json(self.experiment.text_settings)
 
+    def tokens_of(self, wildcards: Any) -> str:
+        return to_json(self.experiment.token_settings("train" if wildcards.split == "text" else wildcards.split))
+
     @cached_property
-    def tokens(self) -> str:
-        return to_json(self.experiment.token_settings)
+    def tokenizer(self) -> str:
+        return to_json(self.experiment.tokenizer_settings)
 
     @cached_property
     def encoder(self) -> str:
@@ -64,6 +79,14 @@ class Plan:
     def measured_of(self, wildcards: Any) -> str:
         """Which cell an evaluation is of; its weights may be those of many."""
         return to_json(self._cell(wildcards).measured)
+
+    def alignment_of(self, wildcards: Any) -> str:
+        return to_json(self._cell(wildcards, among=self.experiment.alignments))
+
+    @cached_property
+    def _stages(self) -> Mapping[str, CellSettings]:
+        """Cells, trainings and stages 1 by name; one that several share may have a name that no cell has."""
+        return {**self.experiment.alignments, **self._every}
 
     @cached_property
     def evaluation(self) -> str:
@@ -88,25 +111,100 @@ class Plan:
 
     @property
     def encoder_checkpoint_seconds(self) -> int:
-        return round(self.experiment.vision.training.checkpoint_seconds)
+        section = self.experiment.vision
+        assert isinstance(section, VisionSection)
+        return round(section.training.checkpoint_seconds)
 
     def pretraining_checkpoint_seconds(self, wildcards: Any) -> int:
-        return round(self.experiment.size_settings(wildcards.size).pretraining.checkpoint_seconds)
+        settings = self.experiment.size_settings(wildcards.size)
+        assert isinstance(settings, SizeSettings)
+        return round(settings.pretraining.checkpoint_seconds)
 
     def training_checkpoint_seconds(self, wildcards: Any) -> int:
         return round(self._cell(wildcards).training.checkpoint_seconds)
 
+    def alignment_checkpoint_seconds(self, wildcards: Any) -> int:
+        stage = self._cell(wildcards, among=self.experiment.alignments)
+        return round(stage.training.checkpoint_seconds)
+
+    @cached_property
+    def compute_options(self) -> str:
+        """What a training may use of the machine, as JSON."""
+        return to_json(self.compute)
+
+    @cached_property
+    def budget(self) -> str:
+        """The estimate of GPU-hours, in words; empty for what takes none."""
+        if not (self.pretrained and self.compute.gpus):
+            return ""
+        asked = ("budget", provenance.code_version("vlmlaw.budget"), to_json(self.experiment))
+        answer = recall(*asked)
+        if answer is None:
+            from vlmlaw.budget import describe
+
+            answer = describe(self.experiment)
+            remember(answer, *asked)
+        return answer
+
     # Files.
 
-    def features_of(self, split: str) -> Any:
-        """An input function: the feature files of a split that a cell reads."""
-        return lambda wildcards: [
-            f"{self.results}/features/{split}/layer{layer}.npy" for layer in self._cell(wildcards).feature_layers
+    def images_of(self, split: str) -> Any:
+        """An input function: what a cell sees of a split's images, cached features or the images themselves."""
+
+        def files(wildcards: Any) -> list[str]:
+            if not self.experiment.caches_features:
+                return [f"{self.results}/data/{split}/{name}" for name in DATASET_FILES]
+            cell = self._cell(wildcards, among=self._stages)
+            return [f"{self.results}/features/{split}/layer{layer}.npy" for layer in cell.feature_layers]
+
+        return files
+
+    def aligned_of(self, wildcards: Any) -> list[str]:
+        """What a cell's training starts from beside the LLM: stage 1's weights, where there is a stage 1."""
+        stage = self.experiment.stage_1_of(self._cell(wildcards))
+        return [f"{self.results}/aligned/{stage.name}/connector.safetensors"] if stage else []
+
+    @property
+    def data_files(self) -> list[str]:
+        """What must be there before any model is trained."""
+        splits = [split for split in self.splits if split != "development"]
+        tokens = [f"{self.results}/tokens/{split}.npz" for split in splits]
+        if not self.experiment.pretrained:
+            tokens.append(f"{self.results}/tokens/text.npz")
+        if not self.experiment.caches_features:
+            return tokens + [f"{self.results}/data/{split}/images-00000.tar" for split in splits]
+        return tokens + [
+            f"{self.results}/features/{split}/layer{layer}.npy" for split in splits for layer in self.layers
         ]
 
     def model_of(self, wildcards: Any) -> str:
         """The folder of the training whose weights a cell uses."""
         return f"{self.results}/cells/{self.experiment.training_of(self._cell(wildcards)).name}"
+
+    @property
+    def training_accounts(self) -> list[str]:
+        """training.json of everything that is trained before the cells."""
+        if self.experiment.pretrained:
+            return [f"{self.results}/aligned/{name}/training.json" for name in self.experiment.alignments]
+        language_models = [f"{self.results}/language_models/{size}/training.json" for size in self.sizes]
+        return [f"{self.results}/encoder/training.json", *language_models]
+
+    def conversations_of(self, wildcards: Any) -> list[str]:
+        """The files of conversations of a split that lie on this machine."""
+        settings = self.experiment.picture_settings(wildcards.split)
+        assert isinstance(settings, SplitSettings)
+        return [file.conversations for file in settings.files.values() if not file.repository]
+
+    def local_files_of(self, settings: Any) -> list[str]:
+        """The files of a model that lies in a folder here; none for a model of the hub."""
+        assert isinstance(settings, ModelSettings)
+        folder = Path(settings.source)
+        kinds = (".json", ".safetensors", ".jinja", ".txt", ".model")
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        return [str(file) for file in files if file.suffix in kinds]
+
+    def language_model_files_of(self, wildcards: Any) -> list[str]:
+        return self.local_files_of(self.experiment.size_settings(wildcards.size))
 
     @cached_property
     def evaluations(self) -> list[str]:
@@ -131,8 +229,8 @@ class Plan:
 
     def behind(self, rule: str, wildcards: Any) -> list[tuple[str, dict[str, str]]]:
         """The jobs, rule and wildcards, whose lasting results a job reads; caches are not among them."""
-        if rule in ("train_cell", "train_elastic"):
-            return [("pretrain_language_model", {"size": wildcards["size"]}), ("train_encoder", {})]
+        if rule in ("train_cell", "train_elastic", "align_cell", "align_elastic"):
+            return self._behind_training(rule, wildcards)
         if rule in ("evaluate_cell", *RULE_OF_RUNNER.values()):
             training = self.experiment.training_of(self._cell(wildcards))
             return [("train_cell" if training.n_visual_tokens else "train_elastic", self._wildcards_of(training))]
@@ -142,6 +240,15 @@ class Plan:
             return [(rule, cell | own) for cell in cells for rule, own in [("evaluate_cell", {}), *runs]]
         before = {"fit_law": "collect_measurements", "write_headline": "fit_law", "write_report": "fit_law"}.get(rule)
         return [(before, {})] if before else []
+
+    def _behind_training(self, rule: str, wildcards: Any) -> list[tuple[str, dict[str, str]]]:
+        size = {"size": wildcards["size"]}
+        if not self.pretrained:
+            return [("pretrain_language_model", size), ("train_encoder", {})]
+        stage_1 = self.experiment.stage_1_of(self._cell(wildcards)) if rule.startswith("train") else None
+        before = "align_cell" if stage_1 and stage_1.n_visual_tokens else "align_elastic"
+        aligned = [(before, self._wildcards_of(stage_1))] if stage_1 else []
+        return [("fetch_language_model", size), ("fetch_encoder", {}), *aligned]
 
     @staticmethod
     def _wildcards_of(cell: CellSettings) -> dict[str, str]:
@@ -154,20 +261,21 @@ class Plan:
         return 1 + self._cost_order.index(self._cell(wildcards).name)
 
     def language_model_priority(self, wildcards: Any) -> int:
-        return self.FIRST + self.experiment.size_settings(wildcards.size).n_params_estimate // 1000
+        return self.FIRST + min(self.FIRST, self.experiment.n_params_estimate(wildcards.size) // 1000)
 
     @cached_property
     def _cost_order(self) -> list[str]:
         """Cells by estimated training cost, cheapest first: parameters x tokens of a record x records."""
         data = self.experiment.data
-        n_text_tokens = 8 * data.questions_per_image
+        n_text_tokens = data.train.text_tokens if isinstance(data, LlavaData) else 8 * data.questions_per_image
+        n_records = (data.train.records or 1) if isinstance(data, LlavaData) else data.images["train"]
 
         def cost(name: str) -> float:
             cell = self._every[name]
-            n_params = self.experiment.size_settings(cell.size).n_params_estimate
-            n_records = cell.training.steps * cell.training.batch_size
+            n_params = self.experiment.n_params_estimate(cell.size)
+            n_seen = cell.training.steps_of(n_records) * cell.training.batch_size
             n_visual_tokens = cell.n_visual_tokens or self.experiment.grid_side**2  # any V: with the most among them
-            return n_params * (n_visual_tokens + n_text_tokens) * n_records
+            return n_params * (n_visual_tokens + n_text_tokens) * n_seen
 
         return sorted(self._every, key=cost)
 
@@ -176,12 +284,12 @@ class Plan:
         """Cells and trainings by name: a training may serve many cells, or none of its own name."""
         return {**self.experiment.cells, **self.experiment.trainings}
 
-    def _cell(self, wildcards: Any) -> Any:
-        """The cell or the training that a job's wildcards name."""
+    def _cell(self, wildcards: Any, *, among: Mapping[str, Any] | None = None) -> Any:
+        """The cell, training or stage 1 that a job's wildcards name."""
         given = dict(wildcards.items())
         n_visual_tokens = int(given["n_visual_tokens"]) if "n_visual_tokens" in given else None
         name = cell_name(given["size"], n_visual_tokens, given["compressor"], int(given["seed"]))
-        return self._every.get(name) or self.experiment.cell_settings(name)
+        return (self._every if among is None else among).get(name) or self.experiment.cell_settings(name)
 
     # Code, and what stands behind the inputs.
 

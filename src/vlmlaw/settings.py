@@ -67,7 +67,10 @@ def build(cls: type[T], mapping: Any, *, where: str) -> T:
     for name, value in mapping.items():
         values[name] = _convert(value, hints[name], where=f"{where}.{name}")
         _check(values[name], known[name].metadata, where=f"{where}.{name}")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except UserError as error:  # of what the section checks by itself
+        raise UserError(f"{where}: {error}") from error
 
 
 def to_json(settings: Any) -> str:
@@ -117,6 +120,8 @@ def _convert(value: Any, hint: Any, *, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and types.NoneType in arguments:
             return None
+        if dataclasses.is_dataclass(arguments[0]) and isinstance(value, Mapping):
+            return _convert(value, _by_source(arguments, value, where=where), where=where)
         fitting = [kind for kind in arguments if isinstance(kind, type) and type(value) is kind]
         return _convert(value, (fitting or [kind for kind in arguments if kind is not types.NoneType])[0], where=where)
     if dataclasses.is_dataclass(hint):
@@ -134,6 +139,28 @@ def _convert(value: Any, hint: Any, *, where: str) -> Any:
     if type(value) is not hint:
         raise UserError(f"{where}: found {_shown(value)}; expected {WORDS[hint]}.{_yaml_hint(value, hint)}")
     return value
+
+
+def _by_source(kinds: tuple[Any, ...], value: Mapping[str, Any], *, where: str) -> Any:
+    """Which of these sections it is, by its key `source`: the one that has this word, else the one for any text.
+
+    A section without that key is the one that needs none. Raises UserError for a word that no section has.
+    """
+    kinds = tuple(kind for kind in kinds if kind is not types.NoneType)
+    words = {word: kind for kind in kinds for word in _source_words(kind)}
+    for_any_text = [kind for kind in kinds if "source" in _fields(kind) and not _source_words(kind)]
+    needing_none = [kind for kind in kinds if "source" not in _fields(kind) or not _required(_fields(kind)["source"])]
+    if "source" not in value:
+        return (needing_none or list(kinds))[0]
+    found = value["source"]
+    if not isinstance(found, str) or not (found in words or for_any_text):
+        raise UserError(f"{where}.source: found {_shown(found)}; expected one of {', '.join(words)}.")
+    return words.get(found) or for_any_text[0]
+
+
+def _source_words(kind: type) -> tuple[str, ...]:
+    field = _fields(kind).get("source")
+    return () if field is None else field.metadata.get("words", ())
 
 
 def _check(value: Any, bounds: Mapping[str, Any], *, where: str) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vlmlaw.data.framing import CLIP_GREY, FITS
+from vlmlaw.errors import UserError
 from vlmlaw.names import cell_name
 from vlmlaw.settings import choice, choices, number, passive
 
@@ -12,9 +14,10 @@ ALL = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """One run of AdamW with warm-up and cosine decay."""
+    """One run of AdamW with warm-up and cosine decay, for so many `steps` or so many `epochs` of its records."""
 
-    steps: int = number(least=1)
+    steps: int = number(least=0, default=0)
+    epochs: float = number(least=0, default=0.0)
     batch_size: int = number(least=1)
     learning_rate: float = number(above=0)
     weight_decay: float = number(least=0, default=0.0)
@@ -23,12 +26,27 @@ class OptimizerSettings:
     dtype: str = choice("float32", "bfloat16", default="float32")  # of the arithmetic; weights are kept in float32
     checkpoint_seconds: float = passive(number(above=0, default=60.0))
 
+    def __post_init__(self) -> None:
+        if (self.steps > 0) == (self.epochs > 0):
+            raise UserError(f"found steps {self.steps} and epochs {self.epochs:g}; give one of the two.")
+
+    def steps_of(self, n_records: int) -> int:
+        """Steps of the training on so many records; an epoch leaves out the records that fill no batch."""
+        return self.steps or max(1, round(self.epochs * max(1, n_records // self.batch_size)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(OptimizerSettings):
     """The training of a cell; what starts untrained (compressor and projector) has a learning rate of its own."""
 
     new_learning_rate: float = number(above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentSettings(OptimizerSettings):
+    """Stage 1: compressor and projector alone, the LLM frozen. With a `seed` all seeds of a cell share it."""
+
+    seed: int | None = number(least=0, default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +70,72 @@ class DataSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LlavaFile:
+    """A LLaVA-style JSON file and the folder or .zip archive of its images; both may be files of a hub dataset.
+
+    `records` is how many records the file must hold. `text_tokens`, a record's mean, is for estimates of cost only.
+    """
+
+    conversations: str
+    images: str = ""
+    repository: str = ""  # a dataset of the hub; conversations and images are then files of it
+    revision: str = "main"
+    records: int | None = number(least=1, default=None)
+    text_tokens: int = passive(number(least=1, default=100))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaData:
+    """Conversations about images in LLaVA's layout: for stage 1, for stage 2, and suites of questions as a test."""
+
+    source: str = choice("llava")
+    align: LlavaFile | None = None
+    train: LlavaFile
+    test: Mapping[str, LlavaFile]
+    fit: str = choice(*FITS, default="pad")  # how an image becomes a square
+    pad_color: tuple[int, ...] = number(least=0, most=255, default=CLIP_GREY)
+    skip_at_most: float = number(least=0, most=1, default=0.0)  # share of a training file's records
+    max_text_tokens: int = number(least=8, default=2048)  # what a record says beyond is cut off, whatever V is
+    chat_template: str = "chatml"  # or `model` for the language model's own, or a .jinja file
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSettings:
+    """One split's records, and its images as squares of `image_px`. Questions of a test become records each."""
+
+    files: Mapping[str, LlavaFile]  # by suite; a training split has one, without a name
+    image_px: int = number(least=1)
+    fit: str = choice(*FITS)
+    pad_color: tuple[int, ...] = number(least=0, most=255)
+    skip_at_most: float = number(least=0, most=1, default=0.0)
+    one_question_each: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenSettings:
     """How conversations become tokens; `independent` questions do not see one another."""
 
     independent: bool
+    max_text_tokens: int = number(least=0, default=0)  # 0: any number
+    skip_at_most: float = number(least=0, most=1, default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """A pretrained model: an id of the hub or a folder. `dtype` is that of its arithmetic."""
+
+    source: str
+    revision: str = "main"
+    dtype: str = choice("float32", "bfloat16", default="bfloat16")
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSettings:
+    """The tokenizer of a pretrained model, with `<image>` added where it has no such token."""
+
+    model: ModelSettings
+    chat_template: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +159,6 @@ class SizeSettings:
     pretraining: OptimizerSettings
     seed: int = number(least=0)
 
-    @property
-    def n_params_estimate(self) -> int:
-        """12 L d^2: attention's 4 d^2 and the MLP's 8 d^2 in each layer (Kaplan et al. 2020, arXiv 2001.08361)."""
-        return 12 * self.num_hidden_layers * self.hidden_size**2
-
 
 @dataclass(frozen=True, kw_only=True)
 class CellSettings:
@@ -96,6 +171,10 @@ class CellSettings:
     seed: int
     feature_layers: tuple[int, ...]
     training: TrainingSettings
+    fit: str = choice(*FITS, default="stretch")  # how an image becomes a square
+    pad_color: tuple[int, ...] = number(least=0, most=255, default=CLIP_GREY)
+    place_embedding: bool = True  # whether visual tokens carry where they are from
+    trains_language_model: bool = True  # False in stage 1
 
     @property
     def name(self) -> str:
@@ -148,7 +227,6 @@ class BenchmarkSettings:
     metric: str
     instruction: str
     max_new_tokens: int = number(least=1)
-    fit: str = "stretch"  # how an image becomes a square
     dtype: str = choice("float32", "bfloat16", default="float32")  # replies depend on the batch in bfloat16
     batch_size: int = passive(number(least=1, default=64))
 
@@ -188,6 +266,8 @@ class ComputeSettings:
     deterministic: bool = True  # the same bits again; slower on a GPU
     inputs_ahead: int = number(least=0, default=0)  # threads that make the next batches while this one is computed
     logs: tuple[str, ...] = choices("tensorboard", "wandb", "dvclive", default=("tensorboard",))
+    peak_tflops: float = number(above=0, default=989.0)  # of a GPU in bf16, dense (H100 and H200 data sheet)
+    utilisation: float = number(above=0, most=1, default=0.4)  # of that peak; both for the estimate of GPU-hours only
 
     @property
     def n_processes(self) -> int:
@@ -205,6 +285,23 @@ class VisionSection:
     feature_layers: tuple[int, ...]
     multi_level_layers: tuple[int, ...]
     training: OptimizerSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedVision(ModelSettings):
+    """A pretrained tower. With `cache_features` it runs once for all cells, onto the disk; else in each training."""
+
+    feature_layers: tuple[int, ...]
+    multi_level_layers: tuple[int, ...]
+    cache_features: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedSize(ModelSettings):
+    """A pretrained language model."""
+
+    alignment: Mapping[str, Any] = field(default_factory=dict)  # what differs from the file's section
+    training: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,10 @@ from vlmlaw.experiment import (
     EvaluationSettings,
     Experiment,
     MeasuredCell,
+    ModelSettings,
     SizeSettings,
+    SplitSettings,
+    TokenizerSettings,
     TokenSettings,
     VisionSettings,
     read_experiment,
@@ -32,9 +35,23 @@ def add_parsers(subparsers: Any) -> None:
     """Add the verbs of data, encoder, language models, training, evaluation and collection."""
     _add_data(subparsers)
     _add_models(subparsers)
-    train = _verb(subparsers, "train", run_train, "train one cell", "language-model", "encoder", "tokens", "features")
-    _settings_options(train, "cell", checkpoints=True)
-    evaluate = _verb(subparsers, "evaluate", run_evaluate, "evaluate a cell", "model", "dataset", "tokens", "features")
+    _add_fetch(subparsers)
+    chat = subparsers.add_parser("chat", help="ask a trained cell a question about an image")
+    chat.add_argument("cell", help="a cell's name in results/cells, or its folder")
+    chat.add_argument("asked", nargs="+", metavar="[IMAGE] QUESTION", help="an image's file, and what to ask about it")
+    chat.add_argument("--results", default="results", metavar="DIR", help="the experiment's results folder")
+    chat.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    chat.set_defaults(run=run_chat)
+    practice = _verb(subparsers, "practice", run_practice, "make tiny models and data to try a real experiment on")
+    practice.add_argument("--seed", type=int, default=0, metavar="N")
+    inputs = ("language-model", "encoder", "tokens", "images")
+    align = _verb(subparsers, "align", run_align, "stage 1 of a cell: train its compressor and projector", *inputs)
+    train = _verb(subparsers, "train", run_train, "train one cell", *inputs)
+    train.add_argument("--aligned", nargs="?", type=Path, metavar="PATH", help="stage 1's connector.safetensors")
+    for parser in (align, train):
+        _settings_options(parser, "cell", checkpoints=True)
+        parser.add_argument("--compute", metavar="JSON", help="what it may use of the machine (what a rule passes)")
+    evaluate = _verb(subparsers, "evaluate", run_evaluate, "evaluate a cell", "model", "dataset", "tokens", "images")
     _settings_options(evaluate)
     evaluate.add_argument(
         "--cell", metavar="JSON", help="which cell, where the model's weights serve several (what a rule passes)"
@@ -55,7 +72,13 @@ def _add_data(subparsers: Any) -> None:
     _settings_options(pictures)
     _settings_options(_verb(verbs, "text", run_text, "write the text for pretraining"))
     _verb(verbs, "tokenizer", run_tokenizer, "build the tokenizer")
-    _settings_options(_verb(verbs, "tokenize", run_tokenize, "conversations to tokens", "dataset", "tokenizer"))
+    tokenize = _verb(verbs, "tokenize", run_tokenize, "conversations to tokens", "dataset", "tokenizer")
+    tokenize.add_argument("--split", metavar="NAME", help="with --experiment: which split")
+    _settings_options(tokenize)
+    prepare = _verb(verbs, "prepare", run_prepare, "read one split's LLaVA-style files and resize their images")
+    prepare.add_argument("--split", metavar="NAME", help="with --experiment: which split")
+    prepare.add_argument("--threads", type=int, default=1, metavar="N", help="of decoding and resizing")
+    _settings_options(prepare)
 
 
 def _add_models(subparsers: Any) -> None:
@@ -69,6 +92,15 @@ def _add_models(subparsers: Any) -> None:
         subparsers, "language-model", run_language_model, "pretrain a language model on text", "tokens", "tokenizer"
     )
     _settings_options(language_model, "size", checkpoints=True)
+
+
+def _add_fetch(subparsers: Any) -> None:
+    fetch = subparsers.add_parser("fetch", help="take tokenizer, tower and language models of the hub or of folders")
+    verbs = fetch.add_subparsers(dest="fetch_verb", metavar="VERB", required=True)
+    _settings_options(_verb(verbs, "tokenizer", run_fetch_tokenizer, "take the tokenizer that all sizes share"))
+    _settings_options(_verb(verbs, "vision", run_fetch_vision, "fetch the vision tower"))
+    model = _verb(verbs, "language-model", run_fetch_language_model, "fetch one size's language model", "tokenizer")
+    _settings_options(model, "size")
 
 
 def _verb(verbs: Any, name: str, run: Callable[..., int | None], help_text: str, *inputs: str) -> Any:
@@ -89,7 +121,6 @@ def _settings_options(parser: Any, selector: str | None = None, *, checkpoints: 
         parser.add_argument(f"--{selector}", metavar="NAME", help=f"with --experiment: which {selector}")
     if checkpoints:
         parser.add_argument("--checkpoint-seconds", type=float, metavar="S", help="time between checkpoints")
-        parser.add_argument("--compute", metavar="JSON", help="how to use the machine; it changes rounding at most")
 
 
 def _settings(args: argparse.Namespace, kind: type, part: Callable[[Experiment], Any]) -> Any:
@@ -113,16 +144,17 @@ def _with_checkpoints(args: argparse.Namespace, settings: Any, section: str) -> 
     return replace(settings, **{section: own})
 
 
-def _compute(args: argparse.Namespace) -> ComputeSettings:
-    if args.compute is not None:
-        return from_json(ComputeSettings, args.compute, where="--compute")
-    return ComputeSettings() if args.experiment is None else read_experiment(args.experiment).compute
-
-
 def _carry_on(args: argparse.Namespace, settings: Any, module: str, *inputs: Path) -> None:
-    """Say whether an interrupted training goes on; a checkpoint of any other training is thrown away."""
+    """Say whether an interrupted training goes on; a checkpoint of any other training is thrown away.
+
+    Of several processes the first does it, for which the others wait where they join.
+    """
     from vlmlaw.loop import workspace_of
+    from vlmlaw.machine import rank
     from vlmlaw.resume import claim
+
+    if rank():
+        return
 
     if claim(workspace_of(args.out), module=module, settings=settings, inputs=inputs):
         print(f"carrying on with the interrupted training in {workspace_of(args.out)}", file=sys.stderr)
@@ -150,8 +182,49 @@ def run_tokenizer(args: argparse.Namespace) -> None:
 def run_tokenize(args: argparse.Namespace) -> None:
     from vlmlaw.packing import tokenize_dataset
 
-    settings = _settings(args, TokenSettings, lambda experiment: experiment.token_settings)
+    settings = _settings(args, TokenSettings, lambda experiment: experiment.token_settings(_chosen(args, "split")))
     tokenize_dataset(args.dataset, args.tokenizer, args.out, settings=settings)
+
+
+def run_prepare(args: argparse.Namespace) -> None:
+    from vlmlaw.data.llava import prepare_split
+
+    settings = _settings(args, SplitSettings, lambda experiment: experiment.picture_settings(_chosen(args, "split")))
+    prepare_split(args.out, settings=settings, n_threads=args.threads)
+
+
+def run_chat(args: argparse.Namespace) -> None:
+    from vlmlaw.chat import ask, find_model
+
+    *images, question = args.asked
+    folder = find_model(args.cell, results=Path(args.results))
+    image = Path(images[0]) if images else None
+    print(ask(folder, image, question, max_new_tokens=args.max_new_tokens))
+
+
+def run_practice(args: argparse.Namespace) -> None:
+    from vlmlaw.data.practice import write_practice
+
+    write_practice(args.out, seed=args.seed)
+
+
+def run_fetch_tokenizer(args: argparse.Namespace) -> None:
+    from vlmlaw.tokenizers import take_tokenizer
+
+    take_tokenizer(args.out, settings=_settings(args, TokenizerSettings, lambda e: e.tokenizer_settings))
+
+
+def run_fetch_vision(args: argparse.Namespace) -> None:
+    from vlmlaw.hub import fetch_vision
+
+    fetch_vision(args.out, settings=_settings(args, ModelSettings, lambda e: e.encoder_settings))
+
+
+def run_fetch_language_model(args: argparse.Namespace) -> None:
+    from vlmlaw.hub import fetch_language_model
+
+    settings = _settings(args, ModelSettings, lambda e: e.size_settings(_chosen(args, "size")))
+    fetch_language_model(args.tokenizer, args.out, settings=settings)
 
 
 def run_encoder(args: argparse.Namespace) -> None:
@@ -164,7 +237,7 @@ def run_encoder(args: argparse.Namespace) -> None:
 
 
 def run_features(args: argparse.Namespace) -> None:
-    from vlmlaw.encoder import cache_features
+    from vlmlaw.images import cache_features
 
     cache_features(args.encoder, args.dataset, args.out, layers=args.layers)
 
@@ -178,21 +251,50 @@ def run_language_model(args: argparse.Namespace) -> None:
     pretrain(args.tokens, args.tokenizer, args.out, settings=settings)
 
 
+def run_align(args: argparse.Namespace) -> int | None:
+    settings = _settings(args, CellSettings, lambda e: e.stage_1_of(e.training_settings_of(_chosen(args, "cell"))))
+    settings = _with_checkpoints(args, settings, "training")
+    inputs = (args.language_model, args.encoder, args.tokens, args.images)
+
+    def align(compute: ComputeSettings) -> None:
+        from vlmlaw.train import align_cell
+
+        _carry_on(args, settings, "vlmlaw.train", *inputs)
+        align_cell(*inputs, args.out, settings=settings, compute=compute)
+
+    return _in_processes(args, align)
+
+
 def run_train(args: argparse.Namespace) -> int | None:
+    settings = _settings(args, CellSettings, lambda e: e.training_settings_of(_chosen(args, "cell")))
+    settings = _with_checkpoints(args, settings, "training")
+    inputs = (args.language_model, args.encoder, args.tokens, args.images)
+
+    def train(compute: ComputeSettings) -> None:
+        from vlmlaw.train import train_cell
+
+        _carry_on(args, settings, "vlmlaw.train", *inputs, *([args.aligned] if args.aligned else []))
+        train_cell(*inputs, args.out, settings=settings, compute=compute, aligned=args.aligned)
+
+    return _in_processes(args, train)
+
+
+def _in_processes(args: argparse.Namespace, train: Callable[[ComputeSettings], None]) -> int | None:
+    """Train here, or, where the experiment asks for several processes, in them."""
     from vlmlaw import machine
 
-    settings = _settings(args, CellSettings, lambda experiment: experiment.cell_settings(_chosen(args, "cell")))
     compute = _compute(args)
     if compute.n_processes > 1 and not machine.is_launched():
         return machine.launch(args.argv, n_processes=compute.n_processes)
-    from vlmlaw.train import train_cell
-
-    settings = _with_checkpoints(args, settings, "training")
-    inputs = (args.language_model, args.encoder, args.tokens, args.features)
-    if machine.rank() == 0:  # the others wait for it when they join
-        _carry_on(args, settings, "vlmlaw.train", *inputs)
-    train_cell(*inputs, args.out, settings=settings, compute=compute)
+    train(compute)
     return None
+
+
+def _compute(args: argparse.Namespace) -> ComputeSettings:
+    """What the job may use of the machine: as the rule says, as the experiment says, or the least."""
+    if args.compute:
+        return from_json(ComputeSettings, args.compute, where="--compute")
+    return read_experiment(args.experiment).compute if args.experiment else ComputeSettings()
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
@@ -200,7 +302,7 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
     settings = _settings(args, EvaluationSettings, lambda experiment: experiment.evaluation)
     cell = from_json(MeasuredCell, args.cell, where="--cell") if args.cell else None
-    evaluate_cell(args.model, args.dataset, args.tokens, args.features, args.out, settings=settings, cell=cell)
+    evaluate_cell(args.model, args.dataset, args.tokens, args.images, args.out, settings=settings, cell=cell)
 
 
 def run_collect(args: argparse.Namespace) -> None:

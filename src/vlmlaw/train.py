@@ -1,57 +1,93 @@
-"""One cell's training: frozen encoder (its cached features), compressor to V tokens, projector and LLM."""
+"""One cell's training: frozen tower (its cached features, or the images), compressor to V tokens, projector and LLM.
+
+Where there are two stages, as in LLaVA-1.5 (Liu et al. 2023, arXiv 2310.03744), stage 1 trains compressor and projector
+beside the frozen LLM, and stage 2 goes on from them with the LLM.
+"""
 
 from __future__ import annotations
 
 import functools
 import json
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vlmlaw.batches import StepPasses
 from vlmlaw.compressors import compressor_class
 from vlmlaw.cost import training_flops
 from vlmlaw.data.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
-from vlmlaw.encoder import load_features
+from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file, whole_folder
+from vlmlaw.hub import open_model
+from vlmlaw.images import has_features, open_images
 from vlmlaw.logs import keep_logs
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
-from vlmlaw.machine import join
+from vlmlaw.machine import Machine, join
 from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
 from vlmlaw.packing import TokenTable, load_tokenizer
-from vlmlaw.prepare import prepare, save_whole
+from vlmlaw.prepare import gathered, prepare, save_whole
+from vlmlaw.processor import VlmProcessor
 from vlmlaw.stage_settings import ComputeSettings
-from vlmlaw.vision import grid_side
+from vlmlaw.towers import demand_whole, load_tower, statistics_of
+from vlmlaw.vision import grid_side, without_unused_layers
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import CellSettings
 
+CONNECTOR = "connector.safetensors"
+
 
 def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) -> VlmForConditionalGeneration:
-    """The cell's VLM: pretrained LLM and encoder, the latter frozen; compressor and projector untrained."""
+    """The cell's VLM: pretrained LLM and tower, the latter frozen; compressor and projector untrained."""
     words: Any = load_tokenizer(language_model)
-    vision_config = AutoConfig.from_pretrained(encoder)
-    most_tokens = compressor_class(settings.compressor).allowed_tokens(grid_side(vision_config))[-1]
+    opened = open_model(encoder)
+    tower, (mean, std) = load_tower(opened), statistics_of(opened)
+    llm = load_language_model(language_model, settings=settings)
     config = VlmConfig(
-        vision_config=vision_config,
-        text_config=AutoConfig.from_pretrained(language_model),
+        vision_config=tower.config,
+        text_config=llm.config,
         compressor=settings.compressor,
         compressor_options=dict(settings.compressor_options),
-        n_visual_tokens=settings.n_visual_tokens or most_tokens,
+        n_visual_tokens=settings.n_visual_tokens or _most_tokens(settings.compressor, tower.config),
         feature_layers=list(settings.feature_layers),
-        position_embedding=True,
+        position_embedding=settings.place_embedding,
         image_token_id=words.convert_tokens_to_ids(IMAGE_PLACEHOLDER),
+        image_mean=mean,
+        image_std=std,
+        image_fit=settings.fit,
+        pad_color=list(settings.pad_color),
+        tie_word_embeddings=llm.config.tie_word_embeddings,
     )
-    model = VlmForConditionalGeneration(config)
-    model.language_model = AutoModelForCausalLM.from_pretrained(language_model)
-    model.vision_tower = AutoModel.from_pretrained(encoder)
-    model.vision_tower.requires_grad_(False)
+    model = VlmForConditionalGeneration.assemble(config, tower, llm)
     _name_places(model, words)
     return model
+
+
+def load_language_model(folder: Path, *, settings: CellSettings) -> PreTrainedModel:
+    """The LLM: in float32 where it is trained, which AdamW's small steps need, else in the arithmetic's own type.
+
+    Raises UserError where weights of it are missing.
+    """
+    opened = open_model(folder)
+    dtype = torch.float32 if settings.trains_language_model else getattr(torch, settings.training.dtype)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        opened.folder,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        trust_remote_code=opened.trust_remote_code,
+    )
+    model, info = loaded
+    demand_whole(opened.folder, type(model), info["missing_keys"])
+    return model.requires_grad_(settings.trains_language_model)
 
 
 def _name_places(model: VlmForConditionalGeneration, words: Any) -> None:
@@ -62,68 +98,133 @@ def _name_places(model: VlmForConditionalGeneration, words: Any) -> None:
         model.places.start_from(embeddings[place_ids])
 
 
-def train_cell(
+def align_cell(
     language_model: Path,
     encoder: Path,
     tokens: Path,
-    features: Path,
+    images: Path,
     out: Path,
     *,
     settings: CellSettings,
     compute: ComputeSettings | None = None,
 ) -> None:
-    """Train one cell. Its folder `out` gets model/ (weights and tokenizer), train.jsonl and training.json.
+    """Stage 1. The folder `out` gets CONNECTOR, train.jsonl and training.json."""
+    with _begin(settings, compute) as (machine, compute):
+        model = build_vlm(language_model, encoder, settings=settings)
+        spent = _train(model, language_model, tokens, images, out, settings=settings, compute=compute, machine=machine)
+        weights = gathered(dict(model.named_parameters()), machine, only_trained=True)
+        if machine.is_first:
+            with whole_file(out / CONNECTOR) as partial:
+                save_file(weights, partial)
+            _write_account(out, settings, compute, spent)
 
-    Where several processes train, each calls it.
-    """
-    compute, plan = compute or ComputeSettings(logs=()), settings.training
-    dtype = getattr(torch, plan.dtype)
+
+def train_cell(
+    language_model: Path,
+    encoder: Path,
+    tokens: Path,
+    images: Path,
+    out: Path,
+    *,
+    settings: CellSettings,
+    compute: ComputeSettings | None = None,
+    aligned: Path | None = None,
+) -> None:
+    """Train one cell. Its folder `out` gets model/ (weights and tokenizer), train.jsonl and training.json."""
+    with _begin(settings, compute) as (machine, compute):
+        model = build_vlm(language_model, encoder, settings=settings)
+        if aligned is not None:
+            load_connector(model, aligned)
+        spent = _train(model, language_model, tokens, images, out, settings=settings, compute=compute, machine=machine)
+        if settings.n_visual_tokens is None:  # wherever the last step left it
+            model.set_n_visual_tokens(_most_tokens(settings.compressor, model.config.vision_config))
+        whole = gathered(model.state_dict(), machine)
+        if machine.is_first:
+            with whole_folder(out / "model") as folder:
+                save_whole(model, whole, folder, dtype=getattr(torch, settings.training.dtype))
+                VlmProcessor.of_model(model, load_tokenizer(language_model)).save_pretrained(folder)
+            _write_account(out, settings, compute, spent)
+
+
+@contextmanager
+def _begin(settings: CellSettings, compute: ComputeSettings | None) -> Iterator[tuple[Machine, ComputeSettings]]:
+    """Repeatable arithmetic, and this process's place among those that train. Each of them calls the stage."""
+    compute = compute or ComputeSettings(logs=())
     use_repeatable_arithmetic(settings.seed, deterministic=compute.deterministic)
-    model = build_vlm(language_model, encoder, settings=settings)
-    serves_any_v, most_tokens = settings.n_visual_tokens is None, model.config.n_visual_tokens
+    with join(compute, sharded=settings.training.dtype != "float32") as machine:
+        yield machine, compute
+
+
+def _most_tokens(compressor: str, vision_config: Any) -> int:
+    """V of a model whose training serves any: what it is saved with."""
+    return compressor_class(compressor).allowed_tokens(grid_side(vision_config))[-1]
+
+
+def load_connector(model: VlmForConditionalGeneration, path: Path) -> None:
+    """Compressor and projector from stage 1. Raises UserError where they are of another cell."""
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read ({error}); expected what `vlmlaw align` writes.") from error
+    own = {name: p for name, p in model.named_parameters() if name.split(".")[0] in model.connector}
+    shapes, expected = ({name: tuple(p.shape) for name, p in part.items()} for part in (weights, own))
+    if shapes != expected:
+        wrong = sorted(name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name))
+        raise UserError(f"{path} is of another compressor or size: {', '.join(wrong[:3])} differ; align this cell.")
+    with torch.no_grad():
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])
+
+
+def _train(
+    model: VlmForConditionalGeneration,
+    language_model: Path,
+    tokens: Path,
+    images: Path,
+    out: Path,
+    *,
+    settings: CellSettings,
+    compute: ComputeSettings,
+    machine: Machine,
+) -> dict[str, Any]:
+    """Train what is not frozen; returns what it took."""
+    table, layers = TokenTable.load(tokens), settings.feature_layers
+    plan = replace(settings.training, steps=settings.training.steps_of(len(table)), epochs=0.0)
     tokens_of_step = functools.partial(model.compressor.tokens_of_step, seed=settings.seed)
-    words = load_tokenizer(language_model)
-    features_of = load_features(features, layers=settings.feature_layers)
-    with join(compute, sharded=dtype != torch.float32) as machine:
-        passes_of = StepPasses(
-            TokenTable.load(tokens),
-            lambda rows: {"patches": features_of(rows)},
-            batch_size=plan.batch_size,
-            seed=settings.seed,
-            n_visual_tokens=model.config.n_visual_tokens,
-            tokens_of_step=tokens_of_step if serves_any_v else None,
-            pad_id=words.pad_token_id,
-            reads_question=model.reads_question,
-            compute=compute,
-            machine=machine,
-        )
-        flops = training_flops(model, with_tower=False)
-        prepare(model, machine=machine, compute=compute, dtype=dtype, packed=passes_of.packed)
-        new = [p for part in (model.compressor, model.projector, model.places) if part for p in part.parameters()]
-        optimizer = make_optimizer(
-            [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())],
-            weight_decay=plan.weight_decay,
-        )
-        spent = fit(
+    passes_of = StepPasses(
+        table,
+        open_images(images, layers=layers, image_px=model.config.vision_config.image_size),
+        batch_size=plan.batch_size,
+        seed=settings.seed,
+        n_visual_tokens=model.config.n_visual_tokens,
+        tokens_of_step=tokens_of_step if settings.n_visual_tokens is None else None,
+        pad_id=load_tokenizer(language_model).pad_token_id,
+        reads_question=model.reads_question,
+        compute=compute,
+        machine=machine,
+    )
+    flops = training_flops(model, with_tower=not has_features(images))
+    prepare(model, machine=machine, compute=compute, dtype=getattr(torch, plan.dtype), packed=passes_of.packed)
+    new = [p for part in model.connector.values() for p in part.parameters()]
+    groups = [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())]
+    with without_unused_layers(model.vision_tower, layers=layers):
+        return fit(
             model,
-            optimizer,
+            make_optimizer(groups, weight_decay=plan.weight_decay),
             loss=lambda **inputs: model(**inputs, use_cache=False).loss,
             passes_of=passes_of,
             flops=flops,
             settings=plan,
             workspace=workspace_of(out),
-            what=settings.name,
+            what=settings.name if settings.trains_language_model else f"{settings.name}, stage 1",
             machine=machine,
             compute=compute,
         )
-        if serves_any_v:
-            model.set_n_visual_tokens(most_tokens)  # wherever the last step left it
-        with whole_folder(out / "model") if machine.is_first else nullcontext(out) as folder:
-            save_whole(model, folder, machine=machine, dtype=dtype)
-            if machine.is_first:
-                words.save_pretrained(folder)
-        if machine.is_first:
-            keep_logs(workspace_of(out), out)
-            with whole_file(out / "training.json") as partial:
-                partial.write_text(json.dumps(account(settings, spent), indent=2))
-            clear_workspace(out)
+
+
+def _write_account(out: Path, settings: CellSettings, compute: ComputeSettings, spent: dict[str, Any]) -> None:
+    """The logs, and what the training was made from and took, beside its weights; the workspace goes."""
+    keep_logs(workspace_of(out), out)
+    with whole_file(out / "training.json") as partial:
+        partial.write_text(json.dumps(account(settings, spent) | {"compute": asdict(compute)}, indent=2))
+    clear_workspace(out)

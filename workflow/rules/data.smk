@@ -1,4 +1,4 @@
-"""Pictures with questions, text, the tokenizer of both, and everything as tokens."""
+"""The miniature's pictures with questions, its text, and the tokenizer of both."""
 
 
 rule draw_pictures:
@@ -85,36 +85,4 @@ rule build_tokenizer:
     shell:
         "python -m vlmlaw --record {output.record} --code {params.code}"
         " data tokenizer --out $(dirname {output.tokenizer[0]})"
-        " > {log} 2>&1"
-
-
-rule tokenize:
-    input:
-        conversations="<results>/data/{split}/conversations.json",
-        index="<results>/data/{split}/index.npz",
-        tokenizer=rules.build_tokenizer.output.tokenizer,
-        again=again("tokenize"),
-    output:
-        tokens="<results>/tokens/{split}.npz",
-        record="<results>/tokens/{split}.record.json",
-    log:
-        "<logs>/tokenize/{split}.log",
-    benchmark:
-        "<benchmarks>/tokenize/{split}.tsv"
-    priority: plan.FIRST
-    conda:
-        "../../envs/environment.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=30,
-    params:
-        settings=plan.tokens,
-        code=plan.code("vlmlaw.packing"),
-        upstream=plan.upstream_of("tokenize"),
-    message:
-        "Turn the conversations of {wildcards.split} into tokens"
-    shell:
-        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " data tokenize --dataset $(dirname {input.index}) --tokenizer $(dirname {input.tokenizer[0]})"
-        " --settings {params.settings:q} --out {output.tokens}"
         " > {log} 2>&1"

@@ -13,7 +13,7 @@ rule evaluate_cell:
             f"{plan.results}/data/test/index.npz",
         ),
         tokens=caches("evaluate_cell", f"{plan.results}/tokens/test.npz"),
-        features=caches("evaluate_cell", plan.features_of("test")),
+        images=caches("evaluate_cell", plan.images_of("test")),
         again=again("evaluate_cell"),
     output:
         evaluation=f"<results>/cells/{CELL}/evaluation.json",
@@ -39,7 +39,7 @@ rule evaluate_cell:
     shell:
         "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
         " evaluate --model $(dirname {input.model[0]}) --dataset $(dirname {input.dataset[0]})"
-        " --tokens {input.tokens} --features $(dirname {input.features[0]})"
+        " --tokens {input.tokens} --images $(dirname {input.images[0]})"
         " --settings {params.settings:q} --cell {params.cell:q} --out {output.evaluation}"
         " > {log} 2>&1"
 

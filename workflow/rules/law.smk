@@ -34,8 +34,7 @@ rule write_headline:
         law="<results>/law/law.json",
         measurements="<results>/measurements.csv",
         trainings=[
-            "<results>/encoder/training.json",
-            *expand("<results>/language_models/{size}/training.json", size=plan.sizes),
+            *plan.training_accounts,
             *expand("<results>/cells/{name}/training.json", name=plan.trainings),
         ],
         again=again("write_headline"),

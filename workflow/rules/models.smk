@@ -1,4 +1,4 @@
-"""The frozen vision encoder with its cached features, and one pretrained language model a size."""
+"""The miniature's vision encoder, and one pretrained language model a size."""
 
 
 rule train_encoder:
@@ -45,41 +45,6 @@ rule train_encoder:
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
         " --out $(dirname {output.training})"
         " 2>&1 | tee {log}"
-
-
-rule cache_features:
-    input:
-        encoder=multiext("<results>/encoder/", *MODEL_FILES),
-        dataset=multiext("<results>/data/{split}/", *PICTURE_FILES),
-        again=again("cache_features"),
-    output:
-        features=expand(
-            "<results>/features/{{split}}/layer{layer}.npy", layer=plan.layers
-        ),
-        record="<results>/features/{split}/record.json",
-    log:
-        "<logs>/cache_features/{split}.log",
-    benchmark:
-        "<benchmarks>/cache_features/{split}.tsv"
-    priority: plan.FIRST
-    conda:
-        "../../envs/environment.yaml"
-    threads: plan.compute.threads
-    resources:
-        mem_mb=2500,
-        runtime=60,
-        gpu=plan.compute.gpus,
-    params:
-        layers=plan.layers,
-        code=plan.code("vlmlaw.encoder"),
-        upstream=plan.upstream_of("cache_features"),
-    message:
-        "Cache the encoder's patch features of {wildcards.split}"
-    shell:
-        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " encoder features --encoder $(dirname {input.encoder[0]}) --dataset $(dirname {input.dataset[0]})"
-        " --layers {params.layers} --out $(dirname {output.features[0]})"
-        " > {log} 2>&1"
 
 
 rule pretrain_language_model:

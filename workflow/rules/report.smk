@@ -9,10 +9,7 @@ rule write_report:
         measurements="<results>/measurements.csv",
         cells=expand("<results>/cells/{name}/training.json", name=plan.trainings),
         curves=expand("<results>/cells/{name}/train.jsonl", name=plan.trainings),
-        trainings=[
-            "<results>/encoder/training.json",
-            *expand("<results>/language_models/{size}/training.json", size=plan.sizes),
-        ],
+        trainings=plan.training_accounts,
         samples=caches(
             "write_report", *multiext(f"{plan.results}/data/test/", *PICTURE_FILES)
         ),
@@ -100,7 +97,7 @@ rule write_report:
     shell:
         "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
         " report --law {input.law} --measurements {input.measurements}"
-        " --cells $(dirname $(dirname {input.cells[0]})) --trainings $(dirname {input.trainings})"
+        " --cells $(dirname $(dirname {input.cells[0]})) $(test -z '{input.trainings}' || echo --trainings $(dirname {input.trainings}))"
         " --samples $(dirname {input.samples[0]}) --experiment {params.experiment:q}"
         " --settings {params.settings:q} --out $(dirname {output.page})"
         " > {log} 2>&1"

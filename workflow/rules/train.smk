@@ -4,11 +4,12 @@
 rule train_cell:
     input:
         language_model=multiext(
-            "<results>/language_models/{size}/", *SPEAKING_MODEL_FILES
+            "<results>/language_models/{size}/", *LANGUAGE_MODEL_FILES
         ),
-        encoder=multiext("<results>/encoder/", *MODEL_FILES),
+        encoder=multiext("<results>/encoder/", *ENCODER_FILES),
         tokens=caches("train_cell", f"{plan.results}/tokens/train.npz"),
-        features=caches("train_cell", plan.features_of("train")),
+        images=caches("train_cell", plan.images_of("train")),
+        aligned=plan.aligned_of,
         again=again("train_cell"),
     output:
         multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
@@ -28,6 +29,7 @@ rule train_cell:
         runtime=240,
         gpu=plan.compute.gpus,
         checkpoint_seconds=plan.training_checkpoint_seconds,
+        compute=plan.compute_options,
     params:
         settings=plan.cell_of,
         code=plan.cell_code("vlmlaw.train"),
@@ -37,20 +39,21 @@ rule train_cell:
     shell:
         "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
         " train --language-model $(dirname {input.language_model[0]}) --encoder $(dirname {input.encoder[0]})"
-        " --tokens {input.tokens} --features $(dirname {input.features[0]})"
+        " --tokens {input.tokens} --images $(dirname {input.images[0]}) --aligned {input.aligned}"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
-        " --out $(dirname {output.training})"
+        " --compute {resources.compute:q} --out $(dirname {output.training})"
         " 2>&1 | tee {log}"
 
 
 use rule train_cell as train_elastic with:
     input:
         language_model=multiext(
-            "<results>/language_models/{size}/", *SPEAKING_MODEL_FILES
+            "<results>/language_models/{size}/", *LANGUAGE_MODEL_FILES
         ),
-        encoder=multiext("<results>/encoder/", *MODEL_FILES),
+        encoder=multiext("<results>/encoder/", *ENCODER_FILES),
         tokens=caches("train_elastic", f"{plan.results}/tokens/train.npz"),
-        features=caches("train_elastic", plan.features_of("train")),
+        images=caches("train_elastic", plan.images_of("train")),
+        aligned=plan.aligned_of,
         again=again("train_elastic"),
     output:
         multiext(f"<results>/cells/{ELASTIC}/model/", *SPEAKING_MODEL_FILES),

@@ -1,0 +1,107 @@
+"""GPU-hours of an experiment, estimated from shapes before anything starts, with what the estimate rests on.
+
+Forward FLOPs are those of `vlmlaw.cost`; a backward pass costs twice its forward pass where weights are trained, once
+where gradients only pass through (the LLM in stage 1), nothing where none do (the tower).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+from vlmlaw import cost
+from vlmlaw.shapes import config_of, text_config, vision_config
+
+if TYPE_CHECKING:
+    from vlmlaw.experiment import CellSettings, Experiment, LlavaData, LlavaFile
+
+FROZEN, TRAINED = 2, 3  # forward and backward passes, in forward passes
+
+
+@dataclass(frozen=True)
+class Hours:
+    """GPU-hours of one training."""
+
+    cell: str
+    size: str
+    n_visual_tokens: int
+    stage_1: float
+    stage_2: float
+
+
+def estimate(experiment: Experiment) -> list[Hours]:
+    """Every training's GPU-hours, those that serve any V at the most. A shared stage 1 counts with the first."""
+    flops_an_hour = experiment.compute.peak_tflops * 1e12 * experiment.compute.utilisation * 3600
+    seen: set[str] = set()
+    found = []
+    for cell in experiment.trainings.values():
+        stage_1 = experiment.stage_1_of(cell)
+        shared = stage_1 is None or stage_1.name in seen
+        first = 0.0 if stage_1 is None or shared else _training_flops(experiment, stage_1)
+        seen.update([] if stage_1 is None else [stage_1.name])
+        second = _training_flops(experiment, cell)
+        n_visual = cell.n_visual_tokens or experiment.grid_side**2
+        found.append(Hours(cell.name, cell.size, n_visual, first / flops_an_hour, second / flops_an_hour))
+    return found
+
+
+def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
+    """FLOPs of a stage: every record with an image, the output head at every text token."""
+    data: Any = experiment.data
+    file: LlavaFile = data.train if cell.trains_language_model else data.align
+    section: Any = experiment.sizes[cell.size]
+    llm = _shape(text_config(config_of(section.source, section.revision)))
+    n_text, n_visual = file.text_tokens, cell.n_visual_tokens or experiment.grid_side**2
+    text = cost.llm_flops(llm, n_tokens=n_text + n_visual, n_predicted=n_text)
+    projector = 2 * n_visual * (experiment.tower.hidden_size + llm.hidden_size) * llm.hidden_size
+    tower: Any = experiment.vision
+    seeing = 0 if experiment.caches_features else cost.vision_flops(_shape(vision_config(config_of(tower.source))))
+    times = TRAINED if cell.trains_language_model else FROZEN
+    n_seen = cell.training.steps_of(file.records or 0) * cell.training.batch_size
+    return n_seen * (times * text + TRAINED * projector + seeing)
+
+
+def _shape(config: Mapping[str, Any]) -> Any:
+    """A config as the functions of `vlmlaw.cost` take it."""
+    return SimpleNamespace(**{"num_key_value_heads": config.get("num_attention_heads"), **config})
+
+
+def describe(experiment: Experiment) -> str:
+    """The estimate as a table of sizes by visual tokens, in words what it rests on. Empty without a GPU."""
+    if not experiment.pretrained or not experiment.compute.gpus:
+        return ""
+    data = cast("LlavaData", experiment.data)
+    uncounted = [name for name in ("align", "train") if (file := getattr(data, name)) and not file.records]
+    if uncounted:
+        return f"{experiment.name}: no estimate of GPU-hours; say how many `records` data.{uncounted[0]} has."
+    hours = estimate(experiment)
+    whole = sum(one.stage_1 + one.stage_2 for one in hours)
+    tokens = sorted({one.n_visual_tokens for one in hours})
+    lines = [
+        f"{experiment.name}: {len(hours)} cells, about {whole:,.0f} GPU-hours, {sum(h.stage_1 for h in hours):,.0f} of "
+        "them in stage 1. Each cell:",
+        "  size".ljust(10) + "".join(f"V={n}".rjust(9) for n in tokens),
+    ]
+    for size in experiment.sizes:
+        cells = {n: [h.stage_1 + h.stage_2 for h in hours if h.size == size and h.n_visual_tokens == n] for n in tokens}
+        row = "".join((f"{sum(own) / len(own):.2f}" if own else "").rjust(9) for own in cells.values())
+        lines.append(f"  {size}".ljust(10) + row)
+    return "\n".join([*lines, *_assumptions(experiment)])
+
+
+def _assumptions(experiment: Experiment) -> list[str]:
+    compute, data = experiment.compute, cast("LlavaData", experiment.data)
+    files = {"stage 1": data.align, "stage 2": data.train}
+    read = ", ".join(
+        f"{name} {file.records:,} records of {file.text_tokens} text tokens"
+        for name, file in files.items()
+        if file is not None
+    )
+    tower = "its features cached" if experiment.caches_features else "the tower runs in each training"
+    return [
+        f"  It assumes {compute.utilisation:.0%} of {compute.peak_tflops:g} TFLOP/s (compute.utilisation, "
+        f"compute.peak_tflops); {read};",
+        f"  an image in each record, {tower}; FLOPs of matrix products. Preparation and evaluation are extra.",
+    ]

@@ -1,0 +1,66 @@
+"""A question about an image to a trained cell, answered: `vlmlaw chat`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+from vlmlaw import processor  # noqa: F401 makes cells known to transformers' Auto classes
+from vlmlaw.data.shards import IMAGE_PLACEHOLDER
+from vlmlaw.errors import UserError
+
+
+def find_model(cell: str, *, results: Path) -> Path:
+    """The model's folder of a cell: by its name in the results, or by a path to it or to the cell's folder.
+
+    Raises UserError with the cells that there are.
+    """
+    for folder in (results / "cells" / cell, Path(cell)):
+        for model in (folder / "model", folder):
+            if (model / "config.json").is_file():
+                return model
+    there = sorted(path.parent.parent.name for path in results.glob("cells/*/model/config.json"))
+    told = f"there are {', '.join(there[:8])}" if there else f"{results}/cells has none yet"
+    raise UserError(f"no trained cell is called {cell!r}, and it is no folder of one; {told}.")
+
+
+@torch.no_grad()
+def ask(folder: Path, image: Path | None, question: str, *, max_new_tokens: int) -> str:
+    """What the model answers, greedily. Raises UserError where image or model cannot be read."""
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+        reader: Any = AutoProcessor.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder} cannot be loaded as a cell's model: {error}") from error
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    said = question if image is None else f"{IMAGE_PLACEHOLDER}\n{question}"
+    message = [{"role": "user", "content": said}]
+    text = reader.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+    given = reader(text=text, images=None if image is None else [_open(image)]).to(device)
+    # Its own configuration may ask for sampling or a repetition penalty, as Qwen's does.
+    greedy = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        eos_token_id=_ends(model, reader.tokenizer),
+        pad_token_id=reader.tokenizer.pad_token_id,
+    )
+    ids = model.generate(**given, generation_config=greedy)
+    return reader.tokenizer.decode(ids[0, given["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+
+def _ends(model: Any, tokenizer: Any) -> list[int]:
+    own = model.generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
+    return sorted(token for token in ends if token is not None)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        return Image.open(path).convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"the image {path} cannot be read: {error}") from error

@@ -1,0 +1,35 @@
+"""How a picture of any shape becomes the square that a vision tower reads: when data are prepared, and in a chat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FITS = ("pad", "stretch", "crop")
+CLIP_GREY = (122, 116, 104)  # CLIP's mean color, with which LLaVA-1.5 pads; after normalisation it is about 0
+
+
+def square(image: Image, side_px: int, *, fit: str, pad_color: Sequence[int]) -> Image:
+    """The picture as RGB and as a square: padded to one, stretched, or its middle; resized bicubically.
+
+    `pad` is LLaVA-1.5's way (Liu et al. 2023, arXiv 2310.03744), `crop` is CLIP's, `stretch` is SigLIP's.
+    """
+    from PIL import Image as images
+
+    image = image.convert("RGB")
+    width, height = image.size
+    if fit == "pad" and width != height:
+        side = max(width, height)
+        canvas = images.new("RGB", (side, side), tuple(pad_color))
+        canvas.paste(image, ((side - width) // 2, (side - height) // 2))
+        image = canvas
+    elif fit == "crop":
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+    if image.size == (side_px, side_px):
+        return image
+    return image.resize((side_px, side_px), images.Resampling.BICUBIC)

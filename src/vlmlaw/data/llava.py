@@ -1,0 +1,251 @@
+"""LLaVA's data (conversations as JSON, images in a folder or a .zip archive) into the project's one format.
+
+Every image is decoded, made a square and stored once for the whole grid. A record that cannot be learned from, or whose
+image is missing or broken, is an error, or is left out and told of in `skipped.json` while the user's limit allows it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmlaw.data.framing import square
+from vlmlaw.data.shards import Record, ShardWriter, encoded
+from vlmlaw.errors import UserError
+from vlmlaw.files import whole_folder
+from vlmlaw.progress import progress
+
+if TYPE_CHECKING:
+    from vlmlaw.experiment import LlavaFile, SplitSettings
+
+SKIPPED = "skipped.json"
+IMAGES_AHEAD = 64  # of each thread
+FORMAT = "JPEG"
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A record that cannot be used, and why."""
+
+    id: str
+    reason: str
+
+
+class Pictures:
+    """The images of one file of conversations, by name: of a folder or of a .zip archive."""
+
+    def __init__(self, place: Path):
+        self._place = place
+
+    @cached_property
+    def _archive(self) -> zipfile.ZipFile | None:
+        if self._place.is_dir():
+            return None
+        try:
+            return zipfile.ZipFile(self._place)
+        except (OSError, zipfile.BadZipFile) as error:
+            raise UserError(f"{self._place}: expected a folder of images or a .zip archive ({error}).") from error
+
+    @cached_property
+    def _archived(self) -> frozenset[str]:
+        return frozenset(self._archive.namelist()) if self._archive else frozenset()
+
+    def has(self, name: str) -> bool:
+        return name in self._archived if self._archive else (self._place / name).is_file()
+
+    def read(self, name: str) -> bytes:
+        return self._archive.read(name) if self._archive else (self._place / name).read_bytes()
+
+
+def prepare_split(out: Path, *, settings: SplitSettings, n_threads: int = 1) -> None:
+    """Write the dataset of one split to `out`: images as squares, records, and which records were left out.
+
+    Raises UserError where more records are broken than the settings allow, naming the first of them with its file.
+    """
+    tally = _Tally(settings.skip_at_most)
+    with whole_folder(out) as folder:
+        # One shard, whatever the number of images: the workflow names each file that a later job reads.
+        with ShardWriter(folder, image_format=FORMAT, images_per_shard=2**62) as writer:
+            for suite, file in settings.files.items():
+                _add_file(writer, file, suite, settings=settings, tally=tally, n_threads=n_threads)
+        tally.demand_some(out)
+        (folder / SKIPPED).write_text(json.dumps(tally.as_data(), indent=1), encoding="utf-8")
+
+
+def _add_file(
+    writer: ShardWriter, file: LlavaFile, suite: str, *, settings: SplitSettings, tally: _Tally, n_threads: int
+) -> None:
+    """Add one file's records and their images."""
+    conversations, images = _located(file)
+    rows = _read_rows(conversations, file)
+    tally.begin(conversations, len(rows))
+    pictures = Pictures(images) if images else None
+    records: list[Record] = []
+    for position, row in enumerate(rows):
+        found = read_record(row, position, source=str(conversations))
+        if isinstance(found, Record) and found.image is not None:
+            if pictures is None or images is None:
+                found = Broken(found.id, "it has an image, but the file's section in the experiment names no `images`")
+            elif not pictures.has(str(found.image)):
+                found = Broken(found.id, f"its image {images / str(found.image)} is missing")
+        if isinstance(found, Broken):
+            tally.skip(found)
+        else:
+            records.append(found)
+    names = list(dict.fromkeys(record.image for record in records if record.image is not None))
+    broken = _add_images(writer, pictures, names, suite, settings=settings, n_threads=n_threads) if pictures else {}
+    for record in records:
+        if record.image in broken:
+            tally.skip(Broken(record.id, f"its image {images}/{record.image} {broken[record.image]}"))
+            continue
+        for part in _questions_of(record) if settings.one_question_each else [record]:
+            writer.add_record(replace(part, suite=suite, image=part.image and _stored_name(part.image, suite)))
+            tally.n_kept += 1
+
+
+def read_record(row: Any, position: int, *, source: str) -> Record | Broken:
+    """One record of LLaVA's JSON.
+
+    As in LLaVA's own reader, a first turn of the assistant's that answers nothing is dropped.
+    """
+    if not isinstance(row, dict):
+        return Broken(f"#{position}", f"found {str(row)[:60]}, expected an object with `conversations`")
+    row = {"id": f"#{position}", **row}
+    turns = row.get("conversations")
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        return Broken(str(row["id"]), "it has no list of `conversations`")
+    if not isinstance(row.get("image"), str | None):
+        return Broken(str(row["id"]), f"its image is {str(row['image'])[:60]}; expected one file's name")
+    if turns and turns[0].get("from") == "gpt":
+        row = row | {"conversations": turns[1:]}
+    if any(not isinstance(turn.get("value"), str) for turn in row["conversations"]):
+        return Broken(str(row["id"]), "a turn has no text as its `value`")
+    try:
+        return Record.from_json(row, source=source)
+    except UserError as error:
+        return Broken(str(row["id"]), str(error))
+
+
+def _questions_of(record: Record) -> Iterator[Record]:
+    """Each question as a record of its own: a test's question must not see the answer to another."""
+    kinds = record.kinds or ("",) * len(record.questions)
+    asked = zip(record.questions, record.answers, kinds, strict=True)
+    for number, (question, answer, kind) in enumerate(asked):
+        name = record.id if len(record.questions) == 1 else f"{record.id}-{number}"
+        yield replace(record, id=name, questions=(question,), answers=(answer,), kinds=(kind or "question",))
+
+
+def _stored_name(name: str, suite: str) -> str:
+    """An image's name among those of all suites."""
+    return f"{suite}/{name}" if suite else name
+
+
+def _add_images(
+    writer: ShardWriter,
+    pictures: Pictures,
+    names: list[str],
+    suite: str,
+    *,
+    settings: SplitSettings,
+    n_threads: int,
+) -> dict[str, str]:
+    """Add the images, in order; returns those that cannot be read, and why."""
+
+    def make(name: str) -> bytes | str:
+        from PIL import Image
+
+        try:
+            with Image.open(io.BytesIO(pictures.read(name))) as image:
+                framed = square(image, settings.image_px, fit=settings.fit, pad_color=settings.pad_color)
+                return encoded(framed, FORMAT)
+        except (OSError, SyntaxError, ValueError, zipfile.BadZipFile) as error:  # Pillow has three for broken files
+            return f"cannot be decoded ({error})"
+
+    broken = {}
+    with ThreadPoolExecutor(n_threads) as pool:  # Pillow works without Python's lock
+        made = _mapped(pool, make, names, at_once=IMAGES_AHEAD * n_threads)
+        for name, result in zip(names, progress(made, len(names), "images"), strict=True):
+            if isinstance(result, str):
+                broken[name] = result
+            else:
+                writer.add_encoded(_stored_name(name, suite), result)
+    return broken
+
+
+def _mapped(pool: ThreadPoolExecutor, function: Any, items: Iterable[str], *, at_once: int) -> Iterator[Any]:
+    """pool.map, but never more than so many results in memory."""
+    left = iter(items)
+    while part := list(islice(left, at_once)):
+        yield from pool.map(function, part)
+
+
+def _located(file: LlavaFile) -> tuple[Path, Path | None]:
+    """Where the file of conversations and its images lie, downloaded where they are of the hub."""
+    if not file.repository:
+        return Path(file.conversations), Path(file.images) if file.images else None
+    from huggingface_hub import hf_hub_download
+
+    try:
+        paths = [
+            Path(hf_hub_download(file.repository, name, repo_type="dataset", revision=file.revision))
+            for name in (file.conversations, file.images)
+            if name
+        ]
+    except (OSError, ValueError) as error:
+        raise UserError(f"the hub's dataset {file.repository} cannot be had: {error}") from error
+    return paths[0], paths[1] if file.images else None
+
+
+def _read_rows(path: Path, file: LlavaFile) -> list[Any]:
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); expected a list of LLaVA's records.") from error
+    if not isinstance(rows, list) or not rows:
+        raise UserError(f"{path}: found {str(rows)[:60]}; expected a list of LLaVA's records, at least one.")
+    if file.records is not None and len(rows) != file.records:
+        raise UserError(
+            f"{path} holds {len(rows)} records; the experiment says {file.records}. It may be cut off or another "
+            "version; get it again, or correct `records`."
+        )
+    return rows
+
+
+class _Tally:
+    """Counts what is left out, against the share that the user allows."""
+
+    def __init__(self, skip_at_most: float):
+        self._share = skip_at_most
+        self._source, self._n_records, self._n_allowed = Path(), 0, 0
+        self.n_kept = 0
+        self._skipped: list[dict[str, str]] = []
+
+    def begin(self, source: Path, n_records: int) -> None:
+        self._source = source
+        self._n_records += n_records
+        self._n_allowed = int(self._share * self._n_records)
+
+    def skip(self, broken: Broken) -> None:
+        """Raises UserError where that is one too many."""
+        self._skipped.append({"id": broken.id, "file": self._source.name, "reason": broken.reason})
+        if len(self._skipped) > self._n_allowed:
+            limit = f"{self._n_allowed} of {self._n_records} may be left out (skip_at_most: {self._share:g})"
+            raise UserError(
+                f"record {broken.id!r} of {self._source} cannot be used: {broken.reason}. {limit}. Fix the data, or "
+                "set data.skip_at_most to the share of records that may be left out."
+            )
+
+    def demand_some(self, out: Path) -> None:
+        if not self.n_kept:
+            raise UserError(f"no record of {out.name} can be used; there is nothing to learn from.")
+
+    def as_data(self) -> dict[str, Any]:
+        return {"records": self._n_records, "kept": self.n_kept, "skipped": self._skipped}

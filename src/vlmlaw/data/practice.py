@@ -1,0 +1,157 @@
+"""A practice set for real experiments: tiny CLIP and Qwen models with random weights, and LLaVA-style data.
+
+Everything has the formats of the real thing (config.json, safetensors, tokenizer.json, chat template, conversations as
+JSON, JPEG images), so that the whole path can be tried in minutes, without a download. The images are pieces of the two
+photographs that scikit-learn brings, with a number written on some; the questions can be answered from them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vlmlaw.data.shards import IMAGE_PLACEHOLDER
+from vlmlaw.files import whole_folder
+
+SIZES = {"10k": (16, 2), "50k": (32, 3)}  # width and depth of the language models
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
+IMAGE_PX, PATCH_PX = 64, 16
+VOCABULARY = 400
+COLORS = {"red": 0, "green": 1, "blue": 2}
+N_ALIGN, N_TRAIN, N_TEST = 64, 96, 32
+PLAIN_TALK = "What do you need to see?", "An image, and a question about it."
+
+
+def write_practice(out: Path, *, seed: int = 0) -> None:
+    """Write the practice set to the folder `out`: vision/, language_models/<size>/, images/ and JSON files."""
+    rng = np.random.default_rng(seed)
+    with whole_folder(out) as folder:
+        images = list(_images(rng, N_ALIGN + N_TRAIN + N_TEST))
+        for index, (image, _) in enumerate(images):
+            path = folder / "images" / _name(index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path, quality=95)
+        rows = [_row(index, facts) for index, (_, facts) in enumerate(images)]
+        splits = {
+            "align": [_captioned(row) for row in rows[:N_ALIGN]],
+            "train": [*rows[N_ALIGN : N_ALIGN + N_TRAIN], *_text_only(8)],
+            "reasoning": [_asking(row, range(2)) for row in rows[N_ALIGN + N_TRAIN :]],
+            "reading": [_asking(row, range(2, 3)) for row in rows[N_ALIGN + N_TRAIN :]],
+        }
+        for name, records in splits.items():
+            (folder / f"{name}.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
+        _write_models(folder, [turn["value"] for row in rows for turn in row["conversations"]], seed=seed)
+
+
+def _images(rng: np.random.Generator, n_images: int) -> Iterator[tuple[Any, dict[str, str]]]:
+    """Pieces of photographs with what is true of them."""
+    from PIL import Image, ImageDraw
+    from sklearn.datasets import load_sample_images
+
+    sample = load_sample_images()
+    photographs = dict(zip(("a temple", "a flower"), sample.images, strict=True))
+    for index in range(n_images):
+        what = list(photographs)[index % 2]
+        whole = photographs[what]
+        height, width = (int(n) for n in rng.integers(60, 200, size=2))
+        top, left = (int(rng.integers(0, whole.shape[i] - n)) for i, n in enumerate((height, width)))
+        image = Image.fromarray(whole[top : top + height, left : left + width])
+        number = int(rng.integers(0, 10))
+        ImageDraw.Draw(image).text((4, 2), str(number), fill=(255, 255, 255), font_size=40)
+        mean = np.asarray(image).reshape(-1, 3).mean(axis=0)
+        yield image, {"what": what, "color": list(COLORS)[int(mean.argmax())], "number": str(number)}
+
+
+def _name(index: int) -> str:
+    return f"{index % 4}/{index:04d}.jpg"  # in folders, as COCO's and the others of LLaVA's mix are
+
+
+def _row(index: int, facts: dict[str, str]) -> dict[str, Any]:
+    """A dialogue of three questions about one image."""
+    asked = [
+        ("What does the photograph show?", facts["what"]),
+        ("Which color is the strongest?", facts["color"]),
+        ("What number is written?", facts["number"]),
+    ]
+    turns = []
+    for number, (question, answer) in enumerate(asked):
+        turns.append({"from": "human", "value": question if number else f"{IMAGE_PLACEHOLDER}\n{question}"})
+        turns.append({"from": "gpt", "value": answer})
+    return {"id": f"practice-{index:04d}", "image": _name(index), "conversations": turns}
+
+
+def _captioned(row: dict[str, Any]) -> dict[str, Any]:
+    """The record with one instruction and a caption, as in LLaVA's data for stage 1."""
+    what, color, number = (turn["value"] for turn in row["conversations"][1::2])
+    caption = f"{what}, mostly {color}, with the number {number}"
+    asked = {"from": "human", "value": f"Describe the photograph.\n{IMAGE_PLACEHOLDER}"}
+    return row | {"conversations": [asked, {"from": "gpt", "value": caption}]}
+
+
+def _asking(row: dict[str, Any], chosen: range) -> dict[str, Any]:
+    """The record with some of its questions, and of which kind each is."""
+    turns = [turn for number in chosen for turn in row["conversations"][2 * number : 2 * number + 2]]
+    return row | {"conversations": turns, "kinds": [("what", "color", "number")[number] for number in chosen]}
+
+
+def _text_only(n_records: int) -> list[dict[str, Any]]:
+    said = [{"from": who, "value": text} for who, text in zip(("human", "gpt"), PLAIN_TALK, strict=True)]
+    return [{"id": f"text-{index}", "conversations": said} for index in range(n_records)]
+
+
+def _write_models(folder: Path, texts: list[str], *, seed: int) -> None:
+    """A CLIP (vision and text, as on the hub) with its preprocessor, and Qwen2 models with a tokenizer of their own."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel, Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(seed)
+    tower = TOWER | {"image_size": IMAGE_PX, "patch_size": PATCH_PX}
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    clip = CLIPConfig(
+        vision_config=tower,
+        text_config=text | {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1},
+        projection_dim=16,
+    )
+    CLIPModel(clip).save_pretrained(folder / "vision")
+    pixels = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+    (folder / "vision" / "preprocessor_config.json").write_text(json.dumps(pixels))
+    tokenizer = _tokenizer([*texts, *PLAIN_TALK])
+    for size, (width, depth) in SIZES.items():
+        config = Qwen2Config(
+            vocab_size=VOCABULARY,
+            hidden_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            intermediate_size=2 * width,
+            tie_word_embeddings=True,
+            initializer_range=0.5 * width**-0.5,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        Qwen2ForCausalLM(config).save_pretrained(folder / "language_models" / size)
+        tokenizer.save_pretrained(folder / "language_models" / size)
+
+
+def _tokenizer(texts: list[str]) -> Any:
+    """A byte-level BPE as Qwen's, trained on the texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator([*texts, "user assistant system\n"], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=core, eos_token=special[2], pad_token=special[0])

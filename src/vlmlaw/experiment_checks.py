@@ -1,0 +1,121 @@
+"""Checks of an experiment file that no value alone shows: sections that must fit together."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from vlmlaw.errors import UserError
+from vlmlaw.experiment import (
+    SPLITS,
+    DataSettings,
+    Experiment,
+    LlavaData,
+    LoadedSize,
+    LoadedVision,
+    SizeSection,
+)
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
+TEMPLATES = ("chatml", "model")
+
+
+def check_sections(experiment: Experiment, source: str) -> None:
+    """Raises UserError, naming the place in the file, for sections that cannot run together."""
+    results = Path(experiment.results)
+    if results.is_absolute() or ".." in results.parts:
+        raise UserError(
+            f"{source}.results: found {experiment.results!r}; expected a folder inside the working directory."
+        )
+    _check_data(experiment, source)
+    _check_kinds(experiment, source)
+    _check_sizes(experiment, source)
+    _check_layers(experiment, source)
+    _check_law(experiment, source)
+    if experiment.grid.held_out is not None and experiment.grid.held_out not in experiment.sizes:
+        raise UserError(
+            f"{source}.grid.held_out: no size is called {experiment.grid.held_out!r}; there are "
+            f"{', '.join(experiment.sizes)}."
+        )
+
+
+def _check_data(experiment: Experiment, source: str) -> None:
+    data = experiment.data
+    if isinstance(data, DataSettings):
+        if set(data.images) != set(SPLITS):
+            found = ", ".join(data.images) or "nothing"
+            raise UserError(f"{source}.data.images: found {found}; expected {', '.join(SPLITS)}.")
+        if data.text is None:
+            raise UserError(f"{source}.data: text is missing; the miniature's language models are pretrained on it.")
+        return
+    if not data.test:
+        raise UserError(f"{source}.data.test: there is no suite; name at least one, with its conversations.")
+    for name in data.test:
+        if not NAME.fullmatch(name):
+            raise UserError(f"{source}.data.test: {name!r} cannot name a suite; use letters, digits, '.' and '-'.")
+    if len(data.pad_color) != 3:
+        raise UserError(f"{source}.data.pad_color: found {list(data.pad_color)}; expected red, green and blue.")
+    if data.chat_template not in TEMPLATES and not data.chat_template.endswith(".jinja"):
+        expected = ", ".join(TEMPLATES)
+        raise UserError(
+            f"{source}.data.chat_template: found {data.chat_template!r}; expected {expected} or a .jinja file."
+        )
+
+
+def _check_kinds(experiment: Experiment, source: str) -> None:
+    """The miniature makes everything; LLaVA's data go with loaded models. One without the other has no tokens."""
+    if isinstance(experiment.data, LlavaData):
+        wrong = [f"sizes.{name}" for name, size in experiment.sizes.items() if not isinstance(size, LoadedSize)]
+        wrong += [] if isinstance(experiment.vision, LoadedVision) else ["vision"]
+        if wrong:
+            raise UserError(
+                f"{source}.{wrong[0]}: with data of the source llava, `source` must be an id of the hub or a folder."
+            )
+        if (experiment.alignment is None) != (experiment.data.align is None):
+            raise UserError(
+                f"{source}: `alignment` (stage 1) and `data.align` (its data) go together; give both or none."
+            )
+        return
+    wrong = [f"sizes.{name}" for name, size in experiment.sizes.items() if isinstance(size, LoadedSize)]
+    wrong += ["vision"] if isinstance(experiment.vision, LoadedVision) else []
+    wrong += [] if experiment.alignment is None else ["alignment"]
+    if wrong:
+        raise UserError(f"{source}.{wrong[0]}: loaded models and stage 1 need data of the source llava, not miniature.")
+
+
+def _check_sizes(experiment: Experiment, source: str) -> None:
+    if not experiment.sizes:
+        raise UserError(f"{source}.sizes: there is none; add a line such as 56k: {{hidden_size: 48, ...}}.")
+    for name, section in experiment.sizes.items():
+        if not NAME.fullmatch(name):
+            raise UserError(f"{source}.sizes: {name!r} cannot name a folder; use letters, digits, '.' and '-'.")
+        experiment.size_settings(name)
+        experiment.training_settings(name)
+        experiment.alignment_settings(name)
+        if isinstance(section, SizeSection) and section.hidden_size % section.num_attention_heads:
+            fitting = [n for n in range(1, 65) if section.hidden_size % n == 0]
+            raise UserError(
+                f"{source}.sizes.{name}: {section.num_attention_heads} heads do not divide hidden_size "
+                f"{section.hidden_size}; {', '.join(map(str, fitting))} would."
+            )
+
+
+def _check_layers(experiment: Experiment, source: str) -> None:
+    n_states = experiment.tower.num_hidden_layers + 1
+    for key in ("feature_layers", "multi_level_layers"):
+        layers = getattr(experiment.vision, key)
+        wrong = [layer for layer in layers if not -n_states <= layer < n_states]
+        if wrong or not layers:
+            raise UserError(
+                f"{source}.vision.{key}: found {list(layers)}; the tower's hidden states are 0 to {n_states - 1} "
+                f"(or -{n_states} to -1, counted from the end). Name at least one."
+            )
+
+
+def _check_law(experiment: Experiment, source: str) -> None:
+    from vlmlaw.laws.options import LawOptions
+
+    try:
+        LawOptions.from_mapping(experiment.law)
+    except UserError as error:
+        raise UserError(f"{source}.law: {error}") from error

@@ -1,0 +1,126 @@
+"""What a VLM sees of images: patch features from a cache that the tower filled once for all cells, or the pixels.
+
+Features of every patch take terabytes at the scale of LLaVA's data, so there the tower runs in each training, on
+squares that were resized once. B images, P patches in raster order, C tower width, K = levels * C.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlmlaw import vision
+from vlmlaw.data.framing import square
+from vlmlaw.data.shards import Dataset
+from vlmlaw.errors import UserError
+from vlmlaw.files import whole_folder
+from vlmlaw.hub import open_model
+from vlmlaw.progress import progress
+from vlmlaw.towers import load_tower, normalise, statistics_of
+
+if TYPE_CHECKING:
+    from vlmlaw.model import VlmConfig
+
+IMAGES_AT_ONCE = 64
+
+ImagesOf = Callable[[np.ndarray], dict[str, Tensor]]  # image rows to what the model takes of them
+
+
+def pixel_values(pictures_HWC: Sequence[np.ndarray], config: VlmConfig) -> Tensor:
+    """pixel_values (B, 3, H, W) of uint8 images of any size: square and normalised as the model was trained."""
+    from PIL import Image
+
+    side, fit, color = config.vision_config.image_size, config.image_fit, config.pad_color
+    squares = [square(Image.fromarray(one), side, fit=fit, pad_color=color) for one in pictures_HWC]
+    return normalise(np.stack([np.asarray(one) for one in squares]), config.image_mean, config.image_std)
+
+
+def open_images(folder: Path, *, layers: Sequence[int], image_px: int) -> ImagesOf:
+    """A function from image rows to the model's arguments: `patches` of a cache, or `pixel_values` of a dataset.
+
+    Pixels stay bytes, which the model normalises where it computes. Raises UserError where the folder is neither.
+    """
+    if has_features(folder):
+        features_of = load_features(folder, layers=layers)
+        return lambda rows: {"patches": features_of(rows)}
+    dataset = Dataset(folder)
+
+    def pixels_of(rows: np.ndarray) -> dict[str, Tensor]:
+        different, which = np.unique(rows, return_inverse=True)
+        images = [dataset.image(row) for row in different]
+        for row, image in zip(different, images, strict=True):
+            if image.shape != (image_px, image_px, 3):
+                raise UserError(
+                    f"image {dataset.image_names[row]!r} of {folder} is {image.shape[1]} x {image.shape[0]}, but the "
+                    f"tower reads squares of {image_px}; prepare the data again."
+                )
+        pixels_BHWC = np.stack(images)[which] if images else np.zeros((0, image_px, image_px, 3), np.uint8)
+        return {"pixel_values": torch.from_numpy(pixels_BHWC)}
+
+    return pixels_of
+
+
+def has_features(folder: Path) -> bool:
+    """Whether the folder is a cache of features, not a dataset of images."""
+    return not (folder / "index.npz").exists()
+
+
+def feature_file(folder: Path, layer: int) -> Path:
+    """Where the features of one of the tower's hidden states lie in a cache."""
+    return folder / f"layer{layer}.npy"
+
+
+@torch.no_grad()
+def cache_features(encoder: Path, dataset: Path, out: Path, *, layers: Sequence[int]) -> None:
+    """Features (n_images, P, C) in half precision of every image, one file for each of `layers`.
+
+    The files are written image by image through a memory map, so that memory stays small whatever their size.
+    Raises UserError where a feature is beyond half precision.
+    """
+    opened = open_model(encoder)
+    tower, (mean, std) = load_tower(opened), statistics_of(opened)
+    data = Dataset(dataset)
+    n_images = len(data.image_names)
+    shape = (n_images, vision.grid_side(tower.config) ** 2, tower.config.hidden_size)
+    with whole_folder(out) as folder:
+        files = [
+            np.lib.format.open_memmap(feature_file(folder, layer), mode="w+", dtype=np.float16, shape=shape)
+            for layer in layers
+        ]
+        starts = range(0, n_images, IMAGES_AT_ONCE)
+        for start in progress(starts, len(starts), "features"):
+            rows = range(start, min(start + IMAGES_AT_ONCE, n_images))
+            pixel_values = normalise(np.stack(list(data.images(rows))), mean, std).to(tower.dtype)
+            features_BPK = vision.patch_features(tower, pixel_values, layers=layers).to(torch.float16)
+            if not features_BPK.isfinite().all():
+                raise UserError(
+                    f"{encoder}: features of images {rows.start} to {rows.stop - 1} of {dataset} do not fit into half "
+                    f"precision (beyond {torch.finfo(torch.float16).max:.0f}); name other layers than {list(layers)}."
+                )
+            for file, part in zip(files, features_BPK.chunk(len(layers), dim=-1), strict=True):
+                file[rows.start : rows.stop] = part.numpy()
+        for file in files:
+            file.flush()
+
+
+def load_features(folder: Path, *, layers: Sequence[int]) -> Callable[[np.ndarray], Tensor]:
+    """A function from image rows to features (B, P, K) of the layers, concatenated. Raises UserError: no such layer."""
+    try:
+        files: list[Any] = [np.load(feature_file(folder, layer), mmap_mode="r") for layer in layers]
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} lacks features of layers {list(layers)} ({error}); make them by `vlmlaw encoder features`."
+        ) from error
+
+    def features_of(rows: np.ndarray) -> Tensor:
+        # Questions on one image ask for it again and again; each is read and widened once.
+        different, which = np.unique(rows, return_inverse=True)
+        features_BPK = torch.from_numpy(np.concatenate([file[different] for file in files], axis=-1)).float()
+        return features_BPK[torch.from_numpy(which)]
+
+    return features_of

@@ -1,0 +1,106 @@
+"""The shape of a pretrained model, from its config.json, before anything of its weights is there.
+
+An experiment can be checked and its cost estimated without a download: where the config is neither in a folder nor in
+the hub's cache, a table of well-known models answers. Fetching a model compares the table with what came.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.errors import UserError
+
+TABLE = Path(__file__).parent / "published" / "models.json"
+VISION_DEFAULTS = {  # transformers leaves out of config.json what is its class's default
+    "clip_vision_model": {"hidden_size": 768, "num_hidden_layers": 12, "image_size": 224, "patch_size": 32},
+    "siglip_vision_model": {"hidden_size": 768, "num_hidden_layers": 12, "image_size": 224, "patch_size": 16},
+}
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A vision tower's shape. Its hidden states are 0 (the embedding) to num_hidden_layers."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    image_px: int
+    patch_px: int
+
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> Tower:
+        own = vision_config(config)
+        return cls(own["hidden_size"], own["num_hidden_layers"], own["image_size"], own["patch_size"])
+
+    @property
+    def grid_side(self) -> int:
+        """Patches along a side of the image."""
+        return self.image_px // self.patch_px
+
+
+@cache
+def config_of(source: str, revision: str = "main") -> Mapping[str, Any]:
+    """A model's config.json, of a folder, the hub's cache, the table, or the hub. Raises UserError: none has it."""
+    folder = Path(source)
+    if folder.is_dir():
+        return _read(folder / "config.json")
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    if isinstance(cached, str):
+        return _read(Path(cached))
+    known = known_shape(source)
+    return known if known is not None else _read(Path(_download_config(source, revision)))
+
+
+def known_shape(source: str) -> Mapping[str, Any] | None:
+    """What the table has of this model."""
+    return json.loads(TABLE.read_text(encoding="utf-8")).get(source)
+
+
+def vision_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tower's own part of a config: CLIP's and SigLIP's also describe a text model.
+
+    Raises UserError where it has no square grid of patches of a fixed size.
+    """
+    own = config.get("vision_config", config)
+    kind = own.get("model_type") or f"{config.get('model_type')}_vision_model"
+    own = {**VISION_DEFAULTS.get(kind, {}), **own, "model_type": kind}
+    sizes = [own.get(key) for key in ("hidden_size", "num_hidden_layers", "image_size", "patch_size")]
+    if not all(isinstance(size, int) for size in sizes):
+        raise UserError(
+            f"a vision tower of the type {kind} does not say hidden_size, num_hidden_layers, image_size and patch_size "
+            "as numbers; expected one with a square grid of a fixed size, such as CLIP, SigLIP or DINOv2."
+        )
+    return own
+
+
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The language model's part of a config. Raises UserError where it has no width."""
+    own = config.get("text_config", config)
+    if not isinstance(own.get("hidden_size"), int) or not isinstance(own.get("num_hidden_layers"), int):
+        raise UserError(f"{own.get('model_type')} is no type of language model that AutoModelForCausalLM has.")
+    return own
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); expected the config.json of a pretrained model.") from error
+
+
+def _download_config(source: str, revision: str) -> str:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return hf_hub_download(source, "config.json", revision=revision)
+    except Exception as error:
+        raise UserError(
+            f"{source} (revision {revision}): no folder of that name, not in the hub's cache, and the hub cannot be "
+            f"asked ({type(error).__name__}). Give a folder, log in where the model is gated, or go online."
+        ) from error

@@ -1,0 +1,98 @@
+"""The tokenizer that a grid's pretrained models share, with a token for the image and a chat template."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmlaw.data.shards import IMAGE_PLACEHOLDER
+from vlmlaw.errors import UserError
+from vlmlaw.files import whole_folder
+from vlmlaw.hub import fetch_tokenizer_files
+
+if TYPE_CHECKING:
+    from vlmlaw.experiment import ModelSettings, TokenizerSettings
+
+# The template of Qwen and many others without the system prompt that theirs may add, which would cost every question
+# some twenty tokens, and without the rewriting of earlier turns that reasoning models' templates do.
+# What is said may also come in transformers' parts, `{"type": "image"}` and `{"type": "text", "text": ...}`.
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
+SAMPLE = "What is 3 + 14? Größe, naïve, 你好.\n\tdef f(x): return x  # <image>"
+
+
+def take_tokenizer(out: Path, *, settings: TokenizerSettings) -> None:
+    """Write a pretrained model's tokenizer to `out`, with the image's token and the experiment's chat template."""
+    tokenizer = _load(fetch_tokenizer_files(settings.model), settings.model)
+    if IMAGE_PLACEHOLDER not in tokenizer.get_vocab():
+        tokenizer.add_tokens([IMAGE_PLACEHOLDER], special_tokens=True)
+    tokenizer.chat_template = _template(settings.chat_template, tokenizer, source=settings.model.source)
+    if settings.chat_template == "chatml":
+        tokenizer.eos_token = CHATML_TOKENS[1]
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    with whole_folder(out) as folder:
+        tokenizer.save_pretrained(folder)
+        _demand_reads_back(tokenizer, folder)
+
+
+def demand_same_tokens(folder: Path, shared: Path, *, settings: ModelSettings) -> None:
+    """Raises UserError where the model in `folder` has another tokenizer than the one that the grid shares."""
+    from vlmlaw.packing import load_tokenizer
+
+    own, common = _load(folder, settings), load_tokenizer(shared)
+    if own.get_vocab() != {word: i for word, i in common.get_vocab().items() if word in own.get_vocab()}:
+        raise UserError(
+            f"{settings.source} has another vocabulary than the grid's first size. The sizes of a grid must read the "
+            "same tokens, or its law would compare different texts; make an experiment of each family."
+        )
+
+
+def _load(folder: Path, settings: ModelSettings) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{settings.source}: its tokenizer cannot be loaded ({error}).") from error
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError(f"{settings.source} has no fast tokenizer (tokenizer.json), which labels need; take another.")
+    return tokenizer
+
+
+def _template(name: str, tokenizer: Any, *, source: str) -> str:
+    """The chat template's text. Raises UserError: no such template or file, or tokens that it needs are missing."""
+    if name == "chatml":
+        missing = [token for token in CHATML_TOKENS if token not in tokenizer.get_vocab()]
+        if missing:
+            raise UserError(
+                f"{source} does not know {' and '.join(missing)}, which the template chatml consists of; use "
+                "`chat_template: model` or a .jinja file."
+            )
+        return CHATML
+    if name != "model":
+        try:
+            return Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"the chat template {name} cannot be read: {error}") from error
+    if not isinstance(tokenizer.chat_template, str):
+        raise UserError(f"{source} has no chat template of its own; use `chat_template: chatml` or a .jinja file.")
+    return tokenizer.chat_template
+
+
+def _demand_reads_back(tokenizer: Any, folder: Path) -> None:
+    """The stages read tokenizer.json alone; it must split text as the model's own class does."""
+    from vlmlaw.packing import load_tokenizer
+
+    ours = load_tokenizer(folder)
+    found, wanted = (t(SAMPLE, add_special_tokens=False)["input_ids"] for t in (ours, tokenizer))
+    if found != wanted:
+        raise UserError(
+            f"this tokenizer's class ({type(tokenizer).__name__}) splits text otherwise than its tokenizer.json; take "
+            "a model whose tokenizer is wholly described by that file."
+        )

@@ -1,0 +1,92 @@
+"""Loading a vision tower: the vision part of a CLIP or SigLIP, any other AutoModel, or the miniature's own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils import logging
+
+from vlmlaw import vision  # its import makes the miniature's own tower known to AutoModel
+from vlmlaw.errors import UserError
+from vlmlaw.hub import Opened
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Mean and standard deviation of the miniature's grey levels, in [0, 1], as an image processor applies them.
+PIXEL_MEAN, PIXEL_STD = 0.3, 0.25
+
+
+def load_tower(opened: Opened) -> PreTrainedModel:
+    """The tower, frozen, in the arithmetic that its pin names. Raises UserError where weights of it are missing."""
+    options: dict[str, Any] = {"trust_remote_code": opened.trust_remote_code}
+    config = AutoConfig.from_pretrained(opened.folder, **options)
+    config = getattr(config, "vision_config", config)
+    dtype = getattr(torch, opened.pin.dtype) if opened.pin else torch.float32
+    try:
+        with _without_load_report():
+            tower, info = AutoModel.from_pretrained(
+                opened.folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            )
+    except (OSError, ValueError) as error:
+        raise UserError(f"{opened.folder} cannot be loaded as a vision tower: {error}") from error
+    demand_whole(opened.folder, type(tower), info["missing_keys"])
+    vision.grid_side(tower.config)
+    return tower.requires_grad_(False).eval()
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Keep transformers from listing the text model's weights, which a tower leaves out on purpose."""
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def demand_whole(folder: Path, kind: type, missing: Iterable[str]) -> None:
+    """Raises UserError where a checkpoint lacks weights of its model, which would stay random."""
+    if lacking := sorted(missing):
+        raise UserError(
+            f"{folder}: the weights lack {len(lacking)} of {kind.__name__}, such as {lacking[0]}, left random; "
+            "take a complete checkpoint of that kind."
+        )
+
+
+def statistics_of(opened: Opened) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each color, by which the tower's pixels are normalised."""
+    if opened.pin is None:
+        return [PIXEL_MEAN] * 3, [PIXEL_STD] * 3
+    return list(opened.pin.image_mean), list(opened.pin.image_std)
+
+
+def pixel_statistics(folder: Path) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each color, from a model's preprocessor_config.json. Raises UserError."""
+    path = folder / "preprocessor_config.json"
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+        mean, std = [float(x) for x in given["image_mean"]], [float(x) for x in given["image_std"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} does not say image_mean and image_std ({error!r}); without them the tower would see wrong colors. "
+            "Save the model's image processor into its folder."
+        ) from error
+    if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
+        raise UserError(f"{path}: found image_mean {mean}, image_std {std}; expected three numbers each, std above 0.")
+    return mean, std
+
+
+def normalise(pixels_BHWC: np.ndarray | Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """pixel_values (B, 3, H, W) in float32 of uint8 images, on the device that they are on."""
+    pixels = torch.as_tensor(pixels_BHWC).permute(0, 3, 1, 2).float() / 255
+    shift, scale = (torch.tensor(x, device=pixels.device).view(1, 3, 1, 1) for x in (mean, std))
+    return (pixels - shift) / scale

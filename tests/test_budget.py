@@ -1,0 +1,88 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vlmlaw.budget import describe, estimate
+from vlmlaw.errors import UserError
+from vlmlaw.experiment import Experiment, read_experiment
+from vlmlaw.shapes import Tower, config_of, text_config, vision_config
+
+EXPERIMENTS = Path(__file__).parents[1] / "workflow" / "experiments"
+
+# H200-hours of a two-stage cell at half of the peak, computed by another hand (Qwen1.5 shapes, CLIP-L/336, 40 and 250
+# text tokens); that table rounds up a tower's and a head's work that this one counts otherwise.
+BY_ANOTHER_HAND = {
+    ("0.5b", 1): 0.61,
+    ("0.5b", 576): 1.41,
+    ("1.8b", 64): 1.70,
+    ("4b", 1): 2.9,
+    ("7b", 64): 7.3,
+    ("7b", 576): 21.6,
+    ("14b", 1): 10.3,
+    ("14b", 576): 41.4,
+}
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return read_experiment(EXPERIMENTS / "paper.yaml")
+
+
+def test_the_papers_grid_costs_about_what_another_hand_computed(paper):
+    half = replace(paper, compute=replace(paper.compute, utilisation=0.5))
+    hours = {(one.size, one.n_visual_tokens): one.stage_1 + one.stage_2 for one in estimate(half)}
+    assert len(hours) == 35
+    for cell, wanted in BY_ANOTHER_HAND.items():
+        assert hours[cell] == pytest.approx(wanted, rel=0.2), cell
+
+
+def test_hours_are_inverse_to_what_the_device_does(paper):
+    twice = replace(paper, compute=replace(paper.compute, utilisation=paper.compute.utilisation * 2))
+    before, after = estimate(paper), estimate(twice)
+    assert [one.stage_2 for one in after] == pytest.approx([one.stage_2 / 2 for one in before])
+
+
+def test_a_stage_1_that_seeds_share_is_counted_once():
+    text = yaml.safe_load((EXPERIMENTS / "modern.yaml").read_text())
+    each = estimate(Experiment.from_mapping(text))
+    text["alignment"]["seed"] = 0
+    shared = Experiment.from_mapping(text)
+    hours = estimate(shared)
+    assert sum(one.stage_1 == 0 for one in hours) == 4 and all(one.stage_1 > 0 for one in each)
+    assert len(shared.alignments) == len(each) - 4
+
+
+@pytest.mark.parametrize("name", ["paper", "modern", "weekend"])
+def test_every_experiment_of_gpus_says_its_hours_and_assumptions(name):
+    told = describe(read_experiment(EXPERIMENTS / f"{name}.yaml"))
+    assert "GPU-hours" in told and "TFLOP/s" in told and "text tokens" in told
+
+
+def test_what_cannot_be_estimated_is_said(paper):
+    data = replace(paper.data, train=replace(paper.data.train, records=None))
+    assert "no estimate of GPU-hours; say how many `records` data.train has" in describe(replace(paper, data=data))
+
+
+def test_what_runs_without_a_gpu_has_no_budget():
+    assert describe(read_experiment(EXPERIMENTS / "tiny.yaml")) == ""
+
+
+def test_the_towers_of_the_table_have_a_square_grid():
+    clip = Tower.of_config(config_of("openai/clip-vit-large-patch14-336"))
+    assert (clip.grid_side, clip.hidden_size, clip.num_hidden_layers) == (24, 1024, 24)
+    assert Tower.of_config(config_of("google/siglip2-so400m-patch14-384")).grid_side == 27
+
+
+def test_a_config_that_is_no_tower_or_no_language_model_is_refused():
+    with pytest.raises(UserError, match="expected one with a square grid"):
+        vision_config({"model_type": "siglip2", "vision_config": {"hidden_size": 8, "num_hidden_layers": 2}})
+    with pytest.raises(UserError, match="no type of language model"):
+        text_config({"model_type": "vit"})
+
+
+def test_layers_count_from_the_towers_start_whatever_the_file_says(paper):
+    cells = paper.cells.values()
+    assert {cell.feature_layers for cell in cells} == {(12, 16, 22, 23)}  # TokenPacker's, of 24
+    assert paper._layers(deep=False) == (23,)

@@ -1,0 +1,177 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vlmlaw.errors import UserError
+from vlmlaw.hub import PIN, fetch_language_model, fetch_vision, open_model
+from vlmlaw.packing import load_tokenizer
+from vlmlaw.stage_settings import ModelSettings, TokenizerSettings
+from vlmlaw.tokenizers import take_tokenizer
+from vlmlaw.towers import load_tower, normalise, statistics_of
+
+pytest_plugins = ["pretrained_fixtures"]
+
+
+@pytest.fixture
+def model(practice, tmp_path):
+    """A copy of a language model, to be spoilt, and the settings that name it."""
+    folder = tmp_path / "model"
+    shutil.copytree(practice / "language_models" / "10k", folder)
+    return folder, ModelSettings(source=str(folder), dtype="float32")
+
+
+@pytest.fixture
+def tower(practice, tmp_path):
+    folder = tmp_path / "tower"
+    shutil.copytree(practice / "vision", folder)
+    return folder, ModelSettings(source=str(folder), dtype="float32")
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_a_model_is_pinned_not_copied_and_opened_from_where_it_is(stages, practice):
+    files = {path.name for path in stages.language_model.iterdir()}
+    assert PIN in files and "tokenizer.json" in files and not any(name.endswith(".safetensors") for name in files)
+    opened = open_model(stages.language_model)
+    assert opened.folder == practice / "language_models" / "10k" and not opened.trust_remote_code
+
+
+def test_a_model_that_changed_since_it_was_fetched_is_refused(model, stages, tmp_path):
+    folder, settings = model
+    fetch_language_model(stages.tokenizer, tmp_path / "pin", settings=settings)
+    weights = folder / "model.safetensors"
+    spoilt = bytearray(weights.read_bytes())
+    spoilt[-1] ^= 1
+    weights.write_bytes(spoilt)
+    with pytest.raises(UserError, match=r"model.safetensors is not what .*model.json was made from"):
+        open_model(tmp_path / "pin")
+
+
+def test_weights_that_must_be_unpickled_are_refused(model, stages, tmp_path):
+    folder, settings = model
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match="has no weights as safetensors, only formats that can run code"):
+        fetch_language_model(stages.tokenizer, tmp_path / "pin", settings=settings)
+
+
+def test_code_of_a_models_own_is_refused_unless_asked_for(model, stages, tmp_path):
+    folder, settings = model
+    edit(folder / "config.json", auto_map={"AutoModelForCausalLM": "evil.Evil"})
+    with pytest.raises(UserError, match=r"brings Python code of its own \(AutoModelForCausalLM\)"):
+        fetch_language_model(stages.tokenizer, tmp_path / "pin", settings=settings)
+
+
+def test_what_is_neither_a_folder_nor_of_the_hub_is_named(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    def refuse(*_, **__):
+        raise OSError("no network here")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(UserError, match=r"nobody/nothing \(revision main\).*no network here"):
+        fetch_vision(tmp_path / "out", settings=ModelSettings(source="nobody/nothing"))
+
+
+def test_a_size_with_other_tokens_is_refused(model, stages, tmp_path):
+    folder, settings = model
+    words = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = words["model"]["vocab"]
+    first, second = sorted(vocabulary, key=vocabulary.get)[3:5]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+    (folder / "tokenizer.json").write_text(json.dumps(words))
+    with pytest.raises(UserError, match="another vocabulary than the grid's first size"):
+        fetch_language_model(stages.tokenizer, tmp_path / "pin", settings=settings)
+
+
+def test_a_tower_loads_as_clips_own_vision_model(stages, practice):
+    from transformers import CLIPModel
+
+    tower = load_tower(open_model(stages.encoder))
+    whole = CLIPModel.from_pretrained(practice / "vision").eval()
+    pixels = torch.rand(2, 3, 64, 64)
+    found = tower(pixel_values=pixels, output_hidden_states=True)
+    wanted = whole.vision_model(pixel_values=pixels, output_hidden_states=True)
+    assert type(tower).__name__ == "CLIPVisionModel" and not any(p.requires_grad for p in tower.parameters())
+    for ours, theirs in zip(found.hidden_states, wanted.hidden_states, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_pixels_are_normalised_as_the_towers_own_processor_says(stages):
+    mean, std = statistics_of(open_model(stages.encoder))
+    made = normalise(torch.full((1, 2, 2, 3), 255, dtype=torch.uint8), mean, std)
+    assert made[0, :, 0, 0].tolist() == pytest.approx([(1 - m) / s for m, s in zip(mean, std, strict=True)], abs=1e-6)
+
+
+def test_a_tower_that_would_be_partly_random_is_refused(tower, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder, settings = tower
+    weights = load_file(folder / "model.safetensors")
+    left_out = next(name for name in weights if "vision_model" in name and "layer_norm1" in name)
+    save_file({k: v for k, v in weights.items() if k != left_out}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="the weights lack 1 of CLIPVisionModel"):
+        fetch_vision(tmp_path / "out", settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "preprocessor_config.json").unlink(), "does not say image_mean and image_std"),
+        (lambda folder: edit(folder / "preprocessor_config.json", image_std=[0, 1, 1]), "std above 0"),
+        (lambda folder: (folder / "config.json").write_text("{"), "its config.json cannot be read"),
+    ],
+)
+def test_a_tower_without_what_it_needs_is_refused(tower, tmp_path, change, message):
+    folder, settings = tower
+    change(folder)
+    with pytest.raises(UserError, match=message):
+        fetch_vision(tmp_path / "out", settings=settings)
+
+
+def test_the_table_of_shapes_is_compared_with_what_came(tower, tmp_path, monkeypatch):
+    _, settings = tower
+    wrong = {"model_type": "clip_vision_model", "hidden_size": 1024}
+    monkeypatch.setattr("vlmlaw.hub.known_shape", lambda source: wrong)
+    with pytest.raises(UserError, match="should have hidden_size 1024 but has 32"):
+        fetch_vision(tmp_path / "out", settings=settings)
+
+
+def test_the_tokenizer_knows_the_image_and_ends_answers_as_chatml_does(stages, practice):
+    words = load_tokenizer(stages.tokenizer)
+    ids = words("<|im_start|>user\n<image>\nHi", add_special_tokens=False)["input_ids"]
+    assert ids.count(words.convert_tokens_to_ids("<image>")) == 1
+    assert words.eos_token == "<|im_end|>" and words.pad_token is not None
+    parts = [{"type": "image"}, {"type": "text", "text": "Hi"}]
+    both = [words.apply_chat_template([{"role": "user", "content": c}], tokenize=False) for c in ("<image>\nHi", parts)]
+    assert both[0] == both[1] == "<|im_start|>user\n<image>\nHi<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [("model", "has no chat template of its own"), ("nowhere.jinja", "the chat template nowhere.jinja cannot be read")],
+)
+def test_a_chat_template_that_is_not_there_is_named(model, tmp_path, template, message):
+    settings = TokenizerSettings(model=model[1], chat_template=template)
+    with pytest.raises(UserError, match=message):
+        take_tokenizer(tmp_path / "tokenizer", settings=settings)
+
+
+def test_chatml_needs_its_tokens(model, tmp_path):
+    folder, settings = model
+    text = (folder / "tokenizer.json").read_text()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_text((folder / name).read_text().replace("<|im_end|>", "<|the_end|>"))
+    assert "<|im_end|>" in text
+    with pytest.raises(UserError, match=r"does not know <\|im_end\|>, which the template chatml consists of"):
+        take_tokenizer(tmp_path / "out", settings=TokenizerSettings(model=settings, chat_template="chatml"))
+
+
+def test_settings_of_another_dtype_load_the_tower_in_it(practice, tmp_path):
+    settings = replace(ModelSettings(source=str(practice / "vision")), dtype="bfloat16")
+    fetch_vision(tmp_path / "out", settings=settings)
+    assert load_tower(open_model(tmp_path / "out")).dtype == torch.bfloat16

@@ -1,0 +1,153 @@
+"""Both stages, evaluation and export of one cell on the practice set."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from vlmlaw.data.shards import Dataset
+from vlmlaw.errors import UserError
+from vlmlaw.images import open_images
+from vlmlaw.packing import load_tokenizer
+from vlmlaw.stage_settings import CellSettings, TrainingSettings
+from vlmlaw.train import CONNECTOR, align_cell, build_vlm, load_connector, train_cell
+
+pytest_plugins = ["pretrained_fixtures"]
+
+PLAN = TrainingSettings(steps=3, batch_size=4, learning_rate=1e-2, new_learning_rate=1e-2)
+CELL = CellSettings(
+    size="10k",
+    n_visual_tokens=4,
+    compressor="quecc",
+    compressor_options={},
+    seed=0,
+    feature_layers=(1, 2),
+    fit="pad",
+    pad_color=(122, 116, 104),
+    place_embedding=False,
+    training=PLAN,
+)
+STAGE_1 = replace(CELL, trains_language_model=False)
+
+
+@pytest.fixture(scope="module")
+def trained(stages, tmp_path_factory) -> SimpleNamespace:
+    """Both stages of the cell: the folders `aligned` and `cell`."""
+    root = tmp_path_factory.mktemp("trained")
+    models = (stages.language_model, stages.encoder)
+    align_cell(*models, stages.tokens["align"], stages.data["align"], root / "aligned", settings=STAGE_1)
+    train = (stages.tokens["train"], stages.data["train"])
+    train_cell(*models, *train, root / "cell", settings=CELL, aligned=root / "aligned" / CONNECTOR)
+    return SimpleNamespace(aligned=root / "aligned", cell=root / "cell")
+
+
+def test_stage_1_trains_compressor_and_projector_alone(stages, trained):
+    before = build_vlm(stages.language_model, stages.encoder, settings=STAGE_1)
+    trainable = {name for name, p in before.named_parameters() if p.requires_grad}
+    assert {name.split(".")[0] for name in trainable} == {"compressor", "projector"}
+    assert set(load_file(trained.aligned / CONNECTOR)) == trainable
+    account = json.loads((trained.aligned / "training.json").read_text())
+    assert account["steps"] == 3 and account["settings"]["trains_language_model"] is False
+    assert len((trained.aligned / "train.jsonl").read_text().splitlines()) == 3
+
+
+def test_stage_2_starts_from_stage_1s_weights(stages, trained):
+    model = build_vlm(stages.language_model, stages.encoder, settings=replace(CELL, seed=5))
+    load_connector(model, trained.aligned / CONNECTOR)
+    saved = load_file(trained.aligned / CONNECTOR)
+    assert all(torch.equal(dict(model.named_parameters())[name], value) for name, value in saved.items())
+    assert all(p.requires_grad for p in model.language_model.parameters())
+    assert not any(p.requires_grad for p in model.vision_tower.parameters())
+
+
+def test_stage_2_changes_the_language_model_and_never_the_tower(stages, trained):
+    before = build_vlm(stages.language_model, stages.encoder, settings=CELL).state_dict()
+    after = load_file(trained.cell / "model" / "model.safetensors")
+    same = {name: torch.equal(before[name], value) for name, value in after.items()}
+    assert all(unchanged for name, unchanged in same.items() if name.startswith("vision_tower"))
+    assert not any(unchanged for name, unchanged in same.items() if name.endswith("mlp.down_proj.weight"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: path.write_bytes(b"no weights"), "cannot be read"),
+        (lambda path: save_file({"projector.x": torch.zeros(1)}, path), "is of another compressor or size"),
+    ],
+)
+def test_weights_that_are_no_stage_1_of_the_cell_are_refused(stages, tmp_path, spoil, message):
+    path = tmp_path / CONNECTOR
+    spoil(path)
+    model = build_vlm(stages.language_model, stages.encoder, settings=CELL)
+    with pytest.raises(UserError, match=message):
+        load_connector(model, path)
+
+
+def test_an_epoch_is_as_many_steps_as_batches_fill():
+    plan = TrainingSettings(epochs=2, batch_size=10, learning_rate=1.0, new_learning_rate=1.0)
+    assert [plan.steps_of(n) for n in (104, 100, 99, 3)] == [20, 20, 18, 2]
+    assert PLAN.steps_of(1000) == 3
+
+
+def test_images_of_another_size_than_the_tower_reads_are_refused(stages):
+    images_of = open_images(stages.data["train"], layers=[2], image_px=32)
+    with pytest.raises(UserError, match="is 64 x 64, but the tower reads squares of 32"):
+        images_of(np.array([0]))
+
+
+def test_a_cell_loads_by_transformers_auto_classes_and_sees_what_training_saw(stages, trained):
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from vlmlaw.language_model import tensors
+    from vlmlaw.packing import TokenTable, make_batch
+
+    model = AutoModelForImageTextToText.from_pretrained(trained.cell / "model").eval()
+    processor = AutoProcessor.from_pretrained(trained.cell / "model")
+    table, dataset = TokenTable.load(stages.tokens["train"]), Dataset(stages.data["train"])
+    record = dataset.records[3]
+    batch = make_batch(table, [3], n_visual_tokens=4, pad_id=0, reads_question=True)
+    pixels = open_images(stages.data["train"], layers=[1, 2], image_px=64)(batch.image_rows)
+    first = int(np.argmax(batch.targets[0] >= 0))  # the place that predicts the first answer's first token
+    with torch.no_grad():
+        trained_on = model(**tensors(batch) | {"targets": None}, **pixels, use_cache=False).logits[0, first]
+    message = [{"role": "user", "content": f"<image>\n{record.questions[0]}"}]
+    text = processor.apply_chat_template(message, add_generation_prompt=True)
+    given = processor(text=text, images=Image.fromarray(dataset.image(3)))
+    assert given["input_ids"].shape[1] == first + 1
+    with torch.no_grad():
+        asked = model(**given).logits[0, -1]
+    torch.testing.assert_close(asked, trained_on, rtol=1e-4, atol=1e-4)
+
+
+def test_the_processor_wants_an_image_for_each_place(trained):
+    from transformers import AutoProcessor
+
+    from vlmlaw import processor  # noqa: F401
+
+    reader = AutoProcessor.from_pretrained(trained.cell / "model")
+    with pytest.raises(ValueError, match="found 0 images for 1 <image> in the text"):
+        reader(text="<image>\nWhat?")
+    two = reader(text=["<image>\nWhat?", "Hello"], images=[[Image.new("RGB", (9, 5))], []])
+    assert two["pixel_values"].shape == (1, 3, 64, 64) and two["input_ids"].shape[0] == 2
+    assert two["attention_mask"][1, 0] == 0  # the shorter one is padded on the left
+
+
+def test_chat_answers_a_question_about_an_image(trained, practice, capsys, tmp_path):
+    from vlmlaw.__main__ import main
+
+    image = str(next((practice / "images").rglob("*.jpg")))
+    assert main(["chat", str(trained.cell), image, "What number is written?", "--max-new-tokens", "3"]) == 0
+    assert "<|im_end|>" not in capsys.readouterr().out
+    assert main(["chat", "no-such-cell", image, "Hm?", "--results", str(tmp_path)]) == 2
+    assert "no trained cell is called 'no-such-cell'" in capsys.readouterr().err
+    assert main(["chat", str(trained.cell), str(tmp_path / "none.png"), "Hm?"]) == 2
+    assert "none.png cannot be read" in capsys.readouterr().err
+
+
+def test_the_cells_tokenizer_is_the_grids(stages, trained):
+    assert load_tokenizer(trained.cell / "model").get_vocab() == load_tokenizer(stages.tokenizer).get_vocab()
