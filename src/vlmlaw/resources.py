@@ -15,7 +15,8 @@ from typing import Any
 
 from vlmlaw.attempts import KILLED, MEMORY, TIME, failures
 from vlmlaw.experiment import Experiment
-from vlmlaw.stage_settings import CellSettings, DataSettings, OptimizerSettings, cell_name
+from vlmlaw.names import cell_name
+from vlmlaw.stage_settings import CellSettings, DataSettings, OptimizerSettings
 
 BASE_MB = 1500  # Python, torch, transformers and a small dataset took 450 MB, Snakemake's own processes 250 MB
 BASE_MINUTES = 10  # to start, read the data and write the result
@@ -105,22 +106,25 @@ class Needs:
             return _training_load(n_params, experiment.grid_side**2, tower.training)
         if rule == "align_cell":
             return self._training(experiment.alignments[_cell_name(wildcards)])
-        cell = experiment.cell_settings(_cell_name(wildcards))
-        return self._training(cell) if rule == "train_cell" else self._evaluation(cell)
+        if rule == "train_cell":
+            return self._training(experiment.training_settings_of(_cell_name(wildcards)))
+        return self._evaluation(experiment.cell_settings(_cell_name(wildcards)))
 
     def _training(self, cell: CellSettings) -> Load:
         """Of a cell, or of its stage 1, through whose frozen LLM gradients pass all the same."""
-        n_tokens = cell.n_visual_tokens + self._n_text_tokens
-        n_params = self.experiment.n_params_estimate(cell.size)
+        n_params, n_tokens = self.experiment.n_params_estimate(cell.size), self._n_tokens(cell)
         return _training_load(n_params, n_tokens, cell.training, self._n_records(cell))
 
     def _evaluation(self, cell: CellSettings) -> Load:
-        n_params = self.experiment.n_params_estimate(cell.size)
-        n_tokens = cell.n_visual_tokens + self._n_text_tokens
+        n_params, n_tokens = self.experiment.n_params_estimate(cell.size), self._n_tokens(cell)
         data = self.experiment.data
         files = () if isinstance(data, DataSettings) else data.test.values()
         n_records = data.images["test"] if isinstance(data, DataSettings) else sum(f.records or 10_000 for f in files)
         return Load(n_params, 2 * n_params * n_tokens * n_records, bytes_per_param=4)
+
+    def _n_tokens(self, cell: CellSettings) -> int:
+        """Of a record; a training for any V is counted with all patches."""
+        return (cell.n_visual_tokens or self.experiment.grid_side**2) + self._n_text_tokens
 
     def _n_records(self, cell: CellSettings) -> int:
         """Records of the cell's training split; where nobody has counted them, as many as LLaVA's mix has."""
@@ -140,7 +144,7 @@ class Needs:
 
     def log_of(self, rule: str, wildcards: Any) -> Path:
         """The log that the rule's job writes."""
-        job = _cell_name(wildcards) if hasattr(wildcards, "n_visual_tokens") else "/".join(wildcards)
+        job = _cell_name(wildcards) if hasattr(wildcards, "compressor") else "/".join(wildcards)
         return Path(self.experiment.results) / "logs" / (f"{rule}/{job}.log" if job else f"{rule}.log")
 
 
@@ -150,4 +154,6 @@ def _training_load(n_params: float, n_tokens: int, plan: OptimizerSettings, n_re
 
 
 def _cell_name(wildcards: Any) -> str:
-    return cell_name(wildcards.size, int(wildcards.n_visual_tokens), wildcards.compressor, int(wildcards.seed))
+    n_visual_tokens = getattr(wildcards, "n_visual_tokens", None)  # a training for any V has none
+    of = None if n_visual_tokens is None else int(n_visual_tokens)
+    return cell_name(wildcards.size, of, wildcards.compressor, int(wildcards.seed))
