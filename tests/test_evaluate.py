@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
+from vlmlaw.batches import tensors
 from vlmlaw.data.shards import Dataset, Record
 from vlmlaw.evaluate import ALL_KINDS, evaluate_cell, judge, mean_text_tokens, scores_of
 from vlmlaw.images import open_images
-from vlmlaw.language_model import tensors
 from vlmlaw.packing import TokenTable, make_batch, tokenize
 from vlmlaw.stage_settings import EvaluationSettings
 
@@ -117,7 +117,7 @@ def test_text_tokens_are_those_of_one_image_with_one_question(small, words):
 def test_text_tokens_of_dialogues_leave_answers_out(words):
     class Data:
         folder = "nowhere"
-        records = (Record("a", ("shape red", "color c7 c8"), ("disc", "blue")), Record("b", ("owner",), ("ada",)))
+        records = (Record("a", ("shape red", "count c7 c8"), ("disc", "blue")), Record("b", ("owner",), ("ada",)))
 
     # Asked are 2 + 3 words and one word; each record is one dialogue.
     assert mean_text_tokens(tokenize(Data, words, independent=False)) == 3

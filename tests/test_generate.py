@@ -5,18 +5,18 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from vlmlaw.batches import tensors
 from vlmlaw.data.shards import Dataset
-from vlmlaw.encoder import load_features
 from vlmlaw.errors import UserError
 from vlmlaw.evaluate import judge
 from vlmlaw.generate import Prompter, replies
-from vlmlaw.language_model import tensors
+from vlmlaw.images import load_features
 from vlmlaw.packing import TokenTable, make_batch
 
 pytest_plugins = ["science_fixtures"]
 
 FEATURES = {row: torch.randn(16, 16, generator=torch.Generator().manual_seed(row)) for row in range(5)}
-QUESTIONS = ("shape red", "color c7 c8 left", "owner", "shape", "color c1", "shape blue c3", "owner ada", "c4 c5")
+QUESTIONS = ("shape red", "count c7 c8 pet", "owner", "shape", "count c1", "shape blue c3", "owner ada", "c4 c5")
 
 
 def patches_of(images):

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vlmlaw.batches import tensors
 from vlmlaw.data.shards import Dataset, Record, ShardWriter
 from vlmlaw.errors import UserError
-from vlmlaw.language_model import tensors
 from vlmlaw.packing import (
     IGNORE_INDEX,
     TokenTable,
@@ -28,7 +28,7 @@ from vlmlaw.stage_settings import TokenSettings
 pytest_plugins = ["science_fixtures"]
 
 V = 4
-QUESTIONS = ("shape red", "color c7", "letter b2", "pet")
+QUESTIONS = ("shape red", "count c7", "letter b2", "pet")
 ANSWERS = ("disc", "blue", "Q", "seven")
 IMAGE = np.zeros((8, 8, 3), dtype=np.uint8)
 
@@ -81,7 +81,7 @@ def test_labels_stand_on_answers_only(table, words):
     assert labels_of(words, ids, targets) == [
         *[("red", "disc"), ("c7", "blue"), ("b2", "Q"), ("pet", "seven"), ("seven", "<end>")]
     ]
-    assert words.decode(ids) == "<image> shape red color c7 letter b2 pet seven"
+    assert words.decode(ids) == "<image> shape red count c7 letter b2 pet seven"
     assert segments.tolist() == [0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
@@ -90,13 +90,13 @@ def test_the_prefix_holds_all_that_prompts_share_but_never_a_whole_prompt(table,
     for record in range(len(table)):
         ids, _, segments = document(table, record)
         prefixes.append(words.decode(ids[segments == 0]))
-    assert prefixes == ["<image>", "<image> shape", "disc red a1 ring blue c7", "<image> one green b3", "color"]
+    assert prefixes == ["<image>", "<image> shape", "disc red a1 ring blue c7", "<image> one green b3", "count"]
 
 
 def test_a_dialogue_learns_every_answer_with_its_end_and_sees_what_came_before(dataset, words):
     table = tokenize(dataset, words, independent=False)
     ids, targets, segments = document(table, 0)
-    assert words.decode(ids) == ("<image> shape red disc <end> color c7 blue <end> letter b2 Q <end> pet seven")
+    assert words.decode(ids) == ("<image> shape red disc <end> count c7 blue <end> letter b2 Q <end> pet seven")
     said = [pair for place in zip(QUESTIONS, ANSWERS, strict=True) for pair in _turn_labels(*place)]
     assert labels_of(words, ids, targets) == said
     assert set(segments.tolist()) == {1}

@@ -56,6 +56,19 @@ def test_stage_1_trains_compressor_and_projector_alone(stages, trained):
     assert len((trained.aligned / "train.jsonl").read_text().splitlines()) == 3
 
 
+def test_both_stages_in_bfloat16_keep_float32_masters_and_save_what_they_compute_with(stages, tmp_path):
+    plan = replace(PLAN, steps=1, dtype="bfloat16")
+    models = (stages.language_model, stages.encoder)
+    first, second = (replace(settings, training=plan) for settings in (STAGE_1, CELL))
+    align_cell(*models, stages.tokens["align"], stages.data["align"], tmp_path / "aligned", settings=first)
+    aligned = load_file(tmp_path / "aligned" / CONNECTOR)
+    assert {weight.dtype for weight in aligned.values()} == {torch.float32}
+    data = (stages.tokens["train"], stages.data["train"])
+    train_cell(*models, *data, tmp_path / "cell", settings=second, aligned=tmp_path / "aligned" / CONNECTOR)
+    saved = load_file(tmp_path / "cell" / "model" / "model.safetensors")
+    assert {weight.dtype for weight in saved.values()} == {torch.bfloat16}
+
+
 def test_stage_2_starts_from_stage_1s_weights(stages, trained):
     model = build_vlm(stages.language_model, stages.encoder, settings=replace(CELL, seed=5))
     load_connector(model, trained.aligned / CONNECTOR)
@@ -103,7 +116,7 @@ def test_images_of_another_size_than_the_tower_reads_are_refused(stages):
 def test_a_cell_loads_by_transformers_auto_classes_and_sees_what_training_saw(stages, trained):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from vlmlaw.language_model import tensors
+    from vlmlaw.batches import tensors
     from vlmlaw.packing import TokenTable, make_batch
 
     model = AutoModelForImageTextToText.from_pretrained(trained.cell / "model").eval()

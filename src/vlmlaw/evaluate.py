@@ -18,6 +18,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from vlmlaw.account import describe_cell
+from vlmlaw.card import CARD, write_card
 from vlmlaw.data.shards import Dataset
 from vlmlaw.files import whole_file
 from vlmlaw.images import ImagesOf, open_images
@@ -98,7 +99,7 @@ def mean_text_tokens(table: TokenTable) -> int:
 def evaluate_cell(
     model: Path, dataset: Path, tokens: Path, images: Path, out: Path, *, settings: EvaluationSettings
 ) -> None:
-    """Evaluate a trained cell and write its scores, parameters and inference FLOPs to `out` (JSON)."""
+    """Evaluate a trained cell: its scores, parameters and inference FLOPs to `out` (JSON), and a card beside it."""
     vlm = AutoModelForImageTextToText.from_pretrained(model).eval()
     words = load_tokenizer(model)
     table, data = TokenTable.load(tokens), Dataset(dataset)
@@ -111,3 +112,5 @@ def evaluate_cell(
     result = {"scores": scores} | describe_cell(vlm, model, n_text_tokens=mean_text_tokens(table))
     with whole_file(out) as partial:
         partial.write_text(json.dumps(result, indent=2))
+    training = json.loads((model.parent / "training.json").read_text(encoding="utf-8"))
+    write_card(out.parent.name, training, result, out.parent / CARD)

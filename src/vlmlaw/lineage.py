@@ -78,7 +78,7 @@ class Lineage:
             code = code_version("vlmlaw.evaluate", compressor=cell.compressor)
             evaluations += [name, self.evaluate_cell(**wildcards), code]
             for benchmark, own in self.experiment.benchmarks.items():
-                code = code_version("vlmlaw.answer" if own.metric else "vlmlaw.lmms", compressor=cell.compressor)
+                code = code_version("vlmlaw.answer" if own.metric else "vlmlaw.lmms_model", compressor=cell.compressor)
                 evaluations += [to_json(own), self.evaluate_benchmark(benchmark=benchmark, **wildcards), code]
         return _hash(settings, *evaluations)
 

@@ -18,6 +18,7 @@ from PIL import Image
 from vlmlaw.answer import load_cell, pad_id_of, patches_reader
 from vlmlaw.errors import UserError
 from vlmlaw.generate import Prompt, Prompter, prompt_tensors, replies
+from vlmlaw.lmms import MODEL_ID
 from vlmlaw.progress import Progress
 
 DEFAULT_NEW_TOKENS = 1024  # as lmms-eval's own models, where a task does not say
@@ -118,7 +119,7 @@ class VlmlawModel(lmms):
         return found
 
     def generate_until_multi_round(self, requests: list[Instance]) -> list[str]:
-        raise NotImplementedError("cells answer one question at a time; tasks of several rounds cannot be run")
+        raise NotImplementedError(f"--model {MODEL_ID} answers one question at a time; no task of several rounds runs")
 
 
 def _limits(options: Mapping[str, Any], *, task: str) -> tuple[int, tuple[str, ...]]:

@@ -123,11 +123,6 @@ class Plan:
         return round(stage.training.checkpoint_seconds)
 
     @cached_property
-    def compute_options(self) -> str:
-        """What a training may use of the machine, as JSON."""
-        return to_json(self.compute)
-
-    @cached_property
     def budget(self) -> str:
         """The estimate of GPU-hours, in words; empty for what takes none."""
         if not (self.pretrained and self.compute.gpus):

@@ -240,9 +240,9 @@ class ComputeSettings:
     compile: bool = False  # the LLM's layers by torch.compile: pays on a GPU, for long trainings
     deterministic: bool = True  # the same bits again; slower on a GPU
     inputs_ahead: int = number(least=0, default=0)  # threads that make the next batches while this one is computed
-    logs: tuple[str, ...] = choices("tensorboard", "wandb", "dvclive", default=("tensorboard",))
     peak_tflops: float = number(above=0, default=989.0)  # of a GPU in bf16, dense (H100 and H200 data sheet)
     utilisation: float = number(above=0, most=1, default=0.4)  # of that peak; both for the estimate of GPU-hours only
+    logs: tuple[str, ...] = choices("tensorboard", "wandb", "dvclive", default=("tensorboard",))
 
     @property
     def n_processes(self) -> int:

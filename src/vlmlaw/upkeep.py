@@ -6,8 +6,11 @@ where a cache has to be made again, it reruns all that ever read it. Records bes
 """
 
 import atexit
+import contextlib
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +31,7 @@ class Job:
     record: Path
     outputs: tuple[Path, ...]
     given: Mapping[str, str]
-    recorded_as: Any  # the output by which Snakemake's own records know the job
+    files: tuple[Any, ...]  # all outputs as Snakemake's own records know them
 
     @property
     def name(self) -> str:
@@ -43,6 +46,7 @@ class Upkeep:
         self, workflow: Any, *, behind: Callable[[str, Mapping[str, str]], Iterable[tuple[str, Mapping[str, str]]]]
     ):
         self._workflow, self._behind = workflow, behind
+        self._began = time.time()
         self._digests = _Digests(HOME / "digests.json")
         self._found: dict[Path, tuple[bool, str]] = {}
         self._current: dict[Path, bool] = {}
@@ -96,15 +100,15 @@ class Upkeep:
             key: value(Wildcards(fromdict=wildcards)) if callable(value) else value
             for key, value in rule.params.items()
         }
-        return Job(rule=name, record=record, outputs=others, given=given, recorded_as=files[0])
+        return Job(rule=name, record=record, outputs=others, given=given, files=tuple(files))
 
     def _same_as_recorded(self, job: Job) -> bool | None:
         """Whether Snakemake's record of the job has these parameters and this command; None where it has none."""
         persistence = self._workflow.persistence
-        params = persistence.params(job.recorded_as)
+        params = persistence.params(job.files[0])
         if params is None:
             return None
-        same_command = persistence.code(job.recorded_as) == self._workflow.get_rule(job.rule).shellcmd
+        same_command = persistence.code(job.files[0]) == self._workflow.get_rule(job.rule).shellcmd
         return same_command and set(params) == {repr(value) for value in job.given.values()}
 
     def _judge(self, job: Job) -> tuple[bool, str]:
@@ -125,11 +129,26 @@ class Upkeep:
             path = job.record.parent / name
             if path.exists() and not self._digests.matches(path, identity):
                 return False, f"{name} is not the file that was made (`dvc checkout --force` would bring that back)"
-        if self._same_as_recorded(job) is None:
-            other = [name for name in records.GIVEN if name in job.given and record[name] != job.given[name]]
-            if other:
-                return False, f"made from other {' and '.join(other)}"
+        other = [name for name in records.GIVEN if name in job.given and record[name] != job.given[name]]
+        same = self._same_as_recorded(job)
+        if same is None and other:
+            return False, f"made from other {' and '.join(other)}"
+        if same is False and not other and set(job.given) <= set(records.GIVEN):
+            self._forget(job)
         return True, ""
+
+    def _forget(self, job: Job) -> None:
+        """Drop Snakemake's record of other files than those that are here now: `dvc` has put back earlier results.
+
+        Their own record answers for them from now on, and their times say that nothing they are made from is newer.
+        """
+        rule = self._workflow.get_rule(job.rule)
+        if self._workflow.persistence.code(job.files[0]) != rule.shellcmd:
+            return
+        for file in job.files:
+            self._workflow.persistence.cleanup_metadata(file)
+            with contextlib.suppress(OSError):
+                os.utime(str(file), (self._began, self._began))
 
 
 class _Digests:

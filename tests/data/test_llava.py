@@ -104,7 +104,7 @@ def test_a_broken_record_is_an_error_with_its_id_and_file_or_left_out_and_told(s
 
 
 def test_one_broken_record_more_than_allowed_is_an_error(source, tmp_path):
-    with pytest.raises(UserError, match=r"'m'.*1 of 4 may be left out \(skip_at_most: 0.25\)"):
+    with pytest.raises(UserError, match=r"'b'.*1 of 4 may be left out \(skip_at_most: 0.49\)"):
         prepare_split(tmp_path / "out", settings=source([NOT_AN_IMAGE, MISSING, GOOD, TEXT], skip_at_most=0.49))
 
 

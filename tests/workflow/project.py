@@ -32,7 +32,8 @@ class Project:
     def planned(self, *arguments: str) -> dict[str, int]:
         """How many jobs of each rule a run would do."""
         done = self.snakemake("--dry-run", *arguments)
-        return jobs_of(done.stdout + done.stderr)
+        *_, last_table = (done.stdout + done.stderr).split("Job stats:")  # a dry run prints it twice
+        return jobs_of(last_table)
 
     def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """Run DVC there; `check` fails the test with its output."""

@@ -172,6 +172,17 @@ def test_a_run_of_snakemake_is_adopted_without_a_job(recorded):
     assert "up to date" not in recorded.dvc("push").stdout
 
 
+def test_a_change_taken_back_restores_the_earlier_cells(recorded):
+    """DVC puts them back from its cache, behind Snakemake's back; neither trains them again."""
+    recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
+    assert recorded.repro() == cells(3)
+    recorded.git("checkout", "--quiet", "params.yaml")
+    recorded.change("report.title", "Another title")
+    assert recorded.repro() == {"write_report": 1}
+    assert recorded.planned() == {}
+    assert recorded.status() == {}
+
+
 def test_metrics_and_plots_compare_runs(recorded):
     recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
     recorded.repro()

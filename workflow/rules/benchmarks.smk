@@ -64,7 +64,7 @@ rule evaluate_by_lmms_eval:
         batch_size=plan.experiment.evaluation.batch_size,
     params:
         settings=plan.benchmark_of,
-        code=plan.cell_code("vlmlaw.lmms"),
+        code=plan.cell_code("vlmlaw.lmms_model"),
         upstream=plan.upstream_of("evaluate_benchmark"),
     message:
         "Run lmms-eval's {wildcards.benchmark} on {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"

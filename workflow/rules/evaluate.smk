@@ -15,6 +15,7 @@ rule evaluate_cell:
         again=again("evaluate_cell"),
     output:
         evaluation=f"<results>/cells/{CELL}/evaluation.json",
+        card=f"<results>/cells/{CELL}/README.md",
         record=f"<results>/cells/{CELL}/evaluation.record.json",
     log:
         f"<logs>/evaluate_cell/{CELL}.log",

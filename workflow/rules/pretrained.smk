@@ -153,7 +153,7 @@ rule align_cell:
         runtime=240,
         gpu=plan.compute.gpus,
         checkpoint_seconds=plan.alignment_checkpoint_seconds,
-        compute=plan.compute_options,
+        compute=plan.how_to_compute,
     params:
         settings=plan.alignment_of,
         code=plan.cell_code("vlmlaw.train"),

@@ -29,7 +29,7 @@ rule train_cell:
         runtime=240,
         gpu=plan.compute.gpus,
         checkpoint_seconds=plan.training_checkpoint_seconds,
-        compute=plan.compute_options,
+        compute=plan.how_to_compute,
     params:
         settings=plan.cell_of,
         code=plan.cell_code("vlmlaw.train"),
@@ -41,5 +41,6 @@ rule train_cell:
         " train --language-model $(dirname {input.language_model[0]}) --encoder $(dirname {input.encoder[0]})"
         " --tokens {input.tokens} --images $(dirname {input.images[0]}) --aligned {input.aligned}"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
-        " --compute {resources.compute:q} --out $(dirname {output.training})"
+        " --compute {resources.compute:q}"
+        " --out $(dirname {output.training})"
         " 2>&1 | tee {log}"

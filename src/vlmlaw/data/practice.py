@@ -8,7 +8,8 @@ photographs that scikit-learn brings, with a number written on some; the questio
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,14 @@ SIZES = {"10k": (16, 2), "50k": (32, 3)}  # width and depth of the language mode
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
 IMAGE_PX, PATCH_PX = 64, 16
 VOCABULARY = 400
-COLORS = {"red": 0, "green": 1, "blue": 2}
+COLORS = ("red", "green", "blue")
 N_ALIGN, N_TRAIN, N_TEST = 64, 96, 32
+QUESTIONS = {
+    "what": "What does the photograph show?",
+    "color": "Which color is the strongest?",
+    "number": "What number is written?",
+}
+KINDS = tuple(QUESTIONS)
 PLAIN_TALK = "What do you need to see?", "An image, and a question about it."
 
 
@@ -35,16 +42,19 @@ def write_practice(out: Path, *, seed: int = 0) -> None:
             path = folder / "images" / _name(index)
             path.parent.mkdir(parents=True, exist_ok=True)
             image.save(path, quality=95)
-        rows = [_row(index, facts) for index, (_, facts) in enumerate(images)]
+        facts = [known for _, known in images]
+        align, train, test = (range(*ends) for ends in pairwise((0, N_ALIGN, N_ALIGN + N_TRAIN, len(images))))
         splits = {
-            "align": [_captioned(row) for row in rows[:N_ALIGN]],
-            "train": [*rows[N_ALIGN : N_ALIGN + N_TRAIN], *_text_only(8)],
-            "reasoning": [_asking(row, range(2)) for row in rows[N_ALIGN + N_TRAIN :]],
-            "reading": [_asking(row, range(2, 3)) for row in rows[N_ALIGN + N_TRAIN :]],
+            "align": [_captioned(index, facts[index]) for index in align],
+            # Dialogues begin with any of the questions.
+            "train": [*(_asking(i, facts[i], [*KINDS[i % 3 :], *KINDS[: i % 3]]) for i in train), *_text_only(8)],
+            "reasoning": [_asking(index, facts[index], KINDS[:2]) for index in test],
+            "reading": [_asking(index, facts[index], KINDS[2:]) for index in test],
         }
         for name, records in splits.items():
             (folder / f"{name}.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
-        _write_models(folder, [turn["value"] for row in rows for turn in row["conversations"]], seed=seed)
+        said = [turn["value"] for records in splits.values() for row in records for turn in row["conversations"]]
+        _write_models(folder, said, seed=seed)
 
 
 def _images(rng: np.random.Generator, n_images: int) -> Iterator[tuple[Any, dict[str, str]]]:
@@ -60,42 +70,33 @@ def _images(rng: np.random.Generator, n_images: int) -> Iterator[tuple[Any, dict
         height, width = (int(n) for n in rng.integers(60, 200, size=2))
         top, left = (int(rng.integers(0, whole.shape[i] - n)) for i, n in enumerate((height, width)))
         image = Image.fromarray(whole[top : top + height, left : left + width])
-        number = int(rng.integers(0, 10))
+        number = int(rng.integers(0, 3))
         ImageDraw.Draw(image).text((4, 2), str(number), fill=(255, 255, 255), font_size=40)
         mean = np.asarray(image).reshape(-1, 3).mean(axis=0)
-        yield image, {"what": what, "color": list(COLORS)[int(mean.argmax())], "number": str(number)}
+        yield image, {"what": what, "color": COLORS[int(mean.argmax())], "number": str(number)}
 
 
 def _name(index: int) -> str:
     return f"{index % 4}/{index:04d}.jpg"  # in folders, as COCO's and the others of LLaVA's mix are
 
 
-def _row(index: int, facts: dict[str, str]) -> dict[str, Any]:
-    """A dialogue of three questions about one image."""
-    asked = [
-        ("What does the photograph show?", facts["what"]),
-        ("Which color is the strongest?", facts["color"]),
-        ("What number is written?", facts["number"]),
-    ]
+def _asking(index: int, facts: dict[str, str], kinds: Sequence[str]) -> dict[str, Any]:
+    """A dialogue of these questions about one image."""
     turns = []
-    for number, (question, answer) in enumerate(asked):
-        turns.append({"from": "human", "value": question if number else f"{IMAGE_PLACEHOLDER}\n{question}"})
-        turns.append({"from": "gpt", "value": answer})
-    return {"id": f"practice-{index:04d}", "image": _name(index), "conversations": turns}
+    for number, kind in enumerate(kinds):
+        turns.append(
+            {"from": "human", "value": QUESTIONS[kind] if number else f"{IMAGE_PLACEHOLDER}\n{QUESTIONS[kind]}"}
+        )
+        turns.append({"from": "gpt", "value": facts[kind]})
+    return {"id": f"practice-{index:04d}", "image": _name(index), "kinds": list(kinds), "conversations": turns}
 
 
-def _captioned(row: dict[str, Any]) -> dict[str, Any]:
-    """The record with one instruction and a caption, as in LLaVA's data for stage 1."""
-    what, color, number = (turn["value"] for turn in row["conversations"][1::2])
-    caption = f"{what}, mostly {color}, with the number {number}"
+def _captioned(index: int, facts: dict[str, str]) -> dict[str, Any]:
+    """One instruction and a caption, as in LLaVA's data for stage 1."""
+    caption = f"{facts['what']}, mostly {facts['color']}, with the number {facts['number']}"
     asked = {"from": "human", "value": f"Describe the photograph.\n{IMAGE_PLACEHOLDER}"}
-    return row | {"conversations": [asked, {"from": "gpt", "value": caption}]}
-
-
-def _asking(row: dict[str, Any], chosen: range) -> dict[str, Any]:
-    """The record with some of its questions, and of which kind each is."""
-    turns = [turn for number in chosen for turn in row["conversations"][2 * number : 2 * number + 2]]
-    return row | {"conversations": turns, "kinds": [("what", "color", "number")[number] for number in chosen]}
+    turns = [asked, {"from": "gpt", "value": caption}]
+    return {"id": f"practice-{index:04d}", "image": _name(index), "conversations": turns}
 
 
 def _text_only(n_records: int) -> list[dict[str, Any]]:

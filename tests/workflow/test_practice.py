@@ -1,0 +1,61 @@
+"""The whole path of a real experiment: CLIP, Qwen2 and LLaVA-style data in their own formats, under Snakemake."""
+
+import csv
+import json
+
+import pytest
+import yaml
+
+from .project import ROOT, new_project
+
+pytestmark = pytest.mark.workflow
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The practice experiment without its second compressor, run to the end."""
+    from vlmlaw.data.practice import write_practice
+
+    experiment = yaml.safe_load((ROOT / "workflow" / "experiments" / "practice.yaml").read_text())
+    experiment["grid"].pop("more")
+    project = new_project(tmp_path_factory.mktemp("practice") / "project", experiment | {"results": "results"})
+    write_practice(project.folder / "practice")
+    project.snakemake()
+    return project
+
+
+def test_prepare_both_stages_evaluation_law_and_report_run_from_one_command(finished):
+    results = finished.folder / "results"
+    rows = list(csv.DictReader((results / "measurements.csv").open()))
+    whole = [row for row in rows if row["kind"] == "all"]
+    assert {row["suite"] for row in whole} == {"reasoning", "reading"} and len({row["cell"] for row in whole}) == 6
+    assert all(0 < float(row["error"]) <= 1 for row in whole)
+    assert min(float(row["error"]) for row in whole if row["suite"] == "reasoning") < 0.5  # something was learned
+    assert json.loads((results / "law" / "law.json").read_text())["fits"]
+    assert "A practice run" in (results / "report" / "index.html").read_text()
+
+
+def test_every_cell_has_its_stage_1_its_card_and_a_processor(finished):
+    results = finished.folder / "results"
+    for cell in sorted(path.name for path in (results / "cells").iterdir()):
+        stage_1 = json.loads((results / "aligned" / cell / "training.json").read_text())
+        assert stage_1["settings"]["trains_language_model"] is False and stage_1["steps"] == 8
+        assert json.loads((results / "cells" / cell / "training.json").read_text())["steps"] == 156
+        assert f"# {cell}" in (results / "cells" / cell / "README.md").read_text()
+        n_visual_tokens = int(cell.split("_v")[1].split("_")[0])
+        processor = json.loads((results / "cells" / cell / "model" / "processor_config.json").read_text())
+        assert processor["n_visual_tokens"] == n_visual_tokens
+
+
+def test_no_pretrained_weights_are_copied(finished):
+    for folder in ("encoder", "language_models"):
+        assert not list((finished.folder / "results" / folder).rglob("*.safetensors"))
+
+
+def test_done_is_done_and_a_change_of_stage_2_leaves_stage_1(finished):
+    assert finished.planned() == {}
+    before = finished.params["training"]["learning_rate"]
+    finished.change("training.learning_rate", 4.0e-3)
+    planned = finished.planned()
+    finished.change("training.learning_rate", before)
+    assert planned["train_cell"] == 6 and "align_cell" not in planned and "prepare_pictures" not in planned
