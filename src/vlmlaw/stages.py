@@ -19,6 +19,7 @@ from vlmlaw.experiment import (
     DataSettings,
     EvaluationSettings,
     Experiment,
+    MeasuredCell,
     ModelSettings,
     SizeSettings,
     SplitSettings,
@@ -52,6 +53,9 @@ def add_parsers(subparsers: Any) -> None:
         parser.add_argument("--compute", metavar="JSON", help="how to use the machine; it changes rounding at most")
     evaluate = _verb(subparsers, "evaluate", run_evaluate, "evaluate a cell", "model", "dataset", "tokens", "images")
     _settings_options(evaluate)
+    evaluate.add_argument(
+        "--cell", metavar="JSON", help="which cell, where the model's weights serve several (what a rule passes)"
+    )
     collect = _verb(subparsers, "collect", run_collect, "collect evaluations into one table")
     collect.add_argument("evaluations", nargs="*", type=Path, metavar="EVALUATION", help="evaluation.json of a cell")
     collect.add_argument("--cells", type=Path, metavar="DIR", help="in place of them: the folder of all cells")
@@ -247,12 +251,12 @@ def run_language_model(args: argparse.Namespace) -> None:
 
 
 def run_align(args: argparse.Namespace) -> int | None:
-    settings = _settings(args, CellSettings, lambda e: e.stage_1_of(e.cell_settings(_chosen(args, "cell"))))
+    settings = _settings(args, CellSettings, lambda e: e.stage_1_of(e.training_settings_of(_chosen(args, "cell"))))
     return _run_training(args, settings)
 
 
 def run_train(args: argparse.Namespace) -> int | None:
-    settings = _settings(args, CellSettings, lambda experiment: experiment.cell_settings(_chosen(args, "cell")))
+    settings = _settings(args, CellSettings, lambda e: e.training_settings_of(_chosen(args, "cell")))
     return _run_training(args, settings)
 
 
@@ -281,7 +285,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     from vlmlaw.evaluate import evaluate_cell
 
     settings = _settings(args, EvaluationSettings, lambda experiment: experiment.evaluation)
-    evaluate_cell(args.model, args.dataset, args.tokens, args.images, args.out, settings=settings)
+    cell = from_json(MeasuredCell, args.cell, where="--cell") if args.cell else None
+    evaluate_cell(args.model, args.dataset, args.tokens, args.images, args.out, settings=settings, cell=cell)
 
 
 def run_collect(args: argparse.Namespace) -> None:

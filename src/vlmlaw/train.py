@@ -6,6 +6,7 @@ beside the frozen LLM, and stage 2 goes on from them with the LLM.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vlmlaw.batches import StepPasses
+from vlmlaw.compressors import compressor_class
 from vlmlaw.cost import training_flops
 from vlmlaw.data.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
@@ -35,6 +37,7 @@ from vlmlaw.prepare import gathered, prepare, save_whole
 from vlmlaw.processor import VlmProcessor
 from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.towers import demand_whole, load_tower, statistics_of
+from vlmlaw.vision import grid_side
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import CellSettings
@@ -53,7 +56,7 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
         text_config=llm.config,
         compressor=settings.compressor,
         compressor_options=dict(settings.compressor_options),
-        n_visual_tokens=settings.n_visual_tokens,
+        n_visual_tokens=settings.n_visual_tokens or _most_tokens(settings.compressor, tower.config),
         feature_layers=list(settings.feature_layers),
         position_embedding=settings.place_embedding,
         image_token_id=words.convert_tokens_to_ids(IMAGE_PLACEHOLDER),
@@ -155,6 +158,11 @@ def train_cell(
     _train(model, language_model, tokens, images, out, settings=settings, compute=compute, save=save)
 
 
+def _most_tokens(compressor: str, vision_config: Any) -> int:
+    """V of a model whose training serves any: what it is saved with."""
+    return compressor_class(compressor).allowed_tokens(grid_side(vision_config))[-1]
+
+
 def load_connector(model: VlmForConditionalGeneration, path: Path) -> None:
     """Compressor and projector from stage 1. Raises UserError where they are of another cell."""
     try:
@@ -186,15 +194,18 @@ def _train(
     words, table = load_tokenizer(language_model), TokenTable.load(tokens)
     plan = replace(settings.training, steps=settings.training.steps_of(len(table)), epochs=0.0)
     dtype = getattr(torch, plan.dtype)
+    serves_any_v, most_tokens = settings.n_visual_tokens is None, model.config.n_visual_tokens
+    tokens_of_step = functools.partial(model.compressor.tokens_of_step, seed=settings.seed)
     with join(compute, sharded=dtype != torch.float32) as machine:
         passes_of = StepPasses(
             table,
             open_images(images, layers=settings.feature_layers, image_px=model.config.vision_config.image_size),
             batch_size=plan.batch_size,
             seed=settings.seed,
-            n_visual_tokens=settings.n_visual_tokens,
+            n_visual_tokens=model.config.n_visual_tokens,
+            tokens_of_step=tokens_of_step if serves_any_v else None,
             pad_id=words.pad_token_id,
-            reads_question=model.compressor.needs_question,
+            reads_question=model.reads_question,
             compute=compute,
             machine=machine,
         )
@@ -214,6 +225,8 @@ def _train(
             machine=machine,
             compute=compute,
         )
+        if serves_any_v:
+            model.set_n_visual_tokens(most_tokens)  # wherever the last step left it
         save(model, out, machine)
         if machine.is_first:
             keep_logs(workspace_of(out), out)

@@ -3,8 +3,10 @@
 
 rule evaluate_benchmark:
     input:
-        model=multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
-        training=f"<results>/cells/{CELL}/training.json",
+        model=lambda wildcards: multiext(
+            f"{plan.model_of(wildcards)}/model/", *SPEAKING_MODEL_FILES
+        ),
+        training=lambda wildcards: f"{plan.model_of(wildcards)}/training.json",
         questions=plan.questions_of,
         again=again("evaluate_benchmark"),
     output:
@@ -19,7 +21,7 @@ rule evaluate_benchmark:
         benchmark="|".join(plan.benchmarks_by("vlmlaw")) or "none",
     conda:
         "../../envs/environment.yaml"
-    threads: plan.compute.threads
+    threads: plan.share_of_cores(workflow)
     resources:
         mem_mb=3000,
         runtime=240,
@@ -27,15 +29,16 @@ rule evaluate_benchmark:
         batch_size=plan.experiment.evaluation.batch_size,
     params:
         settings=plan.benchmark_of,
+        cell=plan.measured_of,
         images=plan.images_of_benchmark,
         code=plan.cell_code("vlmlaw.answer"),
         upstream=plan.upstream_of("evaluate_benchmark"),
     message:
         "Ask {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed}) the questions of {wildcards.benchmark}"
     shell:
-        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " benchmark run --model $(dirname {input.model[0]}) --questions {input.questions:q}"
-        " --images {params.images:q} --settings {params.settings:q} --batch-size {resources.batch_size}"
+        JOB
+        + " benchmark run --model $(dirname {input.model[0]}) --questions {input.questions:q}"
+        " --images {params.images:q} --settings {params.settings:q} --cell {params.cell:q} --batch-size {resources.batch_size}"
         " --out {output.scores}"
         " 2>&1 | tee {log}"
 
@@ -56,7 +59,7 @@ rule evaluate_by_lmms_eval:
         benchmark="|".join(plan.benchmarks_by("lmms-eval")) or "none",
     conda:
         "../../envs/lmms-eval.yaml"
-    threads: plan.compute.threads
+    threads: plan.share_of_cores(workflow)
     resources:
         mem_mb=8000,
         runtime=480,
@@ -69,7 +72,6 @@ rule evaluate_by_lmms_eval:
     message:
         "Run lmms-eval's {wildcards.benchmark} on {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
-        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " benchmark lmms-eval --model $(dirname {input.model[0]})"
+        JOB + " benchmark lmms-eval --model $(dirname {input.model[0]})"
         " --settings {params.settings:q} --batch-size {resources.batch_size} --out {output.scores}"
         " 2>&1 | tee {log}"
