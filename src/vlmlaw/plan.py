@@ -141,6 +141,10 @@ class Plan:
             remember(answer, *asked)
         return answer
 
+    @cached_property
+    def how_to_compute(self) -> str:
+        return to_json(self.compute)
+
     # Files.
 
     def images_of(self, split: str) -> Any:
