@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vlmlaw.attention import PACKED
 
@@ -37,11 +38,11 @@ def prepare(
     nn.Module.to(model, machine.device)
     if packed:
         model.language_model.set_attn_implementation(PACKED)
-    if compute.recompute:
-        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     layers = list(_layers(model.language_model))
-    if compute.compile:
-        for layer in layers:
+    for layer in layers:
+        if compute.recompute:
+            _recompute(layer)
+        if compute.compile:
             layer.compile(dynamic=True)
     if machine.n_processes > 1 or dtype != torch.float32:
         _shard(model, layers, dtype=dtype, n_processes=machine.n_processes)
@@ -51,6 +52,19 @@ def _layers(language_model: nn.Module) -> Iterator[nn.Module]:
     """The decoder's layers, by the name that transformers knows them by."""
     names: Any = getattr(language_model, "_no_split_modules", None) or ()
     return (module for module in language_model.modules() if type(module).__name__ in names)
+
+
+def _recompute(layer: nn.Module) -> None:
+    """Let the layer keep its inputs alone for the backward pass.
+
+    Within its forward, where the compiler sees it: under transformers' own switch a compiled layer runs uncompiled.
+    """
+    inner = layer.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:  # a function of ours: the compiler starts at none of torch's own
+        return checkpoint(inner, *args, use_reentrant=False, **kwargs)
+
+    layer.forward = forward
 
 
 def _shard(

@@ -37,7 +37,7 @@ from vlmlaw.prepare import gathered, prepare, save_whole
 from vlmlaw.processor import VlmProcessor
 from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.towers import demand_whole, load_tower, statistics_of
-from vlmlaw.vision import grid_side
+from vlmlaw.vision import grid_side, without_unused_layers
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import CellSettings
@@ -213,18 +213,19 @@ def _train(
         prepare(model, machine=machine, compute=compute, dtype=dtype, packed=passes_of.packed)
         new = [p for part in model.connector.values() for p in part.parameters()]
         groups = [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())]
-        spent = fit(
-            model,
-            make_optimizer(groups, weight_decay=plan.weight_decay),
-            loss=lambda **inputs: model(**inputs, use_cache=False).loss,
-            passes_of=passes_of,
-            flops=flops,
-            settings=plan,
-            workspace=workspace_of(out),
-            what=settings.name if settings.trains_language_model else f"{settings.name}, stage 1",
-            machine=machine,
-            compute=compute,
-        )
+        with without_unused_layers(model.vision_tower, layers=settings.feature_layers):
+            spent = fit(
+                model,
+                make_optimizer(groups, weight_decay=plan.weight_decay),
+                loss=lambda **inputs: model(**inputs, use_cache=False).loss,
+                passes_of=passes_of,
+                flops=flops,
+                settings=plan,
+                workspace=workspace_of(out),
+                what=settings.name if settings.trains_language_model else f"{settings.name}, stage 1",
+                machine=machine,
+                compute=compute,
+            )
         if serves_any_v:
             model.set_n_visual_tokens(most_tokens)  # wherever the last step left it
         save(model, out, machine)
