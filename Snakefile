@@ -40,6 +40,7 @@ LANGUAGE_MODEL_FILES = (
     ["model.json", *TOKENIZER_FILES] if plan.pretrained else SPEAKING_MODEL_FILES
 )
 CELL = "{size}_v{n_visual_tokens}_{compressor}_s{seed}"
+ELASTIC = "{size}_{compressor}_s{seed}"
 
 
 pathvars:
@@ -55,7 +56,7 @@ wildcard_constraints:
     split="|".join([*plan.splits, "text"]),
     size="|".join(plan.sizes),
     n_visual_tokens="[0-9]+",
-    compressor="[a-z_]+",
+    compressor="|".join(plan.compressors),
     seed="[0-9]+",
 
 
@@ -101,9 +102,12 @@ rule all:
         [] if OWN_MEASUREMENTS else "<results>/headline/errors.csv",
         # Named so that a cell that was deleted by hand is missed, although the report does not need it again.
         [
-            f"<results>/cells/{cell}/{file}"
-            for cell in ([] if OWN_MEASUREMENTS else plan.cells)
-            for file in ("model/model.safetensors", "evaluation.json")
+            f"<results>/cells/{name}/{file}"
+            for names, file in [
+                (plan.trainings, "model/model.safetensors"),
+                (plan.cells, "evaluation.json"),
+            ]
+            for name in ([] if OWN_MEASUREMENTS else names)
         ],
 
 

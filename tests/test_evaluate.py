@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
+from vlmlaw.batches import tensors
 from vlmlaw.data.shards import Dataset, Record
 from vlmlaw.evaluate import ALL_KINDS, evaluate_cell, judge, mean_text_tokens, scores_of
 from vlmlaw.images import open_images
-from vlmlaw.batches import tensors
 from vlmlaw.packing import TokenTable, make_batch, tokenize
 from vlmlaw.stage_settings import EvaluationSettings
 

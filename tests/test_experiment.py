@@ -83,6 +83,22 @@ def test_cells_are_the_product_and_more(params):
     assert [cells[name].training.steps for name in ("s_v1_average_s0", "m_v1_average_s0")] == [10, 20]
 
 
+def test_cells_share_trainings(params):
+    """An elastic compressor trains once for all V; one applied at inference has the training of all patches."""
+    compressors = ["average", "m3", "tome", "random_at_inference"]
+    experiment = Experiment.from_mapping(put(params, "grid.compressors", compressors))
+    used = {name: experiment.training_of(cell).name for name, cell in experiment.cells.items()}
+    assert used["s_v4_average_s0"] == "s_v4_average_s0"
+    assert used["s_v1_m3_s0"] == used["s_v4_m3_s0"] == "s_m3_s0"
+    whole = "m_v144_none_s0"
+    assert used["m_v1_tome_s0"] == used["m_v4_tome_s0"] == used["m_v1_random_at_inference_s0"] == whole
+    assert len(experiment.cells) == 16 and set(experiment.trainings) == set(used.values())
+    assert len(experiment.trainings) == 8
+    settings = experiment.trainings[whole]
+    assert (settings.compressor, settings.n_visual_tokens, settings.training.steps) == ("none", 144, 20)
+    assert experiment.trainings["s_m3_s0"].n_visual_tokens is None
+
+
 def test_a_cell_can_be_left_out(params):
     cells = Experiment.from_mapping(put(params, "grid.without", ["s_v4_average_s0"])).cells
     assert list(cells) == ["s_v1_average_s0", "m_v1_average_s0", "m_v4_average_s0"]
@@ -134,7 +150,8 @@ def test_a_cell_can_be_left_out(params):
         ("grid.compressors", {"average": {"width": 3}}, "unknown option(s) width; its options: none"),
         ("grid.compressors", {"resampler": {"n_heads": "two"}}, "compressor resampler refuses {'n_heads': 'two'}"),
         ("grid.compressors", {"average": 3}, "expected names, or names with their options"),
-        ("grid.compressors", ["tome"], "is applied to a trained model"),
+        ("grid.compressors", ["fastv"], "layer is 2 and the LLM has 1 layers"),
+        ("grid.compressors", {"m3": {"training_tokens": [5]}}, "cannot make V = 5"),
         ("results", "/tmp/x", "expected a folder inside"),
         ("results", "../x", "expected a folder inside"),
     ],

@@ -5,12 +5,12 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from vlmlaw.batches import tensors
 from vlmlaw.data.shards import Dataset
 from vlmlaw.encoder import load_features
 from vlmlaw.errors import UserError
 from vlmlaw.evaluate import judge
 from vlmlaw.generate import Prompter, replies
-from vlmlaw.batches import tensors
 from vlmlaw.packing import TokenTable, make_batch
 
 pytest_plugins = ["science_fixtures"]

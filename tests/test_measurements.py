@@ -17,6 +17,7 @@ EVALUATION = {
     "parameters": {"llm": 5000, "llm_non_embedding": 3000, "vision": 1, "compressor": 2, "projector": 3},
     "n_text_tokens": 2,
     "flops": {"llm": 10, "llm_2nt": 11, "vision": 20, "compressor": 3, "projector": 4, "question_pass": 5, "all": 42},
+    "training": "3k_v4_block_linear_s0",
     "train_seconds": 1.26,
     "train_cpu_seconds": 1.0,
 }
@@ -66,6 +67,7 @@ def test_every_figure_of_an_evaluation_arrives(tmp_path):
             "vision_flops": 20,
             "compressor_flops": 12,
             "held_out": False,
+            "training": "3k_v4_block_linear_s0",
             "train_seconds": 1.3,
         }
     )

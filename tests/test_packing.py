@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vlmlaw.batches import tensors
 from vlmlaw.data.shards import Dataset, Record, ShardWriter
 from vlmlaw.errors import UserError
-from vlmlaw.batches import tensors
 from vlmlaw.packing import (
     IGNORE_INDEX,
     TokenTable,
@@ -220,7 +220,8 @@ def test_a_compressor_reads_each_question_without_image_and_answer(table, words)
     read = [words.decode(ids[mask]) for ids, mask in zip(batch.question_ids, batch.question_mask, strict=True)]
     shown = [f"one green b3 {question}" for question in QUESTIONS[:3]] + [QUESTIONS[0]]
     assert read == shown  # and the record without an image, which nothing compresses, is not among them
-    assert batch.image_rows.tolist() == [2, 2, 2, 1]
+    assert batch.image_rows[batch.image_of].tolist() == [2, 2, 2, 1]
+    assert batch.image_rows.tolist() == [1, 2]  # each image once, however many questions it has
     assert batch.records.tolist() == [3, 3, 3, 2, 2, 1]
 
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from vlmlaw.data.shards import Dataset
 from vlmlaw.batches import tensors
+from vlmlaw.data.shards import Dataset
 from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
 from vlmlaw.packing import TokenTable, load_tokenizer, make_batch
 

@@ -55,7 +55,7 @@ def weights_of(folder):
 
 
 def start(small, out, *, n_processes, checkpoint_seconds=1e9):
-    names = ("--language-model", "--encoder", "--tokens", "--features")
+    names = ("--language-model", "--encoder", "--tokens", "--images")
     given = [part for pair in zip(names, map(str, inputs_of(small)), strict=True) for part in pair]
     compute = to_json(ComputeSettings(processes=n_processes, logs=()))
     command = [sys.executable, "-m", "vlmlaw", "train", *given, "--settings", to_json(CELL), "--compute", compute]

@@ -33,6 +33,7 @@ SETTINGS = CellSettings(
     training=PLAN,
 )
 QUECC = replace(SETTINGS, compressor="quecc", compressor_options={"n_heads": 4}, feature_layers=(1, 2))
+ELASTIC = replace(SETTINGS, compressor="mqt", n_visual_tokens=None)
 MODEL_FILES = ["chat_template.jinja", "config.json", "generation_config.json", "model.safetensors"]
 
 
@@ -54,7 +55,7 @@ def train_and_evaluate(small, out, settings):
     return (out / "model" / "model.safetensors").read_bytes(), (out / "train.jsonl").read_text(), timeless
 
 
-@pytest.fixture(scope="module", params=[SETTINGS, QUECC], ids=["block_linear", "quecc"])
+@pytest.fixture(scope="module", params=[SETTINGS, QUECC, ELASTIC], ids=["block_linear", "quecc", "mqt"])
 def settings(request):
     return request.param
 
@@ -129,6 +130,8 @@ def test_a_cell_answers_a_question_about_an_image(small, settings, cell):
     from vlmlaw.encoder import normalise
 
     vlm = AutoModelForImageTextToText.from_pretrained(cell[0] / "model")
+    if vlm.compressor.elastic:
+        vlm.set_n_visual_tokens(4)
     words = AutoTokenizer.from_pretrained(cell[0] / "model")
     text = words.apply_chat_template(
         [{"role": "user", "content": "<image>" + " <image>" * 3 + " letter c7"}], tokenize=False
@@ -147,6 +150,33 @@ def test_the_tokenizer_stays_what_it_was(words, cell):
     text = "<image> owner red c7 <end>"
     assert AutoTokenizer.from_pretrained(cell[0] / "model")(text)["input_ids"] == words(text)["input_ids"]
     assert len(AutoTokenizer.from_pretrained(cell[0] / "model")) == len(words)
+
+
+def test_a_step_of_m3_takes_the_mean_loss_of_every_scale(small, tmp_path):
+    """With questions at V = 1, 4, ..., 144 each computed alone, from the same start."""
+    from vlmlaw.batches import tensors
+    from vlmlaw.encoder import load_features
+    from vlmlaw.loop import use_repeatable_arithmetic
+    from vlmlaw.packing import TokenTable, make_batch, records_of_step
+
+    settings = replace(SETTINGS, compressor="m3", n_visual_tokens=None, training=replace(PLAN, steps=1))
+    train_and_evaluate(small, tmp_path / settings.name, settings)
+    first = json.loads((tmp_path / "3k_m3_s0" / "train.jsonl").read_text().splitlines()[0])
+    use_repeatable_arithmetic(settings.seed)
+    vlm = build_vlm(small.language_model, small.encoder, settings=settings)
+    table, features = TokenTable.load(small.tokens["train"]), load_features(small.features["train"], layers=[2])
+    records = records_of_step(len(table), 4, seed=0, step=0)
+    losses = []
+    for n_tokens in (1, 4, 9, 16, 36, 144):
+        vlm.set_n_visual_tokens(n_tokens)
+        batch = make_batch(table, records, n_visual_tokens=n_tokens, pad_id=0)
+        losses.append(vlm(**tensors(batch), patches=features(batch.image_rows), use_cache=False).loss.item())
+    assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
+    assert len(set(losses)) == 6
+    saved = AutoModelForImageTextToText.from_pretrained(tmp_path / "3k_m3_s0" / "model")
+    assert saved.config.n_visual_tokens == 144
+    evaluation = json.loads((tmp_path / "3k_m3_s0" / "evaluation.json").read_text())
+    assert (evaluation["cell"]["n_visual_tokens"], evaluation["training"]) == (144, "3k_m3_s0")
 
 
 def test_a_vlm_starts_from_its_parts(small):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmlaw import cost
 from vlmlaw.errors import UserError
+from vlmlaw.names import cell_name
 
 if TYPE_CHECKING:
     from vlmlaw.model import VlmForConditionalGeneration
@@ -24,7 +25,7 @@ def describe_cell(vlm: VlmForConditionalGeneration, folder: Path, *, n_text_toke
     path = folder.parent / "training.json"
     try:
         training = json.loads(path.read_text(encoding="utf-8"))
-        cell = {name: training["settings"][name] for name in CELL_KEYS}
+        trained_as = {name: training["settings"][name] for name in CELL_KEYS}
         seconds = {"train_seconds": training["wall_seconds"], "train_cpu_seconds": training["cpu_seconds"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -33,7 +34,9 @@ def describe_cell(vlm: VlmForConditionalGeneration, folder: Path, *, n_text_toke
         ) from error
     flops = cost.inference_flops(vlm, n_text_tokens=n_text_tokens)
     return {
-        "cell": cell,
+        # The weights may be those of many cells: the model itself says which of them it is.
+        "cell": trained_as | {"n_visual_tokens": vlm.config.n_visual_tokens, "compressor": vlm.config.compressor},
+        "training": cell_name(**trained_as),
         "parameters": asdict(cost.count_parameters(vlm)),
         "n_text_tokens": n_text_tokens,
         "flops": asdict(flops) | {"all": flops.all},

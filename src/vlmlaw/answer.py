@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
-from vlmlaw import vision
 from vlmlaw.account import describe_cell
 from vlmlaw.data.questions import image_reader, read_questions
 from vlmlaw.errors import UserError
@@ -25,14 +24,24 @@ from vlmlaw.model import VlmForConditionalGeneration  # noqa: F401  registers th
 from vlmlaw.packing import load_tokenizer
 from vlmlaw.progress import Progress
 from vlmlaw.scores import Score, score
+from vlmlaw.weights import config_of
 
 if TYPE_CHECKING:
-    from vlmlaw.stage_settings import BenchmarkSettings
+    from vlmlaw.stage_settings import BenchmarkSettings, MeasuredCell
 
 
-def evaluate_benchmark(model: Path, questions: Path, images: Path, out: Path, *, settings: BenchmarkSettings) -> None:
+def evaluate_benchmark(
+    model: Path,
+    questions: Path,
+    images: Path,
+    out: Path,
+    *,
+    settings: BenchmarkSettings,
+    cell: MeasuredCell | None = None,
+) -> None:
     """Ask a trained cell all questions; writes its error, size and cost to `out`, and what it said beside it (.jsonl).
 
+    `cell` says which one, where the model's weights serve several.
     Raises UserError, before the model is loaded, for a question that cannot be asked or judged.
     """
     metric = metric_called(settings.metric)
@@ -40,8 +49,8 @@ def evaluate_benchmark(model: Path, questions: Path, images: Path, out: Path, *,
     if settings.metric == "yes_no_f1" and all(question.answers[0].lower().strip(" .") == "no" for question in asked):
         raise UserError(f"{questions} has no question whose answer is yes, so F1 is not defined; use yes_no.")
     read = image_reader(images, asked, source=questions)
-    vlm, words = load_cell(model, dtype=settings.dtype)
-    prompter = Prompter(words, n_visual_tokens=vlm.config.n_visual_tokens, image_token_id=vlm.config.image_token_id)
+    vlm, words = load_cell(model, dtype=settings.dtype, cell=cell)
+    prompter = Prompter(words, n_visual_tokens=vlm.compressor.n_input_tokens, image_token_id=vlm.config.image_token_id)
     prompts = [
         prompter(said_by_user(question, settings.instruction), *([question.image] if question.image else []))
         for question in asked
@@ -70,10 +79,11 @@ def evaluate_benchmark(model: Path, questions: Path, images: Path, out: Path, *,
         partial.write_text(json.dumps(result, indent=2))
 
 
-def load_cell(model: Path, *, dtype: str) -> tuple[Any, Any]:
+def load_cell(model: Path, *, dtype: str, cell: MeasuredCell | None = None) -> tuple[Any, Any]:
     """A cell's VLM, on the GPU where there is one, and its tokenizer."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    vlm = AutoModelForImageTextToText.from_pretrained(model, dtype=getattr(torch, dtype)).eval().to(device)
+    options: dict[str, Any] = {"config": config_of(model, cell), "dtype": getattr(torch, dtype)}
+    vlm = AutoModelForImageTextToText.from_pretrained(model, **options).eval().to(device)
     return vlm, load_tokenizer(model)
 
 
@@ -88,13 +98,11 @@ def said_by_user(question: Question, instruction: str) -> str:
     return "\n".join(part for part in (question.text, *options, instruction) if part)
 
 
-def patches_reader(vlm: Any, read: Callable[[Any], np.ndarray]) -> Callable[[Sequence[Any]], Tensor]:
-    """A function from images, as `read` knows them, to patch features (n, P, K)."""
+def patches_reader(vlm: Any, read: Callable[[Any], np.ndarray]) -> Callable[[Sequence[Any]], dict[str, Tensor]]:
+    """A function from images, as `read` knows them, to what the model's tower makes of them (`see`)."""
 
-    @torch.no_grad()
-    def patches_of(images: Sequence[Any]) -> Tensor:
-        pixels = pixel_values([read(image) for image in images], vlm.config).to(vlm.device, vlm.dtype)
-        return vision.patch_features(vlm.vision_tower, pixels, layers=vlm.config.feature_layers)
+    def patches_of(images: Sequence[Any]) -> dict[str, Tensor]:
+        return vlm.see(pixel_values([read(image) for image in images], vlm.config).to(vlm.device))
 
     return patches_of
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def tensors(batch: Batch) -> dict[str, Tensor]:
         "targets": batch.targets,
     }
     if batch.question_ids is not None and batch.question_mask is not None:
-        given |= {"question_ids": batch.question_ids, "question_mask": batch.question_mask}
+        given |= {"question_ids": batch.question_ids, "question_mask": batch.question_mask, "image_of": batch.image_of}
     return {name: torch.from_numpy(array) for name, array in given.items()}
 
 
@@ -63,8 +63,11 @@ class StepPasses:
         reads_question: bool,
         compute: ComputeSettings,
         machine: Machine,
+        tokens_of_step: Callable[[int], Sequence[int]] | None = None,
     ):
-        """Raises UserError where a batch has fewer records than there are processes."""
+        """`tokens_of_step` gives the V of a step's passes where they are not `n_visual_tokens` alone.
+
+        Raises UserError where a batch has fewer records than there are processes."""
         if batch_size < machine.n_processes:
             raise UserError(
                 f"batch_size is {batch_size}, but {machine.n_processes} processes need a record each; "
@@ -73,31 +76,46 @@ class StepPasses:
         self.table, self.images_of, self.batch_size, self.seed = table, images_of, batch_size, seed
         self.n_processes, self.rank = machine.n_processes, machine.rank
         self.tokens_per_pass = compute.tokens_per_pass
-        self.layout: dict[str, Any] = {
-            "n_visual_tokens": n_visual_tokens,
-            "pad_id": pad_id,
-            "reads_question": reads_question,
-        }
-        self.sizes = _RecordSizes.of(table, n_visual_tokens, reads_question=reads_question)
-        self.packed = compute.layout == "packed" and self.sizes.all_dialogues
+        self.layout: dict[str, Any] = {"pad_id": pad_id, "reads_question": reads_question}
+        self.n_visual_tokens, self.tokens_of_step = n_visual_tokens, tokens_of_step
+        self._sizes = {n_visual_tokens: _RecordSizes.of(table, n_visual_tokens, reads_question=reads_question)}
+        self.packed = compute.layout == "packed" and self._sizes[n_visual_tokens].all_dialogues
 
     def __call__(self, step: int) -> list[Pass]:
         records = records_of_step(len(self.table), self.batch_size, seed=self.seed, step=step)
-        if self.n_processes == 1 and self.tokens_per_pass is None:
-            return [self._make(records, share=1.0)]
-        shared = share_out(
-            self.sizes.n_tokens[records], n_processes=self.n_processes, tokens_per_pass=self.tokens_per_pass
-        )
-        n_targets = self.sizes.n_targets[records]
+        if self.tokens_of_step is None:
+            return self._passes(records, self.n_visual_tokens)
+        # The mean of the losses at each V; the pass tells the model its V.
+        counts = self.tokens_of_step(step)
         return [
-            self._make(records[own], share=float(n_targets[own].sum() / n_targets.sum())) for own in shared[self.rank]
+            replace(one, inputs={**one.inputs, "n_visual_tokens": n_tokens}, share=one.share / len(counts))
+            for n_tokens in counts
+            for one in self._passes(records, n_tokens)
         ]
 
-    def _make(self, records: np.ndarray, *, share: float) -> Pass:
+    def _passes(self, records: np.ndarray, n_visual_tokens: int) -> list[Pass]:
+        if self.n_processes == 1 and self.tokens_per_pass is None:
+            return [self._make(records, n_visual_tokens, share=1.0)]
+        sizes = self._sizes_at(n_visual_tokens)
+        shared = share_out(sizes.n_tokens[records], n_processes=self.n_processes, tokens_per_pass=self.tokens_per_pass)
+        n_targets = sizes.n_targets[records]
+        return [
+            self._make(records[own], n_visual_tokens, share=float(n_targets[own].sum() / n_targets.sum()))
+            for own in shared[self.rank]
+        ]
+
+    def _sizes_at(self, n_visual_tokens: int) -> _RecordSizes:
+        if n_visual_tokens not in self._sizes:
+            reads_question = self.layout["reads_question"]
+            self._sizes[n_visual_tokens] = _RecordSizes.of(self.table, n_visual_tokens, reads_question=reads_question)
+        return self._sizes[n_visual_tokens]
+
+    def _make(self, records: np.ndarray, n_visual_tokens: int, *, share: float) -> Pass:
+        layout = {"n_visual_tokens": n_visual_tokens, **self.layout}
         if self.packed:
-            inputs, image_rows, work = packed_inputs(self.table, records, **self.layout)
+            inputs, image_rows, work = packed_inputs(self.table, records, **layout)
         else:
-            batch = make_batch(self.table, records, **self.layout)
+            batch = make_batch(self.table, records, **layout)
             inputs, image_rows = tensors(batch), batch.image_rows
             work = _work_of(batch, n_samples=len(records))
         return Pass({**inputs, **self.images_of(image_rows)}, share, work)
@@ -111,7 +129,7 @@ def _work_of(batch: Batch, *, n_samples: int) -> Work:
         n_places=batch.input_ids.size,
         n_pairs=int(batch.position_ids.sum()) + n_tokens,  # each token sees as many before it as its position says
         n_targets=int((batch.targets != IGNORE_INDEX).sum()),
-        n_images=len(batch.image_rows),
+        n_images=len(batch.image_rows if batch.image_of is None else batch.image_of),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmlaw.benchmarks import READING, REASONING, Benchmark, table_lines
 from vlmlaw.errors import UserError
-from vlmlaw.experiment import BenchmarkSettings, read_experiment
+from vlmlaw.experiment import BenchmarkSettings, MeasuredCell, read_experiment
 from vlmlaw.settings import from_json
 
 
@@ -18,6 +18,7 @@ def add_parsers(subparsers: Any) -> None:
     run = verbs.add_parser("run", help="ask a cell the questions of a file and judge its replies")
     run.add_argument("--questions", required=True, type=Path, metavar="FILE", help="JSON or JSON lines")
     run.add_argument("--images", type=Path, metavar="FOLDER", help="of the images; default: that of the questions")
+    run.add_argument("--cell", metavar="JSON", help="which cell, where the model's weights serve several")
     _common(run, run_benchmark)
     lmms = verbs.add_parser("lmms-eval", help="run lmms-eval's task of a benchmark on a cell")
     _common(lmms, run_lmms)
@@ -68,7 +69,8 @@ def run_benchmark(args: argparse.Namespace) -> None:
     from vlmlaw.answer import evaluate_benchmark
 
     images = args.images or args.questions.parent
-    evaluate_benchmark(args.model, args.questions, images, args.out, settings=_settings(args))
+    cell = from_json(MeasuredCell, args.cell, where="--cell") if args.cell else None
+    evaluate_benchmark(args.model, args.questions, images, args.out, settings=_settings(args), cell=cell)
 
 
 def run_lmms(args: argparse.Namespace) -> None:

@@ -32,17 +32,18 @@ class Hours:
 
 
 def estimate(experiment: Experiment) -> list[Hours]:
-    """Every cell's GPU-hours. A stage 1 that cells share counts with the first of them."""
+    """Every training's GPU-hours, those that serve any V at the most. A shared stage 1 counts with the first."""
     flops_an_hour = experiment.compute.peak_tflops * 1e12 * experiment.compute.utilisation * 3600
     seen: set[str] = set()
     found = []
-    for cell in experiment.cells.values():
+    for cell in experiment.trainings.values():
         stage_1 = experiment.stage_1_of(cell)
         shared = stage_1 is None or stage_1.name in seen
         first = 0.0 if stage_1 is None or shared else _training_flops(experiment, stage_1)
         seen.update([] if stage_1 is None else [stage_1.name])
         second = _training_flops(experiment, cell)
-        found.append(Hours(cell.name, cell.size, cell.n_visual_tokens, first / flops_an_hour, second / flops_an_hour))
+        n_visual = cell.n_visual_tokens or experiment.grid_side**2
+        found.append(Hours(cell.name, cell.size, n_visual, first / flops_an_hour, second / flops_an_hour))
     return found
 
 
@@ -52,7 +53,7 @@ def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
     file: LlavaFile = data.train if cell.trains_language_model else data.align
     section: Any = experiment.sizes[cell.size]
     llm = _shape(text_config(config_of(section.source, section.revision)))
-    n_text, n_visual = file.text_tokens, cell.n_visual_tokens
+    n_text, n_visual = file.text_tokens, cell.n_visual_tokens or experiment.grid_side**2
     text = cost.llm_flops(llm, n_tokens=n_text + n_visual, n_predicted=n_text)
     projector = 2 * n_visual * (experiment.tower.hidden_size + llm.hidden_size) * llm.hidden_size
     tower: Any = experiment.vision

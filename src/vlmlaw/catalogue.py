@@ -25,35 +25,42 @@ class Request:
     grid_side: int
     vision_width: int
     question_widths: tuple[int, ...]
+    n_llm_layers: int  # of the shallowest
     n_levels: int
     n_multi_levels: int
 
 
-def check_compressors(requests: Sequence[Request]) -> dict[str, bool]:
-    """For each compressor's name whether it reads several levels of the tower.
+@dataclass(frozen=True)
+class Traits:
+    """What planning needs to know of a compressor."""
 
-    Raises UserError: unknown name or option, a V that it cannot make (naming those that it can), not trainable.
+    reads_all_levels: bool
+    elastic: bool  # one training for every V
+    trained_with: str  # the compressor of the training whose weights it uses: its own, or that of all patches
+
+
+def check_compressors(requests: Sequence[Request]) -> dict[str, Traits]:
+    """The traits of each compressor by name.
+
+    Raises UserError: unknown name or option, a V that it cannot make (naming those that it can).
     """
     question = json.dumps([asdict(request) for request in requests], sort_keys=True, default=str)
     asked = ("compressors", code_version("vlmlaw.compressors", __name__), question)
     answer = recall(*asked)
     if answer is None:
-        answer = {request.compressor: _check(request) for request in requests}
+        answer = {request.compressor: asdict(_check(request)) for request in requests}
         remember(answer, *asked)
-    return answer
+    return {name: Traits(**traits) for name, traits in answer.items()}
 
 
-def _check(request: Request) -> bool:
+def _check(request: Request) -> Traits:
     import torch
 
-    from vlmlaw.compressors import build_compressor, compressor_class
+    from vlmlaw.compressors import ALL_PATCHES, FastV, build_compressor, compressor_class
+    from vlmlaw.pruning import require_layers
 
     try:
         kind = compressor_class(request.compressor)
-        if kind.training_free or kind.needs_importance:
-            raise UserError(
-                f"compressor {kind.name} is applied to a trained model; a grid trains each cell. Take another one."
-            )
         clashing = sorted(set(request.options) - set(kind.option_names()))
         if clashing:
             known = ", ".join(kind.option_names()) or "none"
@@ -62,18 +69,20 @@ def _check(request: Request) -> bool:
         with torch.device("meta"):
             for n_visual_tokens in request.visual_tokens:
                 for width in request.question_widths:
-                    build_compressor(
+                    built = build_compressor(
                         request.compressor,
                         request.grid_side,
                         request.vision_width,
                         n_visual_tokens,
                         question_width=width,
                         n_levels=n_levels,
-                        **request.options,
+                        **kind.key_options(projected=width, attention=None) | dict(request.options),
                     )
+                    if isinstance(built, FastV):
+                        require_layers(request.n_llm_layers, after=built.layer)
     except UserError as error:
         raise UserError(f"{request.where}: {error}") from error
     except (TypeError, ValueError) as error:
         options = dict(request.options)
         raise UserError(f"{request.where}: compressor {request.compressor} refuses {options}: {error}") from error
-    return kind.reads_all_levels
+    return Traits(kind.reads_all_levels, kind.elastic, ALL_PATCHES if kind.training_free else kind.name)

@@ -14,9 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from vlmlaw import tower_attention
+from vlmlaw.compressors import FastV
+from vlmlaw.compressors.base import ATTENTION, LLM, PROJECTED
+
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
+    from vlmlaw.compressors import Compressor
     from vlmlaw.model import VlmForConditionalGeneration
 
 
@@ -66,22 +71,44 @@ class InferenceFlops:
 
 
 def inference_flops(model: VlmForConditionalGeneration, *, n_text_tokens: int) -> InferenceFlops:
-    """Prefill of V visual and Q = n_text_tokens text tokens, the output head at the last token only."""
-    config, n_visual = model.config, model.config.n_visual_tokens
-    n_question = n_text_tokens if model.compressor.needs_question else 0
+    """Prefill of V visual and Q = n_text_tokens text tokens, the output head at the last token only.
+
+    A question that the LLM itself reads for the compressor (QueCC) is its `question_pass`; one of embeddings is free.
+    Where the LLM's own layer K chooses the tokens (FastV), the layers up to it read all P.
+    """
+    config, compressor, n_visual = model.config, model.compressor, model.config.n_visual_tokens
+    n_question = n_text_tokens if compressor.needs_question else 0
+    n_read_by_llm = n_question if compressor.question_from == LLM else 0
     n_params = count_parameters(model).llm_non_embedding
+    n_all = compressor.n_input_tokens
     projector_per_token = sum(
         2 * m.in_features * m.out_features for m in model.projector.mlp if isinstance(m, nn.Linear)
     )
-    question_states = llm_flops(config.text_config, n_tokens=n_question, n_predicted=0) if n_question else 0
+    n_projected = n_all + (compressor.n_patches if compressor.keys_from == PROJECTED else 0)
+    llm = llm_flops(config.text_config, n_tokens=n_visual + n_text_tokens, n_predicted=1)
+    if isinstance(compressor, FastV):
+        more = layer_flops(config.text_config, n_tokens=n_all + n_text_tokens)
+        llm += compressor.layer * (more - layer_flops(config.text_config, n_tokens=n_visual + n_text_tokens))
     return InferenceFlops(
-        llm=llm_flops(config.text_config, n_tokens=n_visual + n_text_tokens, n_predicted=1),
+        llm=llm,
         llm_2nt=2 * n_params * (n_visual + n_text_tokens),
         vision=vision_flops(config.vision_config),
-        compressor=model.compressor.flops(n_question),
-        projector=n_visual * projector_per_token,
-        question_pass=question_states,
+        compressor=compressor.flops(n_question) + importance_flops(compressor, config.vision_config),
+        projector=n_projected * projector_per_token,
+        question_pass=llm_flops(config.text_config, n_tokens=n_read_by_llm, n_predicted=0),
     )
+
+
+def importance_flops(compressor: Compressor, vision_config: PreTrainedConfig) -> int:
+    """What weighing the patches takes beside the tower: its attention again, or `received_attention` without one."""
+    n_patches = compressor.n_patches
+    if compressor.inside_llm:
+        return 0
+    if tower_attention.has_attention(vision_config):
+        wanted = compressor.needs_importance or compressor.keys_from == ATTENTION
+        n_tokens = n_patches + class_tokens(vision_config)
+        return tower_attention.attention_flops(vision_config, n_patches=n_patches, n_tokens=n_tokens) if wanted else 0
+    return 2 * n_patches**2 * compressor.width if compressor.needs_importance else 0
 
 
 @dataclass(frozen=True)
@@ -109,31 +136,45 @@ class TrainingFlops:
 
 def training_flops(model: VlmForConditionalGeneration, *, with_tower: bool) -> TrainingFlops:
     """What a token, a pair, a target and an image cost in training; `with_tower` where features are not cached."""
+    from vlmlaw.vision import layers_read
+
     text = model.config.text_config
     times = 3 if any(p.requires_grad for p in model.language_model.parameters()) else 2
     one = llm_flops(text, n_tokens=1, n_predicted=0)
     pair = (llm_flops(text, n_tokens=2, n_predicted=0) - 2 * one) / 2  # 4 - 1 - 1 pairs more than of two single tokens
     image = inference_flops(model, n_text_tokens=0)
+    n_read = layers_read(model.config.vision_config, model.config.feature_layers)
+    tower = image.vision * n_read / model.config.vision_config.num_hidden_layers
     return TrainingFlops(
         per_token=times * (one - pair),
         per_pair=3 * pair,  # both factors of attention's products are activations
         per_target=times * 2 * text.hidden_size * text.vocab_size,
-        per_image=3 * (image.compressor + image.projector) + (image.vision if with_tower else 0),
+        per_image=3 * (image.compressor + image.projector) + (tower if with_tower else 0),
     )
 
 
 def llm_flops(config: PreTrainedConfig, *, n_tokens: int, n_predicted: int) -> int:
-    """Prefill of T = n_tokens through a Llama-like decoder (Qwen2 and others), logits for n_predicted of them.
+    """Prefill of T = n_tokens through a Llama-like decoder (Qwen2 and others), logits for n_predicted of them."""
+    layers = config.num_hidden_layers * layer_flops(config, n_tokens=n_tokens)
+    return layers + n_predicted * 2 * config.hidden_size * config.vocab_size
 
-    Each layer: query and output projections 2 T D H each (H = heads * head width), key and value 2 T D H_kv each, a
+
+def layer_flops(config: PreTrainedConfig, *, n_tokens: int) -> int:
+    """One layer of such a decoder on T = n_tokens.
+
+    Query and output projections 2 T D H each (H = heads * head width), key and value 2 T D H_kv each, a
     gated MLP 3 * 2 T D M, and attention's two products 2 * 2 T^2 H (the whole square, as kernels count it).
     """
     width, n_heads = config.hidden_size, config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or width // n_heads
     heads, kv_heads = n_heads * head_width, config.num_key_value_heads * head_width
     per_token = 2 * width * (2 * heads + 2 * kv_heads) + 3 * 2 * width * config.intermediate_size
-    layer = n_tokens * per_token + 2 * 2 * n_tokens**2 * heads
-    return config.num_hidden_layers * layer + n_predicted * 2 * width * config.vocab_size
+    return n_tokens * per_token + 2 * 2 * n_tokens**2 * heads
+
+
+def class_tokens(config: PreTrainedConfig) -> int:
+    """Tokens of a tower that are no patches."""
+    return 1 if config.model_type.startswith("clip") else 0
 
 
 def vision_flops(config: PreTrainedConfig) -> int:
@@ -141,7 +182,7 @@ def vision_flops(config: PreTrainedConfig) -> int:
     side, width = config.image_size // config.patch_size, config.hidden_size
     if config.model_type == "vlmlaw_conv_tower":
         return _conv_tower_flops(config)
-    n_tokens = side**2 + (1 if config.model_type.startswith("clip") else 0)
+    n_tokens = side**2 + class_tokens(config)
     embedding = 2 * side**2 * 3 * config.patch_size**2 * width
     per_token = 2 * width * 4 * width + 2 * 2 * width * config.intermediate_size
     layer = n_tokens * per_token + 2 * 2 * n_tokens**2 * width

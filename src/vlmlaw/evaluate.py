@@ -27,9 +27,10 @@ from vlmlaw.model import VlmForConditionalGeneration
 from vlmlaw.packing import IGNORE_INDEX, PREFIX, TokenTable, load_tokenizer, make_batch
 from vlmlaw.progress import progress
 from vlmlaw.scores import Score, score
+from vlmlaw.weights import config_of
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import EvaluationSettings
+    from vlmlaw.experiment import EvaluationSettings, MeasuredCell
 
 ALL_KINDS = "all"
 
@@ -46,9 +47,9 @@ def judge(
         batch = make_batch(
             table,
             records,
-            n_visual_tokens=model.config.n_visual_tokens,
+            n_visual_tokens=model.compressor.n_input_tokens,
             pad_id=pad_id,
-            reads_question=model.compressor.needs_question,
+            reads_question=model.reads_question,
         )
         given = tensors(batch)
         targets = given["targets"]
@@ -97,10 +98,20 @@ def mean_text_tokens(table: TokenTable) -> int:
 
 
 def evaluate_cell(
-    model: Path, dataset: Path, tokens: Path, images: Path, out: Path, *, settings: EvaluationSettings
+    model: Path,
+    dataset: Path,
+    tokens: Path,
+    images: Path,
+    out: Path,
+    *,
+    settings: EvaluationSettings,
+    cell: MeasuredCell | None = None,
 ) -> None:
-    """Evaluate a trained cell: its scores, parameters and inference FLOPs to `out` (JSON), and a card beside it."""
-    vlm = AutoModelForImageTextToText.from_pretrained(model).eval()
+    """Evaluate a trained cell: its scores, parameters and inference FLOPs to `out` (JSON), and a card beside it.
+
+    `cell` says which one, where the model's weights serve several.
+    """
+    vlm = AutoModelForImageTextToText.from_pretrained(model, config=config_of(model, cell)).eval()
     words = load_tokenizer(model)
     table, data = TokenTable.load(tokens), Dataset(dataset)
     images_of = open_images(images, layers=vlm.config.feature_layers, image_px=vlm.config.vision_config.image_size)
@@ -113,4 +124,4 @@ def evaluate_cell(
     with whole_file(out) as partial:
         partial.write_text(json.dumps(result, indent=2))
     training = json.loads((model.parent / "training.json").read_text(encoding="utf-8"))
-    write_card(out.parent.name, training, result, out.parent / CARD)
+    write_card(out.parent.name, training, result, model, out.parent / CARD)

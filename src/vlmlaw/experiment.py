@@ -27,6 +27,7 @@ from vlmlaw.stage_settings import (
     LlavaFile,
     LoadedSize,
     LoadedVision,
+    MeasuredCell,
     ModelSettings,
     OptimizerSettings,
     Product,
@@ -40,7 +41,6 @@ from vlmlaw.stage_settings import (
     TrainingSettings,
     VisionSection,
     VisionSettings,
-    cell_name,
 )
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "LlavaFile",
     "LoadedSize",
     "LoadedVision",
+    "MeasuredCell",
     "ModelSettings",
     "OptimizerSettings",
     "ReportSettings",
@@ -67,7 +68,6 @@ __all__ = [
     "TrainingSettings",
     "VisionSection",
     "VisionSettings",
-    "cell_name",
     "read_experiment",
 ]
 
@@ -261,7 +261,7 @@ class Experiment:
     @cached_property
     def alignments(self) -> dict[str, CellSettings]:
         """Every stage 1 by name."""
-        stages = [stage for cell in self.cells.values() if (stage := self.stage_1_of(cell)) is not None]
+        stages = [stage for cell in self.trainings.values() if (stage := self.stage_1_of(cell)) is not None]
         return {stage.name: stage for stage in stages}
 
     def cell_settings(self, name: str) -> CellSettings:
@@ -277,12 +277,11 @@ class Experiment:
     @cached_property
     def cells(self) -> dict[str, CellSettings]:
         """Every cell by name, in the order of the file."""
-        multi_level = self._check_compressors()
         training = {size: self.training_settings(size) for size in self.sizes}
         cells: dict[str, CellSettings] = {}
         for where, part in self._parts:
             for compressor, own in _compressors_of(part, where).items():
-                layers = self._layers(deep=multi_level[compressor])
+                layers = self._layers(deep=self._traits[compressor].reads_all_levels)
                 for size, n_tokens, seed in product(self._sizes_of(part, where), part.visual_tokens, part.seeds):
                     cell = CellSettings(
                         size=size,
@@ -302,12 +301,39 @@ class Experiment:
                 raise UserError(f"grid.without: there is no cell {name!r} to leave out; remove the line.")
         return cells
 
+    def training_of(self, cell: CellSettings) -> CellSettings:
+        """The training whose weights a cell uses: its own, one for every V, or that of all patches."""
+        traits = self._traits[cell.compressor]
+        if traits.trained_with != cell.compressor:
+            n_patches = self.grid_side**2
+            return replace(cell, compressor=traits.trained_with, compressor_options={}, n_visual_tokens=n_patches)
+        return replace(cell, n_visual_tokens=None) if traits.elastic else cell
+
+    def training_settings_of(self, name: str) -> CellSettings:
+        """A training by its own name, or that of the cell of this name. Raises UserError where there is neither."""
+        return self.trainings.get(name) or self.training_of(self.cell_settings(name))
+
+    @cached_property
+    def trainings(self) -> dict[str, CellSettings]:
+        """Every training that the cells need, by name, in the order of their first cells."""
+        needed = [self.training_of(cell) for cell in self.cells.values()]
+        return {training.name: training for training in needed}
+
     @cached_property
     def benchmarks(self) -> dict[str, BenchmarkSettings]:
         """Every benchmark's settings by name, in the order of the file."""
         from vlmlaw.benchmark_settings import benchmarks_of
 
-        return benchmarks_of(self)
+        found = benchmarks_of(self)
+        by_others = [name for name, own in found.items() if own.metric == ""]
+        shared = [name for name, cell in self.cells.items() if self.training_of(cell).name != name]
+        if by_others and shared:
+            raise UserError(
+                f"evaluation.benchmarks: {by_others[0]} is run by lmms-eval, which loads a model's folder as it is, "
+                f"and the cell {shared[0]} has the weights of {self.training_of(self.cells[shared[0]]).name}; run the "
+                "benchmark by vlmlaw, or leave such cells out."
+            )
+        return found
 
     @property
     def grid_side(self) -> int:
@@ -322,8 +348,9 @@ class Experiment:
         """The products of cells and where in the file each stands."""
         return [("grid", self.grid), *((f"grid.more[{i}]", part) for i, part in enumerate(self.grid.more))]
 
-    def _check_compressors(self) -> dict[str, bool]:
-        """Each compressor's name and whether it reads several levels. Raises UserError for those that cannot be."""
+    @cached_property
+    def _traits(self) -> dict[str, Any]:
+        """Each compressor's traits by name. Raises UserError for those that cannot be."""
         from vlmlaw.catalogue import Request, check_compressors
 
         requests, options = [], dict[str, Any]()
@@ -343,6 +370,7 @@ class Experiment:
                     grid_side=self.grid_side,
                     vision_width=self.tower.hidden_size,
                     question_widths=tuple(sorted({self.width_and_depth(size)[0] for size in sizes})),
+                    n_llm_layers=min(self.width_and_depth(size)[1] for size in sizes),
                     n_levels=len(self.vision.feature_layers),
                     n_multi_levels=len(self.vision.multi_level_layers),
                 )

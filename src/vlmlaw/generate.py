@@ -23,7 +23,8 @@ from vlmlaw.errors import UserError
 if TYPE_CHECKING:
     from vlmlaw.model import VlmForConditionalGeneration
 
-PatchesOf = Callable[[Sequence[Any]], Tensor]  # images, as prompts name them, to patch features (n, P, K)
+# images, as prompts name them, to patch features (n, P, K), or to all that the tower makes of them
+PatchesOf = Callable[[Sequence[Any]], Tensor | dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,9 @@ def prompt_tensors(
     if shown:
         different = list(dict.fromkeys(image for image, _ in shown))
         row_of = {image: row for row, image in enumerate(different)}
-        given["patches"] = patches_of(different)[[row_of[image] for image, _ in shown]]
+        made = patches_of(different)
+        rows = [row_of[image] for image, _ in shown]
+        given |= {name: seen[rows] for name, seen in (made if isinstance(made, dict) else {"patches": made}).items()}
         if model.compressor.needs_question:
             question_ids, question_mask = _padded([prompt.question_ids for _, prompt in shown], pad_id, left=False)
             given |= {"question_ids": question_ids, "question_mask": question_mask.bool()}

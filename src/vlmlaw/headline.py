@@ -31,7 +31,8 @@ def write_headline(law: Path, measurements: Path, results: Path, out: Path) -> N
     """
     table = _whole_suites(measurements)
     metrics = _suites(read_analysis(law), table)
-    metrics["trainings"] = _trainings(results, cells=sorted(set(table.cell)))
+    names = table.training if "training" in table else table.cell  # one training may serve many cells
+    metrics["trainings"] = _trainings(results, n_cells=table.cell.nunique(), names=sorted(set(names)))
     with whole_file(out / ERRORS) as partial:
         errors_of(table).to_csv(partial, index=False)
     with whole_folder(out / METRICS) as folder:
@@ -80,9 +81,9 @@ def _interval(name: str, row: dict[str, Any] | None, middle: str) -> dict[str, f
     return {label: None if value is None else round(value, DIGITS) for label, value in values.items()}
 
 
-def _trainings(results: Path, *, cells: Iterable[str]) -> dict[str, Any]:
+def _trainings(results: Path, *, n_cells: int, names: Iterable[str]) -> dict[str, Any]:
     """Hours of everything that was trained, and of GPUs: wall time x GPUs of the job."""
-    cell_accounts = [_account(results / "cells" / name) for name in cells]
+    cell_accounts = [_account(results / "cells" / name) for name in names]
     shared = [_account(path.parent) for path in sorted(results.glob("language_models/*/training.json"))]
     encoder = results / "encoder"
     if (encoder / "training.json").exists():
@@ -90,7 +91,7 @@ def _trainings(results: Path, *, cells: Iterable[str]) -> dict[str, Any]:
     everything = [account for account in cell_accounts + shared if account]
     seconds = [(account.get("wall_seconds", 0.0), account.get("n_gpus", 0)) for account in everything]
     return {
-        "cells": len(cell_accounts),
+        "cells": n_cells,
         "hours": round(sum(wall for wall, _ in seconds) / 3600, DIGITS),
         "gpu_hours": round(sum(wall * n_gpus for wall, n_gpus in seconds) / 3600, DIGITS),
     }

@@ -9,7 +9,8 @@ import hashlib
 from functools import cached_property
 from typing import Any
 
-from vlmlaw.experiment import Experiment, cell_name
+from vlmlaw.experiment import Experiment
+from vlmlaw.names import cell_name
 from vlmlaw.provenance import code_version
 from vlmlaw.settings import to_json
 
@@ -39,13 +40,20 @@ class Lineage:
     def align_cell(self, *, size: str, **_: Any) -> str:
         return self._before_training("align", size=size)
 
-    def train_cell(self, *, size: str, n_visual_tokens: str, compressor: str, seed: str) -> str:
-        cell = self.experiment.cell_settings(cell_name(size, int(n_visual_tokens), compressor, int(seed)))
-        before, stage_1 = self._before_training("train", size=size), self.experiment.stage_1_of(cell)
+    def train_cell(self, *, size: str, compressor: str, seed: str, n_visual_tokens: str | None = None) -> str:
+        """Of a cell's training, or without a V of one that serves any."""
+        return self._before_cell(self._training(cell_name(size, _number(n_visual_tokens), compressor, int(seed))))
+
+    def _training(self, name: str) -> Any:
+        return self.experiment.trainings.get(name) or self.experiment.cell_settings(name)
+
+    def _before_cell(self, training: Any) -> str:
+        """What a training starts from, its stage 1 included."""
+        before, stage_1 = self._before_training("train", size=training.size), self.experiment.stage_1_of(training)
         if stage_1 is None:
             return before
-        code = code_version("vlmlaw.train", compressor=compressor)
-        return _hash(before, to_json(stage_1), code, self.align_cell(size=size))
+        code = code_version("vlmlaw.train", compressor=training.compressor)
+        return _hash(before, to_json(stage_1), code, self.align_cell(size=training.size))
 
     def _before_training(self, split: str, *, size: str) -> str:
         """Language model, tower, and what is learned from."""
@@ -63,11 +71,11 @@ class Lineage:
         return self._trained(**cell)
 
     def _trained(self, *, size: str, n_visual_tokens: str, compressor: str, seed: str) -> str:
-        """A cell's model."""
+        """A cell's model: the training whose weights it has, and which cell it is evaluated as."""
         cell = self.experiment.cell_settings(cell_name(size, int(n_visual_tokens), compressor, int(seed)))
-        code = code_version("vlmlaw.train", compressor=compressor)
-        before = self.train_cell(size=size, n_visual_tokens=n_visual_tokens, compressor=compressor, seed=seed)
-        return _hash(to_json(cell), code, before)
+        training = self.experiment.training_of(cell)
+        code = code_version("vlmlaw.train", compressor=training.compressor)
+        return _hash(to_json(training), to_json(cell.measured), code, self._before_cell(training))
 
     @cached_property
     def collect_measurements(self) -> str:
@@ -127,6 +135,10 @@ class Lineage:
         if not self.experiment.caches_features:
             return self._pictures(split)
         return _hash(code_version("vlmlaw.images"), self.cache_features(split=split))
+
+
+def _number(text: str | None) -> int | None:
+    return None if text is None else int(text)
 
 
 def _hash(*parts: str) -> str:

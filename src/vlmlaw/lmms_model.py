@@ -54,7 +54,7 @@ class VlmlawModel(lmms):
         self._batch_size = int(batch_size)
         config = self._vlm.config
         self._prompter = Prompter(
-            self._words, n_visual_tokens=config.n_visual_tokens, image_token_id=config.image_token_id
+            self._words, n_visual_tokens=self._vlm.compressor.n_input_tokens, image_token_id=config.image_token_id
         )
         self._pictures: dict[ImageKey, Image.Image] = {}
         self._patches_of = patches_reader(self._vlm, self._read)

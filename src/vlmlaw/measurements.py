@@ -15,8 +15,9 @@ import pandas as pd
 
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
+from vlmlaw.names import cell_name
 from vlmlaw.scores import Score, mean_score
-from vlmlaw.stage_settings import ALL, cell_name
+from vlmlaw.stage_settings import ALL
 
 COLUMNS = {
     "cell": "name of the cell's folder",
@@ -36,7 +37,8 @@ COLUMNS = {
     "vision_flops": "FLOPs of the vision encoder for one image",
     "compressor_flops": "FLOPs of compressor, projector and pass over the question",
     "held_out": "True where the law is to predict, not to fit",
-    "train_seconds": "wall seconds of the cell's training",
+    "training": "the training whose weights the cell has; cells that name one training share them",
+    "train_seconds": "wall seconds of that training",
 }
 
 
@@ -56,6 +58,7 @@ def rows_of(evaluation: dict[str, Any], *, held_out_size: str | None) -> list[di
         "vision_flops": flops["vision"],
         "compressor_flops": flops["compressor"] + flops["projector"] + flops["question_pass"],
         "held_out": settings["size"] == held_out_size,
+        "training": evaluation["training"],
         "train_seconds": round(evaluation["train_seconds"], 1),
     }
     return [

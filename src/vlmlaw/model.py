@@ -4,6 +4,7 @@ One class for the miniature and for real checkpoints; importing this module make
 classes. B sequences, T tokens, P patches, K = levels * width, V visual tokens, C tower width, D LLM width.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    DynamicCache,
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
@@ -21,11 +23,13 @@ from transformers import (
 from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from vlmlaw import towers, vision
+from vlmlaw import pruning, tower_attention, towers, vision
 from vlmlaw.attention import fitting_mask
-from vlmlaw.compressors import Compressor, build_compressor
+from vlmlaw.compressors import Compressor, FastV, build_compressor, compressor_class
+from vlmlaw.compressors.base import ATTENTION, EMBEDDING, PROJECTED, patch_positions
 from vlmlaw.head import prediction_loss
 
+IMAGE_INPUTS = ("pixel_values", "patches", "question_ids", "question_mask", "image_of", "importance", "keys")
 IGNORE_INDEX = -100  # torch's cross-entropy leaves such targets out
 
 
@@ -132,6 +136,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         text_width = config.text_config.hidden_size
         side = vision.grid_side(config.vision_config)
         self.vision_tower = AutoModel.from_config(config.vision_config)
+        key_width = tower_attention.key_width(config.vision_config)
+        key_options = compressor_class(config.compressor).key_options(projected=text_width, attention=key_width)
         self.compressor: Compressor = build_compressor(
             config.compressor,
             side,
@@ -139,7 +145,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             config.n_visual_tokens,
             question_width=text_width,
             n_levels=len(config.feature_layers),
-            **config.compressor_options,
+            **key_options | config.compressor_options,
         )
         self.projector = Projector(self.compressor.out_width, text_width)
         self.places = PlaceEmbedding(side, text_width) if config.position_embedding else None
@@ -198,36 +204,101 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.language_model.get_output_embeddings()
 
-    @torch.no_grad()
-    def _see(self, pixel_values: Tensor) -> Tensor:
-        """Patch features (B, P, K) of normalised pixel_values (B, 3, H, W), or of bytes (B, H, W, 3)."""
-        if pixel_values.dtype == torch.uint8:
-            pixel_values = towers.normalise(pixel_values, self.config.image_mean, self.config.image_std)
-        pixel_values = pixel_values.to(self.vision_tower.dtype)
-        return vision.patch_features(self.vision_tower, pixel_values, layers=self.config.feature_layers)
+    @property
+    def reads_question(self) -> bool:
+        """Whether an image's tokens depend on the question, so that each question is a sequence of its own."""
+        return self.compressor.needs_question or self.compressor.inside_llm
+
+    def set_n_visual_tokens(self, n_visual_tokens: int) -> None:
+        """Make another number of tokens of each image, with the same weights. Raises UserError unless elastic."""
+        self.compressor.set_n_visual_tokens(n_visual_tokens)
+        self.config.n_visual_tokens = n_visual_tokens
 
     def visual_tokens(
-        self, patches_BPK: Tensor, *, question_ids_BT: Tensor | None = None, question_mask_BT: Tensor | None = None
+        self,
+        patches_BPK: Tensor,
+        *,
+        question_ids_BT: Tensor | None = None,
+        question_mask_BT: Tensor | None = None,
+        image_of_B: Tensor | None = None,
+        importance_BP: Tensor | None = None,
+        keys_BPH: Tensor | None = None,
     ) -> Tensor:
-        """Visual tokens (B, V, D) as the LLM reads them, of patch features and, where needed, of the question."""
+        """Visual tokens (B, V, D) as the LLM reads them, of patch features and, where needed, of the question.
+
+        `image_of_B` says which image each question is about where several share one. importance_BP and keys_BPH are
+        the tower's (see `tower_attention`); a tower without attention has its patches instead.
+        """
+        compressor = self.compressor
         question_BTD = None
-        if self.compressor.needs_question:
+        if compressor.needs_question:
             if question_ids_BT is None or question_mask_BT is None:
                 raise ValueError(f"compressor {self.config.compressor} needs question_ids and question_mask")
             question_BTD, question_mask_BT = self._read_question(question_ids_BT, question_mask_BT)
-        visual_BVC, places_BV2 = self.compressor.forward_with_positions(patches_BPK, question_BTD, question_mask_BT)
+        if compressor.inside_llm:  # all patches go in
+            visual_BVC = patches_BPK[..., -compressor.width :]
+            visual_BVC = visual_BVC if image_of_B is None else visual_BVC[image_of_B]
+            places_P2 = patch_positions(compressor.grid_side).to(visual_BVC.device)
+            places_BV2: Tensor | None = places_P2.expand(len(visual_BVC), -1, -1)
+        else:
+            importance_BP, keys_BPH = self._compared_by(patches_BPK, importance_BP, keys_BPH)
+            visual_BVC, places_BV2 = compressor.forward_with_positions(
+                patches_BPK,
+                question_BTD,
+                question_mask_BT,
+                importance_BP=importance_BP,
+                keys_BPH=keys_BPH,
+                image_of_B=image_of_B,
+            )
         visual_BVD = self.projector(visual_BVC)
         if self.places is not None and places_BV2 is not None:
             visual_BVD = visual_BVD + self.places(places_BV2)
         return visual_BVD
 
+    def _compared_by(
+        self, patches_BPK: Tensor, importance_BP: Tensor | None, keys_BPH: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """What the compressor weighs and compares patches by, made of the patches where the tower says nothing."""
+        compressor, has_attention = self.compressor, tower_attention.has_attention(self.config.vision_config)
+        patches_BPC = patches_BPK[..., -compressor.width :]
+        if compressor.needs_importance and importance_BP is None:
+            if has_attention:
+                raise ValueError(
+                    f"compressor {self.config.compressor} reads the tower's attention, which cached patches do not "
+                    "hold; give pixel_values, or importance and keys beside patches"
+                )
+            importance_BP = tower_attention.received_importance(patches_BPC)
+        if compressor.keys_from == PROJECTED:
+            keys_BPH = self.projector(patches_BPC)
+        return importance_BP, keys_BPH
+
     @torch.no_grad()
     def _read_question(self, question_ids_BT: Tensor, question_mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """The LLM's last hidden states of the question alone; no gradient flows into the LLM through this pass."""
+        """The question alone as its embeddings, or as the LLM's last hidden states; no gradient flows into either."""
+        if self.compressor.question_from == EMBEDDING:
+            return self.get_input_embeddings()(question_ids_BT), question_mask_BT
         states = self.language_model.base_model(
             input_ids=question_ids_BT, attention_mask=question_mask_BT, use_cache=False
         ).last_hidden_state
         return states, question_mask_BT
+
+    @torch.no_grad()
+    def see(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """What the tower makes of normalised pixel_values (B, 3, H, W), or of bytes (B, H, W, 3).
+
+        That is `patches` (B, P, K), and `importance` and `keys` where the compressor asks for the tower's attention.
+        """
+        tower, layers, compressor = self.vision_tower, self.config.feature_layers, self.compressor
+        if pixel_values.dtype == torch.uint8:
+            pixel_values = towers.normalise(pixel_values, self.config.image_mean, self.config.image_std)
+        pixel_values = pixel_values.to(tower.dtype)
+        wanted = compressor.needs_importance or compressor.keys_from == ATTENTION
+        if compressor.inside_llm or not (wanted and tower_attention.has_attention(self.config.vision_config)):
+            return {"patches": vision.patch_features(tower, pixel_values, layers=layers)}
+        with tower_attention.watched(tower, layer=layers[-1]) as watch:
+            patches = vision.patch_features(tower, pixel_values, layers=layers)
+        importance, keys = watch.read(compressor.n_patches)
+        return {"patches": patches, "importance": importance, "keys": keys}
 
     def embed(
         self,
@@ -237,14 +308,19 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         patches: Tensor | None = None,
         question_ids: Tensor | None = None,
         question_mask: Tensor | None = None,
+        image_of: Tensor | None = None,
+        importance: Tensor | None = None,
+        keys: Tensor | None = None,
     ) -> Tensor:
         """Input embeddings (B, T, D): the text's, with the images' visual tokens in the image tokens' places."""
         is_image_BT = input_ids == self.config.image_token_id
         # The image's token may lie beyond the LLM's vocabulary; what stands in its place is replaced anyway.
         embeds_BTD = self.get_input_embeddings()(input_ids.masked_fill(is_image_BT, 0))
         if patches is None and pixel_values is not None and len(pixel_values):
-            patches = self._see(pixel_values)
-        n_images, n_each = 0 if patches is None else len(patches), self.compressor.n_visual_tokens
+            seen = self.see(pixel_values)
+            patches, importance, keys = seen["patches"], seen.get("importance"), seen.get("keys")
+        n_images = 0 if patches is None else len(patches) if image_of is None else len(image_of)
+        n_each = self.compressor.n_input_tokens
         n_places = int(is_image_BT.sum())
         if n_places != n_images * n_each:
             made = f"{n_images} images make {n_images * n_each} visual tokens ({n_each} each)"
@@ -255,7 +331,12 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if patches is None or not n_images:
             return embeds_BTD + self._unseen() if self.training and _shares_work() else embeds_BTD
         visual_BVD = self.visual_tokens(
-            patches.to(self.projector.norm.weight.dtype), question_ids_BT=question_ids, question_mask_BT=question_mask
+            patches.to(self.projector.norm.weight.dtype),
+            question_ids_BT=question_ids,
+            question_mask_BT=question_mask,
+            image_of_B=image_of,
+            importance_BP=importance,
+            keys_BPH=keys if keys is None else keys.to(self.projector.norm.weight.dtype),
         )
         return embeds_BTD.masked_scatter(is_image_BT[..., None], visual_BVD.to(embeds_BTD.dtype))
 
@@ -280,6 +361,10 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         patches: Tensor | None = None,
         question_ids: Tensor | None = None,
         question_mask: Tensor | None = None,
+        image_of: Tensor | None = None,
+        importance: Tensor | None = None,
+        keys: Tensor | None = None,
+        n_visual_tokens: int | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
@@ -291,10 +376,16 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     ) -> CausalLMOutputWithPast:
         """Logits, and the mean loss over labelled tokens.
 
-        `patches` (n_images, P, K) replace `pixel_values` where features are cached. `labels` are transformers' (same
-        places as input_ids); `targets` (B, T) say which token each place should predict, so that one prefix can
-        serve many questions. With either, logits are computed only where there is something to predict, (n, vocab).
+        `patches` (n_images, P, K) replace `pixel_values` where features are cached; `image_of` says which of them each
+        sequence is about, where several share one. `n_visual_tokens` sets V of an elastic model, from now on. `labels`
+        are transformers' (same places as input_ids); `targets` (B, T) say which token each place should predict, so
+        that one prefix can serve many questions. With either, logits are computed only where there is something to
+        predict, (n, vocab).
         """
+        if n_visual_tokens is not None and n_visual_tokens != self.compressor.n_visual_tokens:
+            self.set_n_visual_tokens(n_visual_tokens)
+        if self.compressor.inside_llm and past_key_values is None and kwargs.get("use_cache", True):
+            past_key_values = DynamicCache(config=self.language_model.config)  # it keeps the choice
         if inputs_embeds is None and past_key_values is not None and past_key_values.get_seq_length() > 0:
             inputs_embeds = self.get_input_embeddings()(input_ids)  # the image is in the cache
         elif inputs_embeds is None:
@@ -305,20 +396,24 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 patches=patches,
                 question_ids=question_ids,
                 question_mask=question_mask,
+                image_of=image_of,
+                importance=importance,
+                keys=keys,
             )
-        outputs = self.language_model.base_model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=fitting_mask(
-                attention_mask, self.language_model.config._attn_implementation, inputs_embeds.dtype
-            ),
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            **kwargs,
-        )
-        hidden_BTD = outputs.last_hidden_state
-        head = self.get_output_embeddings()
         if labels is not None:
             targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        with self._pruning(input_ids, targets, attention_mask, past_key_values):
+            outputs = self.language_model.base_model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=fitting_mask(
+                    attention_mask, self.language_model.config._attn_implementation, inputs_embeds.dtype
+                ),
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                **kwargs,
+            )
+        hidden_BTD = outputs.last_hidden_state
+        head = self.get_output_embeddings()
         if targets is None:
             # As in transformers: the last so many (0: all), or those at these places.
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -326,6 +421,26 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         wanted_BT = targets != IGNORE_INDEX
         loss, logits = prediction_loss(head, hidden_BTD[wanted_BT], targets[wanted_BT])
         return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    def _pruning(
+        self, input_ids: Tensor | None, targets: Tensor | None, mask: Any, cache: Any
+    ) -> AbstractContextManager[None]:
+        """Where the compressor works inside the LLM, what makes it read fewer tokens; else nothing."""
+        compressor = self.compressor
+        if not isinstance(compressor, FastV) or compressor.n_visual_tokens == compressor.n_patches:
+            return nullcontext()
+        if input_ids is None:
+            raise ValueError("compressor fastv must see which tokens are an image's; give input_ids, not embeddings")
+        if self.language_model.config._attn_implementation != "eager":
+            self.language_model.set_attn_implementation("eager")  # the one that shows its weights
+        return pruning.pruned(
+            self.language_model,
+            after=compressor.layer,
+            n_kept=compressor.n_visual_tokens,
+            is_image_BT=input_ids == self.config.image_token_id,
+            asking_B=pruning.asking_places(targets, mask, input_ids.shape, input_ids.device),
+            cache=cache,
+        )
 
     # transformers adds arguments to this method from version to version.
     def prepare_inputs_for_generation(  # type: ignore[override]
@@ -335,7 +450,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         parent: Any = super()
         inputs = parent.prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
-            for name in ("pixel_values", "patches", "question_ids", "question_mask"):
+            for name in IMAGE_INPUTS:
                 inputs.pop(name, None)
         return inputs
 

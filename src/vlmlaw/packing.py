@@ -257,11 +257,12 @@ class Batch:
     targets: np.ndarray  # (B, T)
     segments: np.ndarray  # (B, T), -1 at padding
     attends: np.ndarray  # (B, 1, T, T)
-    image_rows: np.ndarray  # (B,) or (B with an image,)
+    image_rows: np.ndarray  # (B with an image,), or each image once where `image_of` says whose it is
     records: np.ndarray  # (B,) which record each row is
     questions: np.ndarray  # (B, T) which of the record's questions a token belongs to, from 0
     question_ids: np.ndarray | None = None  # (B with an image, Q) the question alone, where the compressor reads it
     question_mask: np.ndarray | None = None
+    image_of: np.ndarray | None = None  # (B with an image,) which of image_rows
 
 
 def expand_image(table: TokenTable, record: int, *, n_visual_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -278,7 +279,7 @@ def make_batch(
     """The records as one padded batch.
 
     With `reads_question` each question becomes a row of its own with its own visual tokens, since a compressor that
-    reads the question makes other tokens for each.
+    reads the question makes other tokens for each; the image itself stands in the batch once.
     """
     documents = [(r, *expand_image(table, r, n_visual_tokens=n_visual_tokens)) for r in records]
     if reads_question:
@@ -295,17 +296,21 @@ def make_batch(
     # Only images are compressed with a question in view, so a text-only row has no place among the questions.
     shown = [document for document, image in zip(documents, image_rows, strict=True) if image >= 0]
     question = questions_alone(shown, table.image_token_id, pad_id) if reads_question and shown else (None, None)
+    image_rows, image_of = image_rows[image_rows >= 0], None
+    if reads_question:
+        image_rows, image_of = np.unique(image_rows, return_inverse=True)
     return Batch(
         input_ids=input_ids,
         position_ids=_positions(segments),
         targets=targets,
         segments=segments,
         attends=attention_rule(segments),
-        image_rows=image_rows[image_rows >= 0],
+        image_rows=image_rows,
         records=rows,
         questions=segments - 1,
         question_ids=question[0],
         question_mask=question[1],
+        image_of=image_of,
     )
 
 

@@ -6,7 +6,6 @@ A rule's `params:` take these methods, so that the engine's record of a job hold
 import json
 import os
 import sys
-from argparse import Namespace
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +20,10 @@ from vlmlaw.experiment import (
     SizeSettings,
     SplitSettings,
     VisionSection,
-    cell_name,
 )
 from vlmlaw.lineage import Lineage
 from vlmlaw.memory import recall, remember
+from vlmlaw.names import cell_name
 from vlmlaw.settings import as_data, to_json
 
 RULE_OF_RUNNER = {"vlmlaw": "evaluate_benchmark", "lmms-eval": "evaluate_by_lmms_eval"}
@@ -44,6 +43,8 @@ class Plan:
         self.splits = self.experiment.splits
         self.sizes = list(self.experiment.sizes)
         self.cells = list(self.experiment.cells)
+        self.trainings = list(self.experiment.trainings)
+        self.compressors = sorted({cell.compressor for cell in self._every.values()})
         self.benchmarks = list(self.experiment.benchmarks)
         self.layers = self.experiment.cached_layers
         self.compute = self.experiment.compute
@@ -75,13 +76,17 @@ class Plan:
     def cell_of(self, wildcards: Any) -> str:
         return to_json(self._cell(wildcards))
 
+    def measured_of(self, wildcards: Any) -> str:
+        """Which cell an evaluation is of; its weights may be those of many."""
+        return to_json(self._cell(wildcards).measured)
+
     def alignment_of(self, wildcards: Any) -> str:
         return to_json(self._cell(wildcards, among=self.experiment.alignments))
 
     @cached_property
     def _stages(self) -> Mapping[str, CellSettings]:
-        """Cells and stages 1 by name; a stage 1 that seeds share may have a name that no cell has."""
-        return {**self.experiment.alignments, **self.experiment.cells}
+        """Cells, trainings and stages 1 by name; one that several share may have a name that no cell has."""
+        return {**self.experiment.alignments, **self._every}
 
     @cached_property
     def evaluation(self) -> str:
@@ -104,10 +109,6 @@ class Plan:
 
     # What changes no result and therefore stands among a rule's resources.
 
-    @cached_property
-    def how_to_compute(self) -> str:
-        return to_json(self.compute)
-
     @property
     def encoder_checkpoint_seconds(self) -> int:
         section = self.experiment.vision
@@ -125,6 +126,11 @@ class Plan:
     def alignment_checkpoint_seconds(self, wildcards: Any) -> int:
         stage = self._cell(wildcards, among=self.experiment.alignments)
         return round(stage.training.checkpoint_seconds)
+
+    @cached_property
+    def compute_options(self) -> str:
+        """What a training may use of the machine, as JSON."""
+        return to_json(self.compute)
 
     @cached_property
     def budget(self) -> str:
@@ -170,6 +176,10 @@ class Plan:
         return tokens + [
             f"{self.results}/features/{split}/layer{layer}.npy" for split in splits for layer in self.layers
         ]
+
+    def model_of(self, wildcards: Any) -> str:
+        """The folder of the training whose weights a cell uses."""
+        return f"{self.results}/cells/{self.experiment.training_of(self._cell(wildcards)).name}"
 
     @property
     def training_accounts(self) -> list[str]:
@@ -219,10 +229,11 @@ class Plan:
 
     def behind(self, rule: str, wildcards: Any) -> list[tuple[str, dict[str, str]]]:
         """The jobs, rule and wildcards, whose lasting results a job reads; caches are not among them."""
-        if rule in ("train_cell", "align_cell"):
+        if rule in ("train_cell", "train_elastic", "align_cell", "align_elastic"):
             return self._behind_training(rule, wildcards)
         if rule in ("evaluate_cell", *RULE_OF_RUNNER.values()):
-            return [("train_cell", {name: value for name, value in wildcards.items() if name != "benchmark"})]
+            training = self.experiment.training_of(self._cell(wildcards))
+            return [("train_cell" if training.n_visual_tokens else "train_elastic", self._wildcards_of(training))]
         if rule == "collect_measurements":
             cells = [self._wildcards_of(cell) for cell in self.experiment.cells.values()]
             runs = [(RULE_OF_RUNNER[b.by], {"benchmark": b.name}) for b in self.experiment.evaluation.benchmarks]
@@ -234,13 +245,15 @@ class Plan:
         size = {"size": wildcards["size"]}
         if not self.pretrained:
             return [("pretrain_language_model", size), ("train_encoder", {})]
-        stage_1 = self.experiment.stage_1_of(self._cell(Namespace(**wildcards))) if rule == "train_cell" else None
-        aligned = [("align_cell", self._wildcards_of(stage_1))] if stage_1 else []
+        stage_1 = self.experiment.stage_1_of(self._cell(wildcards)) if rule.startswith("train") else None
+        before = "align_cell" if stage_1 and stage_1.n_visual_tokens else "align_elastic"
+        aligned = [(before, self._wildcards_of(stage_1))] if stage_1 else []
         return [("fetch_language_model", size), ("fetch_encoder", {}), *aligned]
 
     @staticmethod
     def _wildcards_of(cell: CellSettings) -> dict[str, str]:
-        return {name: str(getattr(cell, name)) for name in ("size", "n_visual_tokens", "compressor", "seed")}
+        named = {name: getattr(cell, name) for name in ("size", "n_visual_tokens", "compressor", "seed")}
+        return {name: str(value) for name, value in named.items() if value is not None}
 
     # Order: what takes longest starts first, so that no core idles at the end.
 
@@ -258,16 +271,25 @@ class Plan:
         n_records = (data.train.records or 1) if isinstance(data, LlavaData) else data.images["train"]
 
         def cost(name: str) -> float:
-            cell = self.experiment.cells[name]
+            cell = self._every[name]
             n_params = self.experiment.n_params_estimate(cell.size)
             n_seen = cell.training.steps_of(n_records) * cell.training.batch_size
-            return n_params * (cell.n_visual_tokens + n_text_tokens) * n_seen
+            n_visual_tokens = cell.n_visual_tokens or self.experiment.grid_side**2  # any V: with the most among them
+            return n_params * (n_visual_tokens + n_text_tokens) * n_seen
 
-        return sorted(self.cells, key=cost)
+        return sorted(self._every, key=cost)
+
+    @cached_property
+    def _every(self) -> dict[str, Any]:
+        """Cells and trainings by name: a training may serve many cells, or none of its own name."""
+        return {**self.experiment.cells, **self.experiment.trainings}
 
     def _cell(self, wildcards: Any, *, among: Mapping[str, Any] | None = None) -> Any:
-        name = cell_name(wildcards.size, int(wildcards.n_visual_tokens), wildcards.compressor, int(wildcards.seed))
-        return self.experiment.cell_settings(name) if among is None else among[name]
+        """The cell, training or stage 1 that a job's wildcards name."""
+        given = dict(wildcards.items())
+        n_visual_tokens = int(given["n_visual_tokens"]) if "n_visual_tokens" in given else None
+        name = cell_name(given["size"], n_visual_tokens, given["compressor"], int(given["seed"]))
+        return (self._every if among is None else among).get(name) or self.experiment.cell_settings(name)
 
     # Code, and what stands behind the inputs.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from vlmlaw.data.framing import CLIP_GREY, FITS
 from vlmlaw.errors import UserError
+from vlmlaw.names import cell_name
 from vlmlaw.settings import choice, choices, number, passive
 
 ALL = "all"
@@ -161,10 +162,10 @@ class SizeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CellSettings:
-    """All that the training of one cell depends on, beside its inputs."""
+    """All that the training of one cell depends on, beside its inputs. Without a V: a training that serves any V."""
 
     size: str
-    n_visual_tokens: int
+    n_visual_tokens: int | None
     compressor: str
     compressor_options: Mapping[str, Any]
     seed: int
@@ -178,6 +179,29 @@ class CellSettings:
     @property
     def name(self) -> str:
         return cell_name(self.size, self.n_visual_tokens, self.compressor, self.seed)
+
+    @property
+    def measured(self) -> "MeasuredCell":
+        """What an evaluation of it is of."""
+        assert self.n_visual_tokens is not None
+        return MeasuredCell(
+            size=self.size,
+            n_visual_tokens=self.n_visual_tokens,
+            compressor=self.compressor,
+            compressor_options=self.compressor_options,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasuredCell:
+    """Which cell a model is evaluated as; one whose weights serve many cells does not tell by itself."""
+
+    size: str
+    n_visual_tokens: int
+    compressor: str
+    compressor_options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +246,7 @@ class ReportSettings:
 
     title: str = "Larger LLM or more visual tokens?"
     samples: int = number(least=0, default=8)
+    compressor: str = ""  # whose law the page is about, where each has its own; "": the one with the most cells
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,9 +265,9 @@ class ComputeSettings:
     compile: bool = False  # the LLM's layers by torch.compile: pays on a GPU, for long trainings
     deterministic: bool = True  # the same bits again; slower on a GPU
     inputs_ahead: int = number(least=0, default=0)  # threads that make the next batches while this one is computed
+    logs: tuple[str, ...] = choices("tensorboard", "wandb", "dvclive", default=("tensorboard",))
     peak_tflops: float = number(above=0, default=989.0)  # of a GPU in bf16, dense (H100 and H200 data sheet)
     utilisation: float = number(above=0, most=1, default=0.4)  # of that peak; both for the estimate of GPU-hours only
-    logs: tuple[str, ...] = choices("tensorboard", "wandb", "dvclive", default=("tensorboard",))
 
     @property
     def n_processes(self) -> int:
@@ -303,7 +328,3 @@ class Grid(Product):
     held_out: str | None = None
     more: tuple[Product, ...] = ()
     without: tuple[str, ...] = ()  # names of cells to leave out, for example because they diverge
-
-
-def cell_name(size: str, n_visual_tokens: int, compressor: str, seed: int) -> str:
-    return f"{size}_v{n_visual_tokens}_{compressor}_s{seed}"

@@ -6,9 +6,10 @@ beside the frozen LLM, and stage 2 goes on from them with the LLM.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +20,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vlmlaw.batches import StepPasses
+from vlmlaw.compressors import compressor_class
 from vlmlaw.cost import training_flops
 from vlmlaw.data.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file, whole_folder
 from vlmlaw.hub import open_model
-from vlmlaw.images import are_features, open_images
+from vlmlaw.images import has_features, open_images
 from vlmlaw.logs import keep_logs
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.machine import Machine, join
@@ -35,6 +37,7 @@ from vlmlaw.prepare import gathered, prepare, save_whole
 from vlmlaw.processor import VlmProcessor
 from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.towers import demand_whole, load_tower, statistics_of
+from vlmlaw.vision import grid_side, without_unused_layers
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import CellSettings
@@ -53,7 +56,7 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
         text_config=llm.config,
         compressor=settings.compressor,
         compressor_options=dict(settings.compressor_options),
-        n_visual_tokens=settings.n_visual_tokens,
+        n_visual_tokens=settings.n_visual_tokens or _most_tokens(settings.compressor, tower.config),
         feature_layers=list(settings.feature_layers),
         position_embedding=settings.place_embedding,
         image_token_id=words.convert_tokens_to_ids(IMAGE_PLACEHOLDER),
@@ -95,9 +98,6 @@ def _name_places(model: VlmForConditionalGeneration, words: Any) -> None:
         model.places.start_from(embeddings[place_ids])
 
 
-Save = Callable[[VlmForConditionalGeneration, Path, Machine], None]
-
-
 def align_cell(
     language_model: Path,
     encoder: Path,
@@ -108,21 +108,15 @@ def align_cell(
     settings: CellSettings,
     compute: ComputeSettings | None = None,
 ) -> None:
-    """Stage 1. The folder `out` gets CONNECTOR, train.jsonl and training.json.
-
-    Where several processes train, each calls it.
-    """
-    compute = compute or ComputeSettings(logs=())
-    use_repeatable_arithmetic(settings.seed, deterministic=compute.deterministic)
-    model = build_vlm(language_model, encoder, settings=settings)
-
-    def save(model: VlmForConditionalGeneration, out: Path, machine: Machine) -> None:
-        weights = gathered(model, machine, names={name for name, p in model.named_parameters() if p.requires_grad})
+    """Stage 1. The folder `out` gets CONNECTOR, train.jsonl and training.json."""
+    with _begin(settings, compute) as (machine, compute):
+        model = build_vlm(language_model, encoder, settings=settings)
+        spent = _train(model, language_model, tokens, images, out, settings=settings, compute=compute, machine=machine)
+        weights = gathered(dict(model.named_parameters()), machine, only_trained=True)
         if machine.is_first:
             with whole_file(out / CONNECTOR) as partial:
-                save_file({name: weight.contiguous() for name, weight in weights.items()}, partial)
-
-    _train(model, language_model, tokens, images, out, settings=settings, compute=compute, save=save)
+                save_file(weights, partial)
+            _write_account(out, settings, compute, spent)
 
 
 def train_cell(
@@ -136,23 +130,34 @@ def train_cell(
     compute: ComputeSettings | None = None,
     aligned: Path | None = None,
 ) -> None:
-    """Train one cell. Its folder `out` gets model/ (weights and processor), train.jsonl and training.json.
+    """Train one cell. Its folder `out` gets model/ (weights and tokenizer), train.jsonl and training.json."""
+    with _begin(settings, compute) as (machine, compute):
+        model = build_vlm(language_model, encoder, settings=settings)
+        if aligned is not None:
+            load_connector(model, aligned)
+        spent = _train(model, language_model, tokens, images, out, settings=settings, compute=compute, machine=machine)
+        if settings.n_visual_tokens is None:  # wherever the last step left it
+            model.set_n_visual_tokens(_most_tokens(settings.compressor, model.config.vision_config))
+        whole = gathered(model.state_dict(), machine)
+        if machine.is_first:
+            with whole_folder(out / "model") as folder:
+                save_whole(model, whole, folder, dtype=getattr(torch, settings.training.dtype))
+                VlmProcessor.of_model(model, load_tokenizer(language_model)).save_pretrained(folder)
+            _write_account(out, settings, compute, spent)
 
-    Where several processes train, each calls it.
-    """
+
+@contextmanager
+def _begin(settings: CellSettings, compute: ComputeSettings | None) -> Iterator[tuple[Machine, ComputeSettings]]:
+    """Repeatable arithmetic, and this process's place among those that train. Each of them calls the stage."""
     compute = compute or ComputeSettings(logs=())
     use_repeatable_arithmetic(settings.seed, deterministic=compute.deterministic)
-    model = build_vlm(language_model, encoder, settings=settings)
-    if aligned is not None:
-        load_connector(model, aligned)
+    with join(compute, sharded=settings.training.dtype != "float32") as machine:
+        yield machine, compute
 
-    def save(model: VlmForConditionalGeneration, out: Path, machine: Machine) -> None:
-        with whole_folder(out / "model") if machine.is_first else nullcontext(out) as folder:
-            save_whole(model, folder, machine=machine, dtype=getattr(torch, settings.training.dtype))
-            if machine.is_first:
-                VlmProcessor.of_model(model, load_tokenizer(language_model)).save_pretrained(folder)
 
-    _train(model, language_model, tokens, images, out, settings=settings, compute=compute, save=save)
+def _most_tokens(compressor: str, vision_config: Any) -> int:
+    """V of a model whose training serves any: what it is saved with."""
+    return compressor_class(compressor).allowed_tokens(grid_side(vision_config))[-1]
 
 
 def load_connector(model: VlmForConditionalGeneration, path: Path) -> None:
@@ -180,29 +185,30 @@ def _train(
     *,
     settings: CellSettings,
     compute: ComputeSettings,
-    save: Save,
-) -> None:
-    """Train what is not frozen, save it, and write what it was made from and took."""
-    words, table = load_tokenizer(language_model), TokenTable.load(tokens)
+    machine: Machine,
+) -> dict[str, Any]:
+    """Train what is not frozen; returns what it took."""
+    table, layers = TokenTable.load(tokens), settings.feature_layers
     plan = replace(settings.training, steps=settings.training.steps_of(len(table)), epochs=0.0)
-    dtype = getattr(torch, plan.dtype)
-    with join(compute, sharded=dtype != torch.float32) as machine:
-        passes_of = StepPasses(
-            table,
-            open_images(images, layers=settings.feature_layers, image_px=model.config.vision_config.image_size),
-            batch_size=plan.batch_size,
-            seed=settings.seed,
-            n_visual_tokens=settings.n_visual_tokens,
-            pad_id=words.pad_token_id,
-            reads_question=model.compressor.needs_question,
-            compute=compute,
-            machine=machine,
-        )
-        flops = training_flops(model, with_tower=not are_features(images))
-        prepare(model, machine=machine, compute=compute, dtype=dtype, packed=passes_of.packed)
-        new = [p for part in model.connector.values() for p in part.parameters()]
-        groups = [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())]
-        spent = fit(
+    tokens_of_step = functools.partial(model.compressor.tokens_of_step, seed=settings.seed)
+    passes_of = StepPasses(
+        table,
+        open_images(images, layers=layers, image_px=model.config.vision_config.image_size),
+        batch_size=plan.batch_size,
+        seed=settings.seed,
+        n_visual_tokens=model.config.n_visual_tokens,
+        tokens_of_step=tokens_of_step if settings.n_visual_tokens is None else None,
+        pad_id=load_tokenizer(language_model).pad_token_id,
+        reads_question=model.reads_question,
+        compute=compute,
+        machine=machine,
+    )
+    flops = training_flops(model, with_tower=not has_features(images))
+    prepare(model, machine=machine, compute=compute, dtype=getattr(torch, plan.dtype), packed=passes_of.packed)
+    new = [p for part in model.connector.values() for p in part.parameters()]
+    groups = [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())]
+    with without_unused_layers(model.vision_tower, layers=layers):
+        return fit(
             model,
             make_optimizer(groups, weight_decay=plan.weight_decay),
             loss=lambda **inputs: model(**inputs, use_cache=False).loss,
@@ -214,10 +220,11 @@ def _train(
             machine=machine,
             compute=compute,
         )
-        save(model, out, machine)
-        if machine.is_first:
-            keep_logs(workspace_of(out), out)
-            with whole_file(out / "training.json") as partial:
-                made = account(settings, spent) | {"compute": asdict(compute)}
-                partial.write_text(json.dumps(made, indent=2))
-            clear_workspace(out)
+
+
+def _write_account(out: Path, settings: CellSettings, compute: ComputeSettings, spent: dict[str, Any]) -> None:
+    """The logs, and what the training was made from and took, beside its weights; the workspace goes."""
+    keep_logs(workspace_of(out), out)
+    with whole_file(out / "training.json") as partial:
+        partial.write_text(json.dumps(account(settings, spent) | {"compute": asdict(compute)}, indent=2))
+    clear_workspace(out)

@@ -89,13 +89,17 @@ def patch_features(tower: PreTrainedModel, pixel_values: Tensor, *, layers: Sequ
     """Features (B, P, K) of the tower's hidden states `layers`, concatenated; class tokens are left out."""
     states = tower(pixel_values=pixel_values, output_hidden_states=True, return_dict=True).hidden_states
     n_patches = grid_side(tower.config) ** 2
-    return torch.cat([states[i][:, -n_patches:] for i in _from_the_start(tower, layers)], dim=-1)
+    return torch.cat([states[i][:, -n_patches:] for i in _from_the_start(tower.config, layers)], dim=-1)
 
 
-def _from_the_start(tower: PreTrainedModel, layers: Sequence[int]) -> list[int]:
-    """Indices of hidden states, of which there are as many as the configuration says, and one."""
-    n_states = tower.config.num_hidden_layers + 1
-    return [layer % n_states for layer in layers]
+def _from_the_start(vision_config: Any, layers: Sequence[int]) -> list[int]:
+    """Indices of hidden states, of which there are as many as the configuration has layers, and one."""
+    return [layer % (vision_config.num_hidden_layers + 1) for layer in layers]
+
+
+def layers_read(vision_config: Any, layers: Sequence[int]) -> int:
+    """How many of the tower's layers must be computed for these hidden states."""
+    return max(1, *_from_the_start(vision_config, layers))
 
 
 @contextmanager
@@ -106,7 +110,7 @@ def without_unused_layers(tower: PreTrainedModel, *, layers: Sequence[int]) -> I
     """
     n_layers = tower.config.num_hidden_layers
     stacks = [part for part in tower.modules() if isinstance(part, nn.ModuleList) and len(part) == n_layers]
-    n_needed = max(1, *_from_the_start(tower, layers))
+    n_needed = layers_read(tower.config, layers)
     if len(stacks) != 1:
         yield
         return

@@ -141,6 +141,44 @@ def test_question_mask_hides_padding_on_either_side(name):
     torch.testing.assert_close(compressor(**left), expected)
 
 
+@every_case
+def test_questions_share_an_image(name, n_tokens):
+    """Images given once with whose question is whose equal images repeated, at the FLOPs that are stated."""
+    compressor, inputs = fill_with_noise(make(name, n_tokens)), make_inputs(5)
+    image_of = torch.tensor([1, 0, 1, 1, 0])
+    of_images = [key for key in inputs if "question" not in key]
+    shared = inputs | {key: inputs[key][:2] for key in of_images} | {"image_of_B": image_of}
+    repeated = inputs | {key: inputs[key][:2][image_of] for key in of_images}
+    torch.testing.assert_close(compressor(**shared), compressor(**repeated), rtol=1e-5, atol=1e-6)
+    assert compressor.image_flops() <= compressor.flops(N_QUESTION_TOKENS)
+    if compressor.shares_images:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            compressor(**shared)
+        for_each_question = compressor.flops(N_QUESTION_TOKENS) - compressor.image_flops()
+        assert counter.get_total_flops() == 2 * compressor.image_flops() + 5 * for_each_question
+
+
+@every_name
+def test_a_training_step_is_taken_at_numbers_of_tokens_that_it_can_make(name):
+    """Its own V; of an elastic one, which trains, every V in turn or at once, the same whenever it is asked."""
+    compressor = make(name, some_allowed(name)[-1])
+    steps = [compressor.tokens_of_step(step, seed=3) for step in range(300)]
+    assert steps == [compressor.tokens_of_step(step, seed=3) for step in range(300)]
+    seen = {n_tokens for tokens in steps for n_tokens in tokens}
+    trains_for_all = compressor.elastic and not compressor.training_free
+    assert seen == (set(compressor.allowed_tokens(GRID)) if trains_for_all else {compressor.n_visual_tokens})
+    assert {len(tokens) for tokens in steps} == {4 if name == "m3" else 1}
+
+
+@pytest.mark.parametrize("name", ["m3", "mqt"])
+def test_an_elastic_training_covers_the_tokens_it_is_given(name):
+    compressor = make(name, 36, training_tokens=[9, 1])
+    assert {n for step in range(50) for n in compressor.tokens_of_step(step, seed=0)} == {1, 9}
+    compressor.set_n_visual_tokens(4)  # it can still make others
+    with pytest.raises(UserError, match="cannot make V = 37"):
+        make(name, 36, training_tokens=[37])
+
+
 @every_name
 def test_elastic_weights_serve_every_number_of_tokens(name):
     allowed = some_allowed(name)
@@ -206,7 +244,9 @@ def test_senseless_sizes_are_rejected():
     ("name", "option"), [(n, o) for n in NAMES for o in COMPRESSORS[n].option_names() if o != "seed"]
 )
 def test_options_of_nothing_are_rejected(name, option):
-    with pytest.raises(UserError, match=f"{name}: {option} is 0; expected a whole number of at least 1"):
+    wanted = {"training_tokens": "a list of numbers of tokens", "question_from": "llm or embedding"}
+    expected = wanted.get(option, "a whole number of at least 1")
+    with pytest.raises(UserError, match=f"{name}: {option} is 0; expected {expected}"):
         make(name, some_allowed(name)[0], **{option: 0})
 
 

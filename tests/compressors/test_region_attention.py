@@ -235,3 +235,18 @@ def test_its_width_of_question_and_options_are_asked_for():
         build_compressor("quecc", GRID, WIDTH, 4)
     with pytest.raises(UserError, match=r"quecc: unknown option\(s\) head; its options: n_heads"):
         build_compressor("quecc", GRID, WIDTH, 4, question_width=4, head=2)
+
+
+def test_quecc_of_embeddings_reads_their_mean():
+    """The cheap question: the mean over its own tokens goes where the paper's last hidden state does."""
+    cheap = fill_with_noise(make("quecc", 4, question_from="embedding"))
+    paper = fill_with_noise(make("quecc", 4))
+    inputs = make_inputs()
+    lengths = inputs["question_mask_BT"].sum(dim=1)
+    means = [row[:n].mean(dim=0) for row, n in zip(inputs["question_BTD"], lengths, strict=True)]
+    lone = inputs | {"question_BTD": torch.stack(means)[:, None], "question_mask_BT": None}
+    torch.testing.assert_close(cheap(**inputs), paper(**lone))
+    torch.testing.assert_close(cheap(**lone), paper(**lone))
+    empty = inputs | {"question_mask_BT": torch.zeros(3, 5)}
+    assert torch.isfinite(cheap(**empty)).all()
+    assert cheap.n_params() == paper.n_params() and cheap.flops(5) == paper.flops(5)

@@ -224,3 +224,18 @@ def test_bad_options_are_refused_with_what_was_expected(section, message):
     with pytest.raises(UserError) as caught:
         LawOptions.from_mapping(section)
     assert message in str(caught.value)
+
+
+def test_shared_weights_are_said_and_their_interval_is_given():
+    """Errors of one training that move together: the interval by whole size is there, and is the wider one."""
+    table = read_measurements("li2024_reasoning").frame
+    wobble = dict(zip(sorted(table["N"].unique()), [0.012, -0.012, 0.01, -0.01], strict=True))
+    moved = table.assign(error=table["error"] + table["N"].map(wobble))
+    shared = moved.assign(training=moved["N"].map("elastic_{:g}".format))
+    fit = analyse(shared, FAST)["fits"][0]
+    assert any("28 cells share the weights of 4 trainings" in sentence for sentence in fit["verdict"])
+    width = {i["method"]: (i["upper"] or np.inf) - (i["lower"] or -np.inf) for i in fit["rho_intervals"]}
+    assert width["mixed effects by size"] > width["profile"]
+    alone = analyse(moved, FAST)["fits"][0]
+    assert not any("share the weights" in sentence for sentence in alone["verdict"])
+    assert "mixed effects by size" not in [i["method"] for i in alone["rho_intervals"]]

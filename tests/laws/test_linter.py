@@ -174,3 +174,15 @@ def test_require_clean_raises_with_every_error(grid_frame):
         require_clean(spoil(grid_frame, 3, error=np.nan))
     assert "not-a-number" in str(caught.value)
     assert require_clean(read_measurements("li2024_ocr"))[0].code == "equal-values"
+
+
+def test_trainings_that_serve_several_v_are_marked(grid_frame):
+    own = grid_frame.assign(training=[f"t{i}" for i in range(len(grid_frame))])
+    assert codes(own) == {}
+    shared = grid_frame.assign(training=grid_frame["N"].map("elastic_{:g}".format))
+    assert codes(shared) == {"shared-weights": "warning"}
+    finding = lint(shared)[0]
+    assert finding.found == "30 cells come from 5 trainings, each measured at several V"
+    # Copies of one cell, a training each for a seed, share nothing across V.
+    seeds = pd.concat([own.assign(seed=s, training=own["training"] + f"s{s}") for s in "01"])
+    assert codes(seeds.assign(error=seeds["error"] + np.arange(len(seeds)) * 1e-5)) == {}

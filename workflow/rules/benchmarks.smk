@@ -3,8 +3,10 @@
 
 rule evaluate_benchmark:
     input:
-        model=multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
-        training=f"<results>/cells/{CELL}/training.json",
+        model=lambda wildcards: multiext(
+            f"{plan.model_of(wildcards)}/model/", *SPEAKING_MODEL_FILES
+        ),
+        training=lambda wildcards: f"{plan.model_of(wildcards)}/training.json",
         questions=plan.questions_of,
         again=again("evaluate_benchmark"),
     output:
@@ -27,6 +29,7 @@ rule evaluate_benchmark:
         batch_size=plan.experiment.evaluation.batch_size,
     params:
         settings=plan.benchmark_of,
+        cell=plan.measured_of,
         images=plan.images_of_benchmark,
         code=plan.cell_code("vlmlaw.answer"),
         upstream=plan.upstream_of("evaluate_benchmark"),
@@ -35,7 +38,7 @@ rule evaluate_benchmark:
     shell:
         "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
         " benchmark run --model $(dirname {input.model[0]}) --questions {input.questions:q}"
-        " --images {params.images:q} --settings {params.settings:q} --batch-size {resources.batch_size}"
+        " --images {params.images:q} --settings {params.settings:q} --cell {params.cell:q} --batch-size {resources.batch_size}"
         " --out {output.scores}"
         " 2>&1 | tee {log}"
 

@@ -3,8 +3,10 @@
 
 rule evaluate_cell:
     input:
-        model=multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
-        training=f"<results>/cells/{CELL}/training.json",
+        model=lambda wildcards: multiext(
+            f"{plan.model_of(wildcards)}/model/", *SPEAKING_MODEL_FILES
+        ),
+        training=lambda wildcards: f"{plan.model_of(wildcards)}/training.json",
         dataset=caches(
             "evaluate_cell",
             f"{plan.results}/data/test/conversations.json",
@@ -30,6 +32,7 @@ rule evaluate_cell:
         gpu=plan.compute.gpus,
     params:
         settings=plan.evaluation,
+        cell=plan.measured_of,
         code=plan.cell_code("vlmlaw.evaluate"),
         upstream=plan.upstream_of("evaluate_cell"),
     message:
@@ -38,7 +41,7 @@ rule evaluate_cell:
         "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
         " evaluate --model $(dirname {input.model[0]}) --dataset $(dirname {input.dataset[0]})"
         " --tokens {input.tokens} --images $(dirname {input.images[0]})"
-        " --settings {params.settings:q} --out {output.evaluation}"
+        " --settings {params.settings:q} --cell {params.cell:q} --out {output.evaluation}"
         " > {log} 2>&1"
 
 

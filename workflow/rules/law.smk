@@ -35,7 +35,7 @@ rule write_headline:
         measurements="<results>/measurements.csv",
         trainings=[
             *plan.training_accounts,
-            *expand("<results>/cells/{cell}/training.json", cell=plan.cells),
+            *expand("<results>/cells/{name}/training.json", name=plan.trainings),
         ],
         again=again("write_headline"),
     output:

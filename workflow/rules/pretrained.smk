@@ -153,7 +153,7 @@ rule align_cell:
         runtime=240,
         gpu=plan.compute.gpus,
         checkpoint_seconds=plan.alignment_checkpoint_seconds,
-        compute=plan.how_to_compute,
+        compute=plan.compute_options,
     params:
         settings=plan.alignment_of,
         code=plan.cell_code("vlmlaw.train"),
@@ -167,3 +167,25 @@ rule align_cell:
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
         " --compute {resources.compute:q} --out $(dirname {output.training})"
         " 2>&1 | tee {log}"
+
+
+use rule align_cell as align_elastic with:
+    input:
+        language_model=multiext(
+            "<results>/language_models/{size}/", *LANGUAGE_MODEL_FILES
+        ),
+        encoder=multiext("<results>/encoder/", *ENCODER_FILES),
+        tokens=caches("align_elastic", f"{plan.results}/tokens/align.npz"),
+        images=caches("align_elastic", plan.images_of("align")),
+        again=again("align_elastic"),
+    output:
+        f"<results>/aligned/{ELASTIC}/connector.safetensors",
+        training=f"<results>/aligned/{ELASTIC}/training.json",
+        history=f"<results>/aligned/{ELASTIC}/train.jsonl",
+        record=f"<results>/aligned/{ELASTIC}/record.json",
+    log:
+        f"<logs>/align_cell/{ELASTIC}.log",
+    benchmark:
+        f"<benchmarks>/align_cell/{ELASTIC}.tsv"
+    message:
+        "Stage 1 of {wildcards.size} for every number of visual tokens ({wildcards.compressor}, seed {wildcards.seed})"

@@ -7,8 +7,8 @@ rule write_report:
     input:
         law="<results>/law/law.json",
         measurements="<results>/measurements.csv",
-        cells=expand("<results>/cells/{cell}/training.json", cell=plan.cells),
-        curves=expand("<results>/cells/{cell}/train.jsonl", cell=plan.cells),
+        cells=expand("<results>/cells/{name}/training.json", name=plan.trainings),
+        curves=expand("<results>/cells/{name}/train.jsonl", name=plan.trainings),
         trainings=plan.training_accounts,
         samples=caches(
             "write_report", *multiext(f"{plan.results}/data/test/", *PICTURE_FILES)

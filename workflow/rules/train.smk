@@ -1,4 +1,4 @@
-"""One vision-language model for each cell of the grid."""
+"""One vision-language model for each cell of the grid, or one for all cells that share their weights."""
 
 
 rule train_cell:
@@ -29,7 +29,7 @@ rule train_cell:
         runtime=240,
         gpu=plan.compute.gpus,
         checkpoint_seconds=plan.training_checkpoint_seconds,
-        compute=plan.how_to_compute,
+        compute=plan.compute_options,
     params:
         settings=plan.cell_of,
         code=plan.cell_code("vlmlaw.train"),
@@ -44,3 +44,26 @@ rule train_cell:
         " --compute {resources.compute:q}"
         " --out $(dirname {output.training})"
         " 2>&1 | tee {log}"
+
+
+use rule train_cell as train_elastic with:
+    input:
+        language_model=multiext(
+            "<results>/language_models/{size}/", *LANGUAGE_MODEL_FILES
+        ),
+        encoder=multiext("<results>/encoder/", *ENCODER_FILES),
+        tokens=caches("train_elastic", f"{plan.results}/tokens/train.npz"),
+        images=caches("train_elastic", plan.images_of("train")),
+        aligned=plan.aligned_of,
+        again=again("train_elastic"),
+    output:
+        multiext(f"<results>/cells/{ELASTIC}/model/", *SPEAKING_MODEL_FILES),
+        training=f"<results>/cells/{ELASTIC}/training.json",
+        history=f"<results>/cells/{ELASTIC}/train.jsonl",
+        record=f"<results>/cells/{ELASTIC}/training.record.json",
+    log:
+        f"<logs>/train_cell/{ELASTIC}.log",
+    benchmark:
+        f"<benchmarks>/train_cell/{ELASTIC}.tsv"
+    message:
+        "Train {wildcards.size} for every number of visual tokens ({wildcards.compressor}, seed {wildcards.seed})"

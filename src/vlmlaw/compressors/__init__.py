@@ -37,10 +37,14 @@ from vlmlaw.compressors.convolution import CAbstractor
 from vlmlaw.compressors.merging import PruMerge, ToMe, VisionZip
 from vlmlaw.compressors.pooling import (
     AllPatches,
+    AverageAtInference,
     AveragePooling,
+    BilinearAtInference,
     BilinearResize,
     MatryoshkaPooling,
+    RandomAtInference,
     RandomSelection,
+    StrideAtInference,
     StridedSampling,
 )
 from vlmlaw.compressors.published import split_published
@@ -49,9 +53,13 @@ from vlmlaw.compressors.region_attention import QueCC, TokenPacker
 from vlmlaw.compressors.selection import DivPrune, FastV, TextGuided, received_attention
 from vlmlaw.errors import UserError
 
+ALL_PATCHES = AllPatches.name  # what training-free compressors are applied to a training of
+
 __all__ = [
+    "ALL_PATCHES",
     "COMPRESSORS",
     "Compressor",
+    "FastV",
     "Inputs",
     "build_compressor",
     "compressor_class",
@@ -61,7 +69,8 @@ __all__ = [
 
 _WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, MatryoshkaPooling)
 _LEARNED = (BlockLinear, MlpShuffle, CAbstractor, Resampler, MatryoshkaQueries, TokenPacker, QueCC)
-_TRAINING_FREE = (ToMe, PruMerge, VisionZip, DivPrune, TextGuided, FastV)
+_BASELINES_AT_INFERENCE = (AverageAtInference, StrideAtInference, BilinearAtInference, RandomAtInference)
+_TRAINING_FREE = (*_BASELINES_AT_INFERENCE, ToMe, PruMerge, VisionZip, DivPrune, TextGuided, FastV)
 
 COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in (*_WITHOUT_WEIGHTS, *_LEARNED, *_TRAINING_FREE)}
 

@@ -27,11 +27,18 @@ class MultiheadAttention(nn.MultiheadAttention):
 
     def forward(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:  # type: ignore[override]
         """(..., N, C), (..., M, C), (..., M, C) to (..., N, C)."""
-        weight_q, weight_k, weight_v = self.in_proj_weight.chunk(3)
-        bias_q, bias_k, bias_v = self.in_proj_bias.chunk(3)
+        return self.attend(queries, *self.look_up(keys, values))
+
+    def look_up(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (..., M, C) by head, as `attend` takes them: made once, many queries can ask them."""
+        _, weight_k, weight_v = self.in_proj_weight.chunk(3)
+        _, bias_k, bias_v = self.in_proj_bias.chunk(3)
+        return self._by_head(F.linear(keys, weight_k, bias_k)), self._by_head(F.linear(values, weight_v, bias_v))
+
+    def attend(self, queries: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Queries (..., N, C) over keys and values by head, to (..., N, C)."""
+        weight_q, bias_q = self.in_proj_weight.chunk(3)[0], self.in_proj_bias.chunk(3)[0]
         q = self._by_head(F.linear(queries, weight_q, bias_q))
-        k = self._by_head(F.linear(keys, weight_k, bias_k))
-        v = self._by_head(F.linear(values, weight_v, bias_v))
         weights = torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(self.head_dim), dim=-1)
         return self.out_proj((weights @ v).transpose(-2, -3).flatten(-2))
 

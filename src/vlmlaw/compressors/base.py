@@ -1,16 +1,21 @@
 """What every compressor is: a module of tensors that turns P patches of an image into V visual tokens.
 
-Shapes: B images (or image-question pairs), P patches in raster order (P = grid side squared), V visual tokens,
+Shapes: B images (or image-question pairs), I images where several questions share one, P patches in raster order
+(P = grid side squared), V visual tokens,
 C vision width, L levels of the vision tower, K = L * C, T question tokens, D question width, H key width.
 """
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vlmlaw.errors import UserError
+
+LLM, EMBEDDING = "llm", "embedding"  # where a question comes from
+PATCHES, ATTENTION, PROJECTED = "patches", "attention", "projected"  # where keys come from
 
 
 class Inputs(NamedTuple):
@@ -22,6 +27,11 @@ class Inputs(NamedTuple):
     question_mask_BT: Tensor | None  # True at the question's own tokens
     importance_BP: Tensor | None
     keys_BPH: Tensor | None
+    image_of_B: Tensor | None  # which of I images each question is about; then patches and levels are I x P x ...
+
+    def for_each_question(self, tensor_I: Tensor) -> Tensor:
+        """What was made for each image (I, ...), repeated for each question (B, ...)."""
+        return tensor_I if self.image_of_B is None else tensor_I[self.image_of_B]
 
 
 class Compressor(nn.Module):
@@ -35,6 +45,10 @@ class Compressor(nn.Module):
     elastic: ClassVar[bool] = False  # one set of weights serves every allowed V: see set_n_visual_tokens
     training_free: ClassVar[bool] = False  # applied at inference to a model trained on all patches (elastic too)
     needs_question: ClassVar[bool] = False
+    shares_images: ClassVar[bool] = False  # does once an image what does not depend on the question
+    question_from: str = LLM  # what its question is: the LLM's last hidden states, or the embedding layer's rows
+    keys_from: ClassVar[str] = PATCHES  # what a model passes as keys, where it has it
+    inside_llm: ClassVar[bool] = False  # the LLM reads all P patches first, and its own attention chooses among them
     needs_importance: ClassVar[bool] = False
     reads_all_levels: ClassVar[bool] = False  # gains from several hidden states of the tower; others read the last
     moves_with_content: ClassVar[bool] = False  # positions depend on the sample: see forward_with_positions
@@ -71,6 +85,12 @@ class Compressor(nn.Module):
         common = set(inspect.signature(Compressor.__init__).parameters)
         return [key for key in inspect.signature(cls.__init__).parameters if key not in common]
 
+    @classmethod
+    def key_options(cls, *, projected: int, attention: int | None) -> dict[str, int]:
+        """`key_width` for what its keys come from: patches projected to that width, or the tower's attention keys."""
+        width = {PROJECTED: projected, ATTENTION: attention}.get(cls.keys_from)
+        return {} if width is None else {"key_width": width}
+
     @property
     def n_patches(self) -> int:
         return self.grid_side**2
@@ -92,12 +112,25 @@ class Compressor(nn.Module):
         """Learned parameters."""
         return sum(parameter.numel() for parameter in self.parameters())
 
+    @property
+    def n_input_tokens(self) -> int:
+        """The visual tokens that the LLM's first layer reads: V, unless the choice is made inside the LLM."""
+        return self.n_patches if self.inside_llm else self.n_visual_tokens
+
     def flops(self, n_question_tokens: int = 0) -> int:
-        """Forward FLOPs per image: products of matrices, convolutions and attention, a multiply-add being 2.
+        """Forward FLOPs of one image with one question: products of matrices, convolutions, attention; x y + z is 2.
 
         The LLM's or embedding's own pass over the question is the caller's to count.
         """
         return 0
+
+    def image_flops(self) -> int:
+        """The part of `flops` that is spent once an image, however many questions share it."""
+        return 0 if self.needs_question else self.flops()
+
+    def tokens_of_step(self, step: int, *, seed: int) -> list[int]:
+        """The numbers of tokens at which a training step takes its loss (the mean of them); a pure function."""
+        return [self.n_visual_tokens]
 
     # Running it.
 
@@ -109,9 +142,11 @@ class Compressor(nn.Module):
         *,
         importance_BP: Tensor | None = None,
         keys_BPH: Tensor | None = None,
+        image_of_B: Tensor | None = None,
     ) -> Tensor:
         """Visual tokens (B, V, C). See the package's docstring for the inputs; what is not needed is not read."""
-        return self.compress(self.check(patches_BPK, question_BTD, question_mask_BT, importance_BP, keys_BPH))
+        given = Inputs(patches_BPK, patches_BPK, question_BTD, question_mask_BT, importance_BP, keys_BPH, image_of_B)
+        return self.compress(self.check(given))
 
     def forward_with_positions(
         self,
@@ -121,10 +156,11 @@ class Compressor(nn.Module):
         *,
         importance_BP: Tensor | None = None,
         keys_BPH: Tensor | None = None,
+        image_of_B: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Visual tokens (B, V, C) and their positions in each sample (B, V, 2), or None where they have none."""
-        inputs = self.check(patches_BPK, question_BTD, question_mask_BT, importance_BP, keys_BPH)
-        return self.compress_with_positions(inputs)
+        given = Inputs(patches_BPK, patches_BPK, question_BTD, question_mask_BT, importance_BP, keys_BPH, image_of_B)
+        return self.compress_with_positions(self.check(given))
 
     def compress(self, inputs: Inputs) -> Tensor:
         raise NotImplementedError
@@ -144,6 +180,16 @@ class Compressor(nn.Module):
                 f"V = {n_visual_tokens}; build another one, or use an elastic compressor."
             )
         self.n_visual_tokens = self._allowed(n_visual_tokens)
+
+    def _trained_at(self, training_tokens: Sequence[int] | None) -> list[int]:
+        """The numbers of tokens that an elastic compressor's training covers: those given, or all that it can make."""
+        if training_tokens is None:
+            return self.allowed_tokens(self.grid_side)
+        if not (isinstance(training_tokens, (list, tuple)) and training_tokens):
+            raise UserError(
+                f"compressor {self.name}: training_tokens is {training_tokens!r}; expected a list of numbers of tokens."
+            )
+        return sorted({self._allowed(n_tokens) for n_tokens in training_tokens})
 
     def reset_parameters(self) -> None:
         """Set the initial weights. A model with an initialisation of its own must call this after it."""
@@ -169,26 +215,36 @@ class Compressor(nn.Module):
             )
         return n_visual_tokens
 
-    def check(
-        self,
-        patches_BPK: Tensor,
-        question_BTD: Tensor | None,
-        question_mask_BT: Tensor | None,
-        importance_BP: Tensor | None,
-        keys_BPH: Tensor | None,
-    ) -> Inputs:
-        """The inputs, or a UserError where a shape is not what the construction promised."""
-        self._expect("patches", patches_BPK, (None, self.n_patches, self.n_levels * self.width))
-        n_images = len(patches_BPK)
-        if self.needs_question:
-            self._expect("question", question_BTD, (n_images, None, self.question_width))
-            if question_BTD is not None and question_mask_BT is not None:
-                self._expect("question mask", question_mask_BT, tuple(question_BTD.shape[:2]))
-                question_mask_BT = question_mask_BT.bool()
+    def check(self, given: Inputs) -> Inputs:
+        """The inputs as the family reads them, or a UserError where a shape is not what the construction promised."""
+        levels, image_of_B = given.levels_BPK, given.image_of_B
+        self._expect("patches", levels, (None, self.n_patches, self.n_levels * self.width))
         if self.needs_importance:
-            self._expect("importance", importance_BP, (n_images, self.n_patches))
-        patches_BPC = patches_BPK[..., -self.width :]
-        return Inputs(patches_BPC, patches_BPK, question_BTD, question_mask_BT, importance_BP, keys_BPH)
+            self._expect("importance", given.importance_BP, (len(levels), self.n_patches))
+        importance, keys = given.importance_BP, given.keys_BPH
+        n_questions = len(levels)
+        if image_of_B is not None:
+            self._expect("image_of", image_of_B, (None,))
+            n_questions = len(image_of_B)
+            if not self.shares_images:
+                levels = levels[image_of_B]
+                importance, keys = (x if x is None else x[image_of_B] for x in (importance, keys))
+                image_of_B = None
+        question_mask_BT = given.question_mask_BT
+        if self.needs_question:
+            self._expect("question", given.question_BTD, (n_questions, None, self.question_width))
+            if given.question_BTD is not None and question_mask_BT is not None:
+                self._expect("question mask", question_mask_BT, tuple(given.question_BTD.shape[:2]))
+                question_mask_BT = question_mask_BT.bool()
+        return Inputs(
+            patches_BPC=levels[..., -self.width :],
+            levels_BPK=levels,
+            question_BTD=given.question_BTD,
+            question_mask_BT=question_mask_BT,
+            importance_BP=importance,
+            keys_BPH=keys,
+            image_of_B=image_of_B,
+        )
 
     def _expect(self, what: str, tensor: Tensor | None, shape: tuple[int | None, ...]) -> None:
         if tensor is None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmlaw.compressors.base import Inputs
+from vlmlaw.compressors.base import ATTENTION, Inputs
 from vlmlaw.compressors.selection import Comparing, best, keep, take
 
 
@@ -43,6 +43,7 @@ class ToMe(Comparing):
     """
 
     name = "tome"
+    keys_from = ATTENTION
 
     def rounds(self) -> list[tuple[int, int]]:
         """(tokens before, tokens that go) for each round."""
@@ -79,6 +80,7 @@ class PruMerge(Comparing):
     """
 
     name = "prumerge"
+    keys_from = ATTENTION
     needs_importance = True
 
     def __init__(
@@ -126,6 +128,7 @@ class VisionZip(Comparing):
     """
 
     name = "visionzip"
+    keys_from = ATTENTION
     needs_importance = True
 
     @property

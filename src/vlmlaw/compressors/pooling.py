@@ -4,6 +4,7 @@ Shapes: B images, P patches, V visual tokens, C width.
 """
 
 import random
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -42,12 +43,28 @@ class AveragePooling(RegionCompressor):
 class MatryoshkaPooling(AveragePooling):
     """M3 (Cai et al. 2024, arXiv 2405.17430, section 3): average pooling, one training for all V.
 
-    The trainer takes the loss at every scale (the paper: their mean, over V = 1, 9, 36, 144, 576), by
-    `set_n_visual_tokens`; coarser tokens are means of finer ones.
+    A training step takes the mean of the losses at every scale, as in the paper (there V = 1, 9, 36, 144, 576); here at
+    every V that the grid allows, or at `training_tokens`. Coarser tokens are means of finer ones.
     """
 
     name = "m3"
     elastic = True
+
+    def __init__(
+        self,
+        grid_side: int,
+        width: int,
+        n_visual_tokens: int,
+        *,
+        question_width: int | None = None,
+        n_levels: int = 1,
+        training_tokens: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+        self.training_tokens = self._trained_at(training_tokens)
+
+    def tokens_of_step(self, step: int, *, seed: int) -> list[int]:
+        return self.training_tokens
 
 
 class StridedSampling(RegionCompressor):
@@ -109,7 +126,12 @@ class RandomSelection(Compressor):
         seed: int = 0,
     ) -> None:
         super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
-        self.kept = sorted(random.Random(seed).sample(range(self.n_patches), n_visual_tokens))
+        self.seed = seed
+
+    @property
+    def kept(self) -> list[int]:
+        """The places of the patches, ascending."""
+        return sorted(random.Random(self.seed).sample(range(self.n_patches), self.n_visual_tokens))
 
     @classmethod
     def allowed_tokens(cls, grid_side: int) -> list[int]:
@@ -121,3 +143,35 @@ class RandomSelection(Compressor):
 
     def compress(self, inputs: Inputs) -> Tensor:
         return inputs.patches_BPC[:, self.kept]
+
+
+# The same without a training of their own: applied at inference to a model trained on all patches (`none`). What they
+# lose beside the trained ones is what training at V is worth; what content-aware selection must beat is these.
+
+
+class AverageAtInference(AveragePooling):
+    """`average`, at inference only."""
+
+    name = "average_at_inference"
+    elastic = training_free = True
+
+
+class StrideAtInference(StridedSampling):
+    """`stride`, at inference only."""
+
+    name = "stride_at_inference"
+    elastic = training_free = True
+
+
+class BilinearAtInference(BilinearResize):
+    """`bilinear`, at inference only."""
+
+    name = "bilinear_at_inference"
+    elastic = training_free = True
+
+
+class RandomAtInference(RandomSelection):
+    """`random`, at inference only."""
+
+    name = "random_at_inference"
+    elastic = training_free = True

@@ -3,6 +3,9 @@
 Shapes: B images, P patches, V visual tokens, C width.
 """
 
+import random
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -94,9 +97,9 @@ class MatryoshkaQueries(Compressor):
     """MQT (Hu et al. 2024, arXiv 2405.19315, section 3): the first V of P learned queries, one training for all V.
 
     token_v = W LayerNorm(attention(LayerNorm q_v, y + position, y)), y = LayerNorm(W' patches). Queries do not see
-    each other, so the first tokens are the same whatever V is. The trainer draws a V for each step, by
-    `set_n_visual_tokens`. Departures: P queries instead of 256, so that V reaches P; places of patches are learned
-    instead of sine waves, and queries, being learned, have none added.
+    each other, so the first tokens are the same whatever V is. A training step draws one V: evenly, as in the paper
+    (there from 2, 4, ..., 256), here from 1 to P, or from `training_tokens`. Departures: P queries instead of 256, so
+    that V reaches P; places of patches are learned instead of sine waves, and queries, being learned, have none added.
     Weights: `queries` P x C; `position` P x C; `patches_proj` C x C; `attention`; `output` C x C;
     `queries_norm`, `patches_norm`, `output_norm` C.
     """
@@ -113,9 +116,11 @@ class MatryoshkaQueries(Compressor):
         question_width: int | None = None,
         n_levels: int = 1,
         n_heads: int = PUBLISHED_HEADS,
+        training_tokens: Sequence[int] | None = None,
     ) -> None:
         super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
         self._at_least_one(n_heads=n_heads)
+        self.training_tokens = self._trained_at(training_tokens)
         self.queries = nn.Parameter(torch.empty(self.n_patches, width))
         self.position = nn.Parameter(torch.empty(self.n_patches, width))
         self.patches_proj = nn.Linear(width, width, bias=False)
@@ -134,6 +139,9 @@ class MatryoshkaQueries(Compressor):
         super().reset_parameters()
         nn.init.trunc_normal_(self.queries, std=0.02)
         nn.init.trunc_normal_(self.position, std=0.02)
+
+    def tokens_of_step(self, step: int, *, seed: int) -> list[int]:
+        return [random.Random(f"{seed} {step}").choice(self.training_tokens)]
 
     def flops(self, n_question_tokens: int = 0) -> int:
         maps = 2 * (self.n_patches + self.n_visual_tokens) * self.width**2

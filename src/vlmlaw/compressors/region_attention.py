@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlmlaw.compressors.attention import MultiheadAttention, heads_for
-from vlmlaw.compressors.base import Inputs
+from vlmlaw.compressors.base import EMBEDDING, LLM, Inputs
 from vlmlaw.compressors.grids import RegionCompressor, as_image, as_tokens, split_into_regions
+from vlmlaw.errors import UserError
 
 LAYER_NORM_EPS = 1e-6
 PUBLISHED_HEADS = 8
@@ -28,6 +29,14 @@ def last_question_token(question_BTD: Tensor, question_mask_BT: Tensor | None) -
     return torch.where(question_mask_BT.any(dim=1, keepdim=True), last_BD, torch.zeros_like(last_BD))
 
 
+def mean_question_token(question_BTD: Tensor, question_mask_BT: Tensor | None) -> Tensor:
+    """(B, D): the mean of the tokens that the mask keeps; zeros for a question without any."""
+    if question_mask_BT is None:
+        return question_BTD.mean(dim=1)
+    kept_BTD = question_BTD.masked_fill(~question_mask_BT.unsqueeze(2), 0)
+    return kept_BTD.sum(dim=1) / question_mask_BT.sum(dim=1, keepdim=True).clamp(min=1)
+
+
 def normed_mlp(width_in: int, width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(width_in, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width, eps=LAYER_NORM_EPS)
@@ -41,13 +50,21 @@ class RegionAttention(RegionCompressor):
 
     clip_attn: MultiheadAttention
 
-    def attend(self, queries_BVC: Tensor, keys_BPC: Tensor, values_BPC: Tensor) -> Tensor:
+    def look_up(self, keys_BPC: Tensor, values_BPC: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of each region by head (B, V, heads, R, C / heads)."""
         keys_BVRC = split_into_regions(keys_BPC, self.grid_side, self.region_side)
-        values_BVRC = split_into_regions(values_BPC, self.grid_side, self.region_side)
-        return self.clip_attn(queries_BVC.unsqueeze(2), keys_BVRC, values_BVRC).squeeze(2)
+        return self.clip_attn.look_up(keys_BVRC, split_into_regions(values_BPC, self.grid_side, self.region_side))
+
+    def attend(self, queries_BVC: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Each region's query over the keys and values of `look_up`."""
+        return self.clip_attn.attend(queries_BVC.unsqueeze(2), k, v).squeeze(2)
 
     def attention_flops(self) -> int:
         return MultiheadAttention.flops(self.width, 1, self.region_side**2, n_groups=self.n_visual_tokens)
+
+    def look_up_flops(self) -> int:
+        """The part of `attention_flops` that projects keys and values."""
+        return 2 * self.width**2 * 2 * self.n_patches
 
     def two_layer_flops(self, width_in: int) -> int:
         """Of an MLP width_in to C to C on every patch."""
@@ -62,7 +79,10 @@ class QueCC(RegionAttention):
     3. keys, values = LayerNorm(MLP(all levels at p));
     4. token_v = attention(query_v, keys and values of region v).
 
-    The question is the LLM's hidden states (or embeddings); no gradient goes back into it (section 4).
+    The question is the LLM's hidden states, as in the paper; no gradient goes back into it (section 4). With the option
+    question_from = embedding it is the rows of the LLM's embedding layer, which cost nothing, and step 1 reads their
+    mean: a last token that has seen no other says nothing. Of several questions on one image steps 1, 2 and 4 are done
+    for each, step 3, most of the FLOPs, once.
     Weights, out x in, each linear and the convolution with bias:
         text_projection.0  C x D    .1 LayerNorm C
         q_proj.0           C x C    .2 C x C    .3 LayerNorm C
@@ -73,6 +93,7 @@ class QueCC(RegionAttention):
 
     name = "quecc"
     needs_question = True
+    shares_images = True
 
     def __init__(
         self,
@@ -83,9 +104,13 @@ class QueCC(RegionAttention):
         question_width: int | None = None,
         n_levels: int = 1,
         n_heads: int = PUBLISHED_HEADS,
+        question_from: str = LLM,
     ) -> None:
         super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
         self._at_least_one(n_heads=n_heads)
+        if question_from not in (LLM, EMBEDDING):
+            raise UserError(f"compressor quecc: question_from is {question_from!r}; expected {LLM} or {EMBEDDING}.")
+        self.question_from = question_from
         assert question_width is not None  # checked by the base class
         self.text_projection = nn.Sequential(nn.Linear(question_width, width), nn.LayerNorm(width, eps=LAYER_NORM_EPS))
         self.q_proj = normed_mlp(width, width)
@@ -96,20 +121,25 @@ class QueCC(RegionAttention):
         self.clip_attn = MultiheadAttention(width, heads_for(width, n_heads))
 
     def flops(self, n_question_tokens: int = 0) -> int:
-        """The question's length does not matter: only its last token is read."""
+        """The question's length does not matter: one vector of it is read."""
         assert self.question_width is not None
         text = 2 * self.question_width * self.width
         downsample = 2 * self.n_patches * self.width
-        mlps = self.two_layer_flops(self.width) + 2 * self.two_layer_flops(self.n_levels * self.width)
-        return text + mlps + downsample + self.attention_flops()
+        queries = self.two_layer_flops(self.width) + downsample
+        return text + queries + self.attention_flops() - self.look_up_flops() + self.image_flops()
+
+    def image_flops(self) -> int:
+        return 2 * self.two_layer_flops(self.n_levels * self.width) + self.look_up_flops()
 
     def compress(self, inputs: Inputs) -> Tensor:
         assert inputs.question_BTD is not None
-        question_BD = last_question_token(inputs.question_BTD, inputs.question_mask_BT).detach()
+        summary = last_question_token if self.question_from == LLM else mean_question_token
+        question_BD = summary(inputs.question_BTD, inputs.question_mask_BT).detach()
         text_B1C = self.text_projection(question_BD).unsqueeze(1)
-        queries_BPC = self.q_proj(inputs.patches_BPC + text_B1C)
+        queries_BPC = self.q_proj(inputs.for_each_question(inputs.patches_BPC) + text_B1C)
         queries_BVC = as_tokens(self.q_downsample(as_image(queries_BPC, self.grid_side)))
-        return self.attend(queries_BVC, self.k_proj(inputs.levels_BPK), self.v_proj(inputs.levels_BPK))
+        k, v = self.look_up(self.k_proj(inputs.levels_BPK), self.v_proj(inputs.levels_BPK))
+        return self.attend(queries_BVC, inputs.for_each_question(k), inputs.for_each_question(v))
 
 
 class TokenPacker(RegionAttention):
@@ -168,4 +198,4 @@ class TokenPacker(RegionAttention):
         coarse_BVC = as_tokens(F.interpolate(image_BCss, size=(side, side), mode="bilinear", align_corners=False))
         keys_BPC = self.ln_k_1(self.k_proj_1(inputs.levels_BPK))
         values_BPC = self.ln_v_1(self.v_proj_1(inputs.levels_BPK))
-        return self.attend(self.ln_q_1(self.q_proj_1(coarse_BVC)), keys_BPC, values_BPC)
+        return self.attend(self.ln_q_1(self.q_proj_1(coarse_BVC)), *self.look_up(keys_BPC, values_BPC))

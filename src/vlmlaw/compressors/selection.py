@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmlaw.compressors.base import Compressor, Inputs, patch_positions
+from vlmlaw.compressors.base import EMBEDDING, PROJECTED, Compressor, Inputs, patch_positions
 from vlmlaw.errors import UserError
 
 
@@ -106,14 +106,29 @@ class Comparing(TrainingFree):
 class FastV(TrainingFree):
     """The V patches of highest importance.
 
-    FastV (Chen et al. 2024, arXiv 2403.06764, section 4.1): importance is the attention that a patch's position
-    receives in one of the LLM's layers K (the paper: K = 2). As a function of tensors it is this choice; the LLM's
-    layers up to K still read all P, which the caller's cost must say. With the encoder's class-token attention as
-    the importance it is the selection of FasterVLM (arXiv 2412.01818).
+    FastV (Chen et al. 2024, arXiv 2403.06764, section 4.1): the LLM's first K = `layer` layers read all P patches;
+    those that the last question token attends to most in layer K, its heads averaged, are kept for the layers after it.
+    As a function of tensors it is this choice; the model runs it inside its LLM. With the encoder's class-token
+    attention as the importance it is the selection of FasterVLM (arXiv 2412.01818).
     """
 
     name = "fastv"
     needs_importance = True
+    inside_llm = True
+
+    def __init__(
+        self,
+        grid_side: int,
+        width: int,
+        n_visual_tokens: int,
+        *,
+        question_width: int | None = None,
+        n_levels: int = 1,
+        layer: int = 2,
+    ) -> None:
+        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+        self._at_least_one(layer=layer)
+        self.layer = layer
 
     def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
         assert inputs.importance_BP is not None
@@ -123,11 +138,13 @@ class FastV(TrainingFree):
 class DivPrune(Comparing):
     """Max-min diversity: greedily the patch whose nearest chosen one is farthest, by 1 - cosine.
 
-    DivPrune (Alvar et al. 2025, arXiv 2503.02175, section 3.2). The first is the patch whose nearest other patch is
+    DivPrune (Alvar et al. 2025, arXiv 2503.02175, section 3.2), there and in our models of the patches as the LLM sees
+    them, that is projected. The first is the patch whose nearest other patch is
     farthest. V rounds of P comparisons for all images at once: the greedy choice is sequential in V by nature.
     """
 
     name = "divprune"
+    keys_from = PROJECTED
 
     def reduction_flops(self, n_question_tokens: int) -> int:
         return 2 * self.n_patches**2 * self.compared_width
@@ -159,6 +176,8 @@ class TextGuided(Comparing):
 
     name = "text_guided"
     needs_question = True
+    question_from = EMBEDDING
+    keys_from = PROJECTED
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ from vlmlaw.laws.cells import Array, Cells
 from vlmlaw.laws.costs import ColumnCost, Cost
 from vlmlaw.laws.fit import fit_cells
 from vlmlaw.laws.holdout import HoldOut, hold_out
-from vlmlaw.laws.intervals import d_profile, rho_interval, rho_profile
+from vlmlaw.laws.intervals import Interval, d_profile, rho_interval, rho_profile
 from vlmlaw.laws.linter import require_clean
 from vlmlaw.laws.optimum import frontier, v_star
 from vlmlaw.laws.options import AUTO, LawOptions
@@ -114,7 +114,7 @@ def analyse_group(rows: Measurements, options: LawOptions) -> dict[str, Any]:
         "n_held_out": int(flagged.sum()),
         "law": fit.law.name,
         "why": why,
-        "verdict": verdict(fit, hold_out=held, level=options.level),
+        "verdict": verdict(fit, hold_out=held, level=options.level, shared_trainings=rows.shared_trainings),
         "formula": fit.law.formula,
         "fit": fit.to_dict(),
         "r_squared": fit.r_squared,
@@ -122,7 +122,7 @@ def analyse_group(rows: Measurements, options: LawOptions) -> dict[str, Any]:
         "laws": comparison.table.reset_index().to_dict("records"),
         "refused": comparison.refused,
         "summary": fit.summary(options.level).reset_index().to_dict("records"),
-        **_uncertainty(fit, every, options),
+        **_uncertainty(fit, every, options, by_size=options.size_effects or bool(rows.shared_trainings)),
         "cost_frontier": _cost_frontier(rows, fit, options),
         "average": _average(comparison),
         "d_profile": d_profile(fit).to_dict("records") if cells.error.min() > 0 else [],
@@ -144,17 +144,15 @@ def _cells_table(cells: Cells, flagged: Array, fit: LawFit) -> pd.DataFrame:
     return pd.DataFrame({**columns, "residual": cells.error - predicted, "held_out": flagged})
 
 
-def _uncertainty(fit: LawFit, cells: Cells, options: LawOptions) -> dict[str, Any]:
-    """rho, V* and the frontier with their intervals."""
+def _uncertainty(fit: LawFit, cells: Cells, options: LawOptions, *, by_size: bool) -> dict[str, Any]:
+    """rho, V* and the frontier with their intervals; `by_size` adds rho under a random effect of each size."""
     draws = _draws(fit, options)
     intervals = []
     if fit.has_rho:
         intervals = [rho_interval(fit, level=options.level, method=method) for method in ("profile", "fieller")]
         intervals += [found.rho_interval(level=options.level) for found in draws]
-        if options.size_effects:
-            from vlmlaw.laws.mixed import size_effects
-
-            intervals.append(size_effects(fit, level=options.level).rho)
+        if by_size:
+            intervals += _size_effects(fit, options)
     stars = v_star(
         fit,
         options.question_tokens,
@@ -170,6 +168,18 @@ def _uncertainty(fit: LawFit, cells: Cells, options: LawOptions) -> dict[str, An
         "v_star": stars.to_dict("records"),
         "frontier": _frontiers(fit, cells, draws[0] if draws else None, options),
     }
+
+
+def _size_effects(fit: LawFit, options: LawOptions) -> list[Interval]:
+    """rho under a random effect of each size. Raises UserError where it was asked for and cannot be had."""
+    from vlmlaw.laws.mixed import size_effects
+
+    try:
+        return [size_effects(fit, level=options.level).rho]
+    except UserError:
+        if options.size_effects:
+            raise
+        return []
 
 
 def _draws(fit: LawFit, options: LawOptions) -> list[Draws]:

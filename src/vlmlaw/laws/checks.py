@@ -323,6 +323,22 @@ def _mean_at(place: Array, error: Array, rows: Array, *, n: int) -> Array:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
+def shared_weights(rows: Measurements) -> Iterator[Finding]:
+    """Cells of different V that have the weights of one training."""
+    frame = rows.frame[rows.frame["training"] != ""]
+    n_cells = frame.drop_duplicates(["training", "V"]).shape[0]
+    if rows.shared_trainings:
+        yield Finding(
+            "warning",
+            "shared-weights",
+            "column training",
+            f"{n_cells} cells come from {rows.shared_trainings} trainings, each measured at several V",
+            "what one training happened to learn moves its error at every V together, so these cells are fewer "
+            "independent measurements than there are rows, and intervals that treat them as independent are too narrow",
+            "read the intervals by whole size (size_bootstrap, mixed effects), and add seeds to see that noise",
+        )
+
+
 def missing_cells(rows: Measurements, *, severity: str) -> Iterator[Finding]:
     frame = rows.frame
     wanted = set(rows.expected) or set(product(frame["N"].unique(), frame["V"].unique()))
@@ -373,6 +389,7 @@ DESIGN_CHECKS: tuple[Check, ...] = (
     few_levels,
     collinear,
     constant_error,
+    shared_weights,
     wrong_way,
     step,
 )

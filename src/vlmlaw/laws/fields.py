@@ -27,6 +27,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "cell": ("cell",),
     "held_out": ("held_out",),
     "n_questions": ("n_questions",),
+    "training": ("training", "checkpoint"),
     "note": ("note", "notes", "comment"),
 }
 UNITS = {"billions": 1.0, "millions": 1e-3, "count": 1e-9}

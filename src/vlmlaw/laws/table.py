@@ -29,7 +29,10 @@ from vlmlaw.laws.fields import (
     word,
 )
 
-COLUMNS = ("cell", "N", "V", "error", "error_se", "suite", "kind", "compressor", "seed", "held_out", "n_questions")
+COLUMNS = (
+    *("cell", "N", "V", "error", "error_se", "suite", "kind", "compressor", "seed", "training", "held_out"),
+    "n_questions",
+)
 ALL_KINDS = "all"
 MEAN_OF_SUITES = "mean of suites"
 
@@ -65,6 +68,13 @@ class Measurements:
         cells = self.frame[["N", "V", "compressor"]].drop_duplicates()
         return bool(cells.duplicated(["N", "V"]).any())
 
+    @property
+    def shared_trainings(self) -> int:
+        """How many trainings there are, where some serve cells of several V; 0 where every cell has its own."""
+        named = self.frame[self.frame["training"] != ""]
+        n_trainings = int(named["training"].nunique())
+        return n_trainings if named.drop_duplicates(["training", "V"]).shape[0] > n_trainings else 0
+
     def select(self, **values: Any) -> "Measurements":
         """The rows where each named column has this value, for example `select(suite="reasoning", kind="all")`."""
         frame = self.frame
@@ -84,7 +94,7 @@ class Measurements:
         n_suites = whole["suite"].nunique()
         if n_suites < 2:
             return None
-        keys = ["cell", "N", "V", "compressor", "seed"]
+        keys = ["cell", "N", "V", "compressor", "seed", "training"]
         grouped = whole.groupby(keys, dropna=False, sort=False)
         extra = [name for name in whole if name not in (*COLUMNS, "note", "line")]
         shared = {name: (name, "mean") for name in extra if pd.api.types.is_numeric_dtype(whole[name])}
@@ -219,6 +229,7 @@ def _canonical(raw: pd.DataFrame, names: Mapping[str, str], *, unit: str, scale:
             "kind": words("kind", ALL_KINDS),
             "compressor": words("compressor", ""),
             "seed": words("seed", ""),
+            "training": words("training", ""),  # cells that name one training share its weights; "" is one's own
             "held_out": words("held_out", "false").str.lower().isin(["true", "1", "1.0", "yes"]),
             "n_questions": numbers("n_questions"),
             "note": words("note", ""),

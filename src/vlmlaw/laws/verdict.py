@@ -15,14 +15,22 @@ OUTLIER = 4.0  # robust standard deviations; one of 10,000 Gaussian cells is thi
 MAX_OUTLIERS = 4
 
 
-def verdict(fit: LawFit, *, hold_out: HoldOut | None = None, level: float = 0.95) -> list[str]:
-    """Sentences, the main one first."""
+def verdict(
+    fit: LawFit, *, hold_out: HoldOut | None = None, level: float = 0.95, shared_trainings: int = 0
+) -> list[str]:
+    """Sentences, the main one first. `shared_trainings`: how many there are, where one serves cells of several V."""
     sentences = [_trade_off(fit, level=level), _quality(fit)]
     if hold_out is not None:
         sentences.append(
             f"Fitted without {hold_out.what}, it predicts that error within {hold_out.max_relative_error:.1%} "
             f"({hold_out.mean_relative_error:.2%} on average); {hold_out.share_inside:.0%} of those cells lie in their "
             f"{hold_out.level:.0%} interval."
+        )
+    if shared_trainings:
+        sentences.append(
+            f"The {fit.n_cells} cells share the weights of {shared_trainings} trainings: errors at different V of one "
+            "training move together, so the default interval, which takes cells as independent, is too narrow; compare "
+            "those by whole size."
         )
     return [sentence for sentence in [*sentences, *cautions(fit)] if sentence]
 

@@ -32,7 +32,7 @@ class Cell(Training):
     """A cell's training with its curve (`step` and `loss` of every step)."""
 
     size: str
-    n_visual_tokens: int
+    n_visual_tokens: int | None  # None: its weights serve every V
     compressor: str
     seed: int
     history: Sequence[dict[str, Any]]
@@ -48,7 +48,10 @@ class Sample:
 
 
 def read_cells(folder: Path, names: Iterable[str]) -> list[Cell]:
-    """The cells of these names. A cell without training.json was measured elsewhere and is left out."""
+    """The trainings of these names, each a cell's or one that several share.
+
+    One without training.json was measured elsewhere and is left out.
+    """
     found = []
     for name in names:
         if (folder / name / "training.json").exists():
@@ -60,7 +63,9 @@ def read_cells(folder: Path, names: Iterable[str]) -> list[Cell]:
                 Cell(
                     **account,
                     size=str(cell["size"]),
-                    n_visual_tokens=int(cell["n_visual_tokens"]),
+                    n_visual_tokens=cell["n_visual_tokens"]
+                    if cell["n_visual_tokens"] is None
+                    else int(cell["n_visual_tokens"]),
                     compressor=str(cell["compressor"]),
                     seed=int(cell["seed"]),
                     history=[json.loads(line) for line in lines],

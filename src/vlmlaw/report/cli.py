@@ -21,6 +21,7 @@ def add_parsers(subparsers: Any) -> None:
     report.add_argument("--trainings", nargs="+", default=[], type=Path, metavar="DIR", help="encoder, language models")
     report.add_argument("--samples", type=Path, metavar="DATASET", help="a dataset to show pictures of")
     report.add_argument("--n-samples", type=int, metavar="N", help="how many pictures (default 8)")
+    report.add_argument("--compressor", metavar="NAME", help="whose law the page is about, where each has its own")
     report.add_argument("--title", metavar="TEXT", help="the page's title")
     report.add_argument("--experiment", metavar="FILE", help="the experiment file (or its JSON), for the provenance")
     report.add_argument("--settings", metavar="JSON", help="title and samples (what a rule passes)")
@@ -54,6 +55,7 @@ def run_report(args: argparse.Namespace) -> None:
         columns=_pairs(args.column, option="--column"),
         scores=_words(args.scores),
         where=_pairs(args.where, option="--where"),
+        compressor=settings.compressor,
     )
     run = _run(args, study, n_samples=settings.samples) if args.cells or args.samples else Run()
     gallery.draw_figures(
@@ -67,7 +69,8 @@ def _run(args: argparse.Namespace, study: Any, *, n_samples: int) -> Any:
     from vlmlaw.report.accounts import read_cells, read_samples, read_trainings
     from vlmlaw.report.page import Run
 
-    names = list(dict.fromkeys(study.measurements.frame["cell"]))
+    frame = study.measurements.frame
+    names = list(dict.fromkeys(frame["training"].where(frame["training"] != "", frame["cell"])))
     return Run(
         cells=read_cells(args.cells, names) if args.cells else (),
         trainings=read_trainings(args.trainings),
@@ -99,7 +102,7 @@ def _settings(args: argparse.Namespace) -> Any:
     from vlmlaw.stage_settings import ReportSettings
 
     settings = from_json(ReportSettings, args.settings) if args.settings else ReportSettings()
-    given = {"title": args.title, "samples": args.n_samples}
+    given = {"title": args.title, "samples": args.n_samples, "compressor": args.compressor}
     return replace(settings, **{name: value for name, value in given.items() if value is not None})
 
 

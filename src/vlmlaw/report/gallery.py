@@ -131,12 +131,12 @@ LAW_PICTURES = (
 
 def training_panels(cells: Sequence[Cell], study: Study) -> list[Panel]:
     """Training loss of every cell, a panel for each number of visual tokens."""
-    counts = sorted({cell.n_visual_tokens for cell in cells if cell.history})
+    counts = sorted({cell.n_visual_tokens or math.inf for cell in cells if cell.history})
     inches = (2.55, 2.15)
     return [
         Panel(
-            f"V = {v:g}",
-            multiples.training_curves(v, [c for c in cells if c.n_visual_tokens == v and c.history], study),
+            f"V = {v:g}" if v < math.inf else "every V at once",
+            multiples.training_curves([c for c in cells if (c.n_visual_tokens or math.inf) == v and c.history], study),
             inches,
         )
         for v in counts

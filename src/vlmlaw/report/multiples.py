@@ -46,8 +46,8 @@ def binned(history: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return table.groupby(np.arange(len(table)) // width).mean()
 
 
-def training_curves(v: float, cells: Sequence[Any], study: Study) -> Callable[[Axes], None]:
-    """A panel: loss against step of every cell with V visual tokens."""
+def training_curves(cells: Sequence[Any], study: Study) -> Callable[[Axes], None]:
+    """A panel: loss against step of these cells, as many of a size as there are."""
 
     def draw(axes: Axes) -> None:
         names = [size.name for size in study.sizes]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from markupsafe import Markup
 
 from vlmlaw import records
 from vlmlaw.files import whole_file
-from vlmlaw.report import findings, gallery, origin, style, svg, tables, words
+from vlmlaw.report import comparison, findings, gallery, origin, style, svg, tables, words
 from vlmlaw.report.accounts import Cell, Sample, Training
 from vlmlaw.report.study import Study, Suite
 
@@ -72,6 +73,7 @@ def render(study: Study, out: Path, *, run: Run) -> str:
     with style.look():
         blocks = [block for picture in gallery.LAW_PICTURES for block in _blocks(picture, study)]
         training = _training_block(study, run)
+        compared = _comparison(study)
     return environment.get_template("page.html").render(
         study=study,
         run=run,
@@ -80,6 +82,7 @@ def render(study: Study, out: Path, *, run: Run) -> str:
         facts=findings.what_was_run(study) | _effort(run, study),
         blocks=blocks,
         training=training,
+        compared=compared,
         contrast=findings.contrast(study),
         limits=findings.limits(study, is_miniature=is_miniature),
         is_miniature=is_miniature,
@@ -183,6 +186,45 @@ def _block(
         label = f"{title}, {panel.title}"
         drawn.append((panel.title, Markup(svg.inline(text, name=f"{name}{place}", title=label, colors=colors))))
     return Block(name=name, title=title, caption=caption, panels=drawn, of_sizes=of_sizes, small=small)
+
+
+def _comparison(study: Study) -> dict[str, Any] | None:
+    """The section of compressors side by side, where several share cells."""
+    found = comparison.compare(study)
+    if found is None:
+        return None
+    n = comparison.shown_size(found)
+    panels = [
+        gallery.Panel(f"{suite}: {way}", partial(comparison.draw_errors, found=found, suite=suite, way=way, n=n))
+        for suite in found.suites
+        for way in comparison.ways_of(found)
+    ]
+    budgets = [
+        gallery.Panel(suite, partial(comparison.draw_budget, found=found, suite=suite)) for suite in found.suites
+    ]
+    return {
+        "sentences": comparison.sentences(found, study),
+        "blocks": [
+            _block(
+                "compressors",
+                f"Error against visual tokens by compressor, {study.size_of(n).name}",
+                gallery.caption_of("compressors"),
+                panels,
+                study,
+                of_sizes=False,
+            ),
+            _block("budgets", "Which compressor wins", gallery.caption_of("budgets"), budgets, study, of_sizes=False),
+        ],
+        "suites": [
+            {
+                "suite": suite,
+                "winners": comparison.winners(found, suite, study),
+                "errors": comparison.errors(found, suite, study),
+                "laws": comparison.laws(found, suite, study),
+            }
+            for suite in found.suites
+        ],
+    }
 
 
 def _training_block(study: Study, run: Run) -> Block | None:

@@ -3,7 +3,7 @@
 N is in billions of parameters, V counts visual tokens, Q text tokens; error = 1 - score.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
@@ -170,10 +170,12 @@ def read_study(
     columns: Mapping[str, str] | None = None,
     scores: tuple[str, ...] = (),
     where: Mapping[str, str] | None = None,
+    compressor: str = "",
 ) -> Study:
     """Join a law's analysis with the table that it was fitted to.
 
-    columns, scores and where are those that `vlmlaw law fit` got. Raises UserError where the two are no pair.
+    columns, scores and where are those that `vlmlaw law fit` got. `compressor` is the one that the page's law is about
+    where each has its own; by default the one measured in the most cells. Raises UserError where the two are no pair.
     """
     analysis = read_analysis(law)
     units = analysis["provenance"]["units"]
@@ -189,6 +191,7 @@ def read_study(
     whole = [part for part in analysis["fits"] if words.is_whole_suite(part)]
     if not whole:  # a table of single kinds without their whole
         whole = [part for part in analysis["fits"] if part["suite"] != MEAN_OF_SUITES]
+    whole = [part for part in whole if part.get("compressor") in (None, "", _main_compressor(whole, table, compressor))]
     several = words.several_compressors(whole)
     suites = [_suite(p, table, everything, label=words.label(p, with_compressor=several)) for p in whole]
     mean = next((part for part in analysis["fits"] if part["suite"] == MEAN_OF_SUITES), None)
@@ -214,6 +217,15 @@ def _require_same_table(analysis: Mapping[str, Any], table: Measurements, *, law
             f"{law} was fitted to another table than {measurements}: the law's has sha256 {wanted[:12]}…, this one "
             f"{table.sha256[:12]}…. Fit the law again: vlmlaw law fit {measurements} --out {law}"
         )
+
+
+def _main_compressor(whole: Sequence[Mapping[str, Any]], table: Measurements, wanted: str) -> str:
+    """The compressor that the page is about: the wanted one, or of those with a law the one with the most cells."""
+    fitted = list(dict.fromkeys(str(part["compressor"]) for part in whole if part.get("compressor")))
+    if wanted and fitted and wanted not in fitted:
+        raise UserError(f"report.compressor is {wanted!r}, which has no law here; those with one: {', '.join(fitted)}.")
+    counts = table.frame.groupby("compressor")["cell"].nunique()
+    return wanted or max(fitted, key=lambda name: (counts[name], -fitted.index(name)), default="")
 
 
 def _group(part: Mapping[str, Any]) -> dict[str, str]:

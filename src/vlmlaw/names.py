@@ -1,0 +1,6 @@
+"""What things are called, in one place: folders, table and report agree on it."""
+
+
+def cell_name(size: str, n_visual_tokens: int | None, compressor: str, seed: int) -> str:
+    """A cell's name; without a V that of a training whose weights serve cells of any V."""
+    return "_".join([size, *([] if n_visual_tokens is None else [f"v{n_visual_tokens}"]), compressor, f"s{seed}"])

@@ -1,0 +1,296 @@
+"""Compressors side by side: their errors at each V, their laws, and which of them wins at each budget.
+
+A comparison is there where several compressors were measured in the same cells. Intervals are of the test questions,
+error +- z se; noise between trainings is in none of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from vlmlaw.laws.table import ALL_KINDS, MEAN_OF_SUITES
+from vlmlaw.report import style, words
+from vlmlaw.report.study import Study
+from vlmlaw.report.tables import Table
+
+OWN, ELASTIC, AT_INFERENCE = "trained at each V", "one training for every V", "applied at inference"
+WAYS = (OWN, ELASTIC, AT_INFERENCE)
+MARKS = "osD^vP*X<>hdp"
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The rows of whole suites with what a comparison needs: `way`, `size`, `cost` (FLOPs) and the seeds' mean.
+
+    frame: suite, N, V, compressor, way, error, error_se, cost; a row for each suite and cell. cost_name says what the
+    cost counts.
+    """
+
+    frame: pd.DataFrame
+    cost_name: str
+
+    @property
+    def suites(self) -> list[str]:
+        return list(dict.fromkeys(self.frame["suite"]))
+
+    def of(self, suite: str, way: str | None = None) -> pd.DataFrame:
+        rows = self.frame[self.frame["suite"] == suite]
+        return rows if way is None else rows[rows["way"] == way]
+
+    @property
+    def color_of(self) -> dict[str, tuple[str, str]]:
+        """A colour and a mark for each compressor, the same in every panel."""
+        import seaborn as sns
+
+        names = list(dict.fromkeys(self.frame["compressor"]))
+        palette = sns.color_palette("colorblind", 10).as_hex()
+        return {name: (palette[i % 10], MARKS[i % len(MARKS)]) for i, name in enumerate(names)}
+
+
+def compare(study: Study) -> Comparison | None:
+    """The study's comparison, or None where no two compressors share cells."""
+    table = study.measurements
+    if not table.compressors_share_cells:
+        return None
+    whole = table.frame[(table.frame["kind"] == ALL_KINDS) & (table.frame["suite"] != MEAN_OF_SUITES)]
+    whole = whole.assign(way=_ways(whole), cost=_costs(whole, study))
+    keys = ["suite", "N", "V", "compressor", "way"]
+    grouped = whole.groupby(keys, sort=False)
+    frame = grouped.agg(
+        error=("error", "mean"),
+        error_se=("error_se", lambda se: np.sqrt((se**2).sum(skipna=False)) / len(se)),
+        cost=("cost", "first"),
+    ).reset_index()
+    order = {way: place for place, way in enumerate(WAYS)}
+    frame = frame.assign(rank=frame["way"].map(order)).sort_values(["suite", "rank", "compressor", "N", "V"])
+    measured = "llm_flops" in whole
+    name = "FLOPs of LLM, compressor, projector and pass over the question" if measured else study.cost.name
+    return Comparison(frame.drop(columns="rank").reset_index(drop=True), name)
+
+
+def _ways(rows: pd.DataFrame) -> pd.Series:
+    """How each row's compressor was trained, from the name of its training: its own, one for all V, or another's."""
+    named = rows["training"] != ""
+    pairs = zip(rows["compressor"], rows["training"], strict=True)
+    foreign = named & np.array([f"_{name}_" not in training for name, training in pairs])
+    shared = rows.groupby(["training", "compressor"])["V"].transform("nunique") > 1
+    has_v = rows["training"].str.contains(r"_v\d+_")
+    return pd.Series(
+        np.select([foreign, named & (shared | ~has_v)], [AT_INFERENCE, ELASTIC], default=OWN), index=rows.index
+    )
+
+
+def _costs(rows: pd.DataFrame, study: Study) -> "pd.Series | np.ndarray":
+    if {"llm_flops", "compressor_flops"} <= set(rows.columns):
+        return rows["llm_flops"] + rows["compressor_flops"]
+    return study.cost.of(rows["N"], rows["V"])
+
+
+def interval(error: float, se: float, *, level: float) -> tuple[float, float]:
+    z = NormalDist().inv_cdf(0.5 + level / 2)
+    return max(error - z * se, 0.0), min(error + z * se, 1.0)
+
+
+def _shown(rows: pd.DataFrame, *, level: float) -> str:
+    if rows.empty:
+        return ""
+    row = rows.iloc[0]
+    if np.isnan(row["error_se"]):
+        return words.error(row["error"])
+    lower, upper = interval(row["error"], row["error_se"], level=level)
+    return f"{words.error(row['error'])} [{words.error(lower)}, {words.error(upper)}]"
+
+
+# --------------------------------------------------------------------------- tables
+
+
+def errors(found: Comparison, suite: str, study: Study) -> list[Table]:
+    """A table for each size: a row for each compressor, a column for each V."""
+    tables = []
+    rows = found.of(suite)
+    for n, of_size in rows.groupby("N"):
+        tokens = sorted(of_size["V"].unique())
+        lines, least = [], of_size.groupby("V")["error"].min()
+        for (way, name), of_name in of_size.groupby(["way", "compressor"], sort=False):
+            cells = []
+            for v in tokens:
+                here = of_name[of_name["V"] == v]
+                best = len(here) and here["error"].iloc[0] == least[v]
+                cells.append(_shown(here, level=study.level) + (" ◂" if best else ""))
+            lines.append([str(name), str(way), *cells])
+        caption = f"{suite}, {study.size_of(float(n)).name}: error with its {words.percent(study.level, 0)} interval"  # type: ignore[arg-type]
+        header = ["compressor", "weights", *(f"V = {v:g}" for v in tokens)]
+        tables.append(Table(header, lines, left=(0, 1), caption=f"{caption}; ◂ the least at that V"))
+    return tables
+
+
+def laws(found: Comparison, suite: str, study: Study) -> Table:
+    """The law of each compressor, side by side; why there is none where there is none."""
+    ways = dict(zip(found.frame["compressor"], found.frame["way"], strict=True))
+    fits = [part for part in study.law["fits"] if part["suite"] == suite and part["kind"] == ALL_KINDS]
+    rows = []
+    for part in fits:
+        star = min(part["v_star"], key=lambda row: abs(row["question_tokens"] - study.question_tokens))
+        at = star["question_tokens"]
+        rows.append(
+            [
+                str(part.get("compressor", "")),
+                ways.get(part.get("compressor", ""), ""),
+                part["law"],
+                words.rho(part["rho"]).removeprefix("ρ = "),
+                words.advice(part["rho"]),
+                words.best(part["rho"], star, at=at).removeprefix("V* = "),
+                words.percent(part["r_squared"], 0),
+            ]
+        )
+    for group in study.law["skipped"]:
+        if group["suite"] == suite and group["kind"] == ALL_KINDS and group.get("compressor"):
+            why = [words.NOTHING, "no law: " + group["why"], "", "", ""]
+            rows.append([group["compressor"], ways.get(group["compressor"], ""), *why])
+    header = ["compressor", "weights", "law", "ρ", "so", "V*", "R²"]
+    return Table(header, rows, left=(0, 1, 2, 3, 4, 5), caption=f"{suite}: the law of each compressor")
+
+
+def winners(found: Comparison, suite: str, study: Study) -> Table:
+    """For each budget at which the choice changes: the measured cell of least error, and whose error agrees with it."""
+    rows = found.of(suite)
+    lines = []
+    for budget, best, affordable in _steps(rows):
+        difference = affordable["error"] - best["error"]
+        noise = np.hypot(affordable["error_se"], best["error_se"])
+        z = NormalDist().inv_cdf(0.5 + study.level / 2)
+        as_good = affordable[(difference <= z * noise) & (affordable["compressor"] != best["compressor"])]
+        named = [f"{name} ({of['V'].min():g})" for name, of in as_good.groupby("compressor", sort=False)]
+        lines.append(
+            [
+                words.si(budget),
+                study.size_of(best["N"]).name,
+                str(best["compressor"]),
+                f"{best['V']:g}",
+                _shown(best.to_frame().T, level=study.level),
+                ", ".join(named) or "none",
+            ]
+        )
+    header = ["FLOPs", "LLM", "compressor", "V", "error", "not told apart from it (fewest V)"]
+    caption = f"{suite}: the measured cell of least error at each budget; {found.cost_name}"
+    return Table(header, lines, left=(1, 2, 4, 5), caption=caption)
+
+
+def _steps(rows: pd.DataFrame) -> list[tuple[float, pd.Series, pd.DataFrame]]:
+    """(budget, best cell, affordable cells) at each cost where the best affordable cell changes."""
+    steps: list[tuple[float, pd.Series, pd.DataFrame]] = []
+    for budget in sorted(rows["cost"].unique()):
+        affordable = rows[rows["cost"] <= budget]
+        best = affordable.loc[affordable["error"].idxmin()]
+        if not steps or best.name != steps[-1][1].name:
+            steps.append((float(budget), best, affordable))
+    return steps
+
+
+def sentences(found: Comparison, study: Study) -> list[str]:
+    """What the comparison shows, each decided by the numbers that it states."""
+    said = []
+    for suite in found.suites:
+        rows = found.of(suite)
+        names = [str(best["compressor"]) for _, best, _ in _steps(rows)]
+        counted = sorted({name: names.count(name) for name in names}.items(), key=lambda item: (-item[1], item[0]))
+        steps = words.plural(len(names), "budget step")
+        parts = [f"{name} {count} of {steps}" for name, count in counted]
+        said.append(f"{suite}: least error by {words.listed(parts)}.")
+        said += _against_the_baseline(rows, suite, study)
+    said.append(
+        "Intervals are of the test questions: two cells of one V are asked the same ones, so the difference of two is "
+        "surer than their intervals suggest, and what another seed of the training would do is in none of them."
+    )
+    return said
+
+
+def _against_the_baseline(rows: pd.DataFrame, suite: str, study: Study) -> list[str]:
+    """In how many cells each way's compressors beat plain average pooling of that way, and lose to it."""
+    z = NormalDist().inv_cdf(0.5 + study.level / 2)
+    said = []
+    for way, base_name in ((OWN, "average"), (ELASTIC, "average"), (AT_INFERENCE, "average_at_inference")):
+        base = rows[rows["compressor"] == base_name].set_index(["N", "V"])
+        others = rows[(rows["way"] == way) & (rows["compressor"] != base_name)]
+        pairs = others[[place in base.index for place in zip(others["N"], others["V"], strict=True)]]
+        if pairs.empty:
+            continue
+        against = base.loc[list(zip(pairs["N"], pairs["V"], strict=True))]
+        difference = pairs["error"].to_numpy() - against["error"].to_numpy()
+        clear = np.abs(difference) > z * np.hypot(pairs["error_se"].to_numpy(), against["error_se"].to_numpy())
+        better, worse = int((clear & (difference < 0)).sum()), int((clear & (difference > 0)).sum())
+        said.append(
+            f"{suite}: of {len(pairs)} cells {way}, {better} have a lower error than {base_name} at the same V, "
+            f"{worse} a higher one, and {len(pairs) - better - worse} are not told apart from it."
+        )
+    return said
+
+
+# --------------------------------------------------------------------------- figures
+
+
+def draw_errors(axes: Axes, found: Comparison, suite: str, way: str, n: float) -> None:
+    """Error against V of one way's compressors at one size, the others' in grey behind."""
+    rows = found.of(suite)
+    rows = rows[rows["N"] == n]
+    for _, of_name in rows[rows["way"] != way].groupby("compressor"):
+        axes.plot(of_name["V"], of_name["error"], color=style.QUIET, alpha=0.28, linewidth=0.9, zorder=1)
+    for name, of_name in rows[rows["way"] == way].groupby("compressor", sort=False):
+        color, mark = found.color_of[str(name)]
+        axes.errorbar(
+            of_name["V"],
+            of_name["error"],
+            yerr=of_name["error_se"].fillna(0.0),
+            color=color,
+            marker=mark,
+            markersize=5,
+            linewidth=1.3,
+            elinewidth=1.0,
+            label=str(name),
+            zorder=3,
+        )
+    style.token_axis(axes, sorted(rows["V"].unique()))
+    axes.set_ylabel("error")
+    axes.legend(fontsize=7.6, handlelength=1.6, labelspacing=0.25)
+
+
+def draw_budget(axes: Axes, found: Comparison, suite: str) -> None:
+    """Every cell's error against its cost, and the least error at each budget with who has it."""
+    rows = found.of(suite)
+    for name, of_name in rows.groupby("compressor", sort=False):
+        color, mark = found.color_of[str(name)]
+        axes.plot(of_name["cost"], of_name["error"], mark, color=color, markersize=4.2, alpha=0.75, linestyle="none")
+    steps = _steps(rows)
+    budgets = [budget for budget, _, _ in steps] + [float(rows["cost"].max()) * 1.15]
+    least = [best["error"] for _, best, _ in steps]
+    axes.step(budgets, [*least, least[-1]], where="post", color=style.ACCENT, linewidth=1.4, zorder=2)
+    named = ""
+    for budget, best, _ in steps:
+        if best["compressor"] != named:
+            named = str(best["compressor"])
+            axes.annotate(
+                named,
+                (budget, best["error"]),
+                xytext=(2, -9),
+                textcoords="offset points",
+                fontsize=7.4,
+                color=style.ACCENT,
+            )
+    low, high = float(rows["cost"].min()) / 1.15, float(rows["cost"].max()) * 1.2
+    style.log_axis(axes, "x", style.decades(low, high), words.si)
+    axes.set(xlabel="FLOPs for a question on an image", ylabel="error", xlim=(low, high))
+
+
+def shown_size(found: Comparison) -> float:
+    """The size with the most compressors, the largest of them: the one that the figure is of."""
+    counts = found.frame.groupby("N")["compressor"].nunique()
+    return float(counts[counts == counts.max()].index.max())
+
+
+def ways_of(found: Comparison) -> Sequence[str]:
+    present = set(found.frame["way"])
+    return [way for way in WAYS if way in present]

@@ -1,0 +1,62 @@
+"""docs/compressors.md says of every compressor what its class does: names, V, weights; formulas are evaluated."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vlmlaw.compressors import COMPRESSORS
+
+from .cases import GRID, N_PATCHES, N_QUESTION_TOKENS, NAMES, QUESTION_WIDTH, WIDTH, make, some_allowed
+
+PAGE = Path(__file__).parents[2] / "docs" / "compressors.md"
+ROWS = {
+    row[0].strip("`"): row
+    for line in PAGE.read_text(encoding="utf-8").splitlines()
+    if line.startswith("| `") and len(row := [part.strip() for part in line.strip("|").split("|")]) == 7
+}
+
+
+def test_every_compressor_has_a_row():
+    assert set(ROWS) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n_levels", [1, 3])
+def test_formulas_are_right(name, n_levels):
+    parameters, flops = ROWS[name][5:]
+    for n_tokens in some_allowed(name):
+        compressor = make(name, n_tokens, n_levels=n_levels)
+        values = {"P": N_PATCHES, "V": n_tokens, "R": N_PATCHES // n_tokens, "C": WIDTH, "L": n_levels, "S": WIDTH // 4}
+        values |= {"H": getattr(compressor, "compared_width", WIDTH), "D": QUESTION_WIDTH, "T": N_QUESTION_TOKENS}
+        values |= {"Z": n_tokens * 10 // 64}
+
+        def evaluated(text, values=values):
+            return eval(re.search("`(.+)`", text)[1], {"__builtins__": {}}, values)  # our own page's arithmetic
+
+        assert compressor.n_params() == evaluated(parameters)
+        counted = compressor.flops(N_QUESTION_TOKENS)
+        if compressor.training_free and n_tokens == N_PATCHES:
+            assert counted == 0
+        elif flops.startswith("at most"):
+            assert 0 < counted <= evaluated(flops)
+        else:
+            assert counted == evaluated(flops)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_words_are_right(name):
+    _, _, weights, question, which, *_ = ROWS[name]
+    kind = COMPRESSORS[name]
+    assert ("elastic" in weights) == (kind.elastic and not kind.training_free)
+    assert (weights == "at inference") == kind.training_free
+    assert ("learned" in weights) == (make(name, some_allowed(name)[0]).n_params() > 0)
+    assert (question == "yes") == (kind.needs_question or kind.inside_llm)
+    allowed = kind.allowed_tokens(GRID)
+    expected = {
+        "P": [N_PATCHES],
+        "square": [1, 4, 9, 36],
+        "any square": [1, 4, 9, 16, 25, 36],
+        "any": list(range(1, N_PATCHES + 1)),
+    }
+    assert allowed == expected[which]
