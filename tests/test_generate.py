@@ -7,10 +7,10 @@ from transformers import GenerationConfig
 
 from vlmlaw.batches import tensors
 from vlmlaw.data.shards import Dataset
-from vlmlaw.encoder import load_features
 from vlmlaw.errors import UserError
 from vlmlaw.evaluate import judge
 from vlmlaw.generate import Prompter, replies
+from vlmlaw.images import load_features
 from vlmlaw.packing import TokenTable, make_batch
 
 pytest_plugins = ["science_fixtures"]
