@@ -1,5 +1,6 @@
 # make report   the whole study of params.yaml, from nothing to results/report/index.html
 # make test     every test
+# make test-slurm   the cluster profile against a Slurm that it starts on this machine (root, Debian; minutes)
 # make setup    just the environment, .venv; then `.venv/bin/snakemake --cores N` is the native way in
 # make bench    what the docs quote: overhead of the workflow, and more
 # make clean-env  remove .venv
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable
 
-.PHONY: setup report test bench lock clean-env
+.PHONY: setup report test test-slurm bench lock clean-env
 
 setup: $(VENV)/stamp-workflow
 
@@ -24,6 +25,9 @@ report: setup
 
 test: $(VENV)/stamp-test
 	$(BIN)/python -m pytest
+
+test-slurm: $(VENV)/stamp-test
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 bench: setup
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

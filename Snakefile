@@ -13,7 +13,10 @@ from snakemake.utils import min_version
 min_version("9.18")
 sys.path.insert(0, f"{workflow.basedir}/src")
 
+from vlmlaw.engine import give_up_hopeless_jobs, record_inside_cluster_jobs
 from vlmlaw.plan import Plan, use_this_interpreter
+from vlmlaw.slurm import refuse_orphans
+from vlmlaw.status import failed_cells
 
 # A file given by --configfile is a whole experiment. Snakemake would merge it into params.yaml key by key, which
 # would keep the default's sizes, so params.yaml is read only where no other is given.
@@ -25,6 +28,9 @@ if "grid" not in config:
 OWN_MEASUREMENTS = config.pop("measurements", None)
 
 use_this_interpreter()
+give_up_hopeless_jobs()
+if workflow.remote_exec:
+    record_inside_cluster_jobs()
 plan = Plan(config)
 if plan.budget and workflow.is_main_process:
     print(plan.budget, file=sys.stderr)
@@ -38,6 +44,12 @@ PICTURE_FILES = ["conversations.json", "index.npz", "images-00000.tar"]
 ENCODER_FILES = ["model.json"] if plan.pretrained else MODEL_FILES
 LANGUAGE_MODEL_FILES = (
     ["model.json", *TOKENIZER_FILES] if plan.pretrained else SPEAKING_MODEL_FILES
+)
+# Beside its log a job records what became of it, for retries and `vlmlaw status`; and it takes GPUs of its own.
+JOB = (
+    "python -m vlmlaw --log {log} --memory-mb {resources.mem_mb} --minutes {resources.runtime}"
+    " --gpus {resources.gpu}"
+    " --record {output.record} --code {params.code} --upstream {params.upstream}"
 )
 CELL = "{size}_v{n_visual_tokens}_{compressor}_s{seed}"
 ELASTIC = "{size}_{compressor}_s{seed}"
@@ -85,13 +97,31 @@ if OWN_MEASUREMENTS:
 
     include: "workflow/rules/own.smk"
 
+    localrules:
+        fit_own_law,
+        write_own_report,
 
+
+onstart:
+    refuse_orphans(Path.cwd())
+
+
+onerror:
+    print(failed_cells(plan.experiment), file=sys.stderr)
+
+
+# What takes seconds runs where Snakemake runs, beside which a cluster's queue would take longer.
 localrules:
     all,
     data,
     models,
     cells,
     law,
+    write_text,
+    build_tokenizer,
+    collect_measurements,
+    fit_law,
+    write_report,
 
 
 rule all:

@@ -89,7 +89,7 @@ def make_here() -> None:
                 raise RuntimeError(f"{plain} ended with {status}")
 
     shell.__new__ = call
-    snakemake.cli.main(["--cores", "1", "--quiet", "rules"])
+    snakemake.cli.main(["--cores", "1", "--quiet", "all"])
 
 
 def _write_headline(args: argparse.Namespace) -> None:

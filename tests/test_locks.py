@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
@@ -55,3 +56,24 @@ def test_the_conda_environment_is_the_cpu_lock():
 def test_no_lock_names_an_index_or_a_path():
     for path in ENVS.iterdir():
         assert not re.search(r"https?://|file:|--(extra-)?index|--find-links \S|@ ", path.read_text()), path.name
+
+
+@pytest.mark.parametrize("name", ["Dockerfile", "vlmlaw.def"])
+def test_the_image_installs_the_locks_and_nothing_beside_them(name):
+    text = (ENVS / name).read_text()
+    installs = re.findall(r"pip install (.*)", text)
+    assert len(installs) == 2
+    assert re.search(r"--requirement \"?/opt/vlmlaw/envs/(\$\{LOCK\}|\{\{ lock \}\})", installs[0])
+    assert "--no-deps /opt/vlmlaw" in installs[1], "the package itself brings no version of anything"
+    assert re.search(r"(ARG LOCK|lock)=cuda\.txt", text)
+    for needed in ("envs/cpu.txt", "envs/cuda.txt", "pyproject.toml", "README.md", "LICENSE", "src"):
+        assert needed in text and (ROOT / needed).exists()
+
+
+def test_images_have_a_python_that_the_project_supports():
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"]
+    versions = [
+        re.search(r"python:(\d+\.\d+)-slim", (ENVS / name).read_text()) for name in ("Dockerfile", "vlmlaw.def")
+    ]
+    assert len({found.group(1) for found in versions if found}) == 1 and all(versions)
+    assert all(SpecifierSet(asked).contains(found.group(1)) for found in versions if found)

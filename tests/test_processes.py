@@ -19,11 +19,12 @@ from safetensors.torch import load_file
 from vlmlaw import machine
 from vlmlaw.errors import UserError
 from vlmlaw.machine import Machine, join
+from vlmlaw.packing import TokenTable
 from vlmlaw.settings import to_json
 from vlmlaw.stage_settings import CellSettings, ComputeSettings, TrainingSettings
-from vlmlaw.train import train_cell
+from vlmlaw.train import CONNECTOR, align_cell, train_cell
 
-pytest_plugins = ["science_fixtures"]
+pytest_plugins = ["science_fixtures", "pretrained_fixtures"]
 
 STEPS = 60
 PLAN = TrainingSettings(
@@ -54,11 +55,11 @@ def weights_of(folder):
     return load_file(folder / "model" / "model.safetensors")
 
 
-def start(small, out, *, n_processes, checkpoint_seconds=1e9):
+def start(inputs, out, *, settings=CELL, checkpoint_seconds=1e9, **compute):
     names = ("--language-model", "--encoder", "--tokens", "--images")
-    given = [part for pair in zip(names, map(str, inputs_of(small)), strict=True) for part in pair]
-    compute = to_json(ComputeSettings(processes=n_processes, logs=()))
-    command = [sys.executable, "-m", "vlmlaw", "train", *given, "--settings", to_json(CELL), "--compute", compute]
+    given = [part for pair in zip(names, map(str, inputs), strict=True) for part in pair]
+    given += ["--settings", to_json(settings), "--compute", to_json(ComputeSettings(logs=(), **compute))]
+    command = [sys.executable, "-m", "vlmlaw", "train", *given]
     command += ["--checkpoint-seconds", str(checkpoint_seconds), "--out", str(out)]
     source = str(Path(machine.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
@@ -91,11 +92,11 @@ def stop_after_a_checkpoint(process, workspace):
 def test_two_processes_stopped_then_one_then_two_again_equal_one(small, one, tmp_path):
     """Losses, gradient norms and weights; SIGTERM to the parent saves in both and ends with `run me again`."""
     out, workspace = tmp_path / "cell", tmp_path / "cell.work"
-    by_two = stop_after_a_checkpoint(start(small, out, n_processes=2, checkpoint_seconds=1e-3), workspace)
+    by_two = stop_after_a_checkpoint(start(inputs_of(small), out, processes=2, checkpoint_seconds=1e-3), workspace)
     assert len(list(by_two.glob("*.distcp"))) == 2  # each wrote its part
-    by_one = stop_after_a_checkpoint(start(small, out, n_processes=1, checkpoint_seconds=1e-3), workspace)
+    by_one = stop_after_a_checkpoint(start(inputs_of(small), out, processes=1, checkpoint_seconds=1e-3), workspace)
     assert int(by_two.name.split("-")[1]) < int(by_one.name.split("-")[1]) < STEPS
-    last = start(small, out, n_processes=2)
+    last = start(inputs_of(small), out, processes=2)
     _, said = last.communicate(timeout=240)
     assert last.returncode == 0, said
     assert "carrying on with the interrupted training" in said
@@ -122,6 +123,36 @@ def test_bfloat16_keeps_float32_masters(small, one, tmp_path):
     for name, tensor in expected.items():
         # At most one step of bfloat16 apart: rounded once at the end, not at each update.
         torch.testing.assert_close(found[name].float(), tensor, rtol=2**-7, atol=1e-4)
+
+
+def test_two_processes_on_dialogues_equal_one(stages, tmp_path):
+    """Packed and padded, activations recomputed, pixels through the tower; with two records each, some see no image."""
+    inputs = (stages.language_model, stages.encoder, stages.tokens["train"], stages.data["train"])
+    settings = replace(CELL, fit="pad", place_embedding=False, compressor_options={}, training=replace(PLAN, steps=6))
+    by_two = start(inputs, tmp_path / "two", settings=settings, processes=2, tokens_per_pass=1, recompute=True)
+    train_cell(*inputs, tmp_path / "one", settings=settings, compute=ComputeSettings(layout="padded", logs=()))
+    _, said = by_two.communicate(timeout=240)
+    assert by_two.returncode == 0, said
+    assert log_of(tmp_path / "two")[0] == pytest.approx(log_of(tmp_path / "one")[0], abs=1e-4)
+    assert log_of(tmp_path / "two")[1] == pytest.approx(log_of(tmp_path / "one")[1], rel=1e-3)
+    images = TokenTable.load(inputs[2]).image_rows
+    assert 0 < (images < 0).sum() < len(images)
+    account = json.loads((tmp_path / "two" / "training.json").read_text())
+    assert account["fill"] == 1 and account["n_samples"] == 24
+
+
+def test_stage_1_in_bfloat16_gathers_its_connector(stages, tmp_path):
+    """The frozen language model lies in bfloat16, what is trained in float32."""
+    inputs = (stages.language_model, stages.encoder, stages.tokens["align"], stages.data["align"])
+    plan = replace(PLAN, steps=4, dtype="bfloat16")
+    settings = replace(CELL, fit="pad", place_embedding=False, compressor_options={}, trains_language_model=False)
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        align_cell(*inputs, tmp_path / dtype, settings=replace(settings, training=replace(plan, dtype=dtype)))
+        losses[dtype] = log_of(tmp_path / dtype)[0]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02) and losses["bfloat16"] != losses["float32"]
+    found, expected = (load_file(tmp_path / dtype / CONNECTOR) for dtype in ("bfloat16", "float32"))
+    assert set(found) == set(expected) and {tensor.dtype for tensor in found.values()} == {torch.float32}
 
 
 def test_a_gpu_that_is_not_there_is_an_error(monkeypatch):

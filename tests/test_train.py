@@ -155,7 +155,7 @@ def test_the_tokenizer_stays_what_it_was(words, cell):
 def test_a_step_of_m3_takes_the_mean_loss_of_every_scale(small, tmp_path):
     """With questions at V = 1, 4, ..., 144 each computed alone, from the same start."""
     from vlmlaw.batches import tensors
-    from vlmlaw.encoder import load_features
+    from vlmlaw.images import open_images
     from vlmlaw.loop import use_repeatable_arithmetic
     from vlmlaw.packing import TokenTable, make_batch, records_of_step
 
@@ -164,13 +164,16 @@ def test_a_step_of_m3_takes_the_mean_loss_of_every_scale(small, tmp_path):
     first = json.loads((tmp_path / "3k_m3_s0" / "train.jsonl").read_text().splitlines()[0])
     use_repeatable_arithmetic(settings.seed)
     vlm = build_vlm(small.language_model, small.encoder, settings=settings)
-    table, features = TokenTable.load(small.tokens["train"]), load_features(small.features["train"], layers=[2])
+    table, images_of = (
+        TokenTable.load(small.tokens["train"]),
+        open_images(small.features["train"], layers=[2], image_px=96),
+    )
     records = records_of_step(len(table), 4, seed=0, step=0)
     losses = []
     for n_tokens in (1, 4, 9, 16, 36, 144):
         vlm.set_n_visual_tokens(n_tokens)
         batch = make_batch(table, records, n_visual_tokens=n_tokens, pad_id=0)
-        losses.append(vlm(**tensors(batch), patches=features(batch.image_rows), use_cache=False).loss.item())
+        losses.append(vlm(**tensors(batch), **images_of(batch.image_rows), use_cache=False).loss.item())
     assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
     assert len(set(losses)) == 6
     saved = AutoModelForImageTextToText.from_pretrained(tmp_path / "3k_m3_s0" / "model")

@@ -89,7 +89,7 @@ def _trainings(results: Path, *, n_cells: int, names: Iterable[str]) -> dict[str
     if (encoder / "training.json").exists():
         shared.append(_account(encoder))
     everything = [account for account in cell_accounts + shared if account]
-    seconds = [(account.get("wall_seconds", 0.0), account.get("n_gpus", 0)) for account in everything]
+    seconds = [(account.get("wall_seconds", 0.0), account.get("compute", {}).get("gpus", 0)) for account in everything]
     return {
         "cells": n_cells,
         "hours": round(sum(wall for wall, _ in seconds) / 3600, DIGITS),

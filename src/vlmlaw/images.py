@@ -40,12 +40,17 @@ def pixel_values(pictures_HWC: Sequence[np.ndarray], config: VlmConfig) -> Tenso
     return normalise(np.stack([np.asarray(one) for one in squares]), config.image_mean, config.image_std)
 
 
+def are_features(folder: Path) -> bool:
+    """Whether the folder is a cache of features, and no dataset."""
+    return not (folder / "index.npz").exists()
+
+
 def open_images(folder: Path, *, layers: Sequence[int], image_px: int) -> ImagesOf:
     """A function from image rows to the model's arguments: `patches` of a cache, or `pixel_values` of a dataset.
 
     Pixels stay bytes, which the model normalises where it computes. Raises UserError where the folder is neither.
     """
-    if has_features(folder):
+    if are_features(folder):
         features_of = load_features(folder, layers=layers)
         return lambda rows: {"patches": features_of(rows)}
     dataset = Dataset(folder)
@@ -63,11 +68,6 @@ def open_images(folder: Path, *, layers: Sequence[int], image_px: int) -> Images
         return {"pixel_values": torch.from_numpy(pixels_BHWC)}
 
     return pixels_of
-
-
-def has_features(folder: Path) -> bool:
-    """Whether the folder is a cache of features, not a dataset of images."""
-    return not (folder / "index.npz").exists()
 
 
 def feature_file(folder: Path, layer: int) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 from vlmlaw import records
 from vlmlaw.errors import UserError
 
-DATA = ("train", "development", "dataset", "tokens", "tokenizer", "features")  # inputs that are data
+DATA = ("train", "development", "dataset", "tokens", "tokenizer", "images")  # inputs that are data
 MOST_SHOWN = 12
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from vlmlaw.experiment import (
 from vlmlaw.lineage import Lineage
 from vlmlaw.memory import recall, remember
 from vlmlaw.names import cell_name
+from vlmlaw.resources import Needs
 from vlmlaw.settings import as_data, to_json
 
 RULE_OF_RUNNER = {"vlmlaw": "evaluate_benchmark", "lmms-eval": "evaluate_by_lmms_eval"}
@@ -49,6 +51,7 @@ class Plan:
         self.layers = self.experiment.cached_layers
         self.compute = self.experiment.compute
         self.lineage = Lineage(self.experiment)
+        self.needs = Needs(self.experiment)
 
     # Settings.
 
@@ -109,6 +112,11 @@ class Plan:
 
     # What changes no result and therefore stands among a rule's resources.
 
+    def how_to_compute(self, rule: str) -> Any:
+        """A function of wildcards: the experiment's `compute`, with as many GPUs as the job asks for."""
+        gpus = self.needs.gpus(rule)
+        return lambda wildcards: to_json(replace(self.compute, gpus=gpus(wildcards)))
+
     @property
     def encoder_checkpoint_seconds(self) -> int:
         section = self.experiment.vision
@@ -128,11 +136,6 @@ class Plan:
         return round(stage.training.checkpoint_seconds)
 
     @cached_property
-    def compute_options(self) -> str:
-        """What a training may use of the machine, as JSON."""
-        return to_json(self.compute)
-
-    @cached_property
     def budget(self) -> str:
         """The estimate of GPU-hours, in words; empty for what takes none."""
         if not (self.pretrained and self.compute.gpus):
@@ -145,6 +148,18 @@ class Plan:
             answer = describe(self.experiment)
             remember(answer, *asked)
         return answer
+
+    def share_of_cores(self, workflow: Any) -> Any:
+        """A function of wildcards: the threads of a job. Jobs that share one machine's GPUs divide its cores."""
+
+        def threads(wildcards: Any) -> int:
+            limit = workflow.global_resources.get("gpu") if self.compute.gpus and workflow.local_exec else None
+            if limit is None or not limit.value:
+                return self.compute.threads
+            side_by_side = max(1, limit.value // self.compute.gpus)
+            return max(self.compute.threads, workflow.cores // side_by_side)
+
+        return threads
 
     # Files.
 
@@ -226,6 +241,11 @@ class Plan:
 
     def _benchmark_section(self, wildcards: Any) -> Any:
         return next(b for b in self.experiment.evaluation.benchmarks if b.name == wildcards.benchmark)
+
+    @property
+    def caches(self) -> list[str]:
+        """Folders of what is neither recorded nor shared, and made again where a job needs it."""
+        return [f"{self.results}/{name}" for name in ("data", "tokens", "features")]
 
     def behind(self, rule: str, wildcards: Any) -> list[tuple[str, dict[str, str]]]:
         """The jobs, rule and wildcards, whose lasting results a job reads; caches are not among them."""
@@ -309,7 +329,7 @@ class Plan:
 
     @cached_property
     def as_json(self) -> str:
-        """The whole experiment as JSON. No parameter of a rule: whatever part of it a job needs is one."""
+        """The whole experiment as JSON. No parameter of a rule: what a job depends on of it is behind its inputs."""
         return json.dumps(as_data(self.experiment))
 
 

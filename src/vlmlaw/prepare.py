@@ -7,12 +7,13 @@ gathered, in the arithmetic's precision, while it computes. In float32 on one pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from vlmlaw.attention import PACKED
 
@@ -37,11 +38,11 @@ def prepare(
     nn.Module.to(model, machine.device)
     if packed:
         model.language_model.set_attn_implementation(PACKED)
-    if compute.recompute:
-        model.language_model.gradient_checkpointing_enable({"use_reentrant": False})
     layers = list(_layers(model.language_model))
-    if compute.compile:
-        for layer in layers:
+    for layer in layers:
+        if compute.recompute:
+            _recompute(layer)
+        if compute.compile:
             layer.compile(dynamic=True)
     if machine.n_processes > 1 or dtype != torch.float32:
         _shard(model, layers, dtype=dtype, n_processes=machine.n_processes)
@@ -53,6 +54,19 @@ def _layers(language_model: nn.Module) -> Iterator[nn.Module]:
     return (module for module in language_model.modules() if type(module).__name__ in names)
 
 
+def _recompute(layer: nn.Module) -> None:
+    """Let the layer keep its inputs alone for the backward pass.
+
+    Within its forward, where the compiler sees it: under transformers' own switch a compiled layer runs uncompiled.
+    """
+    inner = layer.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:  # a function of ours: the compiler starts at none of torch's own
+        return checkpoint(inner, *args, use_reentrant=False, **kwargs)
+
+    layer.forward = forward
+
+
 def _shard(
     model: VlmForConditionalGeneration, layers: list[nn.Module], *, dtype: torch.dtype, n_processes: int
 ) -> None:
@@ -60,10 +74,6 @@ def _shard(
 
     # The tower is frozen and small beside its activations: each process has it whole.
     model.vision_tower.to(dtype)
-    # FSDP2 gathers weights of one type together: what is not of a layer goes with the connector, in float32.
-    in_groups_of_their_own = {p for part in (*layers, model.vision_tower) for p in part.parameters()}
-    for parameter in set(model.parameters()) - in_groups_of_their_own:
-        parameter.data = parameter.data.float()
     options: dict[str, Any] = {
         "mp_policy": MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32),
         # Alone, gathering again in the backward pass would save no memory worth its time.
@@ -74,29 +84,42 @@ def _shard(
     fully_shard(model, **options, ignored_params=set(model.vision_tower.parameters()))
 
 
-def gathered(tensors: Mapping[str, Tensor], machine: Machine, *, only_trained: bool = False) -> dict[str, Tensor]:
-    """Whole tensors by name on the first process's CPU; every process must ask, and the others get none."""
-    from torch.distributed.tensor import DTensor
+def save_whole(model: VlmForConditionalGeneration, folder: Path, *, machine: Machine, dtype: torch.dtype) -> None:
+    """Write the model as transformers loads it, gathered from all processes, all of which must take part.
 
-    whole: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        if only_trained and not tensor.requires_grad:
-            continue
-        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if machine.is_first:
-            whole[name] = full.detach().cpu()
-    return whole
-
-
-def save_whole(
-    model: VlmForConditionalGeneration, whole: Mapping[str, Tensor], folder: Path, *, dtype: torch.dtype
-) -> None:
-    """Write the model, of which `whole` is the state, as transformers loads it, in the arithmetic's precision."""
+    In the arithmetic's precision: what the model was trained to compute with.
+    """
     from vlmlaw.model import VlmForConditionalGeneration
 
+    if not _is_sharded(model):
+        if machine.is_first:
+            model.save_pretrained(folder)
+        return
+    whole = gathered(model, machine)
+    if not machine.is_first:
+        return
     with torch.device("meta"):
         plain = VlmForConditionalGeneration(cast(Any, model.config))
     plain.load_state_dict({name: tensor.to(dtype) for name, tensor in whole.items()}, assign=True)
     plain.tie_weights()
-    plain.generation_config = model.generation_config
     plain.save_pretrained(folder)
+
+
+def gathered(model: nn.Module, machine: Machine, *, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """The weights of these names (None: all) on the first process's CPU. Every process must ask."""
+    from torch.distributed.tensor import DTensor
+
+    whole = {}
+    for name, tensor in model.state_dict().items():
+        if names is not None and name not in names:
+            continue
+        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        if machine.is_first:
+            whole[name] = full.cpu()
+    return whole
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    from torch.distributed.tensor import DTensor
+
+    return any(isinstance(tensor, DTensor) for tensor in model.parameters())

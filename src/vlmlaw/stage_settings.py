@@ -265,9 +265,12 @@ class ComputeSettings:
     compile: bool = False  # the LLM's layers by torch.compile: pays on a GPU, for long trainings
     deterministic: bool = True  # the same bits again; slower on a GPU
     inputs_ahead: int = number(least=0, default=0)  # threads that make the next batches while this one is computed
-    logs: tuple[str, ...] = choices("tensorboard", "wandb", "dvclive", default=("tensorboard",))
     peak_tflops: float = number(above=0, default=989.0)  # of a GPU in bf16, dense (H100 and H200 data sheet)
-    utilisation: float = number(above=0, most=1, default=0.4)  # of that peak; both for the estimate of GPU-hours only
+    utilisation: float = number(above=0, most=1, default=0.4)  # of that peak; both for estimates only
+    logs: tuple[str, ...] = choices("tensorboard", "wandb", "dvclive", default=("tensorboard",))
+    gpu_memory_gb: float = number(above=0, default=80.0)  # of each; where weights need more, a cluster gives more GPUs
+    max_minutes: int = number(least=1, default=24 * 60)  # that a cluster grants a job; trainings go on in the next
+    max_memory_mb: int = number(least=1, default=500_000)  # of a node
 
     @property
     def n_processes(self) -> int:

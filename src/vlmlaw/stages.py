@@ -144,17 +144,16 @@ def _with_checkpoints(args: argparse.Namespace, settings: Any, section: str) -> 
     return replace(settings, **{section: own})
 
 
+def _compute(args: argparse.Namespace) -> ComputeSettings:
+    if args.compute is not None:
+        return from_json(ComputeSettings, args.compute, where="--compute")
+    return ComputeSettings() if args.experiment is None else read_experiment(args.experiment).compute
+
+
 def _carry_on(args: argparse.Namespace, settings: Any, module: str, *inputs: Path) -> None:
-    """Say whether an interrupted training goes on; a checkpoint of any other training is thrown away.
-
-    Of several processes the first does it, for which the others wait where they join.
-    """
+    """Say whether an interrupted training goes on; a checkpoint of any other training is thrown away."""
     from vlmlaw.loop import workspace_of
-    from vlmlaw.machine import rank
     from vlmlaw.resume import claim
-
-    if rank():
-        return
 
     if claim(workspace_of(args.out), module=module, settings=settings, inputs=inputs):
         print(f"carrying on with the interrupted training in {workspace_of(args.out)}", file=sys.stderr)
@@ -253,48 +252,33 @@ def run_language_model(args: argparse.Namespace) -> None:
 
 def run_align(args: argparse.Namespace) -> int | None:
     settings = _settings(args, CellSettings, lambda e: e.stage_1_of(e.training_settings_of(_chosen(args, "cell"))))
-    settings = _with_checkpoints(args, settings, "training")
-    inputs = (args.language_model, args.encoder, args.tokens, args.images)
-
-    def align(compute: ComputeSettings) -> None:
-        from vlmlaw.train import align_cell
-
-        _carry_on(args, settings, "vlmlaw.train", *inputs)
-        align_cell(*inputs, args.out, settings=settings, compute=compute)
-
-    return _in_processes(args, align)
+    return _run_training(args, settings)
 
 
 def run_train(args: argparse.Namespace) -> int | None:
     settings = _settings(args, CellSettings, lambda e: e.training_settings_of(_chosen(args, "cell")))
-    settings = _with_checkpoints(args, settings, "training")
-    inputs = (args.language_model, args.encoder, args.tokens, args.images)
-
-    def train(compute: ComputeSettings) -> None:
-        from vlmlaw.train import train_cell
-
-        _carry_on(args, settings, "vlmlaw.train", *inputs, *([args.aligned] if args.aligned else []))
-        train_cell(*inputs, args.out, settings=settings, compute=compute, aligned=args.aligned)
-
-    return _in_processes(args, train)
+    return _run_training(args, settings)
 
 
-def _in_processes(args: argparse.Namespace, train: Callable[[ComputeSettings], None]) -> int | None:
-    """Train here, or, where the experiment asks for several processes, in them."""
+def _run_training(args: argparse.Namespace, settings: CellSettings) -> int | None:
+    """Either stage of a cell, in as many processes as it is to have."""
     from vlmlaw import machine
 
     compute = _compute(args)
     if compute.n_processes > 1 and not machine.is_launched():
         return machine.launch(args.argv, n_processes=compute.n_processes)
-    train(compute)
+    from vlmlaw.train import align_cell, train_cell
+
+    settings = _with_checkpoints(args, settings, "training")
+    inputs = (args.language_model, args.encoder, args.tokens, args.images)
+    aligned = getattr(args, "aligned", None)
+    if machine.rank() == 0:  # the others wait for it when they join
+        _carry_on(args, settings, "vlmlaw.train", *inputs, *([aligned] if aligned else []))
+    if settings.trains_language_model:
+        train_cell(*inputs, args.out, settings=settings, compute=compute, aligned=aligned)
+    else:
+        align_cell(*inputs, args.out, settings=settings, compute=compute)
     return None
-
-
-def _compute(args: argparse.Namespace) -> ComputeSettings:
-    """What the job may use of the machine: as the rule says, as the experiment says, or the least."""
-    if args.compute:
-        return from_json(ComputeSettings, args.compute, where="--compute")
-    return read_experiment(args.experiment).compute if args.experiment else ComputeSettings()
 
 
 def run_evaluate(args: argparse.Namespace) -> None:

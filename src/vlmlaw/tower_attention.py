@@ -70,7 +70,8 @@ def watched(tower: PreTrainedModel, *, layer: int) -> Iterator[Watched]:
             f"{tower.config.model_type}: found no query and key projections ({', '.join((*QUERIES, *KEYS))}) in its "
             "layers; take a compressor that needs no attention of the tower, or a CLIP or SigLIP tower."
         )
-    place = min(max((layer + len(queries) + 1 if layer < 0 else layer) - 1, 0), len(queries) - 1)
+    # Of the configured layers: those behind the last that is read may be left out of the pass.
+    place = max(layer % (tower.config.num_hidden_layers + 1) - 1, 0)
     watch = Watched(tower.config.num_attention_heads)
     hooks = [
         part[place].register_forward_hook(lambda _module, _inputs, output, name=name: watch.seen.update({name: output}))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +27,7 @@ from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file, whole_folder
 from vlmlaw.hub import open_model
-from vlmlaw.images import has_features, open_images
+from vlmlaw.images import are_features, open_images
 from vlmlaw.logs import keep_logs
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.machine import Machine, join
@@ -98,6 +98,9 @@ def _name_places(model: VlmForConditionalGeneration, words: Any) -> None:
         model.places.start_from(embeddings[place_ids])
 
 
+Save = Callable[[VlmForConditionalGeneration, Path, Machine], None]
+
+
 def align_cell(
     language_model: Path,
     encoder: Path,
@@ -108,15 +111,21 @@ def align_cell(
     settings: CellSettings,
     compute: ComputeSettings | None = None,
 ) -> None:
-    """Stage 1. The folder `out` gets CONNECTOR, train.jsonl and training.json."""
-    with _begin(settings, compute) as (machine, compute):
-        model = build_vlm(language_model, encoder, settings=settings)
-        spent = _train(model, language_model, tokens, images, out, settings=settings, compute=compute, machine=machine)
-        weights = gathered(dict(model.named_parameters()), machine, only_trained=True)
+    """Stage 1. The folder `out` gets CONNECTOR, train.jsonl and training.json.
+
+    Where several processes train, each calls it.
+    """
+    compute = compute or ComputeSettings(logs=())
+    use_repeatable_arithmetic(settings.seed, deterministic=compute.deterministic)
+    model = build_vlm(language_model, encoder, settings=settings)
+
+    def save(model: VlmForConditionalGeneration, out: Path, machine: Machine) -> None:
+        weights = gathered(model, machine, names={name for name, p in model.named_parameters() if p.requires_grad})
         if machine.is_first:
             with whole_file(out / CONNECTOR) as partial:
-                save_file(weights, partial)
-            _write_account(out, settings, compute, spent)
+                save_file({name: weight.contiguous() for name, weight in weights.items()}, partial)
+
+    _train(model, language_model, tokens, images, out, settings=settings, compute=compute, save=save)
 
 
 def train_cell(
@@ -130,29 +139,23 @@ def train_cell(
     compute: ComputeSettings | None = None,
     aligned: Path | None = None,
 ) -> None:
-    """Train one cell. Its folder `out` gets model/ (weights and tokenizer), train.jsonl and training.json."""
-    with _begin(settings, compute) as (machine, compute):
-        model = build_vlm(language_model, encoder, settings=settings)
-        if aligned is not None:
-            load_connector(model, aligned)
-        spent = _train(model, language_model, tokens, images, out, settings=settings, compute=compute, machine=machine)
-        if settings.n_visual_tokens is None:  # wherever the last step left it
-            model.set_n_visual_tokens(_most_tokens(settings.compressor, model.config.vision_config))
-        whole = gathered(model.state_dict(), machine)
-        if machine.is_first:
-            with whole_folder(out / "model") as folder:
-                save_whole(model, whole, folder, dtype=getattr(torch, settings.training.dtype))
-                VlmProcessor.of_model(model, load_tokenizer(language_model)).save_pretrained(folder)
-            _write_account(out, settings, compute, spent)
+    """Train one cell. Its folder `out` gets model/ (weights and processor), train.jsonl and training.json.
 
-
-@contextmanager
-def _begin(settings: CellSettings, compute: ComputeSettings | None) -> Iterator[tuple[Machine, ComputeSettings]]:
-    """Repeatable arithmetic, and this process's place among those that train. Each of them calls the stage."""
+    Where several processes train, each calls it.
+    """
     compute = compute or ComputeSettings(logs=())
     use_repeatable_arithmetic(settings.seed, deterministic=compute.deterministic)
-    with join(compute, sharded=settings.training.dtype != "float32") as machine:
-        yield machine, compute
+    model = build_vlm(language_model, encoder, settings=settings)
+    if aligned is not None:
+        load_connector(model, aligned)
+
+    def save(model: VlmForConditionalGeneration, out: Path, machine: Machine) -> None:
+        with whole_folder(out / "model") if machine.is_first else nullcontext(out) as folder:
+            save_whole(model, folder, machine=machine, dtype=getattr(torch, settings.training.dtype))
+            if machine.is_first:
+                VlmProcessor.of_model(model, load_tokenizer(language_model)).save_pretrained(folder)
+
+    _train(model, language_model, tokens, images, out, settings=settings, compute=compute, save=save)
 
 
 def _most_tokens(compressor: str, vision_config: Any) -> int:
@@ -185,46 +188,50 @@ def _train(
     *,
     settings: CellSettings,
     compute: ComputeSettings,
-    machine: Machine,
-) -> dict[str, Any]:
-    """Train what is not frozen; returns what it took."""
-    table, layers = TokenTable.load(tokens), settings.feature_layers
+    save: Save,
+) -> None:
+    """Train what is not frozen, save it, and write what it was made from and took."""
+    words, table = load_tokenizer(language_model), TokenTable.load(tokens)
     plan = replace(settings.training, steps=settings.training.steps_of(len(table)), epochs=0.0)
+    dtype = getattr(torch, plan.dtype)
+    serves_any_v, most_tokens = settings.n_visual_tokens is None, model.config.n_visual_tokens
     tokens_of_step = functools.partial(model.compressor.tokens_of_step, seed=settings.seed)
-    passes_of = StepPasses(
-        table,
-        open_images(images, layers=layers, image_px=model.config.vision_config.image_size),
-        batch_size=plan.batch_size,
-        seed=settings.seed,
-        n_visual_tokens=model.config.n_visual_tokens,
-        tokens_of_step=tokens_of_step if settings.n_visual_tokens is None else None,
-        pad_id=load_tokenizer(language_model).pad_token_id,
-        reads_question=model.reads_question,
-        compute=compute,
-        machine=machine,
-    )
-    flops = training_flops(model, with_tower=not has_features(images))
-    prepare(model, machine=machine, compute=compute, dtype=getattr(torch, plan.dtype), packed=passes_of.packed)
-    new = [p for part in model.connector.values() for p in part.parameters()]
-    groups = [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())]
-    with without_unused_layers(model.vision_tower, layers=layers):
-        return fit(
-            model,
-            make_optimizer(groups, weight_decay=plan.weight_decay),
-            loss=lambda **inputs: model(**inputs, use_cache=False).loss,
-            passes_of=passes_of,
-            flops=flops,
-            settings=plan,
-            workspace=workspace_of(out),
-            what=settings.name if settings.trains_language_model else f"{settings.name}, stage 1",
-            machine=machine,
+    with join(compute, sharded=dtype != torch.float32) as machine:
+        passes_of = StepPasses(
+            table,
+            open_images(images, layers=settings.feature_layers, image_px=model.config.vision_config.image_size),
+            batch_size=plan.batch_size,
+            seed=settings.seed,
+            n_visual_tokens=model.config.n_visual_tokens,
+            tokens_of_step=tokens_of_step if serves_any_v else None,
+            pad_id=words.pad_token_id,
+            reads_question=model.reads_question,
             compute=compute,
+            machine=machine,
         )
-
-
-def _write_account(out: Path, settings: CellSettings, compute: ComputeSettings, spent: dict[str, Any]) -> None:
-    """The logs, and what the training was made from and took, beside its weights; the workspace goes."""
-    keep_logs(workspace_of(out), out)
-    with whole_file(out / "training.json") as partial:
-        partial.write_text(json.dumps(account(settings, spent) | {"compute": asdict(compute)}, indent=2))
-    clear_workspace(out)
+        flops = training_flops(model, with_tower=not are_features(images))
+        prepare(model, machine=machine, compute=compute, dtype=dtype, packed=passes_of.packed)
+        new = [p for part in model.connector.values() for p in part.parameters()]
+        groups = [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())]
+        with without_unused_layers(model.vision_tower, layers=settings.feature_layers):
+            spent = fit(
+                model,
+                make_optimizer(groups, weight_decay=plan.weight_decay),
+                loss=lambda **inputs: model(**inputs, use_cache=False).loss,
+                passes_of=passes_of,
+                flops=flops,
+                settings=plan,
+                workspace=workspace_of(out),
+                what=settings.name if settings.trains_language_model else f"{settings.name}, stage 1",
+                machine=machine,
+                compute=compute,
+            )
+        if serves_any_v:
+            model.set_n_visual_tokens(most_tokens)  # wherever the last step left it
+        save(model, out, machine)
+        if machine.is_first:
+            keep_logs(workspace_of(out), out)
+            with whole_file(out / "training.json") as partial:
+                made = account(settings, spent) | {"compute": asdict(compute)}
+                partial.write_text(json.dumps(made, indent=2))
+            clear_workspace(out)

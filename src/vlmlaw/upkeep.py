@@ -6,9 +6,7 @@ where a cache has to be made again, it reruns all that ever read it. Records bes
 """
 
 import atexit
-import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +29,7 @@ class Job:
     record: Path
     outputs: tuple[Path, ...]
     given: Mapping[str, str]
-    files: tuple[Any, ...]  # all outputs as Snakemake's own records know them
+    recorded_as: Any  # the output by which Snakemake's own records know the job
 
     @property
     def name(self) -> str:
@@ -40,13 +38,18 @@ class Job:
 
 
 class Upkeep:
-    """Questions about a workflow's jobs. `behind(rule, wildcards)` names the jobs whose lasting results a job reads."""
+    """Questions about a workflow's jobs. `behind(rule, wildcards)` names the jobs whose lasting results a job reads;
+    files in the folders `caches` do not last."""
 
     def __init__(
-        self, workflow: Any, *, behind: Callable[[str, Mapping[str, str]], Iterable[tuple[str, Mapping[str, str]]]]
+        self,
+        workflow: Any,
+        *,
+        behind: Callable[[str, Mapping[str, str]], Iterable[tuple[str, Mapping[str, str]]]],
+        caches: Iterable[str],
     ):
         self._workflow, self._behind = workflow, behind
-        self._began = time.time()
+        self._passing = (*(f"{folder}/" for folder in caches), f"{HOME}/")
         self._digests = _Digests(HOME / "digests.json")
         self._found: dict[Path, tuple[bool, str]] = {}
         self._current: dict[Path, bool] = {}
@@ -59,21 +62,22 @@ class Upkeep:
             return []
         marker = HOME / "again" / job.name
         marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.write_text(f"{why}\n")
+        # Never the same twice: Snakemake knows a file that it saw before by its content.
+        marker.write_text(f"{time.time_ns()}: {why}\n")
         return [str(marker)]
 
     def caches(self, rule: str, wildcards: Mapping[str, str], files: Iterable[Any]) -> list[str]:
-        """The job's inputs `files` (paths, or functions of wildcards), which are caches.
+        """The job's inputs `files` (paths, or functions of wildcards), which are caches; none where it needs not run.
 
-        None of them where some are gone and the job needs not run: it would only make Snakemake run it again, with
-        all others that read them. A forced job gets them.
+        A cache that is gone, or made again with other bytes on another machine, then does not make the job run. Not
+        `ancient()`: Snakemake asks no job that reads an ancient file after its own settings once that file's job runs.
+        A forced job gets them.
         """
-        paths = [path for file in files for path in (file(wildcards) if callable(file) else [file])]
         options = self._workflow.dag_settings
         forced = options is not None and (options.forceall or options.forcerun)
-        if forced or all(Path(path).exists() for path in paths) or not self.is_current(rule, wildcards):
-            return paths
-        return []
+        if not forced and self.is_current(rule, wildcards):
+            return []
+        return [path for file in files for path in (file(wildcards) if callable(file) else [file])]
 
     def is_current(self, rule: str, wildcards: Mapping[str, str]) -> bool:
         """Whether the job's outputs are there, whole, and what it and all before it would make now."""
@@ -85,6 +89,7 @@ class Upkeep:
                 and self._judge(job)[0]
                 and self._same_as_recorded(job) is not False
                 and all(self.is_current(*before) for before in self._behind(rule, wildcards))
+                and self._same_inputs(job)
             )
         return self._current[job.record]
 
@@ -100,16 +105,23 @@ class Upkeep:
             key: value(Wildcards(fromdict=wildcards)) if callable(value) else value
             for key, value in rule.params.items()
         }
-        return Job(rule=name, record=record, outputs=others, given=given, files=tuple(files))
+        return Job(rule=name, record=record, outputs=others, given=given, recorded_as=files[0])
 
     def _same_as_recorded(self, job: Job) -> bool | None:
         """Whether Snakemake's record of the job has these parameters and this command; None where it has none."""
         persistence = self._workflow.persistence
-        params = persistence.params(job.files[0])
+        params = persistence.params(job.recorded_as)
         if params is None:
             return None
-        same_command = persistence.code(job.files[0]) == self._workflow.get_rule(job.rule).shellcmd
+        same_command = persistence.code(job.recorded_as) == self._workflow.get_rule(job.rule).shellcmd
         return same_command and set(params) == {repr(value) for value in job.given.values()}
+
+    def _same_inputs(self, job: Job) -> bool:
+        """Whether what the job read and lasts is what it was, as far as Snakemake has recorded it."""
+        record = self._workflow.persistence.metadata(job.recorded_as)
+        read = ((record and record.input_checksums) or {}).items()
+        lasting = ((Path(file), digest) for file, digest in read if not file.startswith(self._passing))
+        return all(path.exists() and self._digests.of(path) == digest.split(":")[-1] for path, digest in lasting)
 
     def _judge(self, job: Job) -> tuple[bool, str]:
         """Whether the outputs may be used, and else why not; True where there is nothing yet."""
@@ -130,25 +142,9 @@ class Upkeep:
             if path.exists() and not self._digests.matches(path, identity):
                 return False, f"{name} is not the file that was made (`dvc checkout --force` would bring that back)"
         other = [name for name in records.GIVEN if name in job.given and record[name] != job.given[name]]
-        same = self._same_as_recorded(job)
-        if same is None and other:
+        if other and self._same_as_recorded(job) is None:
             return False, f"made from other {' and '.join(other)}"
-        if same is False and not other and set(job.given) <= set(records.GIVEN):
-            self._forget(job)
         return True, ""
-
-    def _forget(self, job: Job) -> None:
-        """Drop Snakemake's record of other files than those that are here now: `dvc` has put back earlier results.
-
-        Their own record answers for them from now on, and their times say that nothing they are made from is newer.
-        """
-        rule = self._workflow.get_rule(job.rule)
-        if self._workflow.persistence.code(job.files[0]) != rule.shellcmd:
-            return
-        for file in job.files:
-            self._workflow.persistence.cleanup_metadata(file)
-            with contextlib.suppress(OSError):
-                os.utime(str(file), (self._began, self._began))
 
 
 class _Digests:
@@ -171,15 +167,21 @@ class _Digests:
         if status.st_size != identity["bytes"]:
             return False
         if status.st_mtime_ns == identity["mtime_ns"]:
+            self._known[str(path)] = [status.st_size, status.st_mtime_ns, identity["sha256"]]
             return True
-        size, time, digest = self._known.get(str(path)) or (None, None, None)
+        return self.of(path) == identity["sha256"]
+
+    def of(self, path: Path) -> str:
+        """The file's hash, remembered for as long as its size and time stay the same."""
+        status = path.stat()
+        size, time, digest = self._known.get(str(path)) or (None, None, "")
         if (size, time) != (status.st_size, status.st_mtime_ns):
             digest = records.sha256(path)
             if not self._fresh:
                 self._fresh = True
                 atexit.register(self._save)
             self._known[str(path)] = [status.st_size, status.st_mtime_ns, digest]
-        return digest == identity["sha256"]
+        return digest
 
     def _save(self) -> None:
         try:

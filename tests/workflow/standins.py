@@ -57,7 +57,13 @@ def _model(folder: Path, *made_from: object, speaks: bool = True) -> None:
 
 def _account(path: Path, settings: str, **more: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    account = {"settings": json.loads(settings), "wall_seconds": 36.0, "cpu_seconds": 36.0, "n_gpus": 1, **more}
+    account = {
+        "settings": json.loads(settings),
+        "wall_seconds": 36.0,
+        "cpu_seconds": 36.0,
+        "compute": {"gpus": 1},
+        **more,
+    }
     path.write_text(json.dumps(account))
 
 
@@ -96,16 +102,18 @@ def run_language_model(args):
 
 
 def run_train(args):
-    time.sleep(float(os.environ.get("STANDIN_SECONDS", "0")))
-    weights = _read(args.language_model, args.encoder, args.tokens, args.features)
-    _model(args.out / "model", weights, args.settings)
+    wait_for = os.environ.get("STANDIN_WAIT_FOR")
+    while wait_for and not Path(wait_for).exists():
+        time.sleep(0.1)
+    weights = _read(args.language_model, args.encoder, args.tokens, args.images)
+    _model(args.out / "model", weights, args.settings, args.code)
     (args.out / "train.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
     _account(args.out / "training.json", args.settings)
 
 
 def run_evaluate(args):
     """error = .05 + .6 (N / 1000)^-alpha V^-beta with a little noise that the weights decide."""
-    noise = np.random.default_rng(int(_read(args.model, args.dataset, args.tokens, args.features)[:8], 16))
+    noise = np.random.default_rng(int(_read(args.model, args.dataset, args.tokens, args.images)[:8], 16))
     cell = json.loads((args.model.parent / "training.json").read_text())["settings"]
     n_params = 1000 * float("".join(filter(str.isdigit, cell["size"])))
     n_tokens = cell["n_visual_tokens"]
@@ -130,6 +138,7 @@ def run_evaluate(args):
         "train_cpu_seconds": 36.0,
     }
     args.out.write_text(json.dumps(result))
+    args.out.with_name("README.md").write_text("# A card\n")
 
 
 def run_report(args):

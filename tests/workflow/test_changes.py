@@ -61,7 +61,7 @@ def test_the_order_of_keys_is_no_change(finished):
     ("path", "old", "new", "jobs"),
     [
         ("src/vlmlaw/train.py", "def build_vlm(", "# What a cell starts from.\ndef build_vlm(", {}),
-        ("src/vlmlaw/train.py", "position_embedding=True", "position_embedding=False", cells(10)),
+        ("src/vlmlaw/train.py", "position_embedding=settings.place_embedding", "position_embedding=False", cells(10)),
         (
             "src/vlmlaw/laws/fit.py",
             "import numpy as np\n",

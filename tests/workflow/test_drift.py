@@ -35,7 +35,7 @@ def stage_of(path: str) -> str | None:
 @pytest.fixture(scope="module")
 def graph(recorded_once) -> dict[str, set[str]]:
     """Every output of Snakemake's jobs with the inputs of its job."""
-    lines = recorded_once.snakemake("--detailed-summary").stdout.splitlines()
+    lines = recorded_once.snakemake("--detailed-summary", "--forceall").stdout.splitlines()
     header = lines[0].split("\t")
     rows = [dict(zip(header, line.split("\t"), strict=False)) for line in lines[1:] if "\t" in line]
     return {row["output_file"]: set(row["input-file(s)"].split(",")) - {"", "-"} for row in rows}

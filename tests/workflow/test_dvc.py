@@ -22,11 +22,21 @@ def cells(n: int) -> dict[str, int]:
 
 
 def both_agree(project: Project, jobs: dict[str, int]) -> None:
-    """Snakemake plans these jobs, `dvc repro` runs these jobs, and then neither has anything to do."""
+    """Snakemake plans these jobs, `dvc repro` runs them, and then neither has anything to do.
+
+    `dvc repro` asks Snakemake anew for each stage, and so leaves out the law and the report where the measurements
+    come out as they were.
+    """
     assert project.planned() == jobs
-    assert project.repro() == jobs
+    ran = project.repro()
+    assert ran.items() <= jobs.items()
+    assert without_tail(ran) == without_tail(jobs)
     assert project.planned() == {}
     assert project.status() == {}
+
+
+def without_tail(jobs: dict[str, int]) -> dict[str, int]:
+    return {rule: n for rule, n in jobs.items() if rule not in TAIL}
 
 
 def test_nothing_changed(recorded):
@@ -55,7 +65,7 @@ def test_each_change_of_the_experiment(recorded):
 def test_each_change_of_the_code(recorded):
     for path, old, new, jobs in [
         ("src/vlmlaw/train.py", "def build_vlm(", "# What a cell starts from.\ndef build_vlm(", {}),
-        ("src/vlmlaw/train.py", "position_embedding=True", "position_embedding=False", cells(10)),
+        ("src/vlmlaw/train.py", "position_embedding=settings.place_embedding", "position_embedding=False", cells(10)),
         ("src/vlmlaw/laws/fit.py", "import numpy as np\n", "import numpy as np\n\nUNUSED = 1\n", LAW),
     ]:
         recorded.edit(path, old, new)
@@ -126,7 +136,7 @@ def test_a_damaged_cell_is_trained_again_by_either_tool(recorded):
     weights = recorded.folder / CELL / "model" / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(b"not weights")
-    assert recorded.repro() == cells(1)
+    assert without_tail(recorded.repro()) == without_tail(cells(1))
     assert weights.read_bytes() == whole  # the same settings, inputs and code
     assert recorded.status() == {}
     weights.write_bytes(b"not weights")
@@ -172,15 +182,13 @@ def test_a_run_of_snakemake_is_adopted_without_a_job(recorded):
     assert "up to date" not in recorded.dvc("push").stdout
 
 
-def test_a_change_taken_back_restores_the_earlier_cells(recorded):
-    """DVC puts them back from its cache, behind Snakemake's back; neither trains them again."""
+def test_an_earlier_commit_comes_back_whole(recorded):
     recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
-    assert recorded.repro() == cells(3)
-    recorded.git("checkout", "--quiet", "params.yaml")
-    recorded.change("report.title", "Another title")
-    assert recorded.repro() == {"write_report": 1}
-    assert recorded.planned() == {}
-    assert recorded.status() == {}
+    recorded.repro()
+    recorded.git("commit", "--quiet", "--all", "--message=rate")
+    recorded.git("checkout", "--quiet", "HEAD~1")
+    recorded.dvc("checkout")
+    both_agree(recorded, {})
 
 
 def test_metrics_and_plots_compare_runs(recorded):
@@ -190,7 +198,7 @@ def test_metrics_and_plots_compare_runs(recorded):
     suites = {path.removeprefix("results/headline/metrics/"): entry["data"] for path, entry in shown.items()}
     assert {"rho", "rho_lower", "v_star", "v_star_upper", "mean_error"} <= set(suites["reasoning.json"])
     assert suites["trainings.json"] == {"cells": 10, "hours": 0.14, "gpu_hours": 0.14}
-    changed = json.loads(recorded.dvc("metrics", "diff", "--json").stdout)["diff"]
+    changed = json.loads(recorded.dvc("metrics", "diff", "--json").stdout)
     assert "rho" in changed["results/headline/metrics/reasoning.json"]
     params = json.loads(recorded.dvc("params", "diff", "--json").stdout)
     assert params["params.yaml"]["sizes.14k.training.learning_rate"]["new"] == 1.0e-3

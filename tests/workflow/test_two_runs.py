@@ -12,15 +12,15 @@ import pytest
 from .project import Project, environment
 
 pytestmark = pytest.mark.workflow
-PATIENCE_S = 120
+PATIENCE_S = 300
 
 
-def start(project: Project, *command: str, seconds: float) -> subprocess.Popen:
-    """A tool in the background whose trainings take so long."""
+def start(project: Project, *command: str) -> subprocess.Popen:
+    """A tool in the background whose trainings wait until the test lets them go."""
     return subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=project.folder,
-        env=environment() | {"STANDIN_SECONDS": str(seconds)},
+        env=environment() | {"STANDIN_WAIT_FOR": str(project.folder / "go")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -29,7 +29,7 @@ def start(project: Project, *command: str, seconds: float) -> subprocess.Popen:
 
 
 def wait_for_training(run: subprocess.Popen) -> None:
-    """Until a training of that run sleeps."""
+    """Until a training of that run waits."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and run.poll() is None:
         for process in psutil.Process(run.pid).children(recursive=True):
@@ -44,7 +44,7 @@ def wait_for_training(run: subprocess.Popen) -> None:
 
 def test_a_second_run_is_told_and_harms_nothing(recorded):
     recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
-    first = start(recorded, "snakemake", "--cores", "2", seconds=10)
+    first = start(recorded, "snakemake", "--cores", "2")
     wait_for_training(first)
     second = recorded.snakemake(check=False)
     assert second.returncode != 0
@@ -52,6 +52,7 @@ def test_a_second_run_is_told_and_harms_nothing(recorded):
     third = recorded.dvc("repro", check=False)
     assert third.returncode != 0
     assert "Directory cannot be locked" in third.stdout + third.stderr
+    (recorded.folder / "go").touch()
     output, _ = first.communicate(timeout=PATIENCE_S)
     assert first.returncode == 0, output
     recorded.vlmlaw("adopt")
@@ -61,17 +62,17 @@ def test_a_second_run_is_told_and_harms_nothing(recorded):
 
 def test_a_killed_dvc_repro_goes_on_after_unlock(recorded):
     recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
-    run = start(recorded, "dvc", "repro", seconds=60)
+    run = start(recorded, "dvc", "repro")
     wait_for_training(run)
     second = recorded.dvc("repro", check=False)
     assert second.returncode != 0
     assert "another" in (second.stdout + second.stderr).lower() or "busy" in second.stdout + second.stderr
     os.killpg(run.pid, signal.SIGKILL)
-    for process in (run,):
-        process.wait(PATIENCE_S)
+    run.wait(PATIENCE_S)
     stopped = recorded.dvc("repro", check=False)
     assert "snakemake --unlock" in stopped.stdout + stopped.stderr or "Directory cannot be locked" in stopped.stderr
     recorded.snakemake("--unlock")
+    (recorded.folder / "go").touch()
     jobs = recorded.repro()
     assert jobs["train_cell"] == 3
     assert recorded.status() == {}

@@ -21,7 +21,7 @@ rule evaluate_benchmark:
         benchmark="|".join(plan.benchmarks_by("vlmlaw")) or "none",
     conda:
         "../../envs/environment.yaml"
-    threads: plan.compute.threads
+    threads: plan.share_of_cores(workflow)
     resources:
         mem_mb=3000,
         runtime=240,
@@ -36,8 +36,8 @@ rule evaluate_benchmark:
     message:
         "Ask {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed}) the questions of {wildcards.benchmark}"
     shell:
-        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " benchmark run --model $(dirname {input.model[0]}) --questions {input.questions:q}"
+        JOB
+        + " benchmark run --model $(dirname {input.model[0]}) --questions {input.questions:q}"
         " --images {params.images:q} --settings {params.settings:q} --cell {params.cell:q} --batch-size {resources.batch_size}"
         " --out {output.scores}"
         " 2>&1 | tee {log}"
@@ -59,7 +59,7 @@ rule evaluate_by_lmms_eval:
         benchmark="|".join(plan.benchmarks_by("lmms-eval")) or "none",
     conda:
         "../../envs/lmms-eval.yaml"
-    threads: plan.compute.threads
+    threads: plan.share_of_cores(workflow)
     resources:
         mem_mb=8000,
         runtime=480,
@@ -72,7 +72,6 @@ rule evaluate_by_lmms_eval:
     message:
         "Run lmms-eval's {wildcards.benchmark} on {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
-        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " benchmark lmms-eval --model $(dirname {input.model[0]})"
+        JOB + " benchmark lmms-eval --model $(dirname {input.model[0]})"
         " --settings {params.settings:q} --batch-size {resources.batch_size} --out {output.scores}"
         " 2>&1 | tee {log}"

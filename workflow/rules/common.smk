@@ -2,7 +2,7 @@
 
 from vlmlaw.upkeep import Upkeep
 
-upkeep = Upkeep(workflow, behind=plan.behind)
+upkeep = Upkeep(workflow, behind=plan.behind, caches=plan.caches)
 
 
 def again(job):
@@ -11,7 +11,5 @@ def again(job):
 
 
 def caches(job, *files):
-    """An input function: caches, which may be made anew without rerunning all that once read them."""
-    return lambda wildcards: [
-        ancient(file) for file in upkeep.caches(job, wildcards, files)
-    ]
+    """An input function: caches, which may be lost and made anew without rerunning all that once read them."""
+    return lambda wildcards: upkeep.caches(job, wildcards, files)

@@ -25,11 +25,11 @@ rule evaluate_cell:
         f"<benchmarks>/evaluate_cell/{CELL}.tsv"
     conda:
         "../../envs/environment.yaml"
-    threads: plan.compute.threads
+    threads: plan.share_of_cores(workflow)
     resources:
-        mem_mb=3000,
-        runtime=60,
-        gpu=plan.compute.gpus,
+        mem_mb=plan.needs.memory_mb("evaluate_cell"),
+        runtime=plan.needs.minutes("evaluate_cell"),
+        gpu=plan.needs.gpus("evaluate_cell"),
     params:
         settings=plan.evaluation,
         cell=plan.measured_of,
@@ -38,8 +38,8 @@ rule evaluate_cell:
     message:
         "Evaluate {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
-        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " evaluate --model $(dirname {input.model[0]}) --dataset $(dirname {input.dataset[0]})"
+        JOB
+        + " evaluate --model $(dirname {input.model[0]}) --dataset $(dirname {input.dataset[0]})"
         " --tokens {input.tokens} --images $(dirname {input.images[0]})"
         " --settings {params.settings:q} --cell {params.cell:q} --out {output.evaluation}"
         " > {log} 2>&1"
@@ -61,6 +61,7 @@ rule collect_measurements:
     resources:
         mem_mb=1000,
         runtime=10,
+        experiment=plan.as_json,
     params:
         held_out=plan.held_out,
         code=plan.code("vlmlaw.measurements"),
@@ -69,5 +70,5 @@ rule collect_measurements:
         "Collect the measurements of all cells"
     shell:
         "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " collect --cells $(dirname $(dirname {input.evaluations[0]})) --experiment {plan.as_json:q} --held-out={params.held_out:q} --out {output.measurements}"
+        " collect --cells $(dirname $(dirname {input.evaluations[0]})) --experiment {resources.experiment:q} --held-out={params.held_out:q} --out {output.measurements}"
         " > {log} 2>&1"

@@ -50,7 +50,7 @@ rule cache_features:
     priority: plan.FIRST
     conda:
         "../../envs/environment.yaml"
-    threads: plan.compute.threads
+    threads: plan.share_of_cores(workflow)
     resources:
         mem_mb=2500,
         runtime=60,
@@ -62,7 +62,7 @@ rule cache_features:
     message:
         "Cache the encoder's patch features of {wildcards.split}"
     shell:
-        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " encoder features --encoder $(dirname {input.encoder[0]}) --dataset $(dirname {input.dataset[0]})"
+        JOB
+        + " encoder features --encoder $(dirname {input.encoder[0]}) --dataset $(dirname {input.dataset[0]})"
         " --layers {params.layers} --out $(dirname {output.features[0]})"
         " > {log} 2>&1"

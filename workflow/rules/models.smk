@@ -27,11 +27,11 @@ rule train_encoder:
     priority: plan.FIRST
     conda:
         "../../envs/environment.yaml"
-    threads: plan.compute.threads
+    threads: plan.share_of_cores(workflow)
     resources:
-        mem_mb=2500,
-        runtime=120,
-        gpu=plan.compute.gpus,
+        mem_mb=plan.needs.memory_mb("train_encoder"),
+        runtime=plan.needs.minutes("train_encoder"),
+        gpu=plan.needs.gpus("train_encoder"),
         checkpoint_seconds=plan.encoder_checkpoint_seconds,
     params:
         settings=plan.encoder,
@@ -40,8 +40,8 @@ rule train_encoder:
     message:
         "Train the vision encoder"
     shell:
-        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " encoder train --train $(dirname {input.train[0]}) --development $(dirname {input.development[0]})"
+        JOB
+        + " encoder train --train $(dirname {input.train[0]}) --development $(dirname {input.development[0]})"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
         " --out $(dirname {output.training})"
         " 2>&1 | tee {log}"
@@ -66,11 +66,11 @@ rule pretrain_language_model:
     priority: plan.language_model_priority
     conda:
         "../../envs/environment.yaml"
-    threads: plan.compute.threads
+    threads: plan.share_of_cores(workflow)
     resources:
-        mem_mb=2500,
-        runtime=120,
-        gpu=plan.compute.gpus,
+        mem_mb=plan.needs.memory_mb("pretrain_language_model"),
+        runtime=plan.needs.minutes("pretrain_language_model"),
+        gpu=plan.needs.gpus("pretrain_language_model"),
         checkpoint_seconds=plan.pretraining_checkpoint_seconds,
     params:
         settings=plan.language_model_of,
@@ -79,8 +79,8 @@ rule pretrain_language_model:
     message:
         "Pretrain the language model of size {wildcards.size} on text"
     shell:
-        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " language-model --tokens {input.tokens} --tokenizer $(dirname {input.tokenizer[0]})"
+        JOB
+        + " language-model --tokens {input.tokens} --tokenizer $(dirname {input.tokenizer[0]})"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
         " --out $(dirname {output.training})"
         " 2>&1 | tee {log}"

@@ -16,6 +16,7 @@ rule fit_own_law:
         mem_mb=1500,
         runtime=30,
     params:
+        measurements=OWN_MEASUREMENTS,
         settings=plan.law,
         code=plan.code("vlmlaw.laws.cli"),
     message:

@@ -147,13 +147,13 @@ rule align_cell:
     priority: plan.FIRST
     conda:
         "../../envs/environment.yaml"
-    threads: plan.compute.threads
+    threads: plan.share_of_cores(workflow)
     resources:
-        mem_mb=3000,
-        runtime=240,
-        gpu=plan.compute.gpus,
+        mem_mb=plan.needs.memory_mb("align_cell"),
+        runtime=plan.needs.minutes("align_cell"),
+        gpu=plan.needs.gpus("align_cell"),
         checkpoint_seconds=plan.alignment_checkpoint_seconds,
-        compute=plan.compute_options,
+        compute=plan.how_to_compute("align_cell"),
     params:
         settings=plan.alignment_of,
         code=plan.cell_code("vlmlaw.train"),
@@ -161,8 +161,8 @@ rule align_cell:
     message:
         "Stage 1 of {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
-        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " align --language-model $(dirname {input.language_model[0]}) --encoder $(dirname {input.encoder[0]})"
+        JOB
+        + " align --language-model $(dirname {input.language_model[0]}) --encoder $(dirname {input.encoder[0]})"
         " --tokens {input.tokens} --images $(dirname {input.images[0]})"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
         " --compute {resources.compute:q} --out $(dirname {output.training})"

@@ -23,13 +23,13 @@ rule train_cell:
     priority: plan.cell_priority
     conda:
         "../../envs/environment.yaml"
-    threads: plan.compute.threads
+    threads: plan.share_of_cores(workflow)
     resources:
-        mem_mb=3000,
-        runtime=240,
-        gpu=plan.compute.gpus,
+        mem_mb=plan.needs.memory_mb("train_cell"),
+        runtime=plan.needs.minutes("train_cell"),
+        gpu=plan.needs.gpus("train_cell"),
         checkpoint_seconds=plan.training_checkpoint_seconds,
-        compute=plan.compute_options,
+        compute=plan.how_to_compute("train_cell"),
     params:
         settings=plan.cell_of,
         code=plan.cell_code("vlmlaw.train"),
@@ -37,8 +37,8 @@ rule train_cell:
     message:
         "Train {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
-        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " train --language-model $(dirname {input.language_model[0]}) --encoder $(dirname {input.encoder[0]})"
+        JOB
+        + " train --language-model $(dirname {input.language_model[0]}) --encoder $(dirname {input.encoder[0]})"
         " --tokens {input.tokens} --images $(dirname {input.images[0]}) --aligned {input.aligned}"
         " --settings {params.settings:q} --checkpoint-seconds {resources.checkpoint_seconds}"
         " --compute {resources.compute:q}"

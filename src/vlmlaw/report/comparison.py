@@ -149,7 +149,7 @@ def laws(found: Comparison, suite: str, study: Study) -> Table:
         )
     for group in study.law["skipped"]:
         if group["suite"] == suite and group["kind"] == ALL_KINDS and group.get("compressor"):
-            why = [words.NOTHING, "no law: " + group["why"], "", "", ""]
+            why = [words.NOTHING, str(group["why"]).partition(";")[0], "", "", ""]
             rows.append([group["compressor"], ways.get(group["compressor"], ""), *why])
     header = ["compressor", "weights", "law", "ρ", "so", "V*", "R²"]
     return Table(header, rows, left=(0, 1, 2, 3, 4, 5), caption=f"{suite}: the law of each compressor")

@@ -1,0 +1,169 @@
+"""What became of each attempt at a job: a file beside its log, with a line when it starts and one when it ends.
+
+An attempt without an end was killed from outside: memory, a time limit, a node that died. The scheduler's own log,
+where there is one, says which. From these a retry knows what to ask for more of, and whether there is any sense in it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import zip_longest
+from pathlib import Path
+from types import SimpleNamespace
+
+from vlmlaw.errors import UserError
+from vlmlaw.machine import EXIT_RUN_ME_AGAIN
+
+SLURM_LOGS = Path(".snakemake/slurm_logs")
+
+# Causes of an end. DONE aside, each says what a further attempt needs.
+DONE = "done"
+BAD_INPUT = "bad input"  # no attempt can succeed
+DEVICE_MEMORY = "out of GPU memory"  # nor here: a job cannot ask for a larger GPU
+MEMORY = "out of memory"
+TIME = "out of time"
+STOPPED = "stopped"  # cancelled or preempted, with a checkpoint to go on from
+ERROR = "error"
+KILLED = "killed"
+HOPELESS = (BAD_INPUT, DEVICE_MEMORY)
+EXIT_STATUS = {0: DONE, 2: BAD_INPUT, EXIT_RUN_ME_AGAIN: STOPPED}  # of the command line; any other is an error
+
+# What Slurm writes into a job's log when it ends it; the first that fits counts.
+SLURM_SAYS = (
+    (TIME, re.compile(r"DUE TO TIME LIMIT")),
+    (MEMORY, re.compile(r"oom[-_]kill|exceeded .{0,8}memory limit|out.of.memory", re.IGNORECASE)),
+    (STOPPED, re.compile(r"DUE TO PREEMPTION|DUE TO NODE FAILURE|DUE TO JOB REQUEUE|CANCELLED AT")),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One attempt. `limits` are what it was given; `cause` is None while it has not said how it ended."""
+
+    started: float
+    memory_mb: int = 0
+    minutes: int = 0
+    gpus: int = 0
+    devices: str = ""  # CUDA_VISIBLE_DEVICES as the job found it
+    host: str = ""
+    pid: int = 0
+    slurm_job: str = ""
+    ended: float | None = None
+    cause: str | None = None
+    message: str = ""
+
+
+def record_of(log: str | Path) -> Path:
+    """The file of attempts that belongs to a job's log."""
+    return Path(log).with_suffix(".attempts.jsonl")
+
+
+@contextmanager
+def recorded(log: Path | None, *, memory_mb: int = 0, minutes: int = 0, gpus: int = 0) -> Iterator[SimpleNamespace]:
+    """Record the block as an attempt of the job with this log; None records nothing.
+
+    A block that ends by an exit status, as one that only waits for other processes does, puts it into `status`.
+    """
+    result = SimpleNamespace(status=0)
+    if log is None:
+        yield result
+        return
+    attempt = Attempt(
+        started=time.time(),
+        memory_mb=memory_mb,
+        minutes=minutes,
+        gpus=gpus,
+        devices=os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        slurm_job=os.environ.get("SLURM_JOB_ID", ""),
+    )
+    path = record_of(log)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _append(path, asdict(attempt))
+    cause, message = DONE, ""
+    try:
+        yield result
+        cause = EXIT_STATUS.get(result.status, ERROR)
+    except BaseException as error:
+        cause, message = _cause_of_exception(error), str(error) or type(error).__name__
+        raise
+    finally:
+        end = {"ended": time.time(), "cause": cause, "message": message[:2000]}
+        _append(path, {"started": attempt.started, **end})
+
+
+def _append(path: Path, line: dict[str, object]) -> None:
+    """One write, so that attempts on two machines never mix within a line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _cause_of_exception(error: BaseException) -> str:
+    if isinstance(error, UserError):
+        return BAD_INPUT
+    if isinstance(error, SystemExit):
+        return EXIT_STATUS.get(error.code or 0, ERROR)  # type: ignore[arg-type]  # text is no known status
+    if isinstance(error, KeyboardInterrupt):
+        return STOPPED
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, of a device
+        return DEVICE_MEMORY
+    return MEMORY if isinstance(error, MemoryError) or "can't allocate memory" in str(error) else ERROR
+
+
+def read_attempts(log: str | Path) -> list[Attempt]:
+    """Every attempt at the job with this log, oldest first; a line that was cut off by a crash is passed over."""
+    try:
+        lines = record_of(log).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    attempts: dict[float, Attempt] = {}
+    for line in lines:
+        try:
+            data = json.loads(line)
+            before = attempts.get(data["started"])
+            attempts[data["started"]] = replace(before, **data) if before else Attempt(**data)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return list(attempts.values())
+
+
+def failures(log: str | Path) -> list[str]:
+    """The causes of the failed attempts since the last success, oldest first."""
+    causes: list[str] = []
+    attempts = read_attempts(log)
+    for attempt, following in zip_longest(attempts, attempts[1:]):
+        cause = cause_of(attempt)
+        if cause == KILLED and attempt.slurm_job in _requeued(following):
+            cause = STOPPED
+        causes = [] if cause == DONE else [*causes, cause]
+    return causes
+
+
+def _requeued(following: Attempt | None) -> tuple[str, ...]:
+    """The Slurm job that went back into the queue, as after its node died: it is the next attempt, too."""
+    number = following.slurm_job if following else os.environ.get("SLURM_JOB_ID", "")
+    return (number,) if number else ()
+
+
+def cause_of(attempt: Attempt) -> str:
+    """How an attempt ended, by its own word and, where it had none or was stopped, by its scheduler's."""
+    if attempt.cause not in (None, STOPPED):
+        return str(attempt.cause)
+    if attempt.slurm_job:
+        for path in SLURM_LOGS.glob(f"*/**/{attempt.slurm_job}.log"):
+            text = path.read_text(encoding="utf-8", errors="replace")
+            found = next((cause for cause, pattern in SLURM_SAYS if pattern.search(text)), None)
+            if found:
+                return found
+    until = attempt.ended if attempt.ended is not None else time.time()
+    if attempt.minutes and until - attempt.started >= 60 * attempt.minutes:
+        return TIME
+    return attempt.cause or KILLED

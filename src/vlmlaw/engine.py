@@ -1,0 +1,48 @@
+"""Two things that Snakemake 9.18 to 9.27 offers no setting for, done where its own code asks; tests/slurm has both."""
+
+from typing import Any
+
+from vlmlaw.attempts import HOPELESS, failures
+
+
+def give_up_hopeless_jobs() -> None:
+    """Have Snakemake try no job again whose last attempt said that none can succeed.
+
+    `retries` is a number for a rule, whatever a job failed of, and there is no hook. But when a job has failed, the
+    scheduler asks it how often it may be restarted: `Job.restart_times`, which looks at the attempts here.
+    """
+    from snakemake.jobs import GroupJob, Job
+
+    for kind, parts in ((Job, lambda job: [job]), (GroupJob, lambda group: group.jobs)):
+        kind.restart_times = property(_unless_hopeless(kind.restart_times.fget, parts))
+
+
+def _unless_hopeless(restart_times: Any, parts: Any) -> Any:
+    """The getter, which first looks at the attempts of each part; replacing it twice does no harm."""
+
+    def allowed(job: Any) -> int:
+        ends = [failures(part.log[0])[-1:] for part in parts(job) if part.log]
+        return 0 if any(end and end[0] in HOPELESS for end in ends) else restart_times(job)
+
+    return allowed
+
+
+def record_inside_cluster_jobs() -> None:
+    """Have a cluster's job itself record what its outputs were made with; to be called in such a job.
+
+    Otherwise only the head process does, when it hears of the end. After a head that was killed, cells which finished
+    without it would be made again (where an older record is there) or taken whatever their settings (where none is).
+    """
+    from snakemake.persistence import PersistenceBase
+
+    finished = PersistenceBase.finished
+
+    async def finished_and_recorded(self: Any, job: Any) -> None:
+        settings = self.dag.workflow.remote_execution_settings
+        before, settings.immediate_submit = settings.immediate_submit, True  # the other case in which jobs record
+        try:
+            await finished(self, job)
+        finally:
+            settings.immediate_submit = before
+
+    PersistenceBase.finished = finished_and_recorded

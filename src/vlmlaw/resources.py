@@ -1,0 +1,159 @@
+"""What a job asks a cluster for: memory, minutes, GPUs, from what its cell costs and how earlier attempts ended.
+
+The cost is the law's own: a forward pass of N parameters over T tokens takes 2NT FLOPs (Kaplan et al. 2020,
+arXiv 2001.08361, 2.1), a training step three times that. Requests are generous: too much waits a little longer in a
+queue, too little is lost. What was not enough is asked for twofold the next time, up to the experiment's limits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.attempts import KILLED, MEMORY, TIME, failures
+from vlmlaw.experiment import Experiment
+from vlmlaw.names import cell_name
+from vlmlaw.stage_settings import CellSettings, DataSettings, OptimizerSettings
+
+BASE_MB = 1500  # Python, torch, transformers and a small dataset took 450 MB, Snakemake's own processes 250 MB
+BASE_MINUTES = 10  # to start, read the data and write the result
+SLACK = 3  # requested time over estimated: a slow node, a shared file system
+CPU_FLOPS = 5e9  # of a thread, on matrices as small as the miniature's
+TRAINING_BYTES = 16  # a parameter with its gradient and Adam's two moments, in float32
+HOST_BYTES = 8  # a parameter while weights are read or written
+USABLE_SHARE = 0.8  # of a GPU's memory, for weights and their training state; activations have the rest
+GROWTH = 2
+
+Request = Callable[..., int]  # of a job's wildcards and attempt, as Snakemake calls it
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a job computes: FLOPs, and parameters held with so many bytes each."""
+
+    n_params: float
+    flops: float
+    bytes_per_param: int
+
+
+class Needs:
+    """Requests of each expensive rule; a method returns the function of wildcards that Snakemake wants."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment, self.compute = experiment, experiment.compute
+
+    def memory_mb(self, rule: str) -> Request:
+        """Host memory. Doubled for each attempt that ran out of it, or was killed and nobody said why."""
+
+        def request(wildcards: Any, attempt: int = 1) -> int:
+            load = self._load(rule, wildcards)
+            per_param = HOST_BYTES if self.compute.gpus else load.bytes_per_param + HOST_BYTES
+            grown = GROWTH ** self._failed(rule, wildcards, MEMORY, KILLED)
+            return min(self.compute.max_memory_mb, grown * math.ceil(BASE_MB + per_param * load.n_params / 1e6))
+
+        return request
+
+    def minutes(self, rule: str) -> Request:
+        """Run time. Doubled for each attempt that ran out of it."""
+
+        def request(wildcards: Any, attempt: int = 1) -> int:
+            load = self._load(rule, wildcards)
+            seconds = SLACK * load.flops / self.flops_per_second(self._gpus(rule, load))
+            grown = GROWTH ** self._failed(rule, wildcards, TIME)
+            return min(self.compute.max_minutes, grown * math.ceil(BASE_MINUTES + seconds / 60))
+
+        return request
+
+    def gpus(self, rule: str) -> Request:
+        """GPUs: those of the experiment, or as many more as the weights with their training state fill."""
+        return lambda wildcards, attempt=1: self._gpus(rule, self._load(rule, wildcards))
+
+    def _gpus(self, rule: str, load: Load) -> int:
+        if not self.compute.gpus:
+            return 0
+        least = 1 if rule == "evaluate_cell" else self.compute.gpus
+        filled = load.n_params * load.bytes_per_param / (USABLE_SHARE * self.compute.gpu_memory_gb * 1e9)
+        return max(least, 2 ** math.ceil(math.log2(max(1.0, filled))))
+
+    def flops_per_second(self, gpus: int) -> float:
+        """Sustained by a job."""
+        if gpus:
+            return gpus * self.compute.peak_tflops * 1e12 * self.compute.utilisation
+        return self.compute.threads * CPU_FLOPS
+
+    def cell_seconds(self, cell: CellSettings) -> float:
+        """Estimated seconds of a cell's training and evaluation together, without slack."""
+        loads = {"train_cell": self._training(cell), "evaluate_cell": self._evaluation(cell)}
+        return sum(load.flops / self.flops_per_second(self._gpus(rule, load)) for rule, load in loads.items())
+
+    def cell_gpus(self, cell: CellSettings) -> int:
+        """GPUs of a cell's training."""
+        return self._gpus("train_cell", self._training(cell))
+
+    # Loads.
+
+    def _load(self, rule: str, wildcards: Any) -> Load:
+        experiment = self.experiment
+        if rule == "pretrain_language_model":
+            size: Any = experiment.size_settings(wildcards.size)
+            return _training_load(experiment.n_params_estimate(wildcards.size), self._n_text_tokens, size.pretraining)
+        if rule == "train_encoder":
+            tower: Any = experiment.encoder_settings
+            n_params = 12 * tower.num_hidden_layers * tower.hidden_size**2
+            return _training_load(n_params, experiment.grid_side**2, tower.training)
+        if rule == "align_cell":
+            return self._training(experiment.alignments[_cell_name(wildcards)])
+        if rule == "train_cell":
+            return self._training(experiment.training_settings_of(_cell_name(wildcards)))
+        return self._evaluation(experiment.cell_settings(_cell_name(wildcards)))
+
+    def _training(self, cell: CellSettings) -> Load:
+        """Of a cell, or of its stage 1, through whose frozen LLM gradients pass all the same."""
+        n_params, n_tokens = self.experiment.n_params_estimate(cell.size), self._n_tokens(cell)
+        return _training_load(n_params, n_tokens, cell.training, self._n_records(cell))
+
+    def _evaluation(self, cell: CellSettings) -> Load:
+        n_params, n_tokens = self.experiment.n_params_estimate(cell.size), self._n_tokens(cell)
+        data = self.experiment.data
+        files = () if isinstance(data, DataSettings) else data.test.values()
+        n_records = data.images["test"] if isinstance(data, DataSettings) else sum(f.records or 10_000 for f in files)
+        return Load(n_params, 2 * n_params * n_tokens * n_records, bytes_per_param=4)
+
+    def _n_tokens(self, cell: CellSettings) -> int:
+        """Of a record; a training for any V is counted with all patches."""
+        return (cell.n_visual_tokens or self.experiment.grid_side**2) + self._n_text_tokens
+
+    def _n_records(self, cell: CellSettings) -> int:
+        """Records of the cell's training split; where nobody has counted them, as many as LLaVA's mix has."""
+        data = self.experiment.data
+        if isinstance(data, DataSettings):
+            return data.images["train"]
+        file = data.train if cell.trains_language_model else data.align
+        return (file.records if file else None) or 665_298
+
+    @property
+    def _n_text_tokens(self) -> int:
+        data = self.experiment.data
+        return 8 * data.questions_per_image if isinstance(data, DataSettings) else data.train.text_tokens
+
+    def _failed(self, rule: str, wildcards: Any, *causes: str) -> int:
+        return sum(cause in causes for cause in failures(self.log_of(rule, wildcards)))
+
+    def log_of(self, rule: str, wildcards: Any) -> Path:
+        """The log that the rule's job writes."""
+        job = _cell_name(wildcards) if hasattr(wildcards, "compressor") else "/".join(wildcards)
+        return Path(self.experiment.results) / "logs" / (f"{rule}/{job}.log" if job else f"{rule}.log")
+
+
+def _training_load(n_params: float, n_tokens: int, plan: OptimizerSettings, n_records: int = 0) -> Load:
+    n_seen = plan.steps_of(n_records) * plan.batch_size
+    return Load(n_params, 6 * n_params * n_tokens * n_seen, bytes_per_param=TRAINING_BYTES)
+
+
+def _cell_name(wildcards: Any) -> str:
+    n_visual_tokens = getattr(wildcards, "n_visual_tokens", None)  # a training for any V has none
+    of = None if n_visual_tokens is None else int(n_visual_tokens)
+    return cell_name(wildcards.size, of, wildcards.compressor, int(wildcards.seed))

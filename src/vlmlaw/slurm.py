@@ -1,0 +1,78 @@
+"""Jobs that Slurm still has for this folder. A workflow that was killed leaves them behind, and starts none twice."""
+
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlmlaw.errors import UserError
+
+ENDED = (
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "TIMEOUT",
+    "PREEMPTED",
+)
+SECONDS_BETWEEN_LOOKS = 10.0
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    number: str
+    state: str
+    what: str  # the plugin's comment: the rule and its wildcards
+
+    def __str__(self) -> str:
+        return f"{self.number} {self.state} {self.what}"
+
+
+def jobs_of(folder: Path) -> list[SlurmJob] | None:
+    """Our jobs in the queue that work in this folder; None where there is no Slurm or it does not answer."""
+    command = ["squeue", "--me", "--noheader", "--format=%i|%T|%k|%Z"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    if done.returncode != 0:
+        return None
+    rows = [line.split("|", 3) for line in done.stdout.splitlines()]
+    own = [SlurmJob(*row[:3]) for row in rows if len(row) == 4 and Path(row[3]).resolve() == folder.resolve()]
+    return [job for job in own if job.what.startswith(("rule_", "group_")) and job.state not in ENDED]
+
+
+def refuse_orphans(folder: Path) -> None:
+    """Raises UserError while an earlier run's jobs are in the queue: a new one would start the same cells again."""
+    if not (folder / ".snakemake" / "slurm_logs").is_dir():
+        return
+    orphans = jobs_of(folder)
+    if orphans:
+        raise UserError(
+            f"{len(orphans)} job(s) of an earlier run of this folder are still in Slurm's queue:\n"
+            + "".join(f"  {job}\n" for job in orphans)
+            + "`vlmlaw orphans --wait` lets them finish, `vlmlaw orphans --cancel` ends them (trainings keep their "
+            "checkpoints); then start again: what they finished is not done twice."
+        )
+
+
+def run_orphans(*, cancel: bool, wait: bool) -> None:
+    """List, end or await this folder's jobs. Raises UserError where no Slurm answers."""
+    folder = Path.cwd()
+    while True:
+        jobs = jobs_of(folder)
+        if jobs is None:
+            raise UserError("squeue is missing or does not answer; run this where jobs are submitted from.")
+        if not jobs:
+            print(f"no jobs of {folder} are in Slurm's queue")
+            return
+        print(*jobs, sep="\n", flush=True)
+        if cancel:
+            subprocess.run(["scancel", *(job.number for job in jobs)], check=False)
+            cancel, wait = False, True  # until they have saved their work and are gone
+        if not wait:
+            return
+        time.sleep(SECONDS_BETWEEN_LOOKS)

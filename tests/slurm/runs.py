@@ -1,0 +1,115 @@
+"""Snakemake with the shipped Slurm profile, started in a project of its own, and what Slurm knows of its jobs."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from workflow.project import Project, environment
+
+PATIENCE_S = 900
+T = TypeVar("T")
+# Slurm's jobs here take seconds, so they are asked after every few; all else is the profile as it is shipped.
+PROFILE = ["--profile", "workflow/profiles/slurm", "--slurm-init-seconds-before-status-checks", "4"]
+PARTITIONS = {
+    "batch": {"max_runtime": 60, "max_threads": 4, "max_mem_mb": 16_000, "max_gpu": 2},
+    "short": {"max_runtime": 30, "max_threads": 4, "max_mem_mb": 16_000},
+}
+
+
+@dataclass(frozen=True)
+class SlurmJob:
+    number: str
+    state: str
+    comment: str
+    name: str
+    partition: str
+    gres: str
+    node: str
+
+
+@dataclass
+class Run:
+    """A head process and what it wrote; `text` is all of it."""
+
+    process: subprocess.Popen
+    output: Path
+    code: int | None = field(default=None)
+
+    @property
+    def text(self) -> str:
+        return self.output.read_text(errors="replace")
+
+    def wait(self) -> "Run":
+        """Until the head process ends."""
+        try:
+            self.code = self.process.wait(PATIENCE_S)
+        finally:
+            self.process.kill()
+        return self
+
+
+@dataclass
+class ClusterProject(Project):
+    """A project whose Snakemake submits to Slurm."""
+
+    def start(self, *arguments: str) -> Run:
+        """Start a head process in the background. Targets stand before options, since some take several values."""
+        output = self.folder / f"head-{time.monotonic_ns()}.txt"
+        command = [sys.executable, "-m", "snakemake", *arguments, *PROFILE]
+        with output.open("wb") as file:
+            return Run(subprocess.Popen(command, cwd=self.folder, env=environment(), stdout=file, stderr=file), output)
+
+    def vlmlaw(self, *arguments: str) -> subprocess.CompletedProcess:
+        """Run a verb of the command line in the project's folder."""
+        command = [sys.executable, "-m", "vlmlaw", *arguments]
+        env = environment() | {"PYTHONPATH": str(self.folder / "src")}
+        return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
+
+    def jobs(self) -> list[SlurmJob]:
+        """All of this folder's Slurm jobs, the ended ones too, oldest first."""
+        form = "%i|%T|%k|%j|%P|%b|%N|%Z"
+        done = subprocess.run(
+            ["squeue", "-h", "-t", "all", "-o", form], capture_output=True, text=True, env=os.environ, check=False
+        )
+        rows = [line.split("|") for line in done.stdout.splitlines()]
+        own = [SlurmJob(*row[:7]) for row in rows if Path(row[7]) == self.folder]
+        return sorted(own, key=lambda job: int(job.number))
+
+    def running(self, rule: str) -> SlurmJob | None:
+        return next(
+            (job for job in self.jobs() if job.state == "RUNNING" and job.comment.startswith(f"rule_{rule}")), None
+        )
+
+    def attempts(self, rule: str, cell: str) -> list[dict[str, Any]]:
+        """What the cell's jobs recorded of themselves, starts and ends in one."""
+        found: dict[float, dict[str, Any]] = {}
+        path = self.folder / "results" / "logs" / rule / f"{cell}.attempts.jsonl"
+        for line in path.read_text().splitlines() if path.exists() else []:
+            data = json.loads(line)
+            found.setdefault(data["started"], {}).update(data)
+        return list(found.values())
+
+    def log(self, rule: str, cell: str) -> str:
+        return (self.folder / "results" / "logs" / rule / f"{cell}.log").read_text()
+
+    def use_partitions(self) -> None:
+        """Tell the profile of the private cluster's partitions, as a user does once."""
+        path = self.folder / "workflow" / "profiles" / "slurm" / "partitions.yaml"
+        path.write_text(yaml.safe_dump({"partitions": PARTITIONS}))
+
+
+def wait_until(condition: Callable[[], T], what: str) -> T:
+    """The condition's first value that is not false."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"no {what} after {PATIENCE_S} s"
+        time.sleep(0.3)
+    return value

@@ -1,0 +1,103 @@
+"""What jobs ask a cluster for."""
+
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from vlmlaw import attempts
+from vlmlaw.experiment import Experiment
+from vlmlaw.resources import Needs
+
+FILE = "workflow/experiments/tiny.yaml"
+
+
+@pytest.fixture
+def file(request):
+    return yaml.safe_load((request.config.rootpath / FILE).read_text())
+
+
+def needs(file, **compute):
+    sizes = {
+        "0.5b": {"hidden_size": 1024, "num_hidden_layers": 40, "num_attention_heads": 16},
+        "14b": {"hidden_size": 5120, "num_hidden_layers": 44, "num_attention_heads": 40},
+    }
+    changed = {"sizes": file["sizes"] | sizes, "grid": file["grid"] | {"sizes": list(sizes)}, "compute": compute}
+    return Needs(Experiment.from_mapping(file | changed))
+
+
+def cell(size, n_visual_tokens):
+    named = {"size": size, "n_visual_tokens": str(n_visual_tokens), "compressor": "block_linear", "seed": "0"}
+    return SimpleNamespace(**named)
+
+
+def test_a_larger_model_asks_for_more(file):
+    asked = needs(file, gpus=1, gpu_memory_gb=80, peak_tflops=0.1)  # the tiny grid has few records
+    small, large = cell("0.5b", 1), cell("14b", 1)
+    for request in (asked.memory_mb("train_cell"), asked.minutes("train_cell"), asked.gpus("train_cell")):
+        assert request(large) > request(small)
+    assert asked.gpus("train_cell")(small) == 1
+    assert asked.gpus("train_cell")(large) == 4, "14 B x 16 bytes is 222 GB of weights and their training state"
+    assert asked.gpus("evaluate_cell")(large) == 1
+
+
+def test_more_visual_tokens_ask_for_more_time(file):
+    asked = needs(file, gpus=0, max_minutes=10**6)
+    assert asked.minutes("train_cell")(cell("0.5b", 36)) > 1.3 * asked.minutes("train_cell")(cell("0.5b", 1))
+    assert asked.memory_mb("train_cell")(cell("0.5b", 36)) == asked.memory_mb("train_cell")(cell("0.5b", 1))
+
+
+def test_time_follows_the_cost_of_a_training(file):
+    asked = needs(file, gpus=1, peak_tflops=100.0, utilisation=0.5, max_minutes=10**6)
+    training = asked.experiment.cell_settings("0.5b_v36_block_linear_s0")
+    n_params, n_tokens, n_records = 12 * 40 * 1024**2, 36 + 8 * 8, 100 * 8
+    assert asked.experiment.n_params_estimate("0.5b") == n_params
+    tested = 64 * 2 * n_params * n_tokens
+    assert asked.cell_seconds(training) == pytest.approx((n_records * 6 * n_params * n_tokens + tested) / 50e12)
+
+
+def test_small_things_stay_small(file):
+    asked = Needs(Experiment.from_mapping(file))
+    for name, settings in asked.experiment.cells.items():
+        wildcards = SimpleNamespace(
+            size=settings.size,
+            n_visual_tokens=settings.n_visual_tokens,
+            compressor=settings.compressor,
+            seed=settings.seed,
+        )
+        assert asked.gpus("train_cell")(wildcards) == 0, name
+        assert asked.memory_mb("train_cell")(wildcards) < 2000, name
+        assert asked.minutes("train_cell")(wildcards) < 15, name
+
+
+def test_limits_hold(file):
+    asked = needs(file, gpus=0, max_minutes=600, max_memory_mb=64_000)
+    assert asked.minutes("train_cell")(cell("14b", 36)) == 600
+    assert asked.memory_mb("train_cell")(cell("14b", 36)) == 64_000
+
+
+@pytest.mark.parametrize(
+    ("causes", "memory", "minutes"),
+    [
+        ([], 1, 1),
+        ([attempts.MEMORY], 2, 1),
+        ([attempts.KILLED], 2, 1),
+        ([attempts.TIME], 1, 2),
+        ([attempts.MEMORY, attempts.TIME, attempts.MEMORY], 4, 2),
+        ([attempts.STOPPED, attempts.ERROR, attempts.BAD_INPUT], 1, 1),
+    ],
+)
+def test_a_retry_asks_for_more_of_what_was_wanting(file, monkeypatch, causes, memory, minutes):
+    asked, at = needs(file, gpus=0, max_minutes=10**9, max_memory_mb=10**9), cell("0.5b", 4)
+    before = asked.memory_mb("train_cell")(at), asked.minutes("train_cell")(at)
+    monkeypatch.setattr("vlmlaw.resources.failures", lambda log: causes if "0.5b_v4_block" in log.name else [])
+    after = asked.memory_mb("train_cell")(at), asked.minutes("train_cell")(at)
+    assert after == (before[0] * memory, before[1] * minutes)
+
+
+def test_the_log_of_a_job_is_where_the_rules_write_it(file, request):
+    asked = Needs(Experiment.from_mapping(file))
+    assert str(asked.log_of("train_cell", cell("3k", 4))) == "results/tiny/logs/train_cell/3k_v4_block_linear_s0.log"
+    rules = "".join(path.read_text() for path in (request.config.rootpath / "workflow" / "rules").glob("*.smk"))
+    for pattern in ("train_cell/{CELL}.log", "evaluate_cell/{CELL}.log", "pretrain_language_model/{size}.log"):
+        assert f"<logs>/{pattern}" in rules
