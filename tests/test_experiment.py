@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from vlmlaw.__main__ import main
+from vlmlaw.data.practice import write_practice
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import CellSettings, Experiment, read_experiment
 from vlmlaw.settings import from_json, to_json
@@ -60,8 +61,17 @@ def put(params: dict, path: str, value: object) -> dict:
     return params
 
 
+@pytest.fixture(scope="module")
+def folder_of_practice(tmp_path_factory):
+    """A folder that holds what practice.yaml names: its models are asked for their shapes."""
+    folder = tmp_path_factory.mktemp("project")
+    write_practice(folder / "practice")
+    return folder
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_every_experiment_file_of_the_repository_is_valid(path):
+def test_every_experiment_file_of_the_repository_is_valid(path, folder_of_practice, monkeypatch):
+    monkeypatch.chdir(folder_of_practice)
     experiment = read_experiment(path)
     assert experiment.cells
     assert len({read_experiment(other).results for other in FILES}) == len(FILES)
