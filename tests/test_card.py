@@ -27,7 +27,7 @@ def test_a_card_tells_a_cells_numbers(tmp_path):
         },
         "scores": {"reading": {"all": {"error": 0.1234, "error_se": 0.0101, "n_questions": 300}}},
     }
-    write_card("0.5b_v16_quecc_s3", training, evaluation, tmp_path / "README.md")
+    write_card("0.5b_v16_quecc_s3", training, evaluation, tmp_path / "model", tmp_path / "README.md")
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: transformers\n")
     assert "# 0.5b_v16_quecc_s3" in text and "as 16 visual tokens (quecc)" in text

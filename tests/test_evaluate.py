@@ -130,7 +130,9 @@ def test_a_cell_is_evaluated_into_one_file(small, make_vlm, words, tmp_path):
     vlm.save_pretrained(tmp_path / "cell" / "model")
     words.save_pretrained(tmp_path / "cell" / "model")
     settings = {"size": "3k", "n_visual_tokens": 9, "compressor": "block_linear", "seed": 7}
-    training = {"settings": settings | {"more": 1}, "wall_seconds": 2.5, "cpu_seconds": 2.0}
+    plan = {"batch_size": 4, "learning_rate": 0.1, "new_learning_rate": 0.2, "warmup_share": 0.05, "dtype": "float32"}
+    training = {"settings": settings | {"training": plan}, "versions": {}, "steps": 3, "last_loss": 1.5}
+    training |= {"wall_seconds": 2.5, "cpu_seconds": 2.0}
     (tmp_path / "cell" / "training.json").write_text(json.dumps(training))
     arguments = (tmp_path / "cell" / "model", small.data["test"], small.tokens["test"], small.features["test"])
     outs = [tmp_path / f"{size}.json" for size in (2, 64)]

@@ -113,7 +113,8 @@ def test_verdicts_are_those_of_teacher_forcing(make_vlm, small, words, compresso
     features = load_features(small.features["test"], layers=[2])
     vlm = make_vlm(vision=ConvTowerConfig(hidden_size=16, num_hidden_layers=2), compressor=compressor, seed=1)
     _learn_by_heart(vlm, table, features, words)
-    judged = judge(vlm, table, features, batch_size=3, pad_id=words.pad_token_id)
+    seen = lambda rows: {"patches": features(rows)}  # noqa: E731
+    judged = judge(vlm, table, seen, batch_size=3, pad_id=words.pad_token_id)
     prompter = Prompter(words, n_visual_tokens=4, image_token_id=vlm.config.image_token_id)
     keys = [(index, number) for index, record in enumerate(data.records) for number in range(len(record.questions))]
     prompts = [

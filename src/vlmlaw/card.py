@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,8 +26,8 @@ print(processor.decode(ids[0]))
 or `vlmlaw chat {folder} image.png "What is this?"`."""
 
 
-def write_card(name: str, training: Mapping[str, Any], evaluation: Mapping[str, Any], out: Path) -> None:
-    """Write the card of a cell to `out`: its training.json and evaluation.json, in words. Links are from its folder."""
+def write_card(name: str, training: Mapping[str, Any], evaluation: Mapping[str, Any], model: Path, out: Path) -> None:
+    """Write the card of a cell to `out`: its training.json and evaluation.json in words, and how to load `model`."""
     settings, n_visual_tokens = training["settings"], evaluation["cell"]["n_visual_tokens"]
     parts = [
         "---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\ntags: [vlmlaw]\n---",
@@ -36,7 +37,7 @@ def write_card(name: str, training: Mapping[str, Any], evaluation: Mapping[str, 
         "vlmlaw to measure how error follows from the size of the language model and the number of visual tokens.",
         "## Errors on the test split\n\n" + _table(evaluation["scores"]),
         "## Size and training\n\n" + "\n".join(f"- {line}" for line in _facts(training, evaluation["parameters"])),
-        "## Use\n\n" + USE.format(folder="model"),
+        "## Use\n\n" + USE.format(folder=os.path.relpath(model, out.parent)),
     ]
     with whole_file(out) as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")

@@ -124,4 +124,4 @@ def evaluate_cell(
     with whole_file(out) as partial:
         partial.write_text(json.dumps(result, indent=2))
     training = json.loads((model.parent / "training.json").read_text(encoding="utf-8"))
-    write_card(out.parent.name, training, result, out.parent / CARD)
+    write_card(out.parent.name, training, result, model, out.parent / CARD)

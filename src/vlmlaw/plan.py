@@ -329,7 +329,7 @@ class Plan:
 
     @cached_property
     def as_json(self) -> str:
-        """The whole experiment as JSON. No parameter of a rule: whatever part of it a job needs is one."""
+        """The whole experiment as JSON. No parameter of a rule: what a job depends on of it is behind its inputs."""
         return json.dumps(as_data(self.experiment))
 
 

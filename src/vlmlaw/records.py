@@ -20,6 +20,7 @@ NAME = "record.json"
 GIVEN = ("settings", "code", "upstream")  # what a job's result depends on, as the workflow's parameters have it
 DEPTH = 4  # of inputs of inputs in a record: a cell, its features, the encoder, the pictures
 NO_INPUTS = ("out", "record")
+BESIDE = {"evaluate": ("README.md",)}  # a cell's card
 MADE = {"train": ("model", "training.json", "train.jsonl")}  # below --out, where not all that is there
 
 
@@ -34,6 +35,7 @@ def write(args: Namespace) -> None:
     """The record of a verb that has just ended well."""
     record, out = args.record, Path(args.out)
     chosen = [out / name for name in MADE.get(args.verb, ())] or [out]
+    chosen += [out.with_name(name) for name in BESIDE.get(args.verb, ()) if out.with_name(name).exists()]
     files = {
         str(path.relative_to(record.parent)): _identity(path)
         for part in chosen

@@ -61,6 +61,7 @@ rule collect_measurements:
     resources:
         mem_mb=1000,
         runtime=10,
+        experiment=plan.as_json,
     params:
         held_out=plan.held_out,
         code=plan.code("vlmlaw.measurements"),
@@ -69,5 +70,5 @@ rule collect_measurements:
         "Collect the measurements of all cells"
     shell:
         "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " collect --cells $(dirname $(dirname {input.evaluations[0]})) --experiment {plan.as_json:q} --held-out={params.held_out:q} --out {output.measurements}"
+        " collect --cells $(dirname $(dirname {input.evaluations[0]})) --experiment {resources.experiment:q} --held-out={params.held_out:q} --out {output.measurements}"
         " > {log} 2>&1"
