@@ -1,0 +1,66 @@
+"""Records beside results: what they hold, which file is meant, and what is made of one that cannot be read."""
+
+import json
+from argparse import Namespace
+
+from vlmlaw import records
+
+
+def write(tmp_path, *, verb="tokenize", **paths):
+    """The record of a verb that made `out`, with these inputs."""
+    given = {"settings": '{"a": 1}', "code": "c0de", "upstream": "0123"}
+    args = Namespace(verb=verb, record=tmp_path / "made" / records.NAME, out=tmp_path / "made", **given, **paths)
+    records.write(args)
+    return records.read(args.record)
+
+
+def folder(path, **files):
+    path.mkdir(parents=True)
+    for name, text in files.items():
+        (path / name).write_text(text)
+    return path
+
+
+def test_a_record_holds_what_was_given_and_the_hash_of_every_file(tmp_path):
+    folder(tmp_path / "made", a="one", b="two")
+    record = write(tmp_path)
+    assert record["settings"] == '{"a": 1}' and record["code"] == "c0de" and record["upstream"] == "0123"
+    assert set(record["files"]) == {"a", "b"}
+    assert record["files"]["a"]["sha256"] == records.sha256(tmp_path / "made" / "a")
+    assert record["files"]["a"]["bytes"] == 3
+
+
+def test_the_version_of_a_content_follows_its_files_and_nothing_else(tmp_path):
+    versions = []
+    for name, text in (("first", "one"), ("second", "one"), ("third", "two")):
+        folder(tmp_path / name / "made", a=text)
+        versions.append(write(tmp_path / name, verb=name)["content"])
+    assert versions[0] == versions[1] != versions[2]
+
+
+def test_an_input_with_a_record_is_named_with_its_version_and_its_own_inputs(tmp_path):
+    pictures = folder(tmp_path / "pictures", index="x")
+    records.write(
+        Namespace(verb="pictures", record=pictures / records.NAME, out=pictures, settings="{}", code="p", upstream=None)
+    )
+    folder(tmp_path / "made", a="one")
+    record = write(tmp_path, dataset=pictures, tokenizer=tmp_path / "unrecorded")
+    assert set(record["inputs"]) == {"dataset"}
+    found = record["inputs"]["dataset"]
+    assert found["path"] == str(pictures) and found["code"] == "p"
+    assert found["content"] == records.read(pictures / records.NAME)["content"]
+    assert [name for name, _ in records.walk(record["inputs"])] == ["dataset"]
+
+
+def test_what_is_no_record_reads_as_none(tmp_path):
+    assert records.read(tmp_path / "missing.json") is None
+    for text in ("", "[]", '{"files": 3}', json.dumps({"files": {}, "settings": "", "code": ""})):
+        (tmp_path / "record.json").write_text(text)
+        assert records.read(tmp_path / "record.json") is None
+
+
+def test_the_record_of_a_file_lies_beside_it(tmp_path):
+    assert records.record_of(tmp_path / "evaluation.json") is None
+    for result, record in (("evaluation.json", "evaluation.record.json"), ("model", "training.record.json")):
+        (tmp_path / record).write_text("{}")
+        assert records.record_of(tmp_path / result) == tmp_path / record
