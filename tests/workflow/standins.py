@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from vlmlaw.names import cell_name
+
 CALLED_INSTEAD = """
 
 # Appended by a test: stages that take no time.
@@ -131,6 +133,7 @@ def run_evaluate(args):
     result = {
         "cell": {name: cell[name] for name in ("size", "n_visual_tokens", "compressor", "seed")},
         "scores": scores,
+        "training": cell_name(**{name: cell[name] for name in ("size", "n_visual_tokens", "compressor", "seed")}),
         "parameters": {"llm": int(2 * n_params), "llm_non_embedding": int(n_params)},
         "n_text_tokens": 2,
         "flops": flops,

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-TAIL = {"collect_measurements": 1, "fit_law": 1, "write_report": 1}
+LAW = {"fit_law": 1, "write_headline": 1, "write_report": 1}
+TAIL = {"collect_measurements": 1} | LAW
 pytestmark = pytest.mark.workflow
 
 
@@ -39,7 +40,7 @@ def test_nothing_changed(finished):
             {"draw_pictures": 1, "tokenize": 1, "cache_features": 1, "evaluate_cell": 10} | TAIL,
         ),
         ("evaluation.batch_size", 16, {"evaluate_cell": 10} | TAIL),
-        ("law.bootstrap_draws", 30, {"fit_law": 1, "write_report": 1}),
+        ("law.bootstrap_draws", 30, LAW),
         ("report.title", "Another title", {"write_report": 1}),
         ("training.checkpoint_seconds", 600, {}),
         ("compute", {"gpus": 0, "threads": 2}, {}),
@@ -66,10 +67,15 @@ def test_the_order_of_keys_is_no_change(finished):
             "src/vlmlaw/laws/fit.py",
             "import numpy as np\n",
             "import numpy as np\n\nUNUSED = 1\n",
-            {"fit_law": 1, "write_report": 1},
+            LAW,
         ),
         ("src/vlmlaw/measurements.py", "import pandas as pd\n", "import pandas as pd\n\nUNUSED = 1\n", TAIL),
-        ("src/vlmlaw/experiment.py", "import re\n", "import re\n\nUNUSED = 1\n", {"write_report": 1}),
+        (
+            "src/vlmlaw/experiment.py",
+            "from pathlib import Path\n",
+            "from pathlib import Path\n\nUNUSED = 1\n",
+            {"write_report": 1},
+        ),
         ("workflow/rules/train.smk", "Train {wildcards.size}", "Train the size {wildcards.size}", {}),
         ("envs/environment.yaml", "channels:", "# A comment.\nchannels:", {}),
     ],
