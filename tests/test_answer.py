@@ -76,6 +76,7 @@ def test_a_benchmark_ends_in_one_file_with_its_replies_beside(cell, benchmark, t
     assert set(result) == {
         "scores",
         "cell",
+        "training",
         "parameters",
         "n_text_tokens",
         "flops",
