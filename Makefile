@@ -24,7 +24,7 @@ report: setup
 	@$(BIN)/python -m vlmlaw summary $(EXPERIMENT)
 
 test: $(VENV)/stamp-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-slurm: $(VENV)/stamp-test
 	$(BIN)/python -m pytest -m slurm tests/slurm

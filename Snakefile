@@ -39,6 +39,7 @@ OWN_RESULTS = f"{plan.results}/own/{Path(OWN_MEASUREMENTS or '').stem}"
 MODEL_FILES = ["model.safetensors", "config.json"]
 TOKENIZER_FILES = ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
 SPEAKING_MODEL_FILES = [*MODEL_FILES, "generation_config.json", *TOKENIZER_FILES]
+CELL_MODEL_FILES = [*SPEAKING_MODEL_FILES, "processor_config.json"]
 PICTURE_FILES = ["conversations.json", "index.npz", "images-00000.tar"]
 # A pretrained model is not copied into the results: a small file says what it is.
 ENCODER_FILES = ["model.json"] if plan.pretrained else MODEL_FILES

@@ -109,6 +109,7 @@ def run_train(args):
         time.sleep(0.1)
     weights = _read(args.language_model, args.encoder, args.tokens, args.images)
     _model(args.out / "model", weights, args.settings, args.code)
+    _write(args.out / "model" / "processor_config.json")
     (args.out / "train.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
     _account(args.out / "training.json", args.settings)
 

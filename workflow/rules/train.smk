@@ -12,7 +12,7 @@ rule train_cell:
         aligned=plan.aligned_of,
         again=again("train_cell"),
     output:
-        multiext(f"<results>/cells/{CELL}/model/", *SPEAKING_MODEL_FILES),
+        multiext(f"<results>/cells/{CELL}/model/", *CELL_MODEL_FILES),
         training=f"<results>/cells/{CELL}/training.json",
         history=f"<results>/cells/{CELL}/train.jsonl",
         record=f"<results>/cells/{CELL}/training.record.json",
@@ -57,7 +57,7 @@ use rule train_cell as train_elastic with:
         aligned=plan.aligned_of,
         again=again("train_elastic"),
     output:
-        multiext(f"<results>/cells/{ELASTIC}/model/", *SPEAKING_MODEL_FILES),
+        multiext(f"<results>/cells/{ELASTIC}/model/", *CELL_MODEL_FILES),
         training=f"<results>/cells/{ELASTIC}/training.json",
         history=f"<results>/cells/{ELASTIC}/train.jsonl",
         record=f"<results>/cells/{ELASTIC}/training.record.json",
