@@ -8,7 +8,7 @@ import pytest
 pytestmark = pytest.mark.workflow
 ELASTIC = {"sizes": ["3k"], "visual_tokens": [1, 4, 36], "compressors": ["m3", "mqt"]}
 TRAINING_FREE = {"sizes": ["3k"], "visual_tokens": [4], "compressors": ["average_at_inference", "visionzip"]}
-TAIL = {"collect_measurements": 1, "fit_law": 1, "write_report": 1}
+TAIL = {"collect_measurements": 1, "fit_law": 1, "write_headline": 1, "write_report": 1}
 
 
 @pytest.fixture(scope="module")
