@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import GenerationConfig
 
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
@@ -67,6 +68,20 @@ def test_both_stages_in_bfloat16_keep_float32_masters_and_save_what_they_compute
     train_cell(*models, *data, tmp_path / "cell", settings=second, aligned=tmp_path / "aligned" / CONNECTOR)
     saved = load_file(tmp_path / "cell" / "model" / "model.safetensors")
     assert {weight.dtype for weight in saved.values()} == {torch.bfloat16}
+
+
+def test_a_cell_in_bfloat16_ends_its_replies_where_its_language_model_does(stages, tmp_path, monkeypatch):
+    """Chat models name more ends in their generation settings than in their configuration."""
+
+    def with_two_ends(*paths, settings):
+        model = build_vlm(*paths, settings=settings)
+        model.generation_config.eos_token_id = [3, 5]
+        return model
+
+    monkeypatch.setattr("vlmlaw.train.build_vlm", with_two_ends)
+    given = (stages.language_model, stages.encoder, stages.tokens["train"], stages.data["train"])
+    train_cell(*given, tmp_path / "cell", settings=replace(CELL, training=replace(PLAN, steps=1, dtype="bfloat16")))
+    assert GenerationConfig.from_pretrained(tmp_path / "cell" / "model").eos_token_id == [3, 5]
 
 
 def test_stage_2_starts_from_stage_1s_weights(stages, trained):

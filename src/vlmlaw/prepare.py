@@ -102,6 +102,7 @@ def save_whole(model: VlmForConditionalGeneration, folder: Path, *, machine: Mac
         plain = VlmForConditionalGeneration(cast(Any, model.config))
     plain.load_state_dict({name: tensor.to(dtype) for name, tensor in whole.items()}, assign=True)
     plain.tie_weights()
+    plain.generation_config = model.generation_config  # chat models name more ends there than in their configuration
     plain.save_pretrained(folder)
 
 
