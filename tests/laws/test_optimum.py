@@ -79,6 +79,17 @@ def test_flat_region_is_what_exhaustive_search_finds(reasoning, tolerance):
     assert flat_region(reasoning, cost, tolerance=tolerance) == (inside[0], inside[-1])
 
 
+def test_a_flat_region_without_a_whole_v_is_the_best_whole_v(reasoning):
+    cost = Cost(9)
+    budget = middling_budget(reasoning, cost)
+    best = numeric_v_star(reasoning, cost, budget=budget)
+    neighbours = np.array([np.floor(best), np.ceil(best)])
+    error = reasoning.predict(budget / (2 * BILLION * (9 + neighbours)), neighbours)
+    whole = neighbours[np.argmin(error)]
+    assert neighbours[0] < best < neighbours[1]
+    assert flat_region(reasoning, cost, tolerance=1e-9) == (whole, whole)
+
+
 @pytest.mark.parametrize("q", [0, 50, 400])
 def test_frontier_is_what_exhaustive_search_finds(reasoning, q):
     cost = Cost(q)

@@ -7,6 +7,7 @@ import pytest
 
 from vlmlaw.__main__ import main
 from vlmlaw.report import accounts, described
+from vlmlaw.report.study import Study
 
 from . import made
 
@@ -81,6 +82,16 @@ def test_summary_is_short_and_says_where_the_page_is(
     told = capsys.readouterr().out
     assert "reasoning" in told and "buy the larger LLM" in told and "rho = " in told
     assert len(told.splitlines()) < 12 and max(map(len, told.splitlines())) <= 120
+
+
+def test_summary_of_an_experiment_is_at_the_q_of_its_page(
+    run_folder: Path, study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    text = (Path(__file__).parents[2] / "params.yaml").read_text()
+    (tmp_path / "e.yaml").write_text(f"{text}\nresults: {run_folder.name}\n")
+    monkeypatch.chdir(run_folder.parent)
+    assert main(["summary", str(tmp_path / "e.yaml")]) == 0
+    assert f"at Q = {study.question_tokens:g}" in capsys.readouterr().out
 
 
 def test_summary_of_an_experiment_that_has_not_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

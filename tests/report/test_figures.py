@@ -8,7 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from vlmlaw.laws.cells import Cells
+from vlmlaw.laws.fit import fit_cells
+from vlmlaw.laws.intervals import rho_interval
 from vlmlaw.report import curves, doubts, findings, gallery, style, words
 from vlmlaw.report.study import Study, read_study
 
@@ -51,6 +55,18 @@ def test_best_tokens_are_q_over_rho_minus_1(study: Study) -> None:
     shown = " ".join(texts(svg_of("best_tokens", study)))
     assert f"V* = {words.number(star)} [" in shown
     assert f"at Q = {study.question_tokens:g}" in shown
+
+
+def test_v_star_is_drawn_at_the_fewest_tokens_where_tokens_harm(study: Study) -> None:
+    """rho is infinite there, although alpha / beta is a negative number."""
+    suite = study.suites[0]
+    n, v = suite.rows["N"].to_numpy(), suite.rows["V"].to_numpy()
+    fit = fit_cells(Cells.of(n, v, 0.1 * n**-0.3 * v**0.001), "power_d0")
+    assert fit.rho < 0
+    analysis = {**suite.analysis, "fit": fit.to_dict(), "rho": rho_interval(fit).to_dict()}
+    axes = Figure().subplots()
+    curves.best_tokens(axes, replace(suite, analysis=analysis), study)
+    assert set(axes.lines[0].get_ydata()) == {v.min()}
 
 
 def test_the_measured_grid_is_written_into_the_heat_map(study: Study) -> None:

@@ -93,7 +93,10 @@ def flat_region(
     tolerance: float = 0.005,
     tokens: tuple[float, float] = (1.0, 576.0),
 ) -> tuple[float, float]:
-    """Least and greatest whole V whose error on the iso-cost line is within `tolerance` of the least, relative."""
+    """Least and greatest whole V whose error on the iso-cost line is within `tolerance` of the least, relative.
+
+    Where no whole V is, both are the whole V of least error.
+    """
     flops = middling_budget(fit, cost) if budget is None else budget
     best = numeric_v_star(fit, cost, budget=flops, tokens=tokens)
     limit = as_good(float(_along_iso_cost(fit, cost, flops, np.log([best]))[0]), tolerance)
@@ -105,6 +108,9 @@ def flat_region(
     for end, rounded in ((np.log(tokens[0]), np.ceil), (np.log(tokens[1]), np.floor)):
         crossing = end if excess(end) <= 0 else brentq(excess, *sorted((end, middle)), xtol=1e-12)
         ends.append(float(rounded(np.exp(crossing) * (1 - 1e-9 if rounded is np.ceil else 1 + 1e-9))))
+    if ends[0] > ends[1]:
+        whole = np.array([np.floor(best), np.ceil(best)])
+        ends = [float(whole[np.argmin(_along_iso_cost(fit, cost, flops, np.log(whole)))])] * 2
     return ends[0], ends[1]
 
 

@@ -81,9 +81,10 @@ def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:
         stars["question_tokens"], stars["flat_lower"], stars["flat_upper"], color=style.NEUTRAL, alpha=0.13, linewidth=0
     )
     if rho is not None:
+        infinite = np.copysign(np.inf, suite.fit.exponents[0])  # tokens do nothing, or harm: rho has alpha's sign
         lower, middle, upper = (
             np.clip([v_star_of_rho(unbounded if r is None else r, x) for x in other], least, most)
-            for r, unbounded in ((rho["upper"], np.inf), (rho["estimate"], suite.fit.rho), (rho["lower"], -np.inf))
+            for r, unbounded in ((rho["upper"], np.inf), (rho["estimate"], infinite), (rho["lower"], -np.inf))
         )
         axes.fill_between(q, lower, upper, color=style.ACCENT, alpha=0.2, linewidth=0)
         axes.plot(q, middle, color=style.ACCENT)

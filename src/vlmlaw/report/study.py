@@ -21,7 +21,7 @@ from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.table import ALL_KINDS, MEAN_OF_SUITES, Measurements, read_measurements
 from vlmlaw.report import words
 
-DEFAULT_QUESTION_TOKENS = 50.0
+DEFAULT_QUESTION_TOKENS = 50.0  # of a benchmark's question, as in Li et al. 2024 (arXiv 2411.03312), section 3
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,7 @@ class Suite:
 
     def v_star(self, study: "Study") -> Mapping[str, Any]:
         """V* at the study's Q with its interval: a row as in the analysis."""
-        options = study.options
-        table = v_star(
-            self.fit,
-            study.question_tokens,
-            generated_tokens=options["generated_tokens"],
-            question_pass=options["question_pass"],
-            level=study.level,
-            tolerance=options["flat_tolerance"],
-        )
-        return plain(table.to_dict("records")[0])
+        return v_star_at(study.question_tokens, self.fit, study.options)
 
     def frontier(self, study: "Study") -> pd.DataFrame:
         """The law's frontier at the study's Q, exact: its budgets are what the cells cost, or those asked for."""
@@ -135,16 +126,12 @@ class Study:
     @cached_property
     def measured_question_tokens(self) -> float | None:
         """Q of the measured questions, where the table says it."""
-        frame = self.measurements.frame
-        if "n_text_tokens" not in frame:
-            return None
-        return float(pd.to_numeric(frame["n_text_tokens"], errors="coerce").median())
+        return measured_question_tokens(self.measurements.frame)
 
     @cached_property
     def question_tokens(self) -> float:
-        """The Q of the figures and tables: the measured one; else 50, as in the literature."""
-        measured = self.measured_question_tokens
-        return DEFAULT_QUESTION_TOKENS if measured is None or not measured > 0 else measured
+        """The Q of the figures and tables: the measured one, else the literature's."""
+        return self.measured_question_tokens or DEFAULT_QUESTION_TOKENS
 
     @cached_property
     def cost(self) -> Cost:
@@ -159,6 +146,27 @@ class Study:
 
     def size_of(self, n: float) -> Size:
         return min(self.sizes, key=lambda size: abs(np.log(size.n / n)))
+
+
+def measured_question_tokens(frame: pd.DataFrame) -> float | None:
+    """Q of a table's questions: its median, or None where the table does not say."""
+    if "n_text_tokens" not in frame:
+        return None
+    median = float(pd.to_numeric(frame["n_text_tokens"], errors="coerce").median())
+    return median if median > 0 else None
+
+
+def v_star_at(question_tokens: float, fit: LawFit, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """V* at one Q, under the options of an analysis: a row as the analysis has."""
+    table = v_star(
+        fit,
+        question_tokens,
+        generated_tokens=options["generated_tokens"],
+        question_pass=options["question_pass"],
+        level=float(options["level"]),
+        tolerance=options["flat_tolerance"],
+    )
+    return plain(table.to_dict("records")[0])
 
 
 def read_study(

@@ -4,18 +4,21 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.laws.analysis import read_analysis
+from vlmlaw.laws.result import LawFit
 from vlmlaw.report import words
+from vlmlaw.report.study import DEFAULT_QUESTION_TOKENS, v_star_at
 
 WIDTH = 78
 
 
-def summary(law: Path, *, page: Path | None) -> str:
-    """What to buy for each suite, with rho and V*, and where the page is."""
+def summary(law: Path, *, page: Path | None, question_tokens: float | None = None) -> str:
+    """What to buy for each suite, with rho and V* at the Q given, and where the page is."""
     analysis = read_analysis(law)
+    options, q = analysis["provenance"]["options"], question_tokens or DEFAULT_QUESTION_TOKENS
     fits = [fit for fit in analysis["fits"] if words.is_whole_suite(fit)] or analysis["fits"]
     several = words.several_compressors(fits)
     labels = [words.label(fit, with_compressor=several) for fit in fits]
-    rows = [[label, *_row(fit)] for label, fit in zip(labels, fits, strict=True)]
+    rows = [[label, *_row(fit, options, q)] for label, fit in zip(labels, fits, strict=True)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["", "Larger LLM or more visual tokens?", "─" * WIDTH]
     lines += ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -30,9 +33,8 @@ def summary(law: Path, *, page: Path | None) -> str:
     return "\n".join(lines)
 
 
-def _row(fit: dict[str, Any]) -> list[str]:
-    star = min(fit["v_star"], key=lambda row: abs(row["question_tokens"] - 50), default=None)
-    best = words.best(fit["rho"], star, at=star["question_tokens"]) if star else ""
+def _row(fit: dict[str, Any], options: dict[str, Any], q: float) -> list[str]:
+    best = words.best(fit["rho"], v_star_at(q, LawFit.from_dict(fit["fit"]), options), at=q)
     return [words.rho(fit["rho"]).replace("ρ", "rho"), words.advice(fit["rho"]), best]
 
 
