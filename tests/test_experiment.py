@@ -225,8 +225,8 @@ def test_a_file_that_is_no_yaml_is_refused(tmp_path):
 def test_the_command_lists_cells_or_says_what_is_wrong(params, tmp_path, capsys):
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(params))
-    assert main(["experiment", str(path)]) == 0
+    assert main(["experiment", "check", str(path)]) == 0
     assert "m_v4_average_s0  (held out of the fit)" in capsys.readouterr().out
     path.write_text(yaml.safe_dump(put(params, "sizes.s.depth", 2)))
-    assert main(["experiment", str(path)]) == 2
+    assert main(["experiment", "check", str(path)]) == 2
     assert "unknown key 'depth'" in capsys.readouterr().err
