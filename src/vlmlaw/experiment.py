@@ -119,9 +119,11 @@ class Experiment:
             return SPLITS
         return ("train", "test") if self.data.align is None else ("align", "train", "test")
 
-    # The parts that stages get.
+    # The parts that stages get; None where the experiment has no such stage.
 
     def picture_settings(self, split: str) -> DataSettings | SplitSettings:
+        """Raises UserError for a split that the experiment does not have."""
+        self._require_split(split, self.splits)
         if isinstance(self.data, DataSettings):
             return replace(self.data, images={split: self.data.images[split]}, text=None)
         files = self.data.test if split == "test" else {"": getattr(self.data, split)}
@@ -135,11 +137,12 @@ class Experiment:
         )
 
     @property
-    def text_settings(self) -> DataSettings:
-        assert isinstance(self.data, DataSettings)
-        return replace(self.data, images={})
+    def text_settings(self) -> DataSettings | None:
+        return replace(self.data, images={}) if isinstance(self.data, DataSettings) else None
 
     def token_settings(self, split: str) -> TokenSettings:
+        """Of a split or, in the miniature, of the text. Raises UserError for one that the experiment does not have."""
+        self._require_split(split, self.splits if self.pretrained else (*self.splits, "text"))
         if isinstance(self.data, DataSettings):
             return TokenSettings(independent=True)
         if split == "test":
@@ -148,10 +151,15 @@ class Experiment:
             independent=False, max_text_tokens=self.data.max_text_tokens, skip_at_most=self.data.skip_at_most
         )
 
+    def _require_split(self, split: str, known: Iterable[str]) -> None:
+        if split not in known:
+            raise UserError(f"no split is called {split!r}; the experiment {self.name} has {', '.join(known)}.")
+
     @property
-    def tokenizer_settings(self) -> TokenizerSettings:
+    def tokenizer_settings(self) -> TokenizerSettings | None:
         """Of pretrained models: the first size's. All sizes of a grid must read the same tokens."""
-        assert isinstance(self.data, LlavaData)
+        if not isinstance(self.data, LlavaData):
+            return None
         first = self.size_settings(next(iter(self.sizes)))
         assert isinstance(first, ModelSettings)
         return TokenizerSettings(model=first, chat_template=self.data.chat_template)
@@ -382,8 +390,11 @@ def read_experiment(path: str | Path) -> Experiment:
     """The experiment of a YAML file. Raises UserError naming the file, the key and what would do."""
     import yaml
 
+    if not Path(path).is_file():
+        raise UserError(f"cannot read {path}: there is no such file; name an experiment file, such as params.yaml.")
     try:
-        mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        with Path(path).open(encoding="utf-8") as file:  # not its text: the parser's messages then name the file
+            mapping = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path} as YAML: {error}") from error
     return Experiment.from_mapping(mapping, source=str(path))
