@@ -69,7 +69,7 @@ def test_laws_without_rho_predict_the_truth_over_many_seeds(law):
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        (Cells.of([1, 2, 4], [1, 4, 1], [0.5, 0.4, 0.3]), "too few cells: 3 rows for 3 parameters"),
+        (Cells.of([1, 2, 4], [1, 4, 1], [0.5, 0.4, 0.3]), "too few cells: 3 for 3 parameters"),
         (Cells.of([1] * 6, [1, 2, 4, 8, 16, 32], np.linspace(0.6, 0.4, 6)), "same size, N = 1"),
         (Cells.of([1, 2, 3, 4, 5, 6], [4] * 6, np.linspace(0.6, 0.4, 6)), "same visual-token count, V = 4"),
         (Cells.of([1, 2, 4, 8, 16], [16, 8, 4, 2, 1], np.linspace(0.6, 0.4, 5)), "perfectly collinear"),

@@ -79,7 +79,7 @@ def format_size(n: float) -> str:
 def refuse_unfit(cells: Cells, *, n_parameters: int) -> None:
     """Raise UserError where the cells cannot carry a law in N and V with this many parameters."""
     if len(cells) <= n_parameters:
-        raise UserError(f"too few cells: {len(cells)} rows for {n_parameters} parameters; measure more cells")
+        raise UserError(f"too few cells: {len(cells)} for {n_parameters} parameters; measure more")
     for letter, what, values in (("N", "size", cells.sizes), ("V", "visual-token count", cells.token_counts)):
         if values.size < 2:
             raise UserError(

@@ -38,7 +38,7 @@ def _side_by_side(fits: list[dict[str, Any]]) -> str:
             [
                 _title(fit),
                 fit["law"],
-                _number(fit["rho"]["estimate"], "∞") if fit["rho"] else "",
+                _estimate(fit["rho"]) if fit["rho"] else "",
                 _ends(fit["rho"]) if fit["rho"] else "",
                 f"{star['v_star']:.3g}" if star else "",
                 f"{fit['r_squared']:.1%}",
@@ -177,7 +177,12 @@ def _finding(finding: Finding) -> str:
 
 
 def _range(interval: dict[str, Any]) -> str:
-    return f"{_number(interval['estimate'], '∞')}  {_ends(interval)}"
+    return f"{_estimate(interval)}  {_ends(interval)}"
+
+
+def _estimate(interval: dict[str, Any]) -> str:
+    """The estimate of rho; null stands for either infinity, and with a finite upper end for the negative one."""
+    return _number(interval["estimate"], "∞" if interval["upper"] is None else "-∞")
 
 
 def _ends(interval: dict[str, Any]) -> str:
