@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from vlmlaw.laws import LawOptions, analyse
 from vlmlaw.report import curves, doubts, findings, gallery, style, words
 from vlmlaw.report.study import Study, read_study
 
@@ -51,6 +53,18 @@ def test_best_tokens_are_q_over_rho_minus_1(study: Study) -> None:
     shown = " ".join(texts(svg_of("best_tokens", study)))
     assert f"V* = {words.number(star)} [" in shown
     assert f"at Q = {study.question_tokens:g}" in shown
+
+
+def test_where_tokens_do_harm_the_curve_of_v_star_is_at_the_fewest(study: Study) -> None:
+    """As its points are, and the advice: not at the most, where the ratio of the exponents, below 0, would lead."""
+    suite = study.suites[0]
+    rows = suite.rows.assign(error=0.5 - 0.05 * np.log(suite.rows["N"] * 1e6) + 0.01 * np.log(suite.rows["V"]))
+    options = LawOptions(bootstrap_draws=0, hold_out="none", question_tokens=(0, 8, 64))
+    harm = replace(suite, analysis=analyse(rows[["N", "V", "error", "seed"]], options)["fits"][0])
+    axes = Figure().subplots()
+    curves.best_tokens(axes, harm, study)
+    assert harm.fit.exponents[1] < 0
+    assert {y for line in axes.lines for y in line.get_ydata()} == {rows["V"].min()}
 
 
 def test_the_measured_grid_is_written_into_the_heat_map(study: Study) -> None:

@@ -89,6 +89,8 @@ def test_what_the_data_do_not_bound_has_no_number(study: Study) -> None:
     assert words.rho(interval(None, None, None)) == "ρ not bounded"
     assert words.rho(interval(6.0, None, None)) == "ρ not bounded (best fit 6.00)"
     assert words.rho(interval(None, 2.0, None)) == "ρ = ∞ [2.00, ∞]"
+    assert words.rho(interval(None, None, 0.5)) == "ρ = −∞ [−∞, 0.500]"
+    assert words.rho(interval(None, None, -4.49)) == "ρ below 0: error does not fall with LLM size"
     assert words.best(interval(6.0, None, None), row, at=8) == "V* not bounded at Q = 8"
 
 
