@@ -118,6 +118,7 @@ def test_a_cell_can_be_left_out(params):
     ("path", "value", "message"),
     [
         ("trainning", {}, "unknown key 'trainning'; the keys there are name, data"),
+        ("grid.sizes", [], "grid.sizes: there is none; name one, or say all"),
         ("data.images.tset", 5, "found train, development, test, tset; expected train, development, test"),
         ("data.seed", "0", "data.seed: found '0'; expected a whole number"),
         ("data.seed", True, "data.seed: found True; expected a whole number"),

@@ -420,6 +420,8 @@ def _names(given: Any, known: Iterable[str], *, where: str) -> list[str]:
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UserError(f"{where}: unknown {unknown[0]!r}; there are {', '.join(known)} (or {ALL}).")
+    if not names:
+        raise UserError(f"{where}: there is none; name one, or say {ALL}.")
     return names
 
 

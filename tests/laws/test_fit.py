@@ -1,6 +1,7 @@
 """Fitting: recovery of a known truth by every law, refusals, agreement with scipy and statsmodels, JSON."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -293,7 +294,10 @@ def test_json_that_is_no_fit_is_refused(text):
 
 def test_json_is_strict():
     fit = fit_cells(make_cells("power", TRUTH["power"], noise=0.003), "power")
-    json.loads(fit.to_json(), parse_constant=lambda name: pytest.fail(f"JSON holds {name}"))
+    unbounded = replace(fit, covariance=np.full_like(fit.covariance, np.inf))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        unbounded.to_json()
+    assert json.loads(fit.to_json(), parse_constant=lambda name: pytest.fail(f"JSON holds {name}")) == fit.to_dict()
 
 
 def test_prediction_interval_holds_new_measurements():

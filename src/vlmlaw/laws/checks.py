@@ -33,7 +33,11 @@ class Finding:
     do: str
 
     def __str__(self) -> str:
-        return f"{self.severity} [{self.code}] {self.where}: {self.found}. {self.why}. {self.do}."
+        return f"{self.severity} [{self.code}] {self.where}: {self.text}"
+
+    @property
+    def text(self) -> str:
+        return f"{self.found}; {self.why}. To do: {self.do}."
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)
@@ -231,14 +235,14 @@ def noted_rows(rows: Measurements) -> Iterator[Finding]:
 
 
 def few_levels(rows: Measurements) -> Iterator[Finding]:
-    for column, what in (("N", "sizes"), ("V", "visual-token counts")):
+    for column, what in (("N", "size"), ("V", "visual-token count")):
         n_levels = rows.frame[column].nunique()
         if n_levels < 3:
             yield Finding(
                 "error" if n_levels < 2 else "warning",
                 "few-sizes" if column == "N" else "few-token-counts",
                 "the grid",
-                f"{n_levels} distinct {what}; expected three or more",
+                f"{n_levels} {what}{'s' * (n_levels > 1)}, three or more expected",
                 f"with {n_levels} any curve in {column} fits, and none can be checked",
                 "measure more of them",
             )

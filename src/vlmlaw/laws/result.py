@@ -234,7 +234,7 @@ class LawFit:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The fit as JSON text, written to `path` where one is given."""
-        text = json.dumps(self.to_dict(), indent=1)
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
         if path is not None:
             Path(path).write_text(text + "\n", encoding="utf-8")
         return text
