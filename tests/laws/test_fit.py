@@ -372,7 +372,7 @@ def test_rho_at_a_cell_is_rho_where_there_is_one():
 
 @pytest.mark.parametrize(
     ("n", "text"),
-    [(7, "7 B"), (0.5, "0.5 B"), (0.0999, "99.9 M"), (0.000494, "494 K"), (70e-6, "70 K"), (14.2, "14.2 B")],
+    [(7, "7 B"), (0.5, "0.5 B"), (0.0999, "99.9 M"), (0.000494, "494 k"), (70e-6, "70 k"), (14.2, "14.2 B")],
 )
 def test_sizes_are_written_as_people_write_them(n, text):
     assert format_size(n) == text

@@ -67,9 +67,9 @@ class Cells:
 
 
 def format_size(n: float) -> str:
-    """N in billions as people write it: 7 B, 494 M, 70 K."""
-    for scale, suffix in ((1.0, "B"), (1e-3, "M"), (1e-6, "K")):
-        if n >= 0.9995 * scale or suffix == "K":
+    """N in billions as people write it: 0.5 B, 99.9 M, 70 k."""
+    for scale, suffix in ((1.0, "B"), (1e-3, "M"), (1e-6, "k")):
+        if n >= 0.9995 * scale or suffix == "k":
             break
     if suffix == "M" and n >= 0.1:
         scale, suffix = 1.0, "B"  # 0.5 B rather than 500 M, as the field writes

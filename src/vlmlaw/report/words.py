@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from vlmlaw.laws.cells import format_size
 from vlmlaw.laws.table import ALL_KINDS, MEAN_OF_SUITES
 
 INFINITE = "∞"
@@ -37,14 +38,6 @@ def percent(value: float | None, digits: int = 1) -> str:
 def whole(value: float | None) -> str:
     """A count, with thousands apart."""
     return NOTHING if value is None or math.isnan(value) else f"{round(value):,}".replace(",", "\u202f")
-
-
-def params(billions: float) -> str:
-    """A number of parameters: 0.5 B, 494 k."""
-    count = billions * 1e9
-    if count >= 0.95e8:
-        return f"{billions:.3g} B"
-    return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"
 
 
 def si(value: float) -> str:
@@ -143,7 +136,7 @@ def advice(interval: Mapping[str, Any] | None) -> str:
     ]
 
 
-def held_out(fit: Mapping[str, Any], name: Callable[[float], str] = params) -> str:
+def held_out(fit: Mapping[str, Any], name: Callable[[float], str] = format_size) -> str:
     """The sizes that a fit predicted without having seen them."""
     return listed([name(n) for n in sorted({cell["N"] for cell in fit["hold_out"]["cells"]})])
 
