@@ -74,6 +74,16 @@ def test_without_replicates_noise_is_said_to_be_unknown(study: Study) -> None:
     assert any("no cell was measured with several seeds" in sentence for sentence in limits)
 
 
+def test_without_a_method_by_whole_size_the_claim_says_so(study: Study) -> None:
+    suite = next(suite for suite in study.suites if words.side(suite.rho) != "unsettled")
+    agreeing = [i for i in suite.analysis["rho_intervals"] if words.side(i) == words.side(suite.rho)]
+    for methods, independent in ((agreeing, False), ([i for i in agreeing if "size" not in i["method"]], True)):
+        analysis = dict(suite.analysis) | {"rho_intervals": methods}
+        sentence = findings._shown(replace(suite, analysis=analysis), study)
+        assert sentence.endswith("all of which take cells as independent.") == independent
+        assert "by every method that was tried" in sentence
+
+
 def test_error_that_rises_with_tokens_beyond_noise_is_told(study: Study) -> None:
     suite = study.suites[0]
     rows = suite.rows.copy()

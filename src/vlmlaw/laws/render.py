@@ -186,6 +186,8 @@ def _range(interval: dict[str, Any]) -> str:
 
 def _estimate(interval: dict[str, Any]) -> str:
     """The estimate of rho; null stands for either infinity, and with a finite upper end for the negative one."""
+    if interval["upper"] is not None and interval["upper"] <= 0:
+        return "below 0"
     return _number(interval["estimate"], "∞" if interval["upper"] is None else "-∞")
 
 

@@ -51,7 +51,10 @@ def _shown(suite: Suite, study: Study) -> str:
     if against:
         methods = words.listed([f"{i['method']} {words.ends(i)}" for i in against])
         return f"{sentence}, but not by every method: {methods}."
-    return f"{sentence}, by every method that was tried."
+    by_size = any("size" in i["method"] for i in suite.analysis["rho_intervals"])
+    return f"{sentence}, by every method that was tried" + (
+        "." if by_size else ", all of which take cells as independent."
+    )
 
 
 def _apart(first: Suite, second: Suite) -> bool:
