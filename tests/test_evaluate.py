@@ -20,7 +20,7 @@ pytest_plugins = ["science_fixtures"]
 
 
 @pytest.fixture(scope="module")
-def test_split(small, words):
+def tested_split(small, words):
     """The small test split: dataset, tokens, features."""
     return (
         Dataset(small.data["test"]),
@@ -30,11 +30,11 @@ def test_split(small, words):
 
 
 @pytest.fixture(scope="module", params=["block_linear", "quecc"])
-def half_right(request, make_vlm, test_split, words):
+def half_right(request, make_vlm, tested_split, words):
     """A VLM that has learnt some of the test split by heart."""
     from vlmlaw.vision import ConvTowerConfig
 
-    _, table, features = test_split
+    _, table, features = tested_split
     torch.manual_seed(1)
     vlm = make_vlm(vision=ConvTowerConfig(hidden_size=16, num_hidden_layers=2), compressor=request.param)
     optimizer = torch.optim.Adam([p for p in vlm.parameters() if p.requires_grad], lr=1e-2)
@@ -53,12 +53,12 @@ def half_right(request, make_vlm, test_split, words):
 
 
 @torch.no_grad()
-def test_right_is_what_generating_gives(half_right, test_split, words):
+def test_right_is_what_generating_gives(half_right, tested_split, words):
     """Teacher-forced judgement of packed questions against `generate` on each question alone.
 
     A record's last answer is judged with its end, so generating must end there, too.
     """
-    data, table, features = test_split
+    data, table, features = tested_split
     judged = judge(half_right, table, features, batch_size=3, pad_id=words.pad_token_id)
     found = {(row.record, row.question): bool(row.right) for row in judged.itertuples()}
     expected = {}
@@ -78,14 +78,14 @@ def test_right_is_what_generating_gives(half_right, test_split, words):
 
 
 @torch.no_grad()
-def test_batches_have_no_effect(half_right, test_split, words):
-    _, table, features = test_split
+def test_batches_have_no_effect(half_right, tested_split, words):
+    _, table, features = tested_split
     first, *others = (
         judge(half_right, table, features, batch_size=size, pad_id=words.pad_token_id) for size in (1, 3, 64)
     )
     for other in others:
         pd.testing.assert_frame_equal(first, other)
-    assert len(first) == sum(len(record.questions) for record in test_split[0].records)
+    assert len(first) == sum(len(record.questions) for record in tested_split[0].records)
 
 
 def test_suites_and_kinds_are_counted_apart():

@@ -118,6 +118,7 @@ def test_a_cell_can_be_left_out(params):
     ("path", "value", "message"),
     [
         ("trainning", {}, "unknown key 'trainning'; the keys there are name, data"),
+        ("grid.sizes", [], "grid.sizes: there is none; name one, or say all"),
         ("data.images.tset", 5, "found train, development, test, tset; expected train, development, test"),
         ("data.seed", "0", "data.seed: found '0'; expected a whole number"),
         ("data.seed", True, "data.seed: found True; expected a whole number"),
@@ -225,8 +226,8 @@ def test_a_file_that_is_no_yaml_is_refused(tmp_path):
 def test_the_command_lists_cells_or_says_what_is_wrong(params, tmp_path, capsys):
     path = tmp_path / "small.yaml"
     path.write_text(yaml.safe_dump(params))
-    assert main(["experiment", str(path)]) == 0
+    assert main(["experiment", "check", str(path)]) == 0
     assert "m_v4_average_s0  (held out of the fit)" in capsys.readouterr().out
     path.write_text(yaml.safe_dump(put(params, "sizes.s.depth", 2)))
-    assert main(["experiment", str(path)]) == 2
+    assert main(["experiment", "check", str(path)]) == 2
     assert "unknown key 'depth'" in capsys.readouterr().err

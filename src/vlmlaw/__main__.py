@@ -1,10 +1,11 @@
-"""The command line: the same verbs as the workflow's rules, each with its inputs and outputs as arguments."""
+"""The command line: laws of measured cells, what a run made, and every stage of the workflow as a verb."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from vlmlaw import __version__, adopt, benchmark_cli, origins, records, stages, status
 from vlmlaw.attempts import recorded
@@ -14,29 +15,49 @@ from vlmlaw.laws import cli as laws_cli
 from vlmlaw.machine import is_launched, rank
 from vlmlaw.report import cli as report_cli
 
+DESCRIPTION = (
+    "Larger LLM or more visual tokens? Fit the scaling law of measured vision-language models, find the cell to "
+    "deploy, and run or inspect the study that measures them."
+)
+EPILOG = (
+    "Begin with `vlmlaw law fit TABLE.csv` (or `li2024_reasoning`, a published table), or with `vlmlaw experiment "
+    "check`. Snakemake runs the stages, from `data` to `headline`; each can be run by hand, too."
+)
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every verb; a verb's module is imported only when it runs."""
-    parser = argparse.ArgumentParser(prog="vlmlaw", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vlmlaw", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"vlmlaw {__version__}")
-    records.add_options(parser)
-    parser.add_argument("--log", type=Path, metavar="FILE", help="record beside this log what becomes of the job")
-    parser.add_argument("--memory-mb", type=int, default=0, metavar="N", help="what the job was given: memory,")
-    parser.add_argument("--minutes", type=int, default=0, metavar="N", help="run time,")
-    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="and GPUs, which no other job here then gets")
+    job = parser.add_argument_group("what a rule of the workflow says before the verb")
+    records.add_options(job)
+    job.add_argument("--log", type=Path, metavar="FILE", help="record beside this log what becomes of the job")
+    job.add_argument("--memory-mb", type=int, default=0, metavar="N", help="memory that the job was given")
+    job.add_argument("--minutes", type=int, default=0, metavar="N", help="run time that it was given")
+    job.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs of its own, which no other job here gets")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    experiment = subparsers.add_parser("experiment", help="check an experiment file and list its cells")
-    experiment.add_argument("check", nargs="*", metavar="[check] FILE", help="default: params.yaml")
-    experiment.add_argument("--json", action="store_true", help="print the resolved experiment")
-    experiment.set_defaults(run=run_experiment)
-    stages.add_parsers(subparsers)
-    status.add_parsers(subparsers)
-    benchmark_cli.add_parsers(subparsers)
     laws_cli.add_parser(subparsers)
+    _add_experiment(subparsers)
+    status.add_parsers(subparsers)
     report_cli.add_parsers(subparsers)
     origins.add_parser(subparsers)
+    stages.add_parsers(subparsers)
+    benchmark_cli.add_parsers(subparsers)
     adopt.add_parser(subparsers)
     return parser
+
+
+def _add_experiment(subparsers: Any) -> None:
+    experiment = subparsers.add_parser("experiment", help="check an experiment file and list its cells")
+    verbs = experiment.add_subparsers(dest="experiment_verb", metavar="VERB", required=True)
+    check = verbs.add_parser(
+        "check",
+        help="list what the file makes, or say what is wrong with it",
+        description="List the cells that an experiment file makes and the GPU-hours they take, or say what is wrong.",
+    )
+    check.add_argument("file", nargs="?", default="params.yaml", metavar="FILE", help="default: params.yaml")
+    check.add_argument("--json", action="store_true", help="print the resolved experiment")
+    check.set_defaults(run=run_experiment)
 
 
 def run_experiment(args: argparse.Namespace) -> None:
@@ -46,17 +67,14 @@ def run_experiment(args: argparse.Namespace) -> None:
     from vlmlaw.experiment import read_experiment
     from vlmlaw.settings import as_data
 
-    given = [word for word in args.check if word != "check"] or ["params.yaml"]
-    experiment = read_experiment(given[0])
+    experiment = read_experiment(args.file)
     if args.json:
         print(json.dumps(as_data(experiment), indent=1))
         return
-    print(
-        f"{experiment.name}: {len(experiment.cells)} cells of {len(experiment.sizes)} sizes, into {experiment.results}/"
-    )
-    for name in experiment.cells:
-        held_out = experiment.cells[name].size == experiment.grid.held_out
-        print(f"  {name}{'  (held out of the fit)' if held_out else ''}")
+    n_cells, n_sizes = len(experiment.cells), len(experiment.sizes)
+    print(f"{experiment.name}: {n_cells} cells of {n_sizes} sizes, into {experiment.results}/")
+    for name, cell in experiment.cells.items():
+        print(f"  {name}{'  (held out of the fit)' if cell.size == experiment.grid.held_out else ''}")
     if experiment.pretrained and experiment.compute.gpus:
         from vlmlaw.budget import describe
 

@@ -7,15 +7,15 @@ so that a workflow that compares settings knows what a change touches.
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
+from vlmlaw.catalogue import Traits
 from vlmlaw.errors import UserError
+from vlmlaw.grid import cells_of, traits_of
 from vlmlaw.settings import build
 from vlmlaw.shapes import Tower, config_of, text_config
 from vlmlaw.stage_settings import (
-    ALL,
     AlignmentSettings,
     BenchmarkSettings,
     CellSettings,
@@ -30,7 +30,6 @@ from vlmlaw.stage_settings import (
     MeasuredCell,
     ModelSettings,
     OptimizerSettings,
-    Product,
     ReportSettings,
     SizeSection,
     SizeSettings,
@@ -119,9 +118,11 @@ class Experiment:
             return SPLITS
         return ("train", "test") if self.data.align is None else ("align", "train", "test")
 
-    # The parts that stages get.
+    # The parts that stages get; None where the experiment has no such stage.
 
     def picture_settings(self, split: str) -> DataSettings | SplitSettings:
+        """Raises UserError for a split that the experiment does not have."""
+        self._require_split(split, self.splits)
         if isinstance(self.data, DataSettings):
             return replace(self.data, images={split: self.data.images[split]}, text=None)
         files = self.data.test if split == "test" else {"": getattr(self.data, split)}
@@ -135,11 +136,12 @@ class Experiment:
         )
 
     @property
-    def text_settings(self) -> DataSettings:
-        assert isinstance(self.data, DataSettings)
-        return replace(self.data, images={})
+    def text_settings(self) -> DataSettings | None:
+        return replace(self.data, images={}) if isinstance(self.data, DataSettings) else None
 
     def token_settings(self, split: str) -> TokenSettings:
+        """Of a split or, in the miniature, of the text. Raises UserError for one that the experiment does not have."""
+        self._require_split(split, self.splits if self.pretrained else (*self.splits, "text"))
         if isinstance(self.data, DataSettings):
             return TokenSettings(independent=True)
         if split == "test":
@@ -148,10 +150,15 @@ class Experiment:
             independent=False, max_text_tokens=self.data.max_text_tokens, skip_at_most=self.data.skip_at_most
         )
 
+    def _require_split(self, split: str, known: Iterable[str]) -> None:
+        if split not in known:
+            raise UserError(f"no split is called {split!r}; the experiment {self.name} has {', '.join(known)}.")
+
     @property
-    def tokenizer_settings(self) -> TokenizerSettings:
+    def tokenizer_settings(self) -> TokenizerSettings | None:
         """Of pretrained models: the first size's. All sizes of a grid must read the same tokens."""
-        assert isinstance(self.data, LlavaData)
+        if not isinstance(self.data, LlavaData):
+            return None
         first = self.size_settings(next(iter(self.sizes)))
         assert isinstance(first, ModelSettings)
         return TokenizerSettings(model=first, chat_template=self.data.chat_template)
@@ -188,9 +195,9 @@ class Experiment:
     @property
     def cached_layers(self) -> tuple[int, ...]:
         """Every layer that a compressor may read, so that the first cell with a new one recaches nothing."""
-        return tuple(sorted({*self._layers(deep=False), *self._layers(deep=True)}))
+        return tuple(sorted({*self.layers(deep=False), *self.layers(deep=True)}))
 
-    def _layers(self, *, deep: bool) -> tuple[int, ...]:
+    def layers(self, *, deep: bool) -> tuple[int, ...]:
         """The hidden states that a compressor of one level reads, or of several, counted from the tower's start."""
         layers = self.vision.multi_level_layers if deep else self.vision.feature_layers
         return tuple(layer % (self.tower.num_hidden_layers + 1) for layer in layers)
@@ -238,7 +245,8 @@ class Experiment:
         return build(AlignmentSettings, own, where=f"alignment of size {size}")
 
     @property
-    def _framing(self) -> dict[str, Any]:
+    def framing(self) -> dict[str, Any]:
+        """How a cell's images become squares and its visual tokens stand, where that is not the miniature's way."""
         if not isinstance(self.data, LlavaData):
             return {}
         # LLaVA's visual tokens carry no embedding of their place.
@@ -277,33 +285,11 @@ class Experiment:
     @cached_property
     def cells(self) -> dict[str, CellSettings]:
         """Every cell by name, in the order of the file."""
-        training = {size: self.training_settings(size) for size in self.sizes}
-        cells: dict[str, CellSettings] = {}
-        for where, part in self._parts:
-            for compressor, own in _compressors_of(part, where).items():
-                layers = self._layers(deep=self._traits[compressor].reads_all_levels)
-                for size, n_tokens, seed in product(self._sizes_of(part, where), part.visual_tokens, part.seeds):
-                    cell = CellSettings(
-                        size=size,
-                        n_visual_tokens=n_tokens,
-                        compressor=compressor,
-                        compressor_options=own,
-                        seed=seed,
-                        feature_layers=layers,
-                        training=training[size],
-                        **self._framing,
-                    )
-                    if cell.name in cells:
-                        raise UserError(f"{where}: the cell {cell.name} is there twice; remove one of them.")
-                    cells[cell.name] = cell
-        for name in self.grid.without:
-            if cells.pop(name, None) is None:
-                raise UserError(f"grid.without: there is no cell {name!r} to leave out; remove the line.")
-        return cells
+        return cells_of(self)
 
     def training_of(self, cell: CellSettings) -> CellSettings:
         """The training whose weights a cell uses: its own, one for every V, or that of all patches."""
-        traits = self._traits[cell.compressor]
+        traits = self.traits[cell.compressor]
         if traits.trained_with != cell.compressor:
             n_patches = self.grid_side**2
             return replace(cell, compressor=traits.trained_with, compressor_options={}, n_visual_tokens=n_patches)
@@ -340,76 +326,24 @@ class Experiment:
         """Patches along a side of the image."""
         return self.tower.grid_side
 
-    def _sizes_of(self, part: Product, where: str) -> list[str]:
-        return list(self.sizes) if part.sizes == ALL else _names(part.sizes, self.sizes, where=f"{where}.sizes")
-
-    @property
-    def _parts(self) -> list[tuple[str, Product]]:
-        """The products of cells and where in the file each stands."""
-        return [("grid", self.grid), *((f"grid.more[{i}]", part) for i, part in enumerate(self.grid.more))]
-
     @cached_property
-    def _traits(self) -> dict[str, Any]:
-        """Each compressor's traits by name. Raises UserError for those that cannot be."""
-        from vlmlaw.catalogue import Request, check_compressors
-
-        requests, options = [], dict[str, Any]()
-        for where, part in self._parts:
-            for name, own in _compressors_of(part, where).items():
-                if options.setdefault(name, own) != own:
-                    raise UserError(
-                        f"{where}: compressor {name} has the options {own} here and {options[name]} elsewhere; "
-                        "a cell's name does not tell them apart, so give a compressor one set of options."
-                    )
-                sizes = self._sizes_of(part, where)
-                request = Request(
-                    where=where,
-                    compressor=name,
-                    options=own,
-                    visual_tokens=part.visual_tokens,
-                    grid_side=self.grid_side,
-                    vision_width=self.tower.hidden_size,
-                    question_widths=tuple(sorted({self.width_and_depth(size)[0] for size in sizes})),
-                    n_llm_layers=min(self.width_and_depth(size)[1] for size in sizes),
-                    n_levels=len(self.vision.feature_layers),
-                    n_multi_levels=len(self.vision.multi_level_layers),
-                )
-                requests.append(request)
-        return check_compressors(requests)
+    def traits(self) -> dict[str, Traits]:
+        """The traits of each compressor by name."""
+        return traits_of(self)
 
 
 def read_experiment(path: str | Path) -> Experiment:
     """The experiment of a YAML file. Raises UserError naming the file, the key and what would do."""
     import yaml
 
+    if not Path(path).is_file():
+        raise UserError(f"cannot read {path}: there is no such file; name an experiment file, such as params.yaml.")
     try:
-        mapping = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        with Path(path).open(encoding="utf-8") as file:  # not its text: the parser's messages then name the file
+            mapping = yaml.safe_load(file)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {path} as YAML: {error}") from error
     return Experiment.from_mapping(mapping, source=str(path))
-
-
-def _compressors_of(part: Product, where: str) -> dict[str, dict[str, Any]]:
-    """The part's compressors with their options: a list of names, or names with options."""
-    given = part.compressors
-    entries = list(given.items()) if isinstance(given, Mapping) else [(name, None) for name in _listed(given)]
-    if not entries:
-        raise UserError(f"{where}.compressors: there is none; name one, for example [block_linear].")
-    if any(not isinstance(name, str) or not isinstance(options or {}, Mapping) for name, options in entries):
-        raise UserError(f"{where}.compressors: found {given!r}; expected names, or names with their options.")
-    return {name: dict(options or {}) for name, options in entries}
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _names(given: Any, known: Iterable[str], *, where: str) -> list[str]:
-    names = [str(name) for name in _listed(given)]
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise UserError(f"{where}: unknown {unknown[0]!r}; there are {', '.join(known)} (or {ALL}).")
-    return names
 
 
 def _model_settings(section: LoadedVision | LoadedSize) -> ModelSettings:

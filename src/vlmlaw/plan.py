@@ -63,7 +63,7 @@ class Plan:
         return to_json(self.experiment.text_settings)
 
     def tokens_of(self, wildcards: Any) -> str:
-        return to_json(self.experiment.token_settings("train" if wildcards.split == "text" else wildcards.split))
+        return to_json(self.experiment.token_settings(wildcards.split))
 
     @cached_property
     def tokenizer(self) -> str:

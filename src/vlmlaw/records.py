@@ -7,7 +7,7 @@ It travels with the result, so that a clone can tell what a file is and whether 
 import hashlib
 import json
 import subprocess
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ BESIDE = {"evaluate": ("README.md",)}  # a cell's card
 MADE = {"train": ("model", "training.json", "train.jsonl")}  # below --out, where not all that is there
 
 
-def add_options(parser: ArgumentParser) -> None:
+def add_options(parser: Any) -> None:
     """What a rule gives before the verb, so that the verb's result gets a record."""
     parser.add_argument("--record", type=Path, metavar="PATH", help="write there what the verb made, and from what")
     parser.add_argument("--code", metavar="HASH", help="for the record: version of the stage's code")

@@ -83,7 +83,7 @@ def from_json(cls: type[T], text: str, *, where: str = "--settings") -> T:
     try:
         mapping = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error}); expected for example what `vlmlaw settings` prints.") from error
+        raise UserError(f"{where}: not JSON ({error}); expected what a rule passes.") from error
     return build(cls, mapping, where=where)
 
 

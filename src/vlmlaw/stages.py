@@ -30,13 +30,29 @@ from vlmlaw.experiment import (
 )
 from vlmlaw.settings import from_json
 
+INPUTS = {
+    "train": "the training pictures: data/train",
+    "development": "the development pictures: data/development",
+    "dataset": "a dataset's folder: data/SPLIT",
+    "tokenizer": "the tokenizer's folder: data/tokenizer",
+    "tokens": "conversations as tokens: tokens/SPLIT.npz",
+    "images": "cached features, features/SPLIT, or the dataset's folder",
+    "encoder": "the vision tower's folder: encoder",
+    "language-model": "the language model's folder: language_models/SIZE",
+    "model": "model/ of the cell, or of the training that it shares",
+    "law": "what `vlmlaw law fit --out` wrote: law/law.json",
+    "measurements": "the table that the law was fitted to: measurements.csv",
+    "results": "the experiment's results folder",
+}
+
 
 def add_parsers(subparsers: Any) -> None:
     """Add the verbs of data, encoder, language models, training, evaluation and collection."""
     _add_data(subparsers)
     _add_models(subparsers)
     _add_fetch(subparsers)
-    chat = subparsers.add_parser("chat", help="ask a trained cell a question about an image")
+    help_text = "ask a trained cell a question about an image"
+    chat = subparsers.add_parser("chat", help=help_text, description=_sentence(help_text))
     chat.add_argument("cell", help="a cell's name in results/cells, or its folder")
     chat.add_argument("asked", nargs="+", metavar="[IMAGE] QUESTION", help="an image's file, and what to ask about it")
     chat.add_argument("--results", default="results", metavar="DIR", help="the experiment's results folder")
@@ -47,7 +63,7 @@ def add_parsers(subparsers: Any) -> None:
     inputs = ("language-model", "encoder", "tokens", "images")
     align = _verb(subparsers, "align", run_align, "stage 1 of a cell: train its compressor and projector", *inputs)
     train = _verb(subparsers, "train", run_train, "train one cell", *inputs)
-    train.add_argument("--aligned", nargs="?", type=Path, metavar="PATH", help="stage 1's connector.safetensors")
+    train.add_argument("--aligned", nargs="?", type=_existing, metavar="PATH", help="stage 1's connector.safetensors")
     for parser in (align, train):
         _settings_options(parser, "cell", checkpoints=True)
         parser.add_argument("--compute", metavar="JSON", help="how to use the machine; it changes rounding at most")
@@ -105,12 +121,22 @@ def _add_fetch(subparsers: Any) -> None:
 
 def _verb(verbs: Any, name: str, run: Callable[..., int | None], help_text: str, *inputs: str) -> Any:
     """A verb with one option for each input and `--out`."""
-    parser = verbs.add_parser(name, help=help_text, description=help_text.capitalize() + ".")
+    parser = verbs.add_parser(name, help=help_text, description=_sentence(help_text))
     for option in inputs:
-        parser.add_argument(f"--{option}", required=True, type=Path, metavar="PATH")
+        parser.add_argument(f"--{option}", required=True, type=_existing, metavar="PATH", help=INPUTS[option])
     parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="what to make; replaced when it exists")
     parser.set_defaults(run=run)
     return parser
+
+
+def _existing(text: str) -> Path:
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"{text!r} is not there; expected a file or folder that an earlier stage made")
+    return Path(text)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _settings_options(parser: Any, selector: str | None = None, *, checkpoints: bool = False) -> None:
@@ -124,16 +150,23 @@ def _settings_options(parser: Any, selector: str | None = None, *, checkpoints: 
 
 
 def _settings(args: argparse.Namespace, kind: type, part: Callable[[Experiment], Any]) -> Any:
-    """The stage's settings, of whichever source was given."""
+    """The stage's settings, of whichever source was given. Raises UserError where the experiment has no such stage."""
     if args.settings is not None:
         return from_json(kind, args.settings)
-    return part(read_experiment(args.experiment))
+    experiment = read_experiment(args.experiment)
+    settings = part(experiment)
+    if not isinstance(settings, kind):
+        raise UserError(
+            f"{args.experiment} has no such stage: its data have the source {experiment.data.source}. "
+            f"`snakemake --dry-run --configfile {args.experiment}` lists the stages that it has."
+        )
+    return settings
 
 
 def _chosen(args: argparse.Namespace, selector: str) -> str:
     name = getattr(args, selector)
     if name is None:
-        raise UserError(f"--experiment needs --{selector} NAME here; `vlmlaw experiment {args.experiment}` lists them.")
+        raise UserError(f"--{selector} is missing; `vlmlaw experiment check {args.experiment}` lists what there is.")
     return name
 
 

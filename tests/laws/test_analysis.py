@@ -1,6 +1,7 @@
 """The whole analysis: its JSON, suites side by side, held-out rows, options."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -85,32 +86,32 @@ def test_rows_flagged_as_held_out_are_predicted_and_not_fitted(grid_frame):
     assert fit["hold_out"]["what"] == "6 flagged rows"
     assert sum(row["held_out"] for row in fit["cells"]) == 6
     assert max(row["N"] for row in fit["frontier"]) == 14
-    whole = analyse(flagged, FAST.with_changes(hold_out="none"))["fits"][0]
+    whole = analyse(flagged, replace(FAST, hold_out="none"))["fits"][0]
     assert (whole["n_cells"], whole["hold_out"]) == (30, None)
 
 
 def test_hold_out_of_a_size_that_is_not_there_is_refused(grid_frame):
     with pytest.raises(UserError, match="nothing to hold out"):
-        analyse(grid_frame, FAST.with_changes(hold_out=3.0))
+        analyse(grid_frame, replace(FAST, hold_out=3.0))
 
 
 def test_missing_cells_stop_the_analysis_unless_allowed(grid_frame):
     holed = grid_frame.drop(index=[3])
     with pytest.raises(UserError, match="missing-cells"):
         analyse(holed, FAST)
-    result = analyse(holed, FAST.with_changes(allow_missing=True))
+    result = analyse(holed, replace(FAST, allow_missing=True))
     assert result["lint"][0]["code"] == "missing-cells"
 
 
 def test_a_law_that_was_asked_for_is_taken_and_the_choice_said(grid_frame):
-    fit = analyse(grid_frame, FAST.with_changes(law="power_free", candidates=["logit", "power"]))["fits"][0]
+    fit = analyse(grid_frame, replace(FAST, law="power_free", candidates=["logit", "power"]))["fits"][0]
     assert fit["law"] == "power_free"
     assert "was asked for" in fit["why"]
     assert {row["law"] for row in fit["laws"]} == {"logit", "power", "power_free"}
 
 
 def test_law_without_rho_has_an_analysis_too(grid_frame):
-    result = analyse(grid_frame, FAST.with_changes(law="logit_interaction"))
+    result = analyse(grid_frame, replace(FAST, law="logit_interaction"))
     fit = result["fits"][0]
     assert fit["rho"] is None
     assert fit["v_star"][1]["lower"] is None
@@ -120,7 +121,7 @@ def test_law_without_rho_has_an_analysis_too(grid_frame):
 def test_a_suite_without_a_law_is_skipped_with_its_reason(grid_frame):
     few = grid_frame.iloc[[0, 1, 6, 7]].assign(suite="few")
     rows = pd.concat([grid_frame.assign(suite="good"), few.assign(error=[0.4, 0.3, 0.35, 0.2])])
-    result = analyse(rows, FAST.with_changes(law="power"))
+    result = analyse(rows, replace(FAST, law="power"))
     assert [fit["suite"] for fit in result["fits"]] == ["good"]
     assert result["skipped"][0]["suite"] == "few"
     assert "too few cells" in result["skipped"][0]["why"]
@@ -130,10 +131,10 @@ def test_a_suite_without_a_law_is_skipped_with_its_reason(grid_frame):
 def test_weights_by_standard_error(grid_frame):
     rng = np.random.default_rng(0)
     table = grid_frame.assign(error_se=rng.uniform(0.002, 0.02, len(grid_frame)))
-    plain, weighted = (analyse(table, FAST.with_changes(weights=w, law="logit"))["fits"][0] for w in ("none", "se"))
+    plain, weighted = (analyse(table, replace(FAST, weights=w, law="logit"))["fits"][0] for w in ("none", "se"))
     assert plain["rho"] != weighted["rho"]
     with pytest.raises(UserError, match="need an error_se above 0"):
-        analyse(grid_frame, FAST.with_changes(weights="se"))
+        analyse(grid_frame, replace(FAST, weights="se"))
 
 
 def test_huber_loss_resists_an_outlier(grid_frame):
@@ -142,24 +143,22 @@ def test_huber_loss_resists_an_outlier(grid_frame):
     truth = 5.0
     off = {}
     for loss in ("squared", "huber"):
-        off[loss] = abs(
-            analyse(spoilt, FAST.with_changes(loss=loss, law="logit"))["fits"][0]["rho"]["estimate"] - truth
-        )
+        off[loss] = abs(analyse(spoilt, replace(FAST, loss=loss, law="logit"))["fits"][0]["rho"]["estimate"] - truth)
     assert off["huber"] < off["squared"]
 
 
 def test_frontier_by_a_measured_cost(grid_frame):
     table = grid_frame.assign(llm_flops=2e9 * grid_frame["N"] * (grid_frame["V"] + 9), vision_flops=1e9)
-    fit = analyse(table, FAST.with_changes(cost_column="llm_flops+vision_flops", law="logit"))["fits"][0]
+    fit = analyse(table, replace(FAST, cost_column="llm_flops+vision_flops", law="logit"))["fits"][0]
     assert fit["cost_frontier"][0]["cost"] == pytest.approx(2e9 * 0.5 * 10 + 1e9)
     assert {row["cost_model"] for row in fit["cost_frontier"]} == {"llm_flops+vision_flops"}
-    assert analyse(table, FAST.with_changes(law="logit"))["fits"][0]["cost_frontier"] == []
+    assert analyse(table, replace(FAST, law="logit"))["fits"][0]["cost_frontier"] == []
 
 
 def test_parameters_without_a_finite_estimate_are_called_so(grid_frame):
     low = 1 - np.exp(-np.exp(-0.4 - 0.1 * np.log(grid_frame["N"])))
     stepped = grid_frame.assign(error=np.where(grid_frame["V"] == 1, low, 0.0), n_questions=100)
-    result = analyse(stepped, FAST.with_changes(law="loglog", bootstrap_draws=0))
+    result = analyse(stepped, replace(FAST, law="loglog", bootstrap_draws=0))
     assert {finding["code"] for finding in result["lint"]} == {"step"}
     assert any("no finite estimate" in sentence for sentence in result["fits"][0]["verdict"])
 
@@ -167,7 +166,7 @@ def test_parameters_without_a_finite_estimate_are_called_so(grid_frame):
 def test_a_cell_far_from_the_law_is_named(grid_frame):
     spoilt = grid_frame.copy()
     spoilt.loc[8, "error"] += 0.1
-    fit = analyse(spoilt, FAST.with_changes(law="logit"))["fits"][0]
+    fit = analyse(spoilt, replace(FAST, law="logit"))["fits"][0]
     assert any("N = 1.8 B, V = 16 (+0.0" in sentence for sentence in fit["verdict"])
 
 
@@ -175,12 +174,12 @@ def test_lack_of_fit_is_said_where_replicates_show_it(grid_frame):
     rng = np.random.default_rng(0)
     bent = grid_frame["error"] + 0.02 * np.cos(grid_frame["V"])
     twice = pd.concat([grid_frame.assign(seed=s, error=bent + rng.normal(0, 0.001, len(bent))) for s in "01"])
-    fit = analyse(twice, FAST.with_changes(law="logit"))["fits"][0]
+    fit = analyse(twice, replace(FAST, law="logit"))["fits"][0]
     assert any("lack of fit" in sentence for sentence in fit["verdict"])
 
 
 def test_no_bootstrap_where_none_is_asked_for(grid_frame):
-    fit = analyse(grid_frame, FAST.with_changes(bootstrap_draws=0, law="logit"))["fits"][0]
+    fit = analyse(grid_frame, replace(FAST, bootstrap_draws=0, law="logit"))["fits"][0]
     assert len(fit["rho_intervals"]) == 2
     assert "v_lower" not in fit["frontier"][0]
 

@@ -1,6 +1,7 @@
 """Fitting: recovery of a known truth by every law, refusals, agreement with scipy and statsmodels, JSON."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -69,7 +70,7 @@ def test_laws_without_rho_predict_the_truth_over_many_seeds(law):
 @pytest.mark.parametrize(
     ("cells", "message"),
     [
-        (Cells.of([1, 2, 4], [1, 4, 1], [0.5, 0.4, 0.3]), "too few cells: 3 rows for 3 parameters"),
+        (Cells.of([1, 2, 4], [1, 4, 1], [0.5, 0.4, 0.3]), "too few cells: 3 for 3 parameters"),
         (Cells.of([1] * 6, [1, 2, 4, 8, 16, 32], np.linspace(0.6, 0.4, 6)), "same size, N = 1"),
         (Cells.of([1, 2, 3, 4, 5, 6], [4] * 6, np.linspace(0.6, 0.4, 6)), "same visual-token count, V = 4"),
         (Cells.of([1, 2, 4, 8, 16], [16, 8, 4, 2, 1], np.linspace(0.6, 0.4, 5)), "perfectly collinear"),
@@ -293,7 +294,10 @@ def test_json_that_is_no_fit_is_refused(text):
 
 def test_json_is_strict():
     fit = fit_cells(make_cells("power", TRUTH["power"], noise=0.003), "power")
-    json.loads(fit.to_json(), parse_constant=lambda name: pytest.fail(f"JSON holds {name}"))
+    unbounded = replace(fit, covariance=np.full_like(fit.covariance, np.inf))
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        unbounded.to_json()
+    assert json.loads(fit.to_json(), parse_constant=lambda name: pytest.fail(f"JSON holds {name}")) == fit.to_dict()
 
 
 def test_prediction_interval_holds_new_measurements():
@@ -368,7 +372,7 @@ def test_rho_at_a_cell_is_rho_where_there_is_one():
 
 @pytest.mark.parametrize(
     ("n", "text"),
-    [(7, "7 B"), (0.5, "0.5 B"), (0.0999, "99.9 M"), (0.000494, "494 K"), (70e-6, "70 K"), (14.2, "14.2 B")],
+    [(7, "7 B"), (0.5, "0.5 B"), (0.0999, "99.9 M"), (0.000494, "494 k"), (70e-6, "70 k"), (14.2, "14.2 B")],
 )
 def test_sizes_are_written_as_people_write_them(n, text):
     assert format_size(n) == text

@@ -146,17 +146,33 @@ def test_resamples_of_one_size_are_lost_and_counted(reasoning):
     assert size_bootstrap(reasoning).lost == pytest.approx(4 / 256)
 
 
-def test_parameter_interval_of_draws(reasoning):
-    interval = residual_bootstrap(reasoning, n_draws=1000).parameter_interval("a")
-    row = reasoning.summary().loc["a"]
-    assert (interval.lower, interval.upper) == pytest.approx((row["lower"], row["upper"]), abs=0.001)
+@pytest.mark.parametrize("table", ["li2024_reasoning", "li2024_ocr"])
+def test_rho_of_the_paper_form_holds_where_its_optimum_has_a_negative_multiplier(table):
+    """error = A N^-alpha V^-beta + D falls where A, alpha and beta are all negative: the same rho as logit's."""
+    cells = read_measurements(table).cells()
+    fit, other = fit_cells(cells, "power_free"), rho_interval(fit_cells(cells, "logit"))
+    assert fit.params["A"] < 0 and max(fit.exponents) < 0
+    assert fit.verdict()[0].startswith("Size" if other.estimate > 1 else "Tokens")
+    for interval in (profile(fit), residual_bootstrap(fit).rho_interval()):  # Fieller's bounds nothing here
+        assert interval.estimate == pytest.approx(fit.rho)
+        assert (interval.lower, interval.upper) == pytest.approx((other.lower, other.upper), rel=0.06)
+
+
+def test_where_tokens_do_harm_rho_is_infinite_by_every_method():
+    harm = fit_cells(make_cells("logit", LOGIT | {"b": -0.02}, noise=0.003), "logit")
+    assert harm.exponents[1] < 0 and harm.rho == float("inf")
+    for interval in (profile(harm), fieller(harm), residual_bootstrap(harm).rho_interval()):
+        assert interval.estimate == interval.upper == float("inf")
+        assert interval.to_dict()["estimate"] is None
 
 
 def test_too_few_draws_and_too_few_sizes_are_refused(reasoning):
     with pytest.raises(UserError, match="5 bootstrap draws"):
         residual_bootstrap(reasoning, n_draws=5)
-    with pytest.raises(UserError, match="one size cannot be resampled"):
-        size_resamples(1, n_draws=100, seed=0)
+    # Of two sizes one resample alone has both: the sample itself, whose interval would have no width.
+    two = fit_cells(make_cells("logit", LOGIT, noise=0.003, sizes=(1, 7)), "logit")
+    with pytest.raises(UserError, match="2 sizes cannot be resampled as wholes; measure three or more"):
+        size_bootstrap(two)
 
 
 def test_quantiles_of_weighted_values():

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from vlmlaw.laws.cells import Cells
-from vlmlaw.laws.fit import fit_cells
-from vlmlaw.laws.intervals import rho_interval
+from vlmlaw.laws import LawOptions, analyse
 from vlmlaw.report import curves, doubts, findings, gallery, style, words
 from vlmlaw.report.study import Study, read_study
 
@@ -57,16 +55,16 @@ def test_best_tokens_are_q_over_rho_minus_1(study: Study) -> None:
     assert f"at Q = {study.question_tokens:g}" in shown
 
 
-def test_v_star_is_drawn_at_the_fewest_tokens_where_tokens_harm(study: Study) -> None:
-    """rho is infinite there, although alpha / beta is a negative number."""
+def test_where_tokens_do_harm_the_curve_of_v_star_is_at_the_fewest(study: Study) -> None:
+    """As its points are, and the advice: not at the most, where the ratio of the exponents, below 0, would lead."""
     suite = study.suites[0]
-    n, v = suite.rows["N"].to_numpy(), suite.rows["V"].to_numpy()
-    fit = fit_cells(Cells.of(n, v, 0.1 * n**-0.3 * v**0.001), "power_d0")
-    assert fit.rho < 0
-    analysis = {**suite.analysis, "fit": fit.to_dict(), "rho": rho_interval(fit).to_dict()}
+    rows = suite.rows.assign(error=0.5 - 0.05 * np.log(suite.rows["N"] * 1e6) + 0.01 * np.log(suite.rows["V"]))
+    options = LawOptions(bootstrap_draws=0, hold_out="none", question_tokens=(0, 8, 64))
+    harm = replace(suite, analysis=analyse(rows[["N", "V", "error", "seed"]], options)["fits"][0])
     axes = Figure().subplots()
-    curves.best_tokens(axes, replace(suite, analysis=analysis), study)
-    assert set(axes.lines[0].get_ydata()) == {v.min()}
+    curves.best_tokens(axes, harm, study)
+    assert harm.fit.exponents[1] < 0
+    assert {y for line in axes.lines for y in line.get_ydata()} == {rows["V"].min()}
 
 
 def test_the_measured_grid_is_written_into_the_heat_map(study: Study) -> None:

@@ -74,6 +74,16 @@ def test_without_replicates_noise_is_said_to_be_unknown(study: Study) -> None:
     assert any("no cell was measured with several seeds" in sentence for sentence in limits)
 
 
+def test_without_a_method_by_whole_size_the_claim_says_so(study: Study) -> None:
+    suite = next(suite for suite in study.suites if words.side(suite.rho) != "unsettled")
+    agreeing = [i for i in suite.analysis["rho_intervals"] if words.side(i) == words.side(suite.rho)]
+    for methods, independent in ((agreeing, False), ([i for i in agreeing if "size" not in i["method"]], True)):
+        analysis = dict(suite.analysis) | {"rho_intervals": methods}
+        sentence = findings._shown(replace(suite, analysis=analysis), study)
+        assert sentence.endswith("all of which take cells as independent.") == independent
+        assert "by every method that was tried" in sentence
+
+
 def test_error_that_rises_with_tokens_beyond_noise_is_told(study: Study) -> None:
     suite = study.suites[0]
     rows = suite.rows.copy()
@@ -89,6 +99,8 @@ def test_what_the_data_do_not_bound_has_no_number(study: Study) -> None:
     assert words.rho(interval(None, None, None)) == "ρ not bounded"
     assert words.rho(interval(6.0, None, None)) == "ρ not bounded (best fit 6.00)"
     assert words.rho(interval(None, 2.0, None)) == "ρ = ∞ [2.00, ∞]"
+    assert words.rho(interval(None, None, 0.5)) == "ρ = −∞ [−∞, 0.500]"
+    assert words.rho(interval(None, None, -4.49)) == "ρ below 0: error does not fall with LLM size"
     assert words.best(interval(6.0, None, None), row, at=8) == "V* not bounded at Q = 8"
 
 
@@ -101,5 +113,4 @@ def test_numbers_have_three_digits(value: float | None, text: str) -> None:
 
 
 def test_sizes_and_costs_are_read_at_a_glance() -> None:
-    assert [words.params(n) for n in (7, 0.5, 0.0123, 55_296e-9)] == ["7 B", "0.5 B", "12.3 M", "55.3 k"]
     assert [words.si(x) for x in (9.5e5, 1.27e12, 12)] == ["950 k", "1.27 T", "12"]

@@ -192,12 +192,12 @@ def _draws(fit: LawFit, options: LawOptions) -> list[Draws]:
 
 
 def _average(comparison: Comparison) -> dict[str, float] | None:
-    """rho averaged over the laws, or null where none of them has one."""
+    """rho averaged over the laws, or null where none of them has one or where it is infinite in one."""
     try:
         rho, se = comparison.average().rho()
     except UserError:
         return None
-    return {"rho": rho, "se": se}
+    return {"rho": rho, "se": se} if math.isfinite(rho) else None
 
 
 def _hold_out(cells: Cells, flagged: Array, fit: LawFit, options: LawOptions) -> HoldOut | None:

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array
-from vlmlaw.laws.intervals import Interval
+from vlmlaw.laws.intervals import Interval, rho_of_angle
 from vlmlaw.laws.options import MIN_DRAWS
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.solver import solve
@@ -34,19 +34,11 @@ class Draws:
 
     def rho_interval(self, *, level: float = 0.95) -> Interval:
         """Percentile interval of rho, taken on the angle of (alpha, beta) so that beta near 0 does no harm."""
-        i, j = (self.fit.law.position(name) for name in self.fit.require_rho())
-        centre = np.arctan2(*self.fit.exponents)
-        angle = np.arctan2(self.theta[:, i], self.theta[:, j])
+        centre = np.arctan2(*self.fit.gains)
+        angle = np.arctan2(*self.fit.law.gains(self.theta.T))
         angle = centre + (angle - centre + np.pi) % (2 * np.pi) - np.pi
         ends = [weighted_quantile(angle, self.probability, q) for q in (0.5 - level / 2, 0.5 + level / 2)]
-        lower, upper = (np.tan(x) if abs(x) < np.pi / 2 else np.copysign(np.inf, x) for x in ends)
-        return Interval(self.fit.rho, float(lower), float(upper), level, self.method)
-
-    def parameter_interval(self, name: str, *, level: float = 0.95) -> Interval:
-        """Percentile interval of one public parameter."""
-        values = self.fit.law.to_public(self.theta)[:, self.fit.law.position(name)]
-        ends = [weighted_quantile(values, self.probability, q) for q in (0.5 - level / 2, 0.5 + level / 2)]
-        return Interval(self.fit.params[name], ends[0], ends[1], level, self.method)
+        return Interval(rho_of_angle(centre), rho_of_angle(ends[0]), rho_of_angle(ends[1]), level, self.method)
 
     def predict(self, n: ArrayLike, v: ArrayLike) -> Array:
         """Error of cells under each draw (B, cells)."""
@@ -84,9 +76,12 @@ def residual_bootstrap(fit: LawFit, *, n_draws: int = 2000, seed: int = 0) -> Dr
 def size_bootstrap(fit: LawFit, *, n_draws: int = 2000, seed: int = 0) -> Draws:
     """Refits to whole sizes drawn with replacement; every multiset, with its probability, where they are few enough.
 
-    Resamples of one size only carry no law and are lost; `Draws.lost` has their probability.
+    Resamples of one size only carry no law and are lost; `Draws.lost` has their probability. Raises UserError for two
+    sizes: the one resample that then is left is the sample itself.
     """
     cells = fit.cells
+    if cells.sizes.size < 3:
+        raise UserError(f"{cells.sizes.size} sizes cannot be resampled as wholes; measure three or more")
     size_of_row = np.searchsorted(cells.sizes, cells.n)
     counts, probability = size_resamples(cells.sizes.size, n_draws=_enough(n_draws), seed=seed)
     carried = (counts > 0).sum(axis=1) >= 2
@@ -111,8 +106,6 @@ def size_bootstrap(fit: LawFit, *, n_draws: int = 2000, seed: int = 0) -> Draws:
 
 def size_resamples(n_sizes: int, *, n_draws: int, seed: int) -> tuple[Array, Array]:
     """How often each size is drawn (B, sizes) and the probability of each resample (B,)."""
-    if n_sizes < 2:
-        raise UserError("one size cannot be resampled; measure more sizes")
     if comb(2 * n_sizes - 1, n_sizes) <= n_draws:
         picks = np.array(list(combinations_with_replacement(range(n_sizes), n_sizes)))
         counts = (picks[:, :, None] == np.arange(n_sizes)).sum(axis=1)

@@ -67,9 +67,9 @@ class Cells:
 
 
 def format_size(n: float) -> str:
-    """N in billions as people write it: 7 B, 494 M, 70 K."""
-    for scale, suffix in ((1.0, "B"), (1e-3, "M"), (1e-6, "K")):
-        if n >= 0.9995 * scale or suffix == "K":
+    """N in billions as people write it: 0.5 B, 99.9 M, 70 k."""
+    for scale, suffix in ((1.0, "B"), (1e-3, "M"), (1e-6, "k")):
+        if n >= 0.9995 * scale or suffix == "k":
             break
     if suffix == "M" and n >= 0.1:
         scale, suffix = 1.0, "B"  # 0.5 B rather than 500 M, as the field writes
@@ -79,7 +79,7 @@ def format_size(n: float) -> str:
 def refuse_unfit(cells: Cells, *, n_parameters: int) -> None:
     """Raise UserError where the cells cannot carry a law in N and V with this many parameters."""
     if len(cells) <= n_parameters:
-        raise UserError(f"too few cells: {len(cells)} rows for {n_parameters} parameters; measure more cells")
+        raise UserError(f"too few cells: {len(cells)} for {n_parameters} parameters; measure more")
     for letter, what, values in (("N", "size", cells.sizes), ("V", "visual-token count", cells.token_counts)):
         if values.size < 2:
             raise UserError(

@@ -5,6 +5,7 @@ import contextlib
 from typing import Any
 
 from vlmlaw.errors import UserError
+from vlmlaw.published import LAW_TABLES
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,20 +26,20 @@ def _add_fit(verbs: Any) -> None:
         description="Fit a law to each suite of a table and print rho and V*(Q) with intervals.",
     )
     _add_table(fit)
-    fit.add_argument("--law", default=None, help="a law's name (see `vlmlaw law list`), or auto (default)")
-    fit.add_argument("--candidates", type=_words, default=None, metavar="A,B", help="laws that auto compares")
+    fit.add_argument("--law", default=None, metavar="NAME", help="one of `vlmlaw law list`, or auto (default)")
+    fit.add_argument("--candidates", type=words, default=None, metavar="A,B", help="laws that auto compares")
     fit.add_argument("--question-tokens", type=_numbers, default=None, metavar="Q,Q", help="question tokens for V*(Q)")
     fit.add_argument("--generated-tokens", type=_number, default=None, metavar="G", help="tokens of an answer")
-    fit.add_argument("--vision-flops", type=_number, default=None, help="FLOPs of the vision encoder for an image")
+    fit.add_argument("--vision-flops", type=_number, default=None, metavar="F", help="FLOPs of the encoder, an image")
     fit.add_argument("--question-pass", action="store_true", default=None, help="add QueCC's 2NQ pass to the cost")
     fit.add_argument("--cost", default=None, metavar="COLUMN", dest="cost_column", help="measured cost; A+B for a sum")
     fit.add_argument("--budgets", type=_numbers, default=None, metavar="F,F", help="FLOPs for an answer")
-    fit.add_argument("--hold-out", default=None, help="auto (default), largest, none, or a size in billions")
-    fit.add_argument("--level", type=_number, default=None, help="confidence level (default 0.95)")
-    fit.add_argument("--bootstrap-draws", type=int, default=None, help="draws (default 2000; 0 for none)")
-    fit.add_argument("--seed", type=int, default=None, help="seed of the bootstrap (default 0)")
-    fit.add_argument("--loss", default=None, help="squared (default) or huber")
-    fit.add_argument("--weights", default=None, help="none (default) or se, for 1 / error_se**2")
+    fit.add_argument("--hold-out", default=None, metavar="SIZE", help="auto (default), largest, none, or billions")
+    fit.add_argument("--level", type=_number, default=None, metavar="P", help="confidence level (default 0.95)")
+    fit.add_argument("--bootstrap-draws", type=int, default=None, metavar="N", help="draws (default 2000; 0 for none)")
+    fit.add_argument("--seed", type=int, default=None, metavar="N", help="seed of the bootstrap (default 0)")
+    fit.add_argument("--loss", default=None, metavar="WORD", help="squared (default) or huber")
+    fit.add_argument("--weights", default=None, metavar="WORD", help="none (default) or se, for 1 / error_se**2")
     fit.add_argument("--size-effects", action="store_true", default=None, help="rho under a random effect of each size")
     fit.add_argument("--options", default=None, metavar="YAML", help="a file with a `law:` section; flags override it")
     fit.add_argument("--settings", default=None, metavar="JSON", help="options as JSON (what a rule passes)")
@@ -54,44 +55,50 @@ def _add_recommend(verbs: Any) -> None:
         description="The cell of least predicted error within a budget of FLOPs (or of a measured column).",
     )
     _add_table(recommend, default="li2024_reasoning")
-    recommend.add_argument("--flops", type=_number, default=None, help="budget: FLOPs for an answer")
-    recommend.add_argument("--question-tokens", type=_number, default=50.0, metavar="Q")
-    recommend.add_argument("--generated-tokens", type=_number, default=0.0, metavar="G")
-    recommend.add_argument("--vision-flops", type=_number, default=0.0, help="FLOPs of the vision encoder for an image")
+    recommend.add_argument("--flops", type=_number, default=None, metavar="F", help="budget: FLOPs for an answer")
+    recommend.add_argument("--question-tokens", type=_number, default=50.0, metavar="Q", help="default 50")
+    recommend.add_argument("--generated-tokens", type=_number, default=0.0, metavar="G", help="default 0")
+    recommend.add_argument(
+        "--vision-flops", type=_number, default=0.0, metavar="F", help="FLOPs of the encoder, an image"
+    )
     recommend.add_argument("--question-pass", action="store_true", help="add QueCC's 2NQ pass to the cost")
     recommend.add_argument("--cost", default=None, metavar="COLUMN", help="a measured column, or A+B for a sum")
-    recommend.add_argument("--budget", type=_number, default=None, help="budget in the unit of --cost")
+    recommend.add_argument("--budget", type=_number, default=None, metavar="B", help="budget in the unit of --cost")
     recommend.add_argument("--sizes", type=_numbers, default=(), metavar="N,N", help="sizes in billions to choose from")
     recommend.add_argument("--tokens", type=_numbers, default=(), metavar="V,V", help="token counts to choose from")
     recommend.add_argument("--choice", type=_numbers, default=None, metavar="N,V", help="what this cell would lose")
-    recommend.add_argument("--law", default="auto", help="a law's name, or auto (default)")
-    recommend.add_argument("--tolerance", type=_number, default=0.005, help="what counts as equally good (0.005)")
+    recommend.add_argument("--law", default="auto", metavar="NAME", help="a law's name, or auto (default)")
+    recommend.add_argument("--tolerance", type=_number, default=0.005, metavar="T", help="as good within it (0.005)")
     recommend.add_argument("--json", action="store_true", help="print JSON")
     recommend.set_defaults(run=run_recommend)
 
 
 def _add_lint(verbs: Any) -> None:
-    lint = verbs.add_parser("lint", help="look for what is wrong with a table of measurements")
+    lint = verbs.add_parser(
+        "lint",
+        help="look for what is wrong with a table of measurements",
+        description="Print what is wrong or doubtful in a table; exit status 1 where it is an error.",
+    )
     _add_table(lint)
     lint.add_argument("--json", action="store_true", help="print JSON")
     lint.set_defaults(run=run_lint)
 
 
 def _add_table(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
-    what = "a CSV file, or li2024_reasoning or li2024_ocr, the published cells"
+    what = f"a CSV file, or the name of published cells: {', '.join(LAW_TABLES)}"
     if default is None:
         parser.add_argument("table", help=what)
     else:
         parser.add_argument("table", nargs="?", default=default, help=f"{what} (default {default})")
     parser.add_argument(
-        "--column", action="append", default=[], metavar="NAME=YOURS", help="which column is n_params, score, ... "
+        "--column", action="append", default=[], metavar="NAME=YOURS", help="which column is n_params, score, ..."
     )
-    parser.add_argument("--params-unit", default=None, help="billions, millions or count")
-    parser.add_argument("--scale", default="fraction", help="fraction (default) or percent")
-    parser.add_argument("--scores", type=_words, default=(), metavar="A,B", help="wide table: a column for each suite")
+    parser.add_argument("--params-unit", default=None, metavar="UNIT", help="of N: billions, millions or count")
+    parser.add_argument("--scale", default="fraction", metavar="WORD", help="fraction (default) or percent")
+    parser.add_argument("--scores", type=words, default=(), metavar="A,B", help="wide table: a column for each suite")
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep these rows only")
-    parser.add_argument("--expected", default=None, metavar="CSV", help="the cells that should be there (size, tokens)")
-    parser.add_argument("--allow-missing", action="store_true", help="fit although cells of the grid are missing")
+    parser.add_argument("--expected", default=None, metavar="CSV", help="cells that should be there")
+    parser.add_argument("--allow-missing", action="store_true", default=None, help="fit although cells are missing")
 
 
 def run_fit(args: argparse.Namespace) -> int:
@@ -187,31 +194,28 @@ def _read(args: argparse.Namespace) -> Any:
 
     table = read_measurements(
         args.table,
-        _pairs(args.column, option="--column"),
+        pairs(args.column, option="--column"),
         params_unit=args.params_unit,
         scale=args.scale,
         scores=args.scores,
         expected=read_expected(args.expected) if args.expected else (),
     )
-    where = _pairs(args.where, option="--where")
+    where = pairs(args.where, option="--where")
     return table.select(**where) if where else table
 
 
 def _options(args: argparse.Namespace) -> Any:
+    from dataclasses import fields
+
     from vlmlaw.laws.options import LawOptions
 
     section = _section(args.options) if args.options else {}
     section |= _parsed(args.settings) if args.settings else {}
-    names = (
-        "law candidates question_tokens generated_tokens vision_flops question_pass budgets level bootstrap_draws seed "
-        "loss weights hold_out size_effects cost_column"
-    )
-    given = {name: getattr(args, name) for name in names.split() if getattr(args, name) is not None}
+    names = [option.name for option in fields(LawOptions)]
+    given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
     if isinstance(given.get("hold_out"), str):
         with contextlib.suppress(ValueError):  # a word, which the options check
             given["hold_out"] = float(given["hold_out"])
-    if args.allow_missing:
-        given["allow_missing"] = True
     return LawOptions.from_mapping(section | given)
 
 
@@ -239,7 +243,8 @@ def _section(path: str) -> dict[str, Any]:
     return section
 
 
-def _pairs(texts: list[str], *, option: str) -> dict[str, str]:
+def pairs(texts: list[str], *, option: str) -> dict[str, str]:
+    """NAME=VALUE as often as it was given. Raises UserError for one without '='."""
     wrong = [text for text in texts if "=" not in text]
     if wrong:
         raise UserError(f"{option} {wrong[0]!r} has no '='; expected for example {option} score=accuracy")
@@ -257,5 +262,6 @@ def _numbers(text: str) -> tuple[float, ...]:
     return tuple(_number(part) for part in text.split(",") if part.strip())
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
+    """A,B as its parts."""
     return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -15,7 +15,6 @@ from vlmlaw.laws.cells import Array
 from vlmlaw.laws.table import Measurements
 
 BILLION = 1e9
-CLIP_L_336_FLOPS = 366e9  # CLIP ViT-L/14-336 on one image, as LLaVA-1.5 reads it
 
 
 class CostModel(Protocol):

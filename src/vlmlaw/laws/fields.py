@@ -37,7 +37,7 @@ MAX_BYTES = 256 * 2**20
 
 def read_bytes(path: str | Path) -> tuple[Path, bytes]:
     """The file's path and content; a published table's name stands for its file."""
-    from vlmlaw.published import TABLES, published_path
+    from vlmlaw.published import LAW_TABLES, TABLES, published_path
 
     if not Path(path).exists() and str(path) in TABLES:
         path = published_path(str(path))
@@ -50,7 +50,7 @@ def read_bytes(path: str | Path) -> tuple[Path, bytes]:
         return path, path.read_bytes()
     except (OSError, ValueError) as error:
         raise UserError(
-            f"cannot read {path}: {error}. Give a CSV file, or a published table: {', '.join(TABLES)}"
+            f"cannot read {path}: {error}. Give a CSV file, or a published table: {', '.join(LAW_TABLES)}"
         ) from error
 
 

@@ -83,7 +83,7 @@ def profile(fit: LawFit, *, level: float = 0.95) -> Interval:
     """Every rho whose constrained fit stays within the F threshold of the best one."""
     t = student_t(level, fit.degrees_of_freedom)
     ends = [_profile_end(fit, t, side=side) for side in (-1, 1)]
-    return _interval(fit.exponents, ends[0], ends[1], level, "profile")
+    return _interval(fit.gains, ends[0], ends[1], level, "profile")
 
 
 def _profile_end(fit: LawFit, t: float, *, side: int) -> float:
@@ -92,7 +92,7 @@ def _profile_end(fit: LawFit, t: float, *, side: int) -> float:
     That root grows almost linearly with the angle, which makes it quick to solve for. Half a turn away the same models
     come back with both exponents negated, so the least likely angle is a quarter turn away.
     """
-    centre, best, at = np.arctan2(*fit.exponents), fit_criterion(fit), _profiler(fit)
+    centre, best, at = np.arctan2(*fit.gains), fit_criterion(fit), _profiler(fit)
 
     def excess(turn: float) -> float:
         sse = float(at(np.array([centre + side * turn])).sse[0])
@@ -114,17 +114,15 @@ def _angle_se(fit: LawFit) -> float:
 
 
 def _interval(exponents: tuple[float, float], lower: float, upper: float, level: float, method: str) -> Interval:
-    """The interval between two angles around that of (alpha, beta); nan where there is no end.
-
-    Angles of a quarter turn and more mean that tokens do nothing, or harm: there rho counts as infinite.
-    """
-    estimate = _rho_of_angle(float(np.arctan2(*exponents)))
+    """The interval between two angles around that of (alpha, beta); nan where there is no end."""
+    estimate = rho_of_angle(float(np.arctan2(*exponents)))
     if np.isnan(lower) or np.isnan(upper):
         return Interval(estimate, -np.inf, np.inf, level, method)
-    return Interval(estimate, _rho_of_angle(lower), _rho_of_angle(upper), level, method)
+    return Interval(estimate, rho_of_angle(lower), rho_of_angle(upper), level, method)
 
 
-def _rho_of_angle(angle: float) -> float:
+def rho_of_angle(angle: float) -> float:
+    """rho of the angle atan2(alpha, beta): a quarter turn and more, where tokens do nothing or harm, is infinite."""
     if angle <= -np.pi / 2:
         return -np.inf
     return float(np.tan(angle)) if angle < np.pi / 2 else np.inf
@@ -149,8 +147,8 @@ def _profiler(fit: LawFit) -> Callable[[Array], Solution]:
     others = [k for k in range(len(law.parameters)) if k not in (i, j)]
     low, high = law.bounds(cells)
     low, high = np.append(low[others], -np.inf), np.append(high[others], np.inf)
-    radius = float(np.hypot(*fit.exponents))
-    centre = np.arctan2(*fit.exponents)
+    radius = float(np.copysign(np.hypot(*fit.exponents), np.dot(fit.exponents, fit.gains)))
+    centre = np.arctan2(*fit.gains)
 
     def at(angles: Array) -> Solution:
         sine, cosine = np.sin(angles)[:, None], np.cos(angles)[:, None]
@@ -171,7 +169,7 @@ def _profiler(fit: LawFit) -> Callable[[Array], Solution]:
 def rho_profile(fit: LawFit, *, n_points: int = 61, level: float = 0.999) -> pd.DataFrame:
     """rho, sse and f (the F statistic against the best fit) over the interval of rho at `level`, for a picture."""
     wide = profile(fit, level=level)
-    centre = np.arctan2(*fit.exponents)
+    centre = np.arctan2(*fit.gains)
     low = np.arctan(wide.lower) if np.isfinite(wide.lower) else centre - 0.45 * np.pi
     high = np.arctan(wide.upper) if np.isfinite(wide.upper) else min(centre + 0.45 * np.pi, 0.499 * np.pi)
     angles = np.linspace(low, high, n_points)
@@ -186,7 +184,7 @@ def rho_profile(fit: LawFit, *, n_points: int = 61, level: float = 0.999) -> pd.
 def fieller(fit: LawFit, *, level: float = 0.95) -> Interval:
     """Fieller's set for the ratio of the two exponents, from their estimates and covariance."""
     return fieller_of(
-        fit.exponents, fit.exponent_covariance, level=level, degrees_of_freedom=fit.degrees_of_freedom, method="fieller"
+        fit.gains, fit.exponent_covariance, level=level, degrees_of_freedom=fit.degrees_of_freedom, method="fieller"
     )
 
 
@@ -237,6 +235,6 @@ def d_profile(fit: LawFit, values: Sequence[float] | None = None) -> pd.DataFram
             weight=shifted.weight,
         )
         ln_a, alpha, beta = found.theta[np.argmin(found.sse)]
-        rows.append((d, np.exp(ln_a), alpha, beta, alpha / beta if beta else np.inf, found.sse.min()))
+        rows.append((d, np.exp(ln_a), alpha, beta, rho_of_angle(np.arctan2(alpha, beta)), found.sse.min()))
     table = pd.DataFrame(rows, columns=["D", "A", "alpha", "beta", "rho", "sse"])
     return table.assign(delta_aicc=len(cells) * np.log(table["sse"] / table["sse"].min()))

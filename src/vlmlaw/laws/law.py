@@ -65,6 +65,11 @@ class Law(ABC):
         logarithmic = [p.logarithmic for p in self.parameters]
         return np.where(logarithmic, np.exp(np.where(logarithmic, working, 0.0)), working)
 
+    def gains(self, theta: Array) -> Array:
+        """The exponents (2, ...) at theta (K, ...), of the sign that is positive where error falls."""
+        assert self.exponents is not None
+        return theta[[self.position(name) for name in self.exponents]]
+
     def position(self, name: str) -> int:
         """Where a parameter stands in theta."""
         return [p.name for p in self.parameters].index(name)

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pandas as pd
 
 from vlmlaw.errors import UserError
-from vlmlaw.laws.checks import DESIGN_CHECKS, VALUE_CHECKS, Finding, missing_cells
+from vlmlaw.laws.checks import VALUE_CHECKS, Finding
+from vlmlaw.laws.grid_checks import GRID_CHECKS, missing_cells
 from vlmlaw.laws.table import ALL_KINDS, Measurements, as_measurements
 
 POOR = ("few-sizes", "few-token-counts", "constant-error")  # what makes a group unable to carry a law
@@ -42,7 +43,7 @@ def _lint_group(rows: Measurements, *, missing: str) -> list[Finding]:
     found = [finding for check in VALUE_CHECKS for finding in check(rows)]
     # Values that are no numbers make every later check misleading.
     if not any(finding.severity == "error" for finding in found):
-        found += [finding for check in DESIGN_CHECKS for finding in check(rows)]
+        found += [finding for check in GRID_CHECKS for finding in check(rows)]
         found += missing_cells(rows, severity=missing)
     return found
 

@@ -1,7 +1,7 @@
 """What a user may choose about the law's analysis: the `law:` section of an experiment file, validated before use."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from vlmlaw.errors import UserError
@@ -79,10 +79,6 @@ class LawOptions:
         """The resolved options as plain data, for JSON and YAML."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
-    def with_changes(self, **changes: Any) -> "LawOptions":
-        """A validated copy with some options replaced."""
-        return replace(self, **changes)
-
     def _check_numbers(self) -> None:
         _require_number("level", self.level, above=0, below=1)
         _require_number("flat_tolerance", self.flat_tolerance, above=0, below=1)
@@ -103,9 +99,9 @@ class LawOptions:
     def _check_words(self) -> None:
         from vlmlaw.laws.families import LAWS
 
-        for law in (self.law, *self.candidates):
-            if law not in (*LAWS, AUTO) or (law == AUTO and law is not self.law and law in self.candidates):
-                raise UserError(f"law {law!r} is unknown; the laws are {AUTO}, {', '.join(LAWS)}")
+        for law, known in ((self.law, (AUTO, *LAWS)), *((law, tuple(LAWS)) for law in self.candidates)):
+            if law not in known:
+                raise UserError(f"law {law!r} is unknown; the laws are {', '.join(known)}")
         _require_word("loss", self.loss, LOSSES)
         _require_word("weights", self.weights, WEIGHTS)
         for name in ("question_pass", "size_effects", "allow_missing"):

@@ -103,6 +103,10 @@ class PowerFree(SeparableLaw):
     terms = ((1, 1), (0, 0))
     exponents = ("alpha", "beta")
 
+    def gains(self, theta: Array) -> Array:
+        """With A below 0 error falls where the exponents are negative."""
+        return super().gains(theta) * np.where(theta[self.position("A")] < 0, -1.0, 1.0)
+
 
 @register
 class Additive(SeparableLaw):

@@ -16,7 +16,7 @@ MAX_LAWS = 6
 def render_analysis(result: dict[str, Any]) -> str:
     """The analysis of `analyse` for a reader: for each suite rho, V*(Q), the laws and the verdict."""
     provenance = result["provenance"]
-    parts = [f"{provenance['source']}: {provenance['n_rows']} rows, {len(result['fits'])} fits"]
+    parts = [f"{provenance['source']}: {_count(provenance['n_rows'], 'row')}, {_count(len(result['fits']), 'fit')}"]
     parts += [_finding(Finding(**finding)) for finding in result["lint"]]
     if len(result["fits"]) > 1:
         parts.append(_indent(_side_by_side(result["fits"])))
@@ -38,7 +38,7 @@ def _side_by_side(fits: list[dict[str, Any]]) -> str:
             [
                 _title(fit),
                 fit["law"],
-                _number(fit["rho"]["estimate"], "∞") if fit["rho"] else "",
+                _estimate(fit["rho"]) if fit["rho"] else "",
                 _ends(fit["rho"]) if fit["rho"] else "",
                 f"{star['v_star']:.3g}" if star else "",
                 f"{fit['r_squared']:.1%}",
@@ -152,7 +152,8 @@ def render_findings(findings: Sequence[Finding], *, source: str, n_rows: int) ->
     if not findings:
         return f"{source}: {n_rows} rows, nothing to report"
     n_errors = sum(finding.severity == "error" for finding in findings)
-    head = f"{source}: {n_rows} rows, {n_errors} errors, {len(findings) - n_errors} warnings"
+    n_warnings = len(findings) - n_errors
+    head = f"{source}: {_count(n_rows, 'row')}, {_count(n_errors, 'error')}, {_count(n_warnings, 'warning')}"
     return "\n\n".join([head, *(_finding(finding) for finding in findings)])
 
 
@@ -172,12 +173,22 @@ def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _finding(finding: Finding) -> str:
-    body = f"{finding.found}. {finding.why}. To do: {finding.do}."
-    return f"{finding.severity.upper()} {finding.code} · {finding.where}\n{_wrap(body)}"
+    return f"{finding.severity.upper()} {finding.code} · {finding.where}\n{_wrap(finding.text)}"
+
+
+def _count(n: int, word: str) -> str:
+    return f"{n} {word}{'' if n == 1 else 's'}"
 
 
 def _range(interval: dict[str, Any]) -> str:
-    return f"{_number(interval['estimate'], '∞')}  {_ends(interval)}"
+    return f"{_estimate(interval)}  {_ends(interval)}"
+
+
+def _estimate(interval: dict[str, Any]) -> str:
+    """The estimate of rho; null stands for either infinity, and with a finite upper end for the negative one."""
+    if interval["upper"] is not None and interval["upper"] <= 0:
+        return "below 0"
+    return _number(interval["estimate"], "∞" if interval["upper"] is None else "-∞")
 
 
 def _ends(interval: dict[str, Any]) -> str:

@@ -122,10 +122,19 @@ class LawFit:
         return self.params[names[0]], self.params[names[1]]
 
     @property
+    def gains(self) -> tuple[float, float]:
+        """The exponents, of the sign that is positive where error falls. Raises UserError as `exponents` does."""
+        self.require_rho()
+        in_n, in_v = self.law.gains(self.theta)
+        return float(in_n), float(in_v)
+
+    @property
     def rho(self) -> float:
-        """alpha / beta: how much faster error moves with ln N than with ln V; inf or nan where beta is 0."""
-        alpha, beta = self.exponents
-        return float(np.divide(alpha, beta)) if beta else float("inf") if alpha > 0 else float("nan")
+        """alpha / beta: how much faster error moves with ln N than with ln V; inf where tokens do nothing, or harm."""
+        alpha, beta = self.gains
+        if alpha > 0 >= beta:
+            return float("inf")
+        return alpha / beta if beta else float("nan")
 
     @property
     def rho_se(self) -> float:
@@ -225,7 +234,7 @@ class LawFit:
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The fit as JSON text, written to `path` where one is given."""
-        text = json.dumps(self.to_dict(), indent=1)
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
         if path is not None:
             Path(path).write_text(text + "\n", encoding="utf-8")
         return text

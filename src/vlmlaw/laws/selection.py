@@ -81,13 +81,15 @@ class ModelAverage:
         return np.tensordot(self.weights, np.stack([fit.predict(n, v) for fit in self.fits]), axes=1)
 
     def rho(self) -> tuple[float, float]:
-        """rho and its standard error, with the spread between laws in it, over the laws that have one."""
+        """rho and its standard error, with the spread between laws in it, over the laws that have one; inf has none."""
         pairs = [(w, f) for w, f in zip(self.weights, self.fits, strict=True) if f.has_rho]
         if not pairs:
             raise UserError("none of the averaged laws has a single rho")
         weight = np.array([w for w, _ in pairs]) / sum(w for w, _ in pairs)
         rho = np.array([f.rho for _, f in pairs])
         mean = float(weight @ rho)
+        if not np.isfinite(mean):
+            return mean, float("nan")
         return mean, float(weight @ np.sqrt(np.array([f.rho_se for _, f in pairs]) ** 2 + (rho - mean) ** 2))
 
 

@@ -40,7 +40,7 @@ def _trade_off(fit: LawFit, *, level: float) -> str:
         n, v = (float(x) for x in (fit.cells.n.mean(), fit.cells.v.mean()))
         rho = fit.rho_at(n, v)
         return f"Under this law the worth of a token depends on the cell; at the grid's mean rho is {rho:.2f}."
-    alpha, beta = fit.exponents
+    alpha, beta = fit.gains
     if alpha <= 0 and beta <= 0:
         return "Error falls neither with size nor with tokens: there is nothing to trade off."
     if beta <= 0:
@@ -108,10 +108,12 @@ def cautions(fit: LawFit) -> list[str]:
             f"With D free the optimum is unphysical (A = {fit.params['A']:.3g}, D = {fit.params['D']:.3g}): "
             "take rho from it, nothing else."
         )
-    if fit.cells.sizes.size < 5:
+    n_sizes = fit.cells.sizes.size
+    if n_sizes < 5:
+        then = "compare the whole-size bootstrap" if n_sizes > 2 else "a third would show by how much"
         found.append(
-            f"{fit.cells.sizes.size} sizes are few: where cells of one size share their error, the interval of rho is "
-            "too narrow; compare the whole-size bootstrap."
+            f"{n_sizes} sizes are few: where cells of one size share their error, the interval of rho is too narrow; "
+            f"{then}."
         )
     return found
 

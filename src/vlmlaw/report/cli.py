@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.errors import UserError
+from vlmlaw.laws.cli import pairs, words
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -52,9 +53,9 @@ def run_report(args: argparse.Namespace) -> None:
         args.measurements,
         title=settings.title,
         experiment=read_description(args.experiment) if args.experiment else None,
-        columns=_pairs(args.column, option="--column"),
-        scores=_words(args.scores),
-        where=_pairs(args.where, option="--where"),
+        columns=pairs(args.column, option="--column"),
+        scores=words(args.scores),
+        where=pairs(args.where, option="--where"),
         compressor=settings.compressor,
     )
     run = _run(args, study, n_samples=settings.samples) if args.cells or args.samples else Run()
@@ -112,19 +113,8 @@ def _settings(args: argparse.Namespace) -> Any:
 
 def _formats(text: str) -> tuple[str, ...]:
     known = ("svg", "png", "pdf")
-    formats = _words(text)
+    formats = words(text)
     unknown = [name for name in formats if name not in known]
     if unknown or not formats:
         raise UserError(f"--formats: found {text!r}; expected one or more of {', '.join(known)}.")
     return formats
-
-
-def _pairs(texts: list[str], *, option: str) -> dict[str, str]:
-    wrong = [text for text in texts if "=" not in text]
-    if wrong:
-        raise UserError(f"{option} {wrong[0]!r} has no '='; expected for example {option} score=accuracy")
-    return {key.strip(): value.strip() for key, value in (text.split("=", 1) for text in texts)}
-
-
-def _words(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())

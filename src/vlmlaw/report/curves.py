@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from vlmlaw.laws.intervals import v_star_of_rho
+from vlmlaw.laws.intervals import rho_interval, v_star_of_interval
 from vlmlaw.report import style, words
 from vlmlaw.report.study import Size, Study, Suite
 
@@ -76,16 +76,13 @@ def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:
     least, most = suite.v_range
     q = np.linspace(0, float(stars["question_tokens"].max()), 240)
     other = [replace(study.cost, question_tokens=x).other_tokens for x in q]
-    rho = suite.rho
     axes.fill_between(
         stars["question_tokens"], stars["flat_lower"], stars["flat_upper"], color=style.NEUTRAL, alpha=0.13, linewidth=0
     )
-    if rho is not None:
-        infinite = np.copysign(np.inf, suite.fit.exponents[0])  # tokens do nothing, or harm: rho has alpha's sign
-        lower, middle, upper = (
-            np.clip([v_star_of_rho(unbounded if r is None else r, x) for x in other], least, most)
-            for r, unbounded in ((rho["upper"], np.inf), (rho["estimate"], infinite), (rho["lower"], -np.inf))
-        )
+    if suite.fit.has_rho:
+        rho = rho_interval(suite.fit, level=study.level)
+        best = [v_star_of_interval(rho, x) for x in other]
+        middle, lower, upper = np.clip([(v.estimate, v.lower, v.upper) for v in best], least, most).T
         axes.fill_between(q, lower, upper, color=style.ACCENT, alpha=0.2, linewidth=0)
         axes.plot(q, middle, color=style.ACCENT)
     axes.plot(stars["question_tokens"], stars["v_star"], "o", color=style.ACCENT, markersize=4.5)

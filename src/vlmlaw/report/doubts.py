@@ -143,7 +143,8 @@ def exponents_against_d(axes: Axes, suite: Suite, study: Study) -> None:
     for name, letter, line in (("rho", "ρ", "-"), ("alpha", "α", (0, (4, 2))), ("beta", "β", (0, (1, 1.5)))):
         color = style.ACCENT if name == "rho" else style.INK
         positive = table[table[name] > 0]
-        axes.plot(positive["D"], positive[name], linestyle=line, color=color, label=letter)
+        if len(positive):
+            axes.plot(positive["D"], positive[name], linestyle=line, color=color, label=letter)
     axes.set_yscale("log")
     axes.set_xscale("symlog", linthresh=0.25)
     _d_ticks(axes, table)

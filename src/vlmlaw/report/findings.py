@@ -18,7 +18,7 @@ def headline(suite: Suite, study: Study) -> str:
         return f"Error falls faster with LLM size than with visual tokens, shown at the {level} level."
     if side == "tokens":
         return f"Error falls faster with visual tokens than with LLM size, shown at the {level} level."
-    if suite.rho is None or max(suite.fit.exponents) <= 0:
+    if suite.rho is None or max(suite.fit.gains) <= 0:
         return str(suite.analysis["verdict"][0])
     estimate, bounded = suite.rho["estimate"], suite.rho["lower"] is not None or suite.rho["upper"] is not None
     lean = "a larger LLM" if estimate is None or estimate > 1 else "more visual tokens"
@@ -51,7 +51,10 @@ def _shown(suite: Suite, study: Study) -> str:
     if against:
         methods = words.listed([f"{i['method']} {words.ends(i)}" for i in against])
         return f"{sentence}, but not by every method: {methods}."
-    return f"{sentence}, by every method that was tried."
+    by_size = any("size" in i["method"] for i in suite.analysis["rho_intervals"])
+    return f"{sentence}, by every method that was tried" + (
+        "." if by_size else ", all of which take cells as independent."
+    )
 
 
 def _apart(first: Suite, second: Suite) -> bool:
@@ -80,10 +83,10 @@ def limits(study: Study, *, is_miniature: bool) -> list[str]:
     found = [_seeds(suite) for suite in study.suites]
     n_sizes = len({n for suite in study.suites for n in suite.fit.cells.sizes})
     if n_sizes < 5:
+        compare = " (compare the whole-size bootstrap in the tables)" if n_sizes > 2 else ""
         found.append(
             f"The laws are fitted to {words.plural(n_sizes, 'size')}: few, and the cells of one size share a language "
-            "model, so that intervals which treat cells as independent are on the narrow side (compare the whole-size "
-            "bootstrap in the tables)."
+            f"model, so that intervals which treat cells as independent are on the narrow side{compare}."
         )
     found += [sentence for suite in study.suites for sentence in (*_wrong_way(suite), *_poor_kinds(suite, study))]
     if any(suite.missing for suite in study.suites):

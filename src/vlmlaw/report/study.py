@@ -15,6 +15,7 @@ import pandas as pd
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.analysis import plain, read_analysis
+from vlmlaw.laws.cells import format_size
 from vlmlaw.laws.costs import Cost
 from vlmlaw.laws.optimum import candidate_cells, frontier, v_star
 from vlmlaw.laws.result import LawFit
@@ -272,6 +273,6 @@ def _sizes(frame: pd.DataFrame) -> list[Size]:
     """Every size in the table by N; named as the table names them, or else by N."""
     found = []
     for rank, (n, rows) in enumerate(frame.groupby("N")):
-        name = str(rows["size"].iloc[0]) if "size" in rows else words.params(float(n))  # type: ignore[arg-type]
+        name = str(rows["size"].iloc[0]) if "size" in rows else format_size(float(n))  # type: ignore[arg-type]
         found.append(Size(n=float(n), name=name, rank=rank, held_out=bool(rows["held_out"].all())))  # type: ignore[arg-type]
     return found

@@ -87,7 +87,7 @@ def parameters(suite: Suite, study: Study) -> Table:
 
 
 def rho_methods(suite: Suite) -> Table:
-    rows = [[i["method"], words.number(i["estimate"]), words.ends(i)] for i in suite.analysis["rho_intervals"]]
+    rows = [[i["method"], words.estimate(i), words.ends(i)] for i in suite.analysis["rho_intervals"]]
     average = suite.analysis["average"]
     if average:
         rows.append(["average over laws", words.number(average["rho"]), f"± {words.number(average['se'], 2)}"])

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from vlmlaw.laws.cells import format_size
 from vlmlaw.laws.table import ALL_KINDS, MEAN_OF_SUITES
 
 INFINITE = "∞"
@@ -39,14 +40,6 @@ def whole(value: float | None) -> str:
     return NOTHING if value is None or math.isnan(value) else f"{round(value):,}".replace(",", "\u202f")
 
 
-def params(billions: float) -> str:
-    """A number of parameters: 0.5 B, 494 k."""
-    count = billions * 1e9
-    if count >= 0.95e8:
-        return f"{billions:.3g} B"
-    return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"
-
-
 def si(value: float) -> str:
     """A number with a prefix: 12.5 M."""
     for size, prefix in _PREFIXES:
@@ -76,8 +69,15 @@ def rho(interval: Mapping[str, Any] | None) -> str:
         return "no single ρ"
     if is_open(interval):
         return "ρ not bounded" + ("" if interval["estimate"] is None else f" (best fit {number(interval['estimate'])})")
-    estimate = INFINITE if interval["estimate"] is None else number(interval["estimate"])
-    return f"ρ = {estimate} {ends(interval)}"
+    if interval["upper"] is not None and interval["upper"] <= 0:
+        return "ρ below 0: error does not fall with LLM size"
+    return f"ρ = {estimate(interval)} {ends(interval)}"
+
+
+def estimate(interval: Mapping[str, Any]) -> str:
+    """The estimate of ρ; null stands for either infinity, and with a finite upper end for the negative one."""
+    missing = INFINITE if interval["upper"] is None else f"−{INFINITE}"
+    return missing if interval["estimate"] is None else number(interval["estimate"])
 
 
 def is_open(interval: Mapping[str, Any] | None) -> bool:
@@ -93,10 +93,10 @@ def best(interval: Mapping[str, Any] | None, row: Mapping[str, Any], *, at: floa
 def v_star(row: Mapping[str, Any], *, at: float | None = None) -> str:
     """V* with its interval, cut to what was measured; with the Q that it is at, where asked for."""
     place = "" if at is None else f" at Q = {at:g}"
-    text = f"V* = {number(row['v_star'])}"
     if row["corner"]:
-        return f"{text}{place}, the {'fewest' if row['corner'] == 'smallest' else 'most'} measured"
-    return text + ("" if row["lower"] is None or row["upper"] is None else f" {ends(row)}") + place
+        return f"V* = {row['v_star']:g}{place}, the {'fewest' if row['corner'] == 'smallest' else 'most'} measured"
+    interval = "" if row["lower"] is None or row["upper"] is None else f" {ends(row)}"
+    return f"V* = {number(row['v_star'])}{interval}{place}"
 
 
 def label(group: Mapping[str, Any], *, with_compressor: bool = True) -> str:
@@ -136,7 +136,7 @@ def advice(interval: Mapping[str, Any] | None) -> str:
     ]
 
 
-def held_out(fit: Mapping[str, Any], name: Callable[[float], str] = params) -> str:
+def held_out(fit: Mapping[str, Any], name: Callable[[float], str] = format_size) -> str:
     """The sizes that a fit predicted without having seen them."""
     return listed([name(n) for n in sorted({cell["N"] for cell in fit["hold_out"]["cells"]})])
 
