@@ -1,5 +1,7 @@
-"""Two things that Snakemake 9.18 to 9.27 offers no setting for, done where its own code asks; tests/slurm has both."""
+"""What Snakemake 9.18 to 9.27 offers no setting for, done where its own code asks; tests/ has every one for real."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 from vlmlaw.attempts import HOPELESS, failures
@@ -25,6 +27,23 @@ def _unless_hopeless(restart_times: Any, parts: Any) -> Any:
         return 0 if any(end and end[0] in HOPELESS for end in ends) else restart_times(job)
 
     return allowed
+
+
+def keep_the_locks_of_others() -> None:
+    """Have a run that ends take away its own locks only; `--unlock` still takes all.
+
+    Snakemake lets two runs in one folder that make different files, but the first to end removes the folder of all
+    locks. `snakemake models`, with nothing to do beside a run that trains cells, would let a third one train the same.
+    """
+    from snakemake.persistence.file import FilePersistence
+
+    def delete_own(self: Any) -> None:
+        for path in self._lockfile.values():
+            Path(path).unlink(missing_ok=True)
+        self._lockfile.clear()
+
+    FilePersistence._delete_locks = delete_own
+    FilePersistence.cleanup_locks = lambda self: shutil.rmtree(self._lockdir, ignore_errors=True)
 
 
 def record_inside_cluster_jobs() -> None:
