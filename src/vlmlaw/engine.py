@@ -1,6 +1,7 @@
 """What Snakemake 9.18 to 9.27 offers no setting for, done where its own code asks; tests/ has every one for real."""
 
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,30 @@ def keep_the_locks_of_others() -> None:
 
     FilePersistence._delete_locks = delete_own
     FilePersistence.cleanup_locks = lambda self: shutil.rmtree(self._lockdir, ignore_errors=True)
+
+
+def ask_where_no_checksum_is_known(vouches: Callable[[Any, str], bool], digest: Callable[[str], str]) -> None:
+    """Have an input count as unchanged where Snakemake recorded nothing of it, but `vouches(job, file)` does.
+
+    Snakemake runs a job whose input is newer than its result and not the file that the job read by its own record.
+    Where the record is missing, as in a clone without `.snakemake`, times alone would decide.
+    """
+    from snakemake.persistence import PersistenceBase
+
+    asked = getattr(PersistenceBase.input_checksums, "asked", PersistenceBase.input_checksums)
+
+    def input_checksums(self: Any, job: Any, input_path: Any) -> set[Any]:
+        known = asked(self, job, input_path)
+        file = str(input_path)
+        return {f"sha256:{digest(file)}"} if None in known and vouches(job, file) else known
+
+    input_checksums.asked = asked  # type: ignore[attr-defined]
+    PersistenceBase.input_checksums = input_checksums
+
+
+def marked_incomplete(persistence: Any, files: Iterable[Any]) -> bool:
+    """Whether Snakemake takes one of these outputs for half made: its run was killed before it heard of the end."""
+    return bool(persistence._filter_incomplete_keys([persistence._get_key(file) for file in files]))
 
 
 def record_inside_cluster_jobs() -> None:

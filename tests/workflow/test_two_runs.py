@@ -1,6 +1,7 @@
 """Two runs in one folder, and what a killed run leaves: a clear message, no harm, and a documented way on."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,6 +74,24 @@ def test_a_run_beside_dvc_repro_is_told_and_harms_nothing(recorded):
     output, _ = first.communicate(timeout=PATIENCE_S)
     assert first.returncode == 0, output
     assert recorded.planned() == {}
+    assert recorded.status() == {}
+
+
+def test_trainings_that_outlived_their_run_are_made_again(recorded):
+    """Snakemake was killed and its jobs were not: their results are whole, but it never heard of their end."""
+    recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
+    run = start(recorded, "snakemake", "--cores", "2")
+    wait_for_training(run)
+    jobs = psutil.Process(run.pid).children(recursive=True)
+    run.kill()
+    (recorded.folder / "go").touch()
+    psutil.wait_procs(jobs, timeout=PATIENCE_S)
+    recorded.snakemake("--unlock")
+    for name in ("tokens", "features"):
+        shutil.rmtree(recorded.folder / "results" / name)
+    recorded.snakemake()
+    assert recorded.planned() == {}
+    recorded.vlmlaw("adopt")
     assert recorded.status() == {}
 
 
