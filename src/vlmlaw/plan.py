@@ -177,7 +177,7 @@ class Plan:
     def aligned_of(self, wildcards: Any) -> list[str]:
         """What a cell's training starts from beside the LLM: stage 1's weights, where there is a stage 1."""
         stage = self.experiment.stage_1_of(self._cell(wildcards))
-        return [f"{self.results}/aligned/{stage.name}/connector.safetensors"] if stage else []
+        return [f"{self.results}/cells/{stage.name}/stage_1/connector.safetensors"] if stage else []
 
     @property
     def data_files(self) -> list[str]:
@@ -200,7 +200,7 @@ class Plan:
     def training_accounts(self) -> list[str]:
         """training.json of everything that is trained before the cells."""
         if self.experiment.pretrained:
-            return [f"{self.results}/aligned/{name}/training.json" for name in self.experiment.alignments]
+            return [f"{self.results}/cells/{name}/stage_1/training.json" for name in self.experiment.alignments]
         language_models = [f"{self.results}/language_models/{size}/training.json" for size in self.sizes]
         return [f"{self.results}/encoder/training.json", *language_models]
 

@@ -38,7 +38,7 @@ def test_prepare_both_stages_evaluation_law_and_report_run_from_one_command(fini
 def test_every_cell_has_its_stage_1_its_card_and_a_processor(finished):
     results = finished.folder / "results"
     for cell in sorted(path.name for path in (results / "cells").iterdir()):
-        stage_1 = json.loads((results / "aligned" / cell / "training.json").read_text())
+        stage_1 = json.loads((results / "cells" / cell / "stage_1" / "training.json").read_text())
         assert stage_1["settings"]["trains_language_model"] is False and stage_1["steps"] == 8
         assert json.loads((results / "cells" / cell / "training.json").read_text())["steps"] == 156
         assert f"# {cell}" in (results / "cells" / cell / "README.md").read_text()
