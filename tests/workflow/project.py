@@ -35,9 +35,9 @@ class Project:
         *_, last_table = (done.stdout + done.stderr).split("Job stats:")  # a dry run prints it twice
         return jobs_of(last_table)
 
-    def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-        """Run DVC there; `check` fails the test with its output."""
-        return self._run("dvc", *arguments, check=check)
+    def dvc(self, *arguments: str, check: bool = True, **more: str) -> subprocess.CompletedProcess:
+        """Run DVC there, with `more` in its environment; `check` fails the test with its output."""
+        return self._run("dvc", *arguments, check=check, **more)
 
     def vlmlaw(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """Run the project's own copy of the command line there."""

@@ -64,6 +64,16 @@ def test_each_change_of_the_experiment(recorded):
         both_agree(recorded, jobs)
 
 
+def test_dvc_runs_jobs_by_the_profile_that_the_user_chose(recorded, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text("jobs: 1\nprintshellcmds: true\n")
+    recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
+    done = recorded.dvc("repro", SNAKEMAKE_PROFILE=str(tmp_path / "mine"))
+    assert "mine" in done.stderr.partition("Building DAG")[0]
+    assert done.stderr.count("python -m vlmlaw --log results/logs/train_cell/14k_") == 3  # nothing else prints them
+    assert recorded.status() == {}
+
+
 def test_each_change_of_the_code(recorded):
     for path, old, new, jobs in [
         ("src/vlmlaw/train.py", "def build_vlm(", "# What a cell starts from.\ndef build_vlm(", {}),
