@@ -1,6 +1,7 @@
 """The study in a few numbers: what `dvc metrics` and `dvc plots` compare is what the law and the table say."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -91,6 +92,13 @@ def test_errors_are_the_means_of_seeds():
         {"n_visual_tokens": 1, "error": 0.7, "llm_flops": 100.0, "n_seeds": 1},
         {"n_visual_tokens": 4, "error": 0.3, "llm_flops": 400.0, "n_seeds": 2},
     ]
+
+
+def test_the_plot_reads_its_numbers_as_numbers():
+    """DVC gives a template every column as text, by which 36 visual tokens would come before 4."""
+    template = json.loads((Path(__file__).parents[1] / ".dvc" / "plots" / "by_size.json").read_text())
+    parsed = {name for name, kind in template["data"]["format"]["parse"].items() if kind == "number"}
+    assert parsed == set(errors_of(pd.DataFrame([row()])).select_dtypes("number")) - {"n_seeds"}
 
 
 def test_hours_are_those_of_what_the_table_needed_and_of_each_once(headline, tmp_path):
