@@ -121,5 +121,18 @@ def new_project(folder: Path, experiment: dict[str, Any]) -> Project:
     return Project(folder)
 
 
+def put_under_dvc(project: Project, *, remote: Path) -> None:
+    """Make the project a repository of git and DVC, as a checkout is, with one commit."""
+    for name in DVC:
+        source, ignored = ROOT / name, shutil.ignore_patterns("cache", "tmp")
+        target = project.folder / name
+        shutil.copytree(source, target, ignore=ignored) if source.is_dir() else shutil.copy(source, target)
+    (project.folder / "results").mkdir()
+    project.git("init", "--quiet", "--initial-branch=main")
+    project.dvc("remote", "add", "--default", "beside", str(remote))
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message=start")
+
+
 def tiny_experiment() -> dict[str, Any]:
     return yaml.safe_load((ROOT / "workflow" / "experiments" / "tiny.yaml").read_text()) | {"results": "results"}
