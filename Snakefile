@@ -16,6 +16,7 @@ sys.path.insert(0, f"{workflow.basedir}/src")
 from vlmlaw.engine import (
     give_up_hopeless_jobs,
     keep_the_locks_of_others,
+    leave_out_unused_environments,
     record_inside_cluster_jobs,
 )
 from vlmlaw.plan import Plan, use_this_interpreter
@@ -34,6 +35,7 @@ OWN_MEASUREMENTS = config.pop("measurements", None)
 use_this_interpreter()
 give_up_hopeless_jobs()
 keep_the_locks_of_others()
+leave_out_unused_environments()
 if workflow.remote_exec:
     record_inside_cluster_jobs()
 plan = Plan(config)

@@ -41,6 +41,12 @@ def without_tail(jobs: dict[str, int]) -> dict[str, int]:
     return {rule: n for rule, n in jobs.items() if rule not in TAIL}
 
 
+def test_snakemakes_records_hold_no_environment_that_was_not_used(recorded_once):
+    """It would be most of what they weigh, and they are pushed."""
+    paths = [path for path in (recorded_once.folder / ".snakemake" / "metadata").rglob("*") if path.is_file()]
+    assert paths and all(json.loads(path.read_text())["conda_env"] is None for path in paths)
+
+
 def test_nothing_changed(recorded):
     both_agree(recorded, {})
 
