@@ -13,7 +13,12 @@ from snakemake.utils import min_version
 min_version("9.18")
 sys.path.insert(0, f"{workflow.basedir}/src")
 
-from vlmlaw.engine import give_up_hopeless_jobs, record_inside_cluster_jobs
+from vlmlaw.engine import (
+    give_up_hopeless_jobs,
+    keep_the_locks_of_others,
+    leave_out_unused_environments,
+    record_inside_cluster_jobs,
+)
 from vlmlaw.plan import Plan, use_this_interpreter
 from vlmlaw.slurm import refuse_orphans
 from vlmlaw.status import failed_cells
@@ -29,6 +34,8 @@ OWN_MEASUREMENTS = config.pop("measurements", None)
 
 use_this_interpreter()
 give_up_hopeless_jobs()
+keep_the_locks_of_others()
+leave_out_unused_environments()
 if workflow.remote_exec:
     record_inside_cluster_jobs()
 plan = Plan(config)

@@ -3,12 +3,18 @@
 import copy
 import json
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from vlmlaw.__main__ import main
 from vlmlaw.errors import UserError
+from vlmlaw.experiment import read_experiment
 from vlmlaw.measurements import COLUMNS, collect
+from vlmlaw.settings import as_data
+
+TINY = Path(__file__).parents[1] / "workflow" / "experiments" / "tiny.yaml"
 
 SCORE = {"error": 1 / 3, "error_se": 0.0123456789, "n_questions": 30}
 EVALUATION = {
@@ -196,3 +202,47 @@ def test_cells_with_different_benchmarks_are_not_averaged(tmp_path):
     with pytest.raises(UserError, match=r"3k_v4_block_linear_s0 \(reasoning: gqa\) was given twice"):
         collect([files[0], files[0]], tmp_path / "out.csv", held_out=None)
     assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.fixture
+def grid(tmp_path):
+    """The evaluations of the tiny experiment's cells in one folder, with its file."""
+    names = ("size", "n_visual_tokens", "compressor", "seed")
+    for name, cell in read_experiment(TINY).cells.items():
+        evaluated(tmp_path / "cells", name, **{key: getattr(cell, key) for key in names})
+    return tmp_path / "cells"
+
+
+def collected(tmp_path, *arguments):
+    return main(["collect", *map(str, arguments), "--out", str(tmp_path / "out.csv")])
+
+
+def test_the_cells_of_an_experiment_are_collected_from_their_folder(grid, tmp_path):
+    evaluated(grid, "9k_v1_average_s0", size="9k")  # left by an earlier grid
+    assert collected(tmp_path, "--cells", grid, "--experiment", TINY) == 0
+    whole = (tmp_path / "out.csv").read_bytes()
+    assert pd.read_csv(tmp_path / "out.csv").cell.nunique() == 10
+    resolved = json.dumps(as_data(read_experiment(TINY)))
+    assert collected(tmp_path, "--cells", grid, "--experiment", resolved) == 0
+    assert (tmp_path / "out.csv").read_bytes() == whole
+
+
+def test_a_cell_without_its_evaluation_stops_the_collection(grid, tmp_path, capsys):
+    (grid / "14k_v4_block_linear_s0" / "evaluation.json").unlink()
+    assert collected(tmp_path, "--cells", grid, "--experiment", TINY) == 2
+    assert "14k_v4_block_linear_s0/evaluation.json" in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "give evaluations, or the folder of all cells with --cells and --experiment"),
+        (("a/evaluation.json", "--cells", "cells"), "give evaluations, or the folder of all cells"),
+        (("--cells", "cells"), "--cells needs --experiment FILE"),
+        (("--cells", "cells", "--experiment", "missing.yaml"), "missing.yaml"),
+    ],
+)
+def test_what_cannot_be_collected_says_what_to_give(tmp_path, capsys, arguments, told):
+    assert collected(tmp_path, *arguments) == 2
+    assert told in capsys.readouterr().err

@@ -7,7 +7,6 @@ errors.csv: one row for each suite, size, V and compressor, the mean of its seed
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,7 @@ def write_headline(law: Path, measurements: Path, results: Path, out: Path) -> N
     """
     table = _whole_suites(measurements)
     metrics = _suites(read_analysis(law), table)
-    names = table.training if "training" in table else table.cell  # one training may serve many cells
-    metrics["trainings"] = _trainings(results, n_cells=table.cell.nunique(), names=sorted(set(names)))
+    metrics["trainings"] = _trainings(results, table)
     with whole_file(out / ERRORS) as partial:
         errors_of(table).to_csv(partial, index=False)
     with whole_folder(out / METRICS) as folder:
@@ -81,20 +79,25 @@ def _interval(name: str, row: dict[str, Any] | None, middle: str) -> dict[str, f
     return {label: None if value is None else round(value, DIGITS) for label, value in values.items()}
 
 
-def _trainings(results: Path, *, n_cells: int, names: Iterable[str]) -> dict[str, Any]:
-    """Hours of everything that was trained, and of GPUs: wall time x GPUs of the job."""
-    cell_accounts = [_account(results / "cells" / name) for name in names]
-    shared = [_account(path.parent) for path in sorted(results.glob("language_models/*/training.json"))]
-    encoder = results / "encoder"
-    if (encoder / "training.json").exists():
-        shared.append(_account(encoder))
-    everything = [account for account in cell_accounts + shared if account]
-    seconds = [(account.get("wall_seconds", 0.0), account.get("compute", {}).get("gpus", 0)) for account in everything]
+def _trainings(results: Path, table: pd.DataFrame) -> dict[str, Any]:
+    """Hours of everything that was trained for the table, and of GPUs: wall time x GPUs of the job."""
+    names = set(table.training if "training" in table else table.cell)  # one training may serve many cells
+    folders = [results / "cells" / name for name in sorted(names)]
+    stages_1 = {_of_any_seed(name) for name in names}
+    folders += [path for path in sorted(results.glob("cells/*/stage_1")) if _of_any_seed(path.parent.name) in stages_1]
+    folders += [results / "encoder", *(results / "language_models" / size for size in table["size"].unique())]
+    accounts = [account for folder in folders if (account := _account(folder))]
+    seconds = [(account.get("wall_seconds", 0.0), account.get("compute", {}).get("gpus", 0)) for account in accounts]
     return {
-        "cells": n_cells,
+        "cells": table.cell.nunique(),
         "hours": round(sum(wall for wall, _ in seconds) / 3600, DIGITS),
         "gpu_hours": round(sum(wall * n_gpus for wall, n_gpus in seconds) / 3600, DIGITS),
     }
+
+
+def _of_any_seed(name: str) -> str:
+    """A training's name without its seed: seeds may share a stage 1."""
+    return name.rpartition("_s")[0]
 
 
 def _account(folder: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 from vlmlaw.experiment import Experiment
 from vlmlaw.names import cell_name
 from vlmlaw.provenance import code_version
+from vlmlaw.report import described, templates_version
 from vlmlaw.settings import to_json
 
 
@@ -68,7 +69,8 @@ class Lineage:
         return _hash(self._trained(**cell), self._pictures("test"), self._tokens("test"), self._images("test"))
 
     def evaluate_benchmark(self, *, benchmark: str, **cell: str) -> str:
-        return self._trained(**cell)
+        images = next(own.images for own in self.experiment.evaluation.benchmarks if own.name == benchmark)
+        return _hash(self._trained(**cell), images or "")
 
     def _trained(self, *, size: str, n_visual_tokens: str, compressor: str, seed: str) -> str:
         """A cell's model: the training whose weights it has, and which cell it is evaluated as."""
@@ -79,7 +81,7 @@ class Lineage:
 
     @cached_property
     def collect_measurements(self) -> str:
-        settings = to_json(self.experiment.evaluation)
+        settings = [to_json(self.experiment.evaluation), self.experiment.grid.held_out or ""]
         evaluations = []
         for name, cell in self.experiment.cells.items():
             wildcards = {key: str(getattr(cell, key)) for key in ("size", "n_visual_tokens", "compressor", "seed")}
@@ -88,20 +90,19 @@ class Lineage:
             for benchmark, own in self.experiment.benchmarks.items():
                 code = code_version("vlmlaw.answer" if own.metric else "vlmlaw.lmms_model", compressor=cell.compressor)
                 evaluations += [to_json(own), self.evaluate_benchmark(benchmark=benchmark, **wildcards), code]
-        return _hash(settings, *evaluations)
+        return _hash(*settings, *evaluations)
 
     @cached_property
     def fit_law(self) -> str:
-        held_out = self.experiment.grid.held_out or ""
-        return _hash(held_out, code_version("vlmlaw.measurements"), self.collect_measurements)
+        return _hash(code_version("vlmlaw.measurements"), self.collect_measurements)
 
-    @property
+    @cached_property
     def write_headline(self) -> str:
-        return self.write_report
+        return _hash(to_json(self.experiment.law), code_version("vlmlaw.laws.cli"), self.fit_law)
 
     @cached_property
     def write_report(self) -> str:
-        return _hash(to_json(self.experiment.law), code_version("vlmlaw.laws.cli"), self.fit_law)
+        return _hash(self.write_headline, described(self.experiment), templates_version())
 
     # A result with all that it was made from.
 

@@ -100,16 +100,23 @@ def _numbers(results: Path) -> Iterator[Match]:
     """Every error that was measured, and what the laws say."""
     import csv
 
+    from vlmlaw.laws.analysis import read_analysis
+
     table, law = results / "measurements.csv", results / "law" / "law.json"
     if not table.exists():
         raise UserError(f"{table} is not there; run `snakemake --cores all` first, or name the results with --results.")
     with table.open(newline="") as file:
-        for row in csv.DictReader(file):
+        rows = list(csv.DictReader(file))
+    try:
+        for row in rows:
             for column in ("error", "error_se"):
                 what = f"{column} of {row['cell']}, {row['suite']} {row['kind']}"
-                yield Match(what, float(row[column]), table, row["cell"])
+                if row[column]:  # a cell measured elsewhere may have no standard error
+                    yield Match(what, float(row[column]), table, row["cell"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{table} is no table of measurements ({error!r}); `vlmlaw collect` writes one.") from error
     if law.exists():
-        for fit in json.loads(law.read_text())["fits"]:
+        for fit in read_analysis(law)["fits"]:
             of = " ".join(str(fit[key]) for key in ("suite", "kind", "compressor") if fit.get(key))
             yield from (Match(f"{what}, {of}", value, law) for what, value in _of_law(fit) if value is not None)
 

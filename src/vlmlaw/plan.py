@@ -177,7 +177,7 @@ class Plan:
     def aligned_of(self, wildcards: Any) -> list[str]:
         """What a cell's training starts from beside the LLM: stage 1's weights, where there is a stage 1."""
         stage = self.experiment.stage_1_of(self._cell(wildcards))
-        return [f"{self.results}/aligned/{stage.name}/connector.safetensors"] if stage else []
+        return [f"{self.results}/cells/{stage.name}/stage_1/connector.safetensors"] if stage else []
 
     @property
     def data_files(self) -> list[str]:
@@ -200,7 +200,7 @@ class Plan:
     def training_accounts(self) -> list[str]:
         """training.json of everything that is trained before the cells."""
         if self.experiment.pretrained:
-            return [f"{self.results}/aligned/{name}/training.json" for name in self.experiment.alignments]
+            return [f"{self.results}/cells/{name}/stage_1/training.json" for name in self.experiment.alignments]
         language_models = [f"{self.results}/language_models/{size}/training.json" for size in self.sizes]
         return [f"{self.results}/encoder/training.json", *language_models]
 
@@ -278,14 +278,14 @@ class Plan:
     # Order: what takes longest starts first, so that no core idles at the end.
 
     def cell_priority(self, wildcards: Any) -> int:
-        return 1 + self._cost_order.index(self._cell(wildcards).name)
+        return self._cost_rank[self._cell(wildcards).name]
 
     def language_model_priority(self, wildcards: Any) -> int:
         return self.FIRST + min(self.FIRST, self.experiment.n_params_estimate(wildcards.size) // 1000)
 
     @cached_property
-    def _cost_order(self) -> list[str]:
-        """Cells by estimated training cost, cheapest first: parameters x tokens of a record x records."""
+    def _cost_rank(self) -> dict[str, int]:
+        """Each cell's place by estimated training cost, 1 the cheapest: parameters x tokens of a record x records."""
         data = self.experiment.data
         n_text_tokens = data.train.text_tokens if isinstance(data, LlavaData) else 8 * data.questions_per_image
         n_records = (data.train.records or 1) if isinstance(data, LlavaData) else data.images["train"]
@@ -297,7 +297,7 @@ class Plan:
             n_visual_tokens = cell.n_visual_tokens or self.experiment.grid_side**2  # any V: with the most among them
             return n_params * (n_visual_tokens + n_text_tokens) * n_seen
 
-        return sorted(self._every, key=cost)
+        return {name: place for place, name in enumerate(sorted(self._every, key=cost), start=1)}
 
     @cached_property
     def _every(self) -> dict[str, Any]:

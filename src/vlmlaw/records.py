@@ -18,6 +18,7 @@ from vlmlaw.files import whole_file
 
 NAME = "record.json"
 GIVEN = ("settings", "code", "upstream")  # what a job's result depends on, as the workflow's parameters have it
+MADE_FROM = ("inputs", "content", "at")
 DEPTH = 4  # of inputs of inputs in a record: a cell, its features, the encoder, the pictures
 NO_INPUTS = ("out", "record")
 BESIDE = {"evaluate": ("README.md",)}  # a cell's card
@@ -60,7 +61,8 @@ def read(path: Path) -> dict[str, Any] | None:
     """A record, or None where there is none that can be read."""
     try:
         record = json.loads(path.read_text())
-        return record if isinstance(record["files"], dict) and all(name in record for name in GIVEN) else None
+        whole = isinstance(record["files"], dict) and all(name in record for name in (*GIVEN, *MADE_FROM))
+        return record if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

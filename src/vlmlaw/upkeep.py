@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw import records
+from vlmlaw.engine import marked_incomplete
 from vlmlaw.files import whole_file
 
 HOME = Path(".snakemake") / "vlmlaw"  # what this machine knows; nothing breaks where it is deleted
@@ -29,7 +30,12 @@ class Job:
     record: Path
     outputs: tuple[Path, ...]
     given: Mapping[str, str]
-    recorded_as: Any  # the output by which Snakemake's own records know the job
+    files: tuple[Any, ...]  # all outputs as Snakemake has them
+
+    @property
+    def recorded_as(self) -> Any:
+        """The output by which Snakemake's own records know the job."""
+        return self.files[0]
 
     @property
     def name(self) -> str:
@@ -38,19 +44,21 @@ class Job:
 
 
 class Upkeep:
-    """Questions about a workflow's jobs. `behind(rule, wildcards)` names the jobs whose lasting results a job reads;
-    files in the folders `caches` do not last."""
+    """Questions about a workflow's jobs, whose outputs lie in `results`. `behind(rule, wildcards)` names the jobs whose
+    lasting results a job reads; files in the folders `caches` do not last."""
 
     def __init__(
         self,
         workflow: Any,
         *,
         behind: Callable[[str, Mapping[str, str]], Iterable[tuple[str, Mapping[str, str]]]],
+        results: str,
         caches: Iterable[str],
     ):
-        self._workflow, self._behind = workflow, behind
+        self._workflow, self._behind, self._results = workflow, behind, results
         self._passing = (*(f"{folder}/" for folder in caches), f"{HOME}/")
         self._digests = _Digests(HOME / "digests.json")
+        self._jobs: dict[Any, Job] = {}
         self._found: dict[Path, tuple[bool, str]] = {}
         self._current: dict[Path, bool] = {}
 
@@ -86,26 +94,44 @@ class Upkeep:
             # What stands behind comes last: it is the costliest question.
             self._current[job.record] = (
                 all(path.exists() for path in (job.record, *job.outputs))
+                and not marked_incomplete(self._workflow.persistence, job.files)
                 and self._judge(job)[0]
                 and self._same_as_recorded(job) is not False
                 and all(self.is_current(*before) for before in self._behind(rule, wildcards))
-                and self._same_inputs(job)
+                and self._same_inputs(job, wildcards)
             )
         return self._current[job.record]
 
+    def vouches(self, job: Any, file: str) -> bool:
+        """Whether `file`, an input of Snakemake's `job`, is what the job read, by the record beside its result.
+
+        Only a result can be vouched for, not a file of the user's: records say nothing of those.
+        """
+        is_ours = file.startswith(f"{self._results}/") and hasattr(job.output, "record")
+        return is_ours and self.is_current(job.rule.name, job.wildcards_dict)
+
+    def digest(self, file: str) -> str:
+        return self._digests.of(Path(file))
+
     def _job_of(self, name: str, wildcards: Mapping[str, str]) -> Job:
         """The job of a rule, from the rule itself: its outputs, and its parameters as they are now."""
+        key = (name, *sorted(wildcards.items()))
+        if key not in self._jobs:
+            self._jobs[key] = self._filled(name, dict(wildcards.items()))
+        return self._jobs[key]
+
+    def _filled(self, name: str, wildcards: dict[str, str]) -> Job:
         from snakemake.iocontainers import Wildcards
 
-        rule, wildcards = self._workflow.get_rule(name), dict(wildcards.items())
+        rule = self._workflow.get_rule(name)
         record = Path(rule.output.record.apply_wildcards(wildcards))
-        files = [output.apply_wildcards(wildcards) for output in rule.output]
+        files = tuple(output.apply_wildcards(wildcards) for output in rule.output)
         others = tuple(Path(file) for file in files if Path(file) != record)
         given = {
             key: value(Wildcards(fromdict=wildcards)) if callable(value) else value
             for key, value in rule.params.items()
         }
-        return Job(rule=name, record=record, outputs=others, given=given, recorded_as=files[0])
+        return Job(rule=name, record=record, outputs=others, given=given, files=files)
 
     def _same_as_recorded(self, job: Job) -> bool | None:
         """Whether Snakemake's record of the job has these parameters and this command; None where it has none."""
@@ -116,12 +142,22 @@ class Upkeep:
         same_command = persistence.code(job.recorded_as) == self._workflow.get_rule(job.rule).shellcmd
         return same_command and set(params) == {repr(value) for value in job.given.values()}
 
-    def _same_inputs(self, job: Job) -> bool:
-        """Whether what the job read and lasts is what it was, as far as Snakemake has recorded it."""
+    def _same_inputs(self, job: Job, wildcards: Mapping[str, str]) -> bool:
+        """Whether what the job read and lasts is what it was, as far as it has been recorded."""
         record = self._workflow.persistence.metadata(job.recorded_as)
-        read = ((record and record.input_checksums) or {}).items()
+        if record is None:
+            return self._made_from_what_is_there(job, wildcards)
+        read = (record.input_checksums or {}).items()
         lasting = ((Path(file), digest) for file, digest in read if not file.startswith(self._passing))
         return all(path.exists() and self._digests.of(path) == digest.split(":")[-1] for path, digest in lasting)
+
+    def _made_from_what_is_there(self, job: Job, wildcards: Mapping[str, str]) -> bool:
+        """Whether the results behind a job are those that its own record names; one that names none must be later."""
+        own = records.read(job.record)
+        assert own is not None, "asked of current jobs only, which have a record"
+        read = {part["content"] for part in own["inputs"].values()}
+        behind = (records.read(self._job_of(*before).record) for before in self._behind(job.rule, wildcards))
+        return all(one and (one["content"] in read if read else one["at"] <= own["at"]) for one in behind)
 
     def _judge(self, job: Job) -> tuple[bool, str]:
         """Whether the outputs may be used, and else why not; True where there is nothing yet."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from .project import DVC, ROOT, Project, new_project, tiny_experiment
+from .project import Project, new_project, put_under_dvc, tiny_experiment
 from .standins import use_standins
 
 
@@ -49,18 +49,7 @@ def recorded_once(tmp_path_factory) -> Project:
     project = new_project(folder / "recorded", tiny_experiment())
     use_standins(project.folder)
     project.change("law.bootstrap_draws", 0)
-    for name in DVC:
-        source = ROOT / name
-        if source.is_dir():
-            ignored = shutil.ignore_patterns("cache", "tmp")
-            shutil.copytree(source, project.folder / name, ignore=ignored)
-        else:
-            shutil.copy(source, project.folder)
-    (project.folder / "results").mkdir()
-    project.git("init", "--quiet", "--initial-branch=main")
-    project.dvc("remote", "add", "--default", "beside", str(folder / "remote"))
-    project.git("add", "--all")
-    project.git("commit", "--quiet", "--message=start")
+    put_under_dvc(project, remote=folder / "remote")
     project.repro()
     project.git("add", "--all")
     project.git("commit", "--quiet", "--message=results")

@@ -35,9 +35,9 @@ class Project:
         *_, last_table = (done.stdout + done.stderr).split("Job stats:")  # a dry run prints it twice
         return jobs_of(last_table)
 
-    def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
-        """Run DVC there; `check` fails the test with its output."""
-        return self._run("dvc", *arguments, check=check)
+    def dvc(self, *arguments: str, check: bool = True, **more: str) -> subprocess.CompletedProcess:
+        """Run DVC there, with `more` in its environment; `check` fails the test with its output."""
+        return self._run("dvc", *arguments, check=check, **more)
 
     def vlmlaw(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess:
         """Run the project's own copy of the command line there."""
@@ -119,6 +119,19 @@ def new_project(folder: Path, experiment: dict[str, Any]) -> Project:
         shutil.copytree(source, folder / name, ignore=ignored) if source.is_dir() else shutil.copy(source, folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
     return Project(folder)
+
+
+def put_under_dvc(project: Project, *, remote: Path) -> None:
+    """Make the project a repository of git and DVC, as a checkout is, with one commit."""
+    for name in DVC:
+        source, ignored = ROOT / name, shutil.ignore_patterns("cache", "tmp")
+        target = project.folder / name
+        shutil.copytree(source, target, ignore=ignored) if source.is_dir() else shutil.copy(source, target)
+    (project.folder / "results").mkdir()
+    project.git("init", "--quiet", "--initial-branch=main")
+    project.dvc("remote", "add", "--default", "beside", str(remote))
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message=start")
 
 
 def tiny_experiment() -> dict[str, Any]:

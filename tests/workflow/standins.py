@@ -107,9 +107,35 @@ def run_train(args):
     wait_for = os.environ.get("STANDIN_WAIT_FOR")
     while wait_for and not Path(wait_for).exists():
         time.sleep(0.1)
-    weights = _read(args.language_model, args.encoder, args.tokens, args.images)
+    aligned = [args.aligned] if args.aligned else []
+    weights = _read(args.language_model, args.encoder, args.tokens, args.images, *aligned)
     _model(args.out / "model", weights, args.settings, args.code)
     _write(args.out / "model" / "processor_config.json")
+    (args.out / "train.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
+    _account(args.out / "training.json", args.settings)
+
+
+def run_prepare(args):
+    for name in ("images-00000.tar", "index.npz", "conversations.json", "skipped.json"):
+        _write(args.out / name, name, args.settings)
+
+
+def run_fetch_tokenizer(args):
+    run_tokenizer(args)
+
+
+def run_fetch_vision(args):
+    _write(args.out / "model.json", args.settings)
+
+
+def run_fetch_language_model(args):
+    run_tokenizer(args)
+    _write(args.out / "model.json", args.settings)
+
+
+def run_align(args):
+    weights = _read(args.language_model, args.encoder, args.tokens, args.images)
+    _write(args.out / "connector.safetensors", weights, args.settings)
     (args.out / "train.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
     _account(args.out / "training.json", args.settings)
 

@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from vlmlaw import records
+
 from .project import Project
 
 pytestmark = pytest.mark.workflow
@@ -39,6 +41,12 @@ def without_tail(jobs: dict[str, int]) -> dict[str, int]:
     return {rule: n for rule, n in jobs.items() if rule not in TAIL}
 
 
+def test_snakemakes_records_hold_no_environment_that_was_not_used(recorded_once):
+    """It would be most of what they weigh, and they are pushed."""
+    paths = [path for path in (recorded_once.folder / ".snakemake" / "metadata").rglob("*") if path.is_file()]
+    assert paths and all(json.loads(path.read_text())["conda_env"] is None for path in paths)
+
+
 def test_nothing_changed(recorded):
     both_agree(recorded, {})
 
@@ -60,6 +68,16 @@ def test_each_change_of_the_experiment(recorded):
     ]:
         recorded.change(path, value)
         both_agree(recorded, jobs)
+
+
+def test_dvc_runs_jobs_by_the_profile_that_the_user_chose(recorded, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text("jobs: 1\nprintshellcmds: true\n")
+    recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
+    done = recorded.dvc("repro", SNAKEMAKE_PROFILE=str(tmp_path / "mine"))
+    assert "mine" in done.stderr.partition("Building DAG")[0]
+    assert done.stderr.count("python -m vlmlaw --log results/logs/train_cell/14k_") == 3  # nothing else prints them
+    assert recorded.status() == {}
 
 
 def test_each_change_of_the_code(recorded):
@@ -101,15 +119,49 @@ def test_what_a_clone_plans(clone, path, value, jobs):
     assert clone.planned() == jobs
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="without Snakemake's records file times make current cells run, whose caches are not declared: a traceback",
-)
-def test_a_clone_without_snakemakes_records_ignores_no_change(clone):
-    """File times alone would let a changed setting pass."""
+@pytest.fixture
+def bare(clone) -> Project:
+    """A clone whose results came without `.snakemake`: nothing but the records beside them says what they are."""
     shutil.rmtree(clone.folder / ".snakemake")
-    clone.change("sizes.14k.training", {"learning_rate": 1.0e-3})
-    assert clone.planned()["train_cell"] >= 3
+    return clone
+
+
+def test_a_clone_without_snakemakes_records_trains_what_a_change_touches_and_no_more(bare):
+    """File times alone would rerun everything, and let a changed setting pass."""
+    assert bare.planned() == {}
+    bare.change("sizes.14k.training", {"learning_rate": 1.0e-3})
+    both_agree(bare, REBUILT | cells(3))
+    bare.change("grid.visual_tokens", [1, 4, 9, 36])
+    both_agree(bare, cells(3))
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "jobs"),
+    [
+        ("sizes.14k.pretraining", {"steps": 10}, {"build_tokenizer": 1, "write_text": 1, "tokenize": 3}
+         | {"draw_pictures": 2, "cache_features": 2, "pretrain_language_model": 1} | cells(3)),
+        ("grid.held_out", None, {"draw_pictures": 1} | TAIL),
+        ("law.bootstrap_draws", 20, {"draw_pictures": 1} | LAW),
+        ("report.title", "Another title", {"draw_pictures": 1, "write_report": 1}),
+        ("name", "other", {"draw_pictures": 1, "write_report": 1}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_a_clone_without_snakemakes_records_plans(bare, path, value, jobs):
+    bare.change(path, value)
+    assert bare.planned() == jobs
+
+
+def test_without_snakemakes_records_a_model_made_again_with_other_bytes_is_not_taken_for_the_old_one(bare):
+    """As after a run that was killed between a language model and its cells."""
+    folder = bare.folder / "results" / "language_models" / "14k"
+    (folder / "model.safetensors").write_bytes(b"other weights")
+    record = json.loads((folder / "record.json").read_text())
+    identity = record["files"]["model.safetensors"]
+    identity |= {"sha256": records.sha256(folder / "model.safetensors"), "bytes": 13}
+    record["content"] = records.content_version(record["files"])
+    (folder / "record.json").write_text(json.dumps(record))
+    assert bare.planned() == REBUILT | cells(3)
 
 
 @pytest.mark.parametrize(

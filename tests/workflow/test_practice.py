@@ -6,20 +6,27 @@ import json
 import pytest
 import yaml
 
-from .project import ROOT, new_project
+from .project import ROOT, Project, new_project, put_under_dvc
+from .standins import use_standins
 
 pytestmark = pytest.mark.workflow
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """The practice experiment without its second compressor, run to the end."""
+def practice(folder) -> Project:
+    """The practice experiment without its second compressor."""
     from vlmlaw.data.practice import write_practice
 
     experiment = yaml.safe_load((ROOT / "workflow" / "experiments" / "practice.yaml").read_text())
     experiment["grid"].pop("more")
-    project = new_project(tmp_path_factory.mktemp("practice") / "project", experiment | {"results": "results"})
+    project = new_project(folder, experiment | {"results": "results"})
     write_practice(project.folder / "practice")
+    return project
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The practice experiment, run to the end."""
+    project = practice(tmp_path_factory.mktemp("practice") / "project")
     project.snakemake()
     return project
 
@@ -38,7 +45,7 @@ def test_prepare_both_stages_evaluation_law_and_report_run_from_one_command(fini
 def test_every_cell_has_its_stage_1_its_card_and_a_processor(finished):
     results = finished.folder / "results"
     for cell in sorted(path.name for path in (results / "cells").iterdir()):
-        stage_1 = json.loads((results / "aligned" / cell / "training.json").read_text())
+        stage_1 = json.loads((results / "cells" / cell / "stage_1" / "training.json").read_text())
         assert stage_1["settings"]["trains_language_model"] is False and stage_1["steps"] == 8
         assert json.loads((results / "cells" / cell / "training.json").read_text())["steps"] == 156
         assert f"# {cell}" in (results / "cells" / cell / "README.md").read_text()
@@ -59,3 +66,25 @@ def test_done_is_done_and_a_change_of_stage_2_leaves_stage_1(finished):
     planned = finished.planned()
     finished.change("training.learning_rate", before)
     assert planned["train_cell"] == 6 and "align_cell" not in planned and "prepare_pictures" not in planned
+
+
+def test_dvc_runs_and_records_it_with_its_stage_1(tmp_path):
+    """Stand-ins do the work: what is asked is whether DVC's stages fit an experiment that has other sections."""
+    project = practice(tmp_path / "project")
+    use_standins(project.folder)
+    put_under_dvc(project, remote=tmp_path / "remote")
+    jobs = project.repro()
+    assert (jobs["align_cell"], jobs["train_cell"]) == (6, 6)
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message=results")
+    project.dvc("push")
+    project.git("clone", "--quiet", ".", str(tmp_path / "clone"))
+    clone = Project(tmp_path / "clone")
+    clone.dvc("pull")
+    assert len(list((clone.folder / "results" / "cells").glob("*/stage_1/connector.safetensors"))) == 6
+    assert clone.planned() == {} and clone.status() == {}
+    clone.change("training.learning_rate", 4.0e-3)
+    jobs = clone.repro()
+    assert jobs["train_cell"] == 6 and "align_cell" not in jobs
+    hours = json.loads((clone.folder / "results/headline/metrics/trainings.json").read_text())["hours"]
+    assert hours == 12 * 36 / 3600

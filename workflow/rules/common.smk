@@ -1,8 +1,10 @@
 """What rules ask about the results that are there already (see vlmlaw.upkeep)."""
 
+from vlmlaw.engine import ask_where_no_checksum_is_known
 from vlmlaw.upkeep import Upkeep
 
-upkeep = Upkeep(workflow, behind=plan.behind, caches=plan.caches)
+upkeep = Upkeep(workflow, behind=plan.behind, results=plan.results, caches=plan.caches)
+ask_where_no_checksum_is_known(upkeep.vouches, upkeep.digest)
 
 
 def again(job):

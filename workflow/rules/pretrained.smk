@@ -136,10 +136,10 @@ rule align_cell:
         images=caches("align_cell", plan.images_of("align")),
         again=again("align_cell"),
     output:
-        f"<results>/aligned/{CELL}/connector.safetensors",
-        training=f"<results>/aligned/{CELL}/training.json",
-        history=f"<results>/aligned/{CELL}/train.jsonl",
-        record=f"<results>/aligned/{CELL}/record.json",
+        f"<results>/cells/{CELL}/stage_1/connector.safetensors",
+        training=f"<results>/cells/{CELL}/stage_1/training.json",
+        history=f"<results>/cells/{CELL}/stage_1/train.jsonl",
+        record=f"<results>/cells/{CELL}/stage_1/record.json",
     log:
         f"<logs>/align_cell/{CELL}.log",
     benchmark:
@@ -179,10 +179,10 @@ use rule align_cell as align_elastic with:
         images=caches("align_elastic", plan.images_of("align")),
         again=again("align_elastic"),
     output:
-        f"<results>/aligned/{ELASTIC}/connector.safetensors",
-        training=f"<results>/aligned/{ELASTIC}/training.json",
-        history=f"<results>/aligned/{ELASTIC}/train.jsonl",
-        record=f"<results>/aligned/{ELASTIC}/record.json",
+        f"<results>/cells/{ELASTIC}/stage_1/connector.safetensors",
+        training=f"<results>/cells/{ELASTIC}/stage_1/training.json",
+        history=f"<results>/cells/{ELASTIC}/stage_1/train.jsonl",
+        record=f"<results>/cells/{ELASTIC}/stage_1/record.json",
     log:
         f"<logs>/align_cell/{ELASTIC}.log",
     benchmark:
