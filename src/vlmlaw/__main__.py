@@ -23,7 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--log", type=Path, metavar="FILE", help="record beside this log what becomes of the job")
     parser.add_argument("--memory-mb", type=int, default=0, metavar="N", help="what the job was given: memory,")
     parser.add_argument("--minutes", type=int, default=0, metavar="N", help="run time,")
-    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="and GPUs, which no other job here then gets")
+    parser.add_argument("--gpus", type=int, metavar="N", help="and GPUs, which no other job here then gets")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     experiment = subparsers.add_parser("experiment", help="check an experiment file and list its cells")
     experiment.add_argument("check", nargs="*", metavar="[check] FILE", help="default: params.yaml")
@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # transformers' own bars flicker for milliseconds and fill log files; long jobs show their progress themselves.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     args = build_parser().parse_args(argv)
-    given = {"memory_mb": args.memory_mb, "minutes": args.minutes, "gpus": args.gpus}
-    log, gpus = (None, 0) if is_launched() else (args.log, args.gpus)  # the process that started the others has them
+    given = {"memory_mb": args.memory_mb, "minutes": args.minutes, "gpus": args.gpus or 0}
+    log, gpus = (None, None) if is_launched() else (args.log, args.gpus)  # the process that started the others has them
     args.argv = list(sys.argv[1:] if argv is None else argv)  # for verbs that start themselves in several processes
     try:
         with own_gpus(gpus), recorded(log, **given) as attempt:
