@@ -23,8 +23,9 @@ def make_vlm(words):
     import torch
     from transformers import PreTrainedConfig, Qwen2Config
 
-    from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
+    from vlmlaw.model import VlmForConditionalGeneration
     from vlmlaw.vision import ConvTowerConfig
+    from vlmlaw.vlm_config import VlmConfig
 
     def make(*, vision: PreTrainedConfig | None = None, text: PreTrainedConfig | None = None, seed: int = 0, **options):
         tower = vision or ConvTowerConfig(hidden_size=16, num_hidden_layers=2, image_size=32)

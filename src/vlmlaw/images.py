@@ -25,7 +25,7 @@ from vlmlaw.progress import progress
 from vlmlaw.towers import load_tower, normalise, statistics_of
 
 if TYPE_CHECKING:
-    from vlmlaw.model import VlmConfig
+    from vlmlaw.vlm_config import VlmConfig
 
 IMAGES_AT_ONCE = 64
 

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from vlmlaw.compressors import ALL_PATCHES, compressor_class
 from vlmlaw.errors import UserError
 from vlmlaw.machine import best_device
-from vlmlaw.model import VlmConfig  # noqa: F401  registers the class
+from vlmlaw.model import VlmForConditionalGeneration  # noqa: F401  registers the class
 from vlmlaw.packing import load_tokenizer
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load_cell(model: Path, *, dtype: str = "", cell: MeasuredCell | None = None) -> tuple[Any, Any]:
-    """The VLM in a folder, where one process evaluates best, and its tokenizer; `dtype` ("": as saved) of the weights."""
+    """The VLM in a folder, where one process evaluates best, in `dtype` ("": as it was saved), and its tokenizer."""
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)} if dtype else {}
     vlm: Any = AutoModelForImageTextToText.from_pretrained(model, config=config_of(model, cell), **options)
     return vlm.eval().to(best_device()), load_tokenizer(model)
