@@ -116,6 +116,12 @@ def open_model(folder: Path) -> Opened:
     return Opened(found, pin)
 
 
+def origins_of(**folders: Path) -> dict[str, dict[str, str]]:
+    """Source and commit of each model that was loaded, by its part in the VLM; of our own stages' there are none."""
+    pins = {part: _read(folder / PIN) for part, folder in folders.items() if (folder / PIN).exists()}
+    return {part: {"source": pin.source, "commit": pin.commit} for part, pin in pins.items()}
+
+
 def _fetch(settings: ModelSettings, patterns: Sequence[str], *, weights: bool = True) -> tuple[Path, str]:
     """The model's folder, downloaded where it is of the hub, and its commit. Raises UserError: unsafe or incomplete."""
     folder, commit = Path(settings.source), ""
