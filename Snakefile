@@ -118,8 +118,6 @@ localrules:
     models,
     cells,
     law,
-    write_text,
-    build_tokenizer,
     collect_measurements,
     fit_law,
     write_report,
