@@ -52,7 +52,10 @@ def config_of(source: str, revision: str = "main") -> Mapping[str, Any]:
         return read_config(folder)
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    try:
+        cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    except ValueError:  # no name of the hub's; the download says so
+        cached = None
     if isinstance(cached, str):
         return read_config(Path(cached).parent)
     known = known_shape(source)
