@@ -84,7 +84,8 @@ def cache_features(encoder: Path, dataset: Path, out: Path, *, layers: Sequence[
     Raises UserError where a feature is beyond half precision.
     """
     opened = open_model(encoder)
-    tower, (mean, std) = load_tower(opened).to(best_device()), statistics_of(opened)
+    tower, (mean, std) = load_tower(opened), statistics_of(opened)
+    torch.nn.Module.to(tower, best_device())  # whose type, unlike transformers' own, says what it takes
     data = Dataset(dataset)
     n_images = len(data.image_names)
     shape = (n_images, vision.grid_side(tower.config) ** 2, tower.config.hidden_size)
