@@ -59,3 +59,16 @@ def test_done_is_done_and_a_change_of_stage_2_leaves_stage_1(finished):
     planned = finished.planned()
     finished.change("training.learning_rate", before)
     assert planned["train_cell"] == 6 and "align_cell" not in planned and "prepare_pictures" not in planned
+
+
+def test_benchmarks_can_be_all_that_is_measured(finished):
+    before = finished.params["data"]["test"], finished.params["evaluation"]
+    (finished.folder / "asked.json").write_text(json.dumps([{"id": "a", "question": "What?", "answer": "That."}]))
+    asked = {"name": "asked", "questions": "asked.json", "suite": "reading", "metric": "exact_match"}
+    finished.change("data.test", {})
+    finished.change("evaluation", {"benchmarks": [asked]})
+    planned = finished.planned()
+    finished.change("data.test", before[0])
+    finished.change("evaluation", before[1])
+    behind = ("collect_measurements", "fit_law", "write_headline", "write_report")
+    assert planned == {"evaluate_benchmark": 6} | dict.fromkeys(behind, 1)
