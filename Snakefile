@@ -125,8 +125,6 @@ localrules:
     models,
     cells,
     law,
-    write_text,
-    build_tokenizer,
     collect_measurements,
     fit_law,
     write_report,
@@ -139,14 +137,12 @@ rule all:
         else "<results>/report/index.html",
         [] if OWN_MEASUREMENTS else "<results>/headline/errors.csv",
         # Named so that a cell that was deleted by hand is missed, although the report does not need it again.
-        [
-            f"<results>/cells/{name}/{file}"
-            for names, file in [
-                (plan.trainings, "model/model.safetensors"),
-                (plan.cells, "evaluation.json"),
-            ]
-            for name in ([] if OWN_MEASUREMENTS else names)
-        ],
+        []
+        if OWN_MEASUREMENTS
+        else expand(
+            "<results>/cells/{name}/model/model.safetensors", name=plan.trainings
+        )
+        + plan.evaluations,
 
 
 rule data:

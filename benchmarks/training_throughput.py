@@ -33,11 +33,12 @@ from vlmlaw.batches import StepPasses
 from vlmlaw.cost import training_flops
 from vlmlaw.loop import fit, make_optimizer
 from vlmlaw.machine import Machine, join
-from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
+from vlmlaw.model import VlmForConditionalGeneration
 from vlmlaw.packing import IGNORE_INDEX, TokenTable
 from vlmlaw.prepare import prepare
 from vlmlaw.stage_settings import ComputeSettings, OptimizerSettings
 from vlmlaw.vision import grid_side, without_unused_layers
+from vlmlaw.vlm_config import VlmConfig
 from vlmlaw.work import Pass, measured_peak
 
 IMAGE_TOKEN, PAD_TOKEN, FIRST_WORD = 1, 0, 2

@@ -1,5 +1,6 @@
 """Small models and data for the tests, each made once; a test module asks for them by `pytest_plugins`."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,8 +24,9 @@ def make_vlm(words):
     import torch
     from transformers import PreTrainedConfig, Qwen2Config
 
-    from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
+    from vlmlaw.model import VlmForConditionalGeneration
     from vlmlaw.vision import ConvTowerConfig
+    from vlmlaw.vlm_config import VlmConfig
 
     def make(*, vision: PreTrainedConfig | None = None, text: PreTrainedConfig | None = None, seed: int = 0, **options):
         tower = vision or ConvTowerConfig(hidden_size=16, num_hidden_layers=2, image_size=32)
@@ -50,6 +52,21 @@ def make_vlm(words):
         return VlmForConditionalGeneration(config).eval()
 
     return make
+
+
+@pytest.fixture(scope="module")
+def cell(tmp_path_factory, make_vlm, words) -> Path:
+    """A trained cell's folder as far as an evaluation needs it: model/ and training.json."""
+    from vlmlaw.vision import ConvTowerConfig
+
+    folder: Path = tmp_path_factory.mktemp("cells") / "3k_v4_block_linear_s7"
+    vlm = make_vlm(vision=ConvTowerConfig(hidden_size=16, num_hidden_layers=2), seed=5)
+    vlm.save_pretrained(folder / "model")
+    words.save_pretrained(folder / "model")
+    settings = {"size": "3k", "n_visual_tokens": 4, "compressor": "block_linear", "seed": 7}
+    training = {"settings": settings, "wall_seconds": 2.5, "cpu_seconds": 2.0}
+    (folder / "training.json").write_text(json.dumps(training))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,19 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from vlmlaw import head
+from vlmlaw import attention, head
 from vlmlaw.attention import PACKED, fitting_mask
 from vlmlaw.batches import tensors
 from vlmlaw.errors import UserError
 from vlmlaw.head import prediction_loss
 from vlmlaw.language_model import answer_loss
+from vlmlaw.machine import Machine
 from vlmlaw.packing import TokenTable, make_batch
+from vlmlaw.prepare import prepare
+from vlmlaw.stage_settings import ComputeSettings
 
 pytest_plugins = ["science_fixtures"]
 
@@ -85,3 +89,53 @@ def test_logits_in_parts_give_the_same_loss_and_gradients(monkeypatch):
     torch.testing.assert_close(torch.autograd.grad(in_parts, [hidden, layer.weight]), gradients)
     with torch.no_grad():
         assert prediction_loss(layer, hidden, targets)[1].shape == (37, 50)  # who asks for logits gets them
+
+
+@pytest.mark.parametrize("takes_groups", [attention.TAKES_GROUPS, False])
+def test_the_kernel_of_gpus_is_called_as_this_torch_has_it(monkeypatch, takes_groups):
+    """As far as shapes and arguments go: on tensors without content, which torch has on every machine."""
+    monkeypatch.setattr(attention, "TAKES_GROUPS", takes_groups)
+    q, k, v = (torch.empty(10, heads, 8, dtype=torch.bfloat16, device="meta") for heads in (4, 2, 2))
+    starts = torch.tensor([0, 4, 10], dtype=torch.int32, device="meta")
+    assert attention._variable_length(q, k, v, starts, 6, 0.3).shape == q.shape
+
+
+def one_attention_for_all(q, k, v, starts, scaling):
+    """In place of a call for each document, whose number a compiler cannot see: what a GPU's one kernel is to it."""
+    query, key, value = (
+        part.repeat_interleave(q.shape[1] // part.shape[1], 1).transpose(0, 1)[None] for part in (q, k, v)
+    )
+    return F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)[0].transpose(0, 1)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_all_layers_compile_to_one_graph_whatever_is_packed(make_vlm, monkeypatch, recompute):
+    """Neither a layer nor another packing compiles anew, nothing of a layer is left uncompiled."""
+    from torch._dynamo import reset
+    from torch._dynamo.utils import counters
+
+    compile_whole = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **given: compile_whole(self, backend="eager", **given))
+    monkeypatch.setattr(attention, "_document_by_document", one_attention_for_all)
+    shape = {"hidden_size": 16, "num_hidden_layers": 10, "num_attention_heads": 2, "intermediate_size": 24}
+    vlm = make_vlm(text=Qwen2Config(vocab_size=60, num_key_value_heads=1, **shape), compressor="average").train()
+    reset()
+    counters.clear()
+    compute = ComputeSettings(compile=True, recompute=recompute, logs=())
+    prepare(vlm, machine=Machine(torch.device("cpu")), compute=compute, packed=True)
+    for lengths in (
+        [9, 8],
+        [8, 11, 5],
+        [6, 6, 6, 6],
+    ):  # not as many tokens as the width: that would be taken for one size
+        ids = torch.full((1, sum(lengths)), 7)
+        targets = torch.where(torch.arange(ids.shape[1]) % 3 == 0, ids, -100)
+        vlm(
+            input_ids=ids,
+            targets=targets,
+            position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
+            cu_seq_lens_q=torch.tensor([0, *lengths]).cumsum(0).int(),
+            max_length_q=max(lengths),
+            use_cache=False,
+        ).loss.backward()
+    assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]

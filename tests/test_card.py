@@ -15,6 +15,10 @@ def test_a_card_tells_a_cells_numbers(tmp_path):
         "steps": 5187,
         "last_loss": 1.25,
         "wall_seconds": 7200.0,
+        "origins": {
+            "language_model": {"source": "Qwen/Qwen2.5-0.5B-Instruct", "commit": "0a1b"},
+            "vision_tower": {"source": "folder/clip", "commit": ""},
+        },
     }
     evaluation = {
         "cell": {"n_visual_tokens": 16},
@@ -33,4 +37,5 @@ def test_a_card_tells_a_cells_numbers(tmp_path):
     assert "# 0.5b_v16_quecc_s3" in text and "as 16 visual tokens (quecc)" in text
     assert "| reading | all | 0.123 | 0.010 | 300 |" in text
     assert "494,032,768 parameters" in text and "5,187 steps of 4 records" in text and "11 between" in text
+    assert "- Language model: Qwen/Qwen2.5-0.5B-Instruct at commit 0a1b.\n- Vision tower: folder/clip.\n" in text
     assert 'from_pretrained("model")' in text

@@ -69,6 +69,19 @@ def folder_of_practice(tmp_path_factory):
     return folder
 
 
+def test_benchmarks_may_stand_in_for_a_test_split(folder_of_practice, monkeypatch):
+    monkeypatch.chdir(folder_of_practice)
+    file = yaml.safe_load((ROOT / "workflow" / "experiments" / "practice.yaml").read_text())
+    without = file | {"data": {key: value for key, value in file["data"].items() if key != "test"}}
+    with pytest.raises(UserError, match=r"nothing would be measured; name a suite .* in data\.test, or benchmarks"):
+        Experiment.from_mapping(without)
+    benchmarks = {"benchmarks": [{"name": "gqa", "by": "lmms-eval"}]}
+    asked = Experiment.from_mapping(without | {"evaluation": benchmarks})
+    assert asked.splits == ("align", "train") and asked.evaluations == ["benchmarks/gqa.json"]
+    both = Experiment.from_mapping(file | {"evaluation": benchmarks})
+    assert both.splits == ("align", "train", "test") and both.evaluations == ["evaluation.json", "benchmarks/gqa.json"]
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_every_experiment_file_of_the_repository_is_valid(path, folder_of_practice, monkeypatch):
     monkeypatch.chdir(folder_of_practice)

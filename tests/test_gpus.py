@@ -91,6 +91,13 @@ def test_a_cluster_gives_devices_itself(monkeypatch, count):
         assert devices == [] and os.environ[VISIBLE] == "3"
 
 
+def test_a_job_of_none_sees_none_and_one_by_hand_sees_all():
+    with own_gpus(0) as devices:
+        assert devices == [] and os.environ[VISIBLE] == ""
+    with own_gpus(None) as devices:
+        assert devices == [] and os.environ[VISIBLE] == "0,1"
+
+
 def test_too_few_devices_is_an_error_with_what_to_do():
     with pytest.raises(UserError, match=r"needs 3 GPU\(s\); found 2 \(0, 1\)"), own_gpus(3):
         pass

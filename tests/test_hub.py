@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 from vlmlaw.errors import UserError
 from vlmlaw.hub import PIN, fetch_language_model, fetch_vision, open_model
 from vlmlaw.packing import load_tokenizer
+from vlmlaw.shapes import config_of
 from vlmlaw.stage_settings import ModelSettings, TokenizerSettings
 from vlmlaw.tokenizers import take_tokenizer
 from vlmlaw.towers import load_tower, normalise, statistics_of
@@ -66,15 +68,29 @@ def test_code_of_a_models_own_is_refused_unless_asked_for(model, stages, tmp_pat
         fetch_language_model(stages.tokenizer, tmp_path / "pin", settings=settings)
 
 
-def test_what_is_neither_a_folder_nor_of_the_hub_is_named(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nobody/nothing", r"nobody/nothing \(revision main\) is no folder here, and the hub does not give it: no net"),
+        ("practice/vison", r"is no folder here \(practice has images, language_models, vision\), and the hub"),
+        ("a/b/c", r"is no folder here, and the hub does not give it: Repo id must be in the form"),
+    ],
+)
+def test_what_is_neither_a_folder_nor_of_the_hub_is_named(practice, monkeypatch, source, message):
     import huggingface_hub
 
-    def refuse(*_, **__):
-        raise OSError("no network here")
+    whole = huggingface_hub.snapshot_download
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(UserError, match=r"nobody/nothing \(revision main\).*no network here"):
-        fetch_vision(tmp_path / "out", settings=ModelSettings(source="nobody/nothing"))
+    def offline(repository, **options):
+        if repository.count("/") > 1:
+            return whole(repository, **options)  # which looks at the name before it asks
+        raise OSError("no net\nhere")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
+    monkeypatch.chdir(practice.parent)
+    for ask in (config_of, lambda source: fetch_vision(Path("out"), settings=ModelSettings(source=source))):
+        with pytest.raises(UserError, match=message):
+            ask(source)
 
 
 def test_a_size_with_other_tokens_is_refused(model, stages, tmp_path):
@@ -133,11 +149,11 @@ def test_a_tower_without_what_it_needs_is_refused(tower, tmp_path, change, messa
         fetch_vision(tmp_path / "out", settings=settings)
 
 
-def test_the_table_of_shapes_is_compared_with_what_came(tower, tmp_path, monkeypatch):
+def test_a_model_that_is_not_what_was_planned_is_refused(tower, tmp_path, monkeypatch):
     _, settings = tower
-    wrong = {"model_type": "clip_vision_model", "hidden_size": 1024}
-    monkeypatch.setattr("vlmlaw.hub.known_shape", lambda source: wrong)
-    with pytest.raises(UserError, match="should have hidden_size 1024 but has 32"):
+    table = {"model_type": "clip_vision_model", "hidden_size": 1024, "num_hidden_layers": 3}
+    monkeypatch.setattr("vlmlaw.hub.config_of", lambda *_: table | {"image_size": 64, "patch_size": 16})
+    with pytest.raises(UserError, match="was planned with hidden_size 1024 but has 32"):
         fetch_vision(tmp_path / "out", settings=settings)
 
 

@@ -54,20 +54,6 @@ RESULTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def cell(tmp_path_factory, make_vlm, words):
-    from vlmlaw.vision import ConvTowerConfig
-
-    folder = tmp_path_factory.mktemp("cells") / "3k_v4_block_linear_s7"
-    vlm = make_vlm(vision=ConvTowerConfig(hidden_size=16, num_hidden_layers=2), seed=5)
-    vlm.save_pretrained(folder / "model")
-    words.save_pretrained(folder / "model")
-    settings = {"size": "3k", "n_visual_tokens": 4, "compressor": "block_linear", "seed": 7}
-    training = {"settings": settings, "wall_seconds": 2.5, "cpu_seconds": 2.0}
-    (folder / "training.json").write_text(json.dumps(training))
-    return folder
-
-
 @pytest.fixture
 def results(tmp_path):
     """A function that writes a results file, changed as asked, with its samples."""

@@ -13,7 +13,9 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from vlmlaw.model import PlaceEmbedding, VlmConfig, VlmForConditionalGeneration
+from vlmlaw.model import VlmForConditionalGeneration
+from vlmlaw.projector import PlaceEmbedding
+from vlmlaw.vlm_config import VlmConfig
 
 pytest_plugins = ["science_fixtures"]
 

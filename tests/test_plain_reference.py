@@ -10,8 +10,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2Fo
 
 from vlmlaw.batches import tensors
 from vlmlaw.data.shards import Dataset
-from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
+from vlmlaw.model import VlmForConditionalGeneration
 from vlmlaw.packing import TokenTable, load_tokenizer, make_batch
+from vlmlaw.vlm_config import VlmConfig
 
 pytest_plugins = ["pretrained_fixtures"]
 

@@ -16,8 +16,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vlmlaw import machine
+from vlmlaw import checkpoint, machine
 from vlmlaw.errors import UserError
+from vlmlaw.loop import Stopped, workspace_of
 from vlmlaw.machine import Machine, join
 from vlmlaw.packing import TokenTable
 from vlmlaw.settings import to_json
@@ -92,12 +93,29 @@ def stop_after_a_checkpoint(process, workspace):
     return folder
 
 
-def test_two_processes_stopped_then_one_then_two_again_equal_one(small, one, tmp_path):
+def stop_here_after_a_checkpoint(small, out, monkeypatch):
+    """The same of this process, whose libraries are loaded; returns the checkpoint's folder."""
+    save = checkpoint.save
+
+    def save_and_ask_to_stop(*args, **options):
+        save(*args, **options)
+        signal.raise_signal(signal.SIGTERM)
+
+    soon = replace(CELL, training=replace(PLAN, checkpoint_seconds=1e-3))
+    with monkeypatch.context() as patched, pytest.raises(Stopped):
+        patched.setattr(checkpoint, "save", save_and_ask_to_stop)
+        train_cell(*inputs_of(small), out, settings=soon)
+    (folder,) = workspace_of(out).glob("checkpoint-*")
+    return folder
+
+
+def test_two_processes_stopped_then_one_then_two_again_equal_one(small, one, tmp_path, monkeypatch):
     """Losses, gradient norms and weights; SIGTERM to the parent saves in both and ends with `run me again`."""
-    out, workspace = tmp_path / "cell", tmp_path / "cell.work"
+    out = tmp_path / "cell"
+    workspace = workspace_of(out)
     by_two = stop_after_a_checkpoint(start(inputs_of(small), out, processes=2, checkpoint_seconds=1e-3), workspace)
     assert len(list(by_two.glob("*.distcp"))) == 2  # each wrote its part
-    by_one = stop_after_a_checkpoint(start(inputs_of(small), out, processes=1, checkpoint_seconds=1e-3), workspace)
+    by_one = stop_here_after_a_checkpoint(small, out, monkeypatch)
     assert int(by_two.name.split("-")[1]) < int(by_one.name.split("-")[1]) < STEPS
     last = start(inputs_of(small), out, processes=2)
     _, said = last.communicate(timeout=240)

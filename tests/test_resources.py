@@ -41,6 +41,21 @@ def test_a_larger_model_asks_for_more(file):
     assert asked.gpus("evaluate_cell")(large) == 1
 
 
+def test_every_process_loads_the_model(file):
+    at, n_params = cell("14b", 1), 12 * 44 * 5120**2
+    one, eight = (needs(file, gpus=gpus, gpu_memory_gb=300, max_memory_mb=10**7) for gpus in (1, 8))
+    assert one.memory_mb("train_cell")(at) == pytest.approx(8 * n_params / 1e6, rel=0.05)
+    assert eight.memory_mb("train_cell")(at) == pytest.approx(36 * n_params / 1e6, rel=0.05)
+    assert eight.memory_mb("evaluate_cell")(at) == one.memory_mb("evaluate_cell")(at)
+
+
+def test_tokenizing_asks_for_the_memory_of_its_records(file, request):
+    assert Needs(Experiment.from_mapping(file)).tokenizing_memory_mb(SimpleNamespace(split="train")) == 2000
+    paper = yaml.safe_load((request.config.rootpath / "workflow" / "experiments" / "paper.yaml").read_text())
+    asked = Needs(Experiment.from_mapping(paper))
+    assert asked.tokenizing_memory_mb(SimpleNamespace(split="train")) == 2000 + 15_000 * 665_298 // 10**6
+
+
 def test_more_visual_tokens_ask_for_more_time(file):
     asked = needs(file, gpus=0, max_minutes=10**6)
     assert asked.minutes("train_cell")(cell("0.5b", 36)) > 1.3 * asked.minutes("train_cell")(cell("0.5b", 1))

@@ -76,6 +76,33 @@ def test_every_state_of_a_cell(grid):
     assert "2 cell(s) failed:" in failed_cells(grid) and "and more" not in failed_cells(grid)
 
 
+def test_a_cell_is_done_with_its_last_benchmark(grid):
+    sections = [{"name": name, "questions": "q.json", "suite": "reading", "metric": "anls"} for name in ("a", "b")]
+    file = yaml.safe_load(Path("params.yaml").read_text()) | {"evaluation": {"benchmarks": sections}}
+    asked = Experiment.from_mapping(file)
+    one, two = CELLS[:2]
+    for cell in (one, two):
+        put(cell, "training.json")
+        put(cell, "evaluation.json")
+        put(cell, "benchmarks/a.json")
+    put(one, "benchmarks/b.json")
+    attempt(f"{two}/b", rule="evaluate_benchmark", cause="error", message="no image")
+    found = {cell.cell: cell for cell in grid_status(asked).cells}
+    assert (found[one].state, found[two].state, found[CELLS[2]].state) == ("done", "failed", "waiting")
+    assert found[two].log == f"results/logs/evaluate_benchmark/{two}/b.log"
+    assert states(grid)[two] == "done"
+
+
+def test_a_training_that_cells_share_is_the_training_of_each(grid):
+    file = yaml.safe_load(Path("params.yaml").read_text())
+    shared = Experiment.from_mapping(file | {"grid": file["grid"] | {"compressors": ["m3"]}})
+    put("3k_m3_s0", "training.json")
+    put("3k_v4_m3_s0", "evaluation.json")
+    found = {cell.cell: cell.state for cell in grid_status(shared).cells}
+    expected = {"3k_v1_m3_s0": "trained", "3k_v4_m3_s0": "done", "3k_v36_m3_s0": "trained", "14k_v1_m3_s0": "waiting"}
+    assert {name: found[name] for name in expected} == expected
+
+
 def test_nothing_failed_is_nothing_to_tell(grid):
     assert failed_cells(grid) == ""
     assert "9 waiting" in told(grid_status(grid))

@@ -47,6 +47,15 @@ def trained(stages, tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(aligned=root / "aligned", cell=root / "cell")
 
 
+def test_what_a_cell_began_as_is_told(trained, practice):
+    for folder in (trained.aligned, trained.cell):
+        origins = json.loads((folder / "training.json").read_text())["origins"]
+        assert {part: of["source"] for part, of in origins.items()} == {
+            "language_model": str(practice / "language_models" / "10k"),
+            "vision_tower": str(practice / "vision"),
+        }
+
+
 def test_stage_1_trains_compressor_and_projector_alone(stages, trained):
     before = build_vlm(stages.language_model, stages.encoder, settings=STAGE_1)
     trainable = {name for name, p in before.named_parameters() if p.requires_grad}

@@ -34,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     job.add_argument("--log", type=Path, metavar="FILE", help="record beside this log what becomes of the job")
     job.add_argument("--memory-mb", type=int, default=0, metavar="N", help="memory that the job was given")
     job.add_argument("--minutes", type=int, default=0, metavar="N", help="run time that it was given")
-    job.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs of its own, which no other job here gets")
+    job.add_argument("--gpus", type=int, metavar="N", help="GPUs of its own, which no other job here gets")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     laws_cli.add_parser(subparsers)
     _add_experiment(subparsers)
@@ -86,8 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # transformers' own bars flicker for milliseconds and fill log files; long jobs show their progress themselves.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     args = build_parser().parse_args(argv)
-    given = {"memory_mb": args.memory_mb, "minutes": args.minutes, "gpus": args.gpus}
-    log, gpus = (None, 0) if is_launched() else (args.log, args.gpus)  # the process that started the others has them
+    given = {"memory_mb": args.memory_mb, "minutes": args.minutes, "gpus": args.gpus or 0}
+    log, gpus = (None, None) if is_launched() else (args.log, args.gpus)  # the process that started the others has them
     args.argv = list(sys.argv[1:] if argv is None else argv)  # for verbs that start themselves in several processes
     try:
         with own_gpus(gpus), recorded(log, **given) as attempt:

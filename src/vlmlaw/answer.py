@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from torch import Tensor
-from transformers import AutoModelForImageTextToText
 
 from vlmlaw.account import describe_cell
 from vlmlaw.data.questions import image_reader, read_questions
@@ -20,11 +18,9 @@ from vlmlaw.files import whole_file
 from vlmlaw.generate import Prompter, replies
 from vlmlaw.images import pixel_values
 from vlmlaw.metrics import LETTERS, Question, Verdict, metric_called
-from vlmlaw.model import VlmForConditionalGeneration  # noqa: F401  registers the class
-from vlmlaw.packing import load_tokenizer
 from vlmlaw.progress import Progress
 from vlmlaw.scores import Score, score
-from vlmlaw.weights import config_of
+from vlmlaw.weights import load_cell
 
 if TYPE_CHECKING:
     from vlmlaw.stage_settings import BenchmarkSettings, MeasuredCell
@@ -77,14 +73,6 @@ def evaluate_benchmark(
         partial.write_text("".join(_lines(asked, said, verdicts)), encoding="utf-8")
     with whole_file(out) as partial:
         partial.write_text(json.dumps(result, indent=2))
-
-
-def load_cell(model: Path, *, dtype: str, cell: MeasuredCell | None = None) -> tuple[Any, Any]:
-    """A cell's VLM, on the GPU where there is one, and its tokenizer."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    options: dict[str, Any] = {"config": config_of(model, cell), "dtype": getattr(torch, dtype)}
-    vlm = AutoModelForImageTextToText.from_pretrained(model, **options).eval().to(device)
-    return vlm, load_tokenizer(model)
 
 
 def pad_id_of(tokenizer: Any) -> int:

@@ -9,11 +9,11 @@ B sequences, H heads, T tokens, E head width.
 from __future__ import annotations
 
 import inspect
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -23,6 +23,9 @@ from vlmlaw.errors import UserError
 PACKED = "vlmlaw_packed"
 TAKE_TRUTH_VALUES = ("sdpa", PACKED)
 ADD_MASKS = ("eager", "flex_attention")
+CAUSAL = (-1, 0)  # all places before a token, none behind it
+# Asked here, once, since the compiler cannot look into it. Since torch 2.12; the window and the scale since 2.11.
+TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def packed_attention(
@@ -52,24 +55,13 @@ def packed_attention(
 
 
 def _variable_length(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, scaling: float | None) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    options: dict[str, Any] = {"scale": scaling}
-    if "enable_gqa" in _varlen_options():
+    options: dict[str, Any] = {"scale": scaling, "window_size": CAUSAL}
+    if TAKES_GROUPS:
         options["enable_gqa"] = True
-    elif len({q.shape[1], k.shape[1]}) > 1:  # torch before 2.13
+    elif q.shape[1] != k.shape[1]:
         k, v = (part.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for part in (k, v))
-    causal: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in _varlen_options() else {"is_causal": True}
-    out: Any = varlen_attn(q, k, v, starts, starts, longest, longest, **options, **causal)
+    out: Any = varlen_attn(q, k, v, starts, starts, longest, longest, **options)
     return out
-
-
-@cache
-def _varlen_options() -> frozenset[str]:
-    """What torch's function takes, which changes from version to version."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def _document_by_document(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, scaling: float | None) -> Tensor:

@@ -57,7 +57,8 @@ def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
     text = cost.llm_flops(llm, n_tokens=n_text + n_visual, n_predicted=n_text)
     projector = 2 * n_visual * (experiment.tower.hidden_size + llm.hidden_size) * llm.hidden_size
     tower: Any = experiment.vision
-    seeing = 0 if experiment.caches_features else cost.vision_flops(_shape(vision_config(config_of(tower.source))))
+    seen_by = _shape(vision_config(config_of(tower.source, tower.revision)))
+    seeing = 0 if experiment.caches_features else cost.vision_flops(seen_by)
     times = TRAINED if cell.trains_language_model else FROZEN
     n_seen = cell.training.steps_of(file.records or 0) * cell.training.batch_size
     return n_seen * (times * text + TRAINED * projector + seeing)

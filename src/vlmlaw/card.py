@@ -52,11 +52,16 @@ def _table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     return "\n".join(rows)
 
 
+def _said(model: Mapping[str, str]) -> str:
+    return model["source"] + (f" at commit {model['commit']}" if model["commit"] else "")
+
+
 def _facts(training: Mapping[str, Any], parameters: Mapping[str, int]) -> list[str]:
     settings, plan = training["settings"], training["settings"]["training"]
     versions = ", ".join(f"{name} {version}" for name, version in training["versions"].items())
     between = parameters["compressor"] + parameters["projector"]
     return [
+        *(f"{part.replace('_', ' ').capitalize()}: {_said(of)}." for part, of in training.get("origins", {}).items()),
         f"{parameters['llm']:,} parameters of the language model, {parameters['llm_non_embedding']:,} without "
         f"embeddings; {parameters['vision']:,} of the vision tower; {between:,} between.",
         f"{training['steps']:,} steps of {plan['batch_size']} records, AdamW at {plan['learning_rate']:g} (what lies "

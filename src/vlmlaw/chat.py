@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 from vlmlaw import processor  # noqa: F401 makes cells known to transformers' Auto classes
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
+from vlmlaw.machine import best_device
 
 
 def find_model(cell: str, *, results: Path) -> Path:
@@ -36,7 +37,7 @@ def ask(folder: Path, image: Path | None, question: str, *, max_new_tokens: int)
         reader: Any = AutoProcessor.from_pretrained(folder)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} cannot be loaded as a cell's model: {error}") from error
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     model.to(device)
     said = question if image is None else f"{IMAGE_PLACEHOLDER}\n{question}"
     message = [{"role": "user", "content": said}]

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
-from transformers import AutoModelForImageTextToText
 
 from vlmlaw.account import describe_cell
 from vlmlaw.card import CARD, write_card
@@ -24,10 +23,10 @@ from vlmlaw.files import whole_file
 from vlmlaw.images import ImagesOf, open_images
 from vlmlaw.language_model import tensors
 from vlmlaw.model import VlmForConditionalGeneration
-from vlmlaw.packing import IGNORE_INDEX, PREFIX, TokenTable, load_tokenizer, make_batch
+from vlmlaw.packing import IGNORE_INDEX, PREFIX, TokenTable, make_batch
 from vlmlaw.progress import progress
 from vlmlaw.scores import Score, score
-from vlmlaw.weights import config_of
+from vlmlaw.weights import load_cell
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import EvaluationSettings, MeasuredCell
@@ -54,9 +53,10 @@ def judge(
         given = tensors(batch)
         targets = given["targets"]
         wanted = targets != IGNORE_INDEX
-        logits = model(**given, **images_of(batch.image_rows), use_cache=False).logits
+        inputs = {name: tensor.to(model.device) for name, tensor in (given | images_of(batch.image_rows)).items()}
+        said = model(**inputs, use_cache=False).logits.argmax(-1).cpu()
         rows, _ = torch.nonzero(wanted, as_tuple=True)
-        right = (logits.argmax(-1) == targets[wanted]).numpy()
+        right = (said == targets[wanted]).numpy()
         parts.append(
             pd.DataFrame(
                 {
@@ -111,8 +111,7 @@ def evaluate_cell(
 
     `cell` says which one, where the model's weights serve several.
     """
-    vlm = AutoModelForImageTextToText.from_pretrained(model, config=config_of(model, cell)).eval()
-    words = load_tokenizer(model)
+    vlm, words = load_cell(model, cell=cell)
     table, data = TokenTable.load(tokens), Dataset(dataset)
     images_of = open_images(images, layers=vlm.config.feature_layers, image_px=vlm.config.vision_config.image_size)
     judged = judge(vlm, table, images_of, batch_size=settings.batch_size, pad_id=words.pad_token_id)

@@ -116,7 +116,21 @@ class Experiment:
     def splits(self) -> tuple[str, ...]:
         if isinstance(self.data, DataSettings):
             return SPLITS
-        return ("train", "test") if self.data.align is None else ("align", "train", "test")
+        there = {"align": self.data.align is not None, "train": True, "test": self.has_test}
+        return tuple(name for name, given in there.items() if given)
+
+    @property
+    def has_test(self) -> bool:
+        """Whether there is a test split; LLaVA-style data may leave it to benchmarks."""
+        return isinstance(self.data, DataSettings) or bool(self.data.test)
+
+    @property
+    def evaluations(self) -> list[str]:
+        """The files of a cell's evaluations, in its folder."""
+        return [
+            *(["evaluation.json"] if self.has_test else []),
+            *(f"benchmarks/{name}.json" for name in self.benchmarks),
+        ]
 
     # The parts that stages get; None where the experiment has no such stage.
 

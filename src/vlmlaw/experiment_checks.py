@@ -48,8 +48,11 @@ def _check_data(experiment: Experiment, source: str) -> None:
         if data.text is None:
             raise UserError(f"{source}.data: text is missing; the miniature's language models are pretrained on it.")
         return
-    if not data.test:
-        raise UserError(f"{source}.data.test: there is no suite; name at least one, with its conversations.")
+    if not data.test and not experiment.evaluation.benchmarks:
+        raise UserError(
+            f"{source}: nothing would be measured; name a suite with its conversations in data.test, or benchmarks in "
+            "evaluation.benchmarks."
+        )
     for name in data.test:
         if not NAME.fullmatch(name):
             raise UserError(f"{source}.data.test: {name!r} cannot name a suite; use letters, digits, '.' and '-'.")

@@ -25,15 +25,15 @@ SCHEDULERS = ("SLURM_JOB_ID", "KUBERNETES_SERVICE_HOST", "PBS_JOBID", "LSB_JOBID
 
 
 @contextmanager
-def own_gpus(count: int, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[list[str]]:
+def own_gpus(count: int | None, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[list[str]]:
     """Have CUDA see `count` devices that no other job of this machine has; waits for them where all are in use.
 
-    With a count of 0, or inside a cluster's job, nothing changes. Raises UserError when there are not that many.
+    Without a count, or inside a cluster's job, nothing changes. Raises UserError when there are not that many.
     """
-    if not count or any(os.environ.get(name) for name in SCHEDULERS):
+    if count is None or any(os.environ.get(name) for name in SCHEDULERS):
         yield []
         return
-    devices = visible_devices()
+    devices = visible_devices() if count else []
     if len(devices) < count:
         raise UserError(
             f"the job needs {count} GPU(s); found {len(devices)}{' (' + ', '.join(devices) + ')' if devices else ''}. "
@@ -43,7 +43,8 @@ def own_gpus(count: int, *, sleep: Callable[[float], None] = time.sleep) -> Iter
         chosen = _lock(devices, count, held, sleep=sleep)
         before = os.environ.get(VISIBLE)
         os.environ[VISIBLE] = ",".join(chosen)
-        print(f"{VISIBLE}={os.environ[VISIBLE]}", file=sys.stderr)
+        if chosen:
+            print(f"{VISIBLE}={os.environ[VISIBLE]}", file=sys.stderr)
         try:
             yield chosen
         finally:

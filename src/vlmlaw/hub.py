@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmlaw.download import download
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_folder
-from vlmlaw.shapes import known_shape, text_config, vision_config
+from vlmlaw.shapes import config_of, read_config, text_config, vision_config
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import ModelSettings
@@ -57,8 +58,9 @@ def fetch_vision(out: Path, *, settings: ModelSettings) -> None:
     """Fetch a vision tower; `out` gets its pin. Raises UserError where it cannot be one, or would not load whole."""
     from vlmlaw.towers import load_tower, pixel_statistics
 
+    planned = config_of(settings.source, settings.revision)
     folder, commit = _fetch(settings, (*CONFIG_FILES, *WEIGHT_FILES))
-    _demand_same_shape(settings, vision_config(_config(folder)), vision_config)
+    _demand_same_shape(settings.source, vision_config(planned), vision_config(read_config(folder)))
     mean, std = pixel_statistics(folder)
     pin = _pin(folder, settings, commit=commit, image_mean=mean, image_std=std)
     load_tower(Opened(folder, pin))
@@ -76,8 +78,9 @@ def fetch_language_model(tokenizer: Path, out: Path, *, settings: ModelSettings)
     from vlmlaw.tokenizers import demand_same_tokens
 
     patterns = (*CONFIG_FILES, *WEIGHT_FILES, *TOKENIZER_PATTERNS)
+    planned = config_of(settings.source, settings.revision)
     folder, commit = _fetch(settings, patterns)
-    _demand_same_shape(settings, text_config(_config(folder)), text_config)
+    _demand_same_shape(settings.source, text_config(planned), text_config(read_config(folder)))
     demand_same_tokens(folder, tokenizer, settings=settings)
     with whole_folder(out) as partial:
         _write(_pin(folder, settings, commit=commit), partial)
@@ -101,7 +104,7 @@ def open_model(folder: Path) -> Opened:
     pin = _read(path)
     found = Path(pin.source)
     if pin.commit:
-        found = _download(pin.source, pin.commit, tuple(pin.files))
+        found = download(pin.source, pin.commit, tuple(pin.files))
     for name, (size, digest) in pin.files.items():
         file = found / name
         same = file.is_file() and file.stat().st_size == size
@@ -113,13 +116,20 @@ def open_model(folder: Path) -> Opened:
     return Opened(found, pin)
 
 
+def origins_of(**folders: Path) -> dict[str, dict[str, str]]:
+    """Source and commit of each model that was loaded, by its part in the VLM; of our own stages' there are none."""
+    pins = {part: _read(folder / PIN) for part, folder in folders.items() if (folder / PIN).exists()}
+    return {part: {"source": pin.source, "commit": pin.commit} for part, pin in pins.items()}
+
+
 def _fetch(settings: ModelSettings, patterns: Sequence[str], *, weights: bool = True) -> tuple[Path, str]:
     """The model's folder, downloaded where it is of the hub, and its commit. Raises UserError: unsafe or incomplete."""
     folder, commit = Path(settings.source), ""
     if not folder.is_dir():
-        folder = _download(settings.source, settings.revision, patterns)
+        folder = download(settings.source, settings.revision, patterns)
         commit = folder.name if COMMIT.fullmatch(folder.name) else ""
-    config = _config(folder)
+        print(f"{settings.source}, revision {settings.revision}: commit {commit}")
+    config = read_config(folder)
     if "auto_map" in config and not settings.trust_remote_code:
         raise UserError(
             f"{settings.source} brings Python code of its own ({', '.join(config['auto_map'])}), which would run here. "
@@ -134,33 +144,15 @@ def _fetch(settings: ModelSettings, patterns: Sequence[str], *, weights: bool = 
     return folder, commit
 
 
-def _download(source: str, revision: str, patterns: Sequence[str]) -> Path:
-    """The hub's files, through its own cache."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(source, revision=revision, allow_patterns=list(patterns)))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{source} (revision {revision}) is no folder here, and the hub does not give it: {error}. Check the name; "
-            "for a gated model accept its terms and log in (`hf auth login`); offline, download it elsewhere."
-        ) from error
-
-
-def _demand_same_shape(settings: ModelSettings, found: Mapping[str, Any], part: Any) -> None:
-    """Raises UserError where the table of well-known shapes, from which costs were estimated, says something else."""
-    known = known_shape(settings.source)
-    wrong = {key: value for key, value in (known or {}).items() if key in found and found[key] != value}
+def _demand_same_shape(source: str, planned: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raises UserError where the model is not what the experiment was planned with."""
+    wrong = {key: value for key, value in planned.items() if key in found and found[key] != value}
     if wrong:
         told = ", ".join(f"{key} {value} but has {found[key]}" for key, value in wrong.items())
-        raise UserError(f"{settings.source} should have {told}; the table published/models.json is wrong, report it.")
-
-
-def _config(folder: Path) -> Mapping[str, Any]:
-    try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder} holds no pretrained model: its config.json cannot be read ({error}).") from error
+        raise UserError(
+            f"{source} was planned with {told}: the table of shapes (published/models.json) is wrong, or the revision "
+            "is another. The model's own config.json is here now and goes before the table; start again."
+        )
 
 
 def _pin(folder: Path, settings: ModelSettings, *, commit: str, **more: Any) -> Pin:

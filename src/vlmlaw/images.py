@@ -20,11 +20,12 @@ from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_folder
 from vlmlaw.hub import open_model
+from vlmlaw.machine import best_device
 from vlmlaw.progress import progress
 from vlmlaw.towers import load_tower, normalise, statistics_of
 
 if TYPE_CHECKING:
-    from vlmlaw.model import VlmConfig
+    from vlmlaw.vlm_config import VlmConfig
 
 IMAGES_AT_ONCE = 64
 
@@ -84,6 +85,7 @@ def cache_features(encoder: Path, dataset: Path, out: Path, *, layers: Sequence[
     """
     opened = open_model(encoder)
     tower, (mean, std) = load_tower(opened), statistics_of(opened)
+    torch.nn.Module.to(tower, best_device())  # whose type, unlike transformers' own, says what it takes
     data = Dataset(dataset)
     n_images = len(data.image_names)
     shape = (n_images, vision.grid_side(tower.config) ** 2, tower.config.hidden_size)
@@ -95,7 +97,7 @@ def cache_features(encoder: Path, dataset: Path, out: Path, *, layers: Sequence[
         starts = range(0, n_images, IMAGES_AT_ONCE)
         for start in progress(starts, len(starts), "features"):
             rows = range(start, min(start + IMAGES_AT_ONCE, n_images))
-            pixel_values = normalise(np.stack(list(data.images(rows))), mean, std).to(tower.dtype)
+            pixel_values = normalise(np.stack(list(data.images(rows))), mean, std).to(tower.device, tower.dtype)
             features_BPK = vision.patch_features(tower, pixel_values, layers=layers).to(torch.float16)
             if not features_BPK.isfinite().all():
                 raise UserError(
@@ -103,7 +105,7 @@ def cache_features(encoder: Path, dataset: Path, out: Path, *, layers: Sequence[
                     f"precision (beyond {torch.finfo(torch.float16).max:.0f}); name other layers than {list(layers)}."
                 )
             for file, part in zip(files, features_BPK.chunk(len(layers), dim=-1), strict=True):
-                file[rows.start : rows.stop] = part.numpy()
+                file[rows.start : rows.stop] = part.cpu().numpy()
         for file in files:
             file.flush()
 

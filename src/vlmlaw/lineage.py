@@ -85,8 +85,10 @@ class Lineage:
         evaluations = []
         for name, cell in self.experiment.cells.items():
             wildcards = {key: str(getattr(cell, key)) for key in ("size", "n_visual_tokens", "compressor", "seed")}
-            code = code_version("vlmlaw.evaluate", compressor=cell.compressor)
-            evaluations += [name, self.evaluate_cell(**wildcards), code]
+            evaluations.append(name)
+            if self.experiment.has_test:
+                code = code_version("vlmlaw.evaluate", compressor=cell.compressor)
+                evaluations += [self.evaluate_cell(**wildcards), code]
             for benchmark, own in self.experiment.benchmarks.items():
                 code = code_version("vlmlaw.answer" if own.metric else "vlmlaw.lmms_model", compressor=cell.compressor)
                 evaluations += [to_json(own), self.evaluate_benchmark(benchmark=benchmark, **wildcards), code]

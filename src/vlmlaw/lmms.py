@@ -169,7 +169,7 @@ def _describe(model: Path, results: Path, tasks: Sequence[str], n_text_tokens: i
     """For each task, which cell it is and what a question costs; Q is counted on the samples that were logged."""
     lengths = {task: n_text_tokens or _mean_text_tokens(model, _samples(results, task)) for task in tasks}
     from vlmlaw.account import describe_cell
-    from vlmlaw.answer import load_cell
+    from vlmlaw.weights import load_cell
 
     vlm, _ = load_cell(model, dtype="float32")
     return {task: describe_cell(vlm, model, n_text_tokens=n) for task, n in lengths.items()}

@@ -11,13 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     DynamicCache,
     GenerationMixin,
-    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.initialization import guard_torch_init_functions
@@ -28,97 +26,11 @@ from vlmlaw.attention import fitting_mask
 from vlmlaw.compressors import Compressor, FastV, build_compressor, compressor_class
 from vlmlaw.compressors.base import ATTENTION, EMBEDDING, PROJECTED, patch_positions
 from vlmlaw.head import prediction_loss
+from vlmlaw.projector import PlaceEmbedding, Projector
+from vlmlaw.vlm_config import VlmConfig
 
 IMAGE_INPUTS = ("pixel_values", "patches", "question_ids", "question_mask", "image_of", "importance", "keys")
 IGNORE_INDEX = -100  # torch's cross-entropy leaves such targets out
-
-
-class VlmConfig(PreTrainedConfig):
-    """What a VLM consists of. `feature_layers` index the tower's hidden states, shallow to deep."""
-
-    model_type = "vlmlaw"
-    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012 transformers' own convention
-
-    def __init__(
-        self,
-        vision_config: dict[str, Any] | PreTrainedConfig | None = None,
-        text_config: dict[str, Any] | PreTrainedConfig | None = None,
-        compressor: str = "average",
-        compressor_options: dict[str, Any] | None = None,
-        n_visual_tokens: int = 1,
-        feature_layers: list[int] | None = None,
-        position_embedding: bool = False,
-        image_token_id: int = 0,
-        image_mean: list[float] | None = None,
-        image_std: list[float] | None = None,
-        image_fit: str = "stretch",
-        pad_color: list[int] | None = None,
-        **kwargs: Any,
-    ):
-        self.vision_config = _as_config(vision_config or {"model_type": "clip_vision_model"})
-        self.text_config = _as_config(text_config or {"model_type": "qwen2"})
-        self.compressor = compressor
-        self.compressor_options = compressor_options or {}
-        self.n_visual_tokens = n_visual_tokens
-        self.feature_layers = feature_layers or [-2]
-        self.position_embedding = position_embedding
-        self.image_token_id = image_token_id
-        self.image_mean = image_mean or [0.5] * 3
-        self.image_std = image_std or [0.5] * 3
-        self.image_fit = image_fit
-        self.pad_color = pad_color or [0, 0, 0]
-        kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
-        super().__init__(**kwargs)
-
-
-def _as_config(config: dict[str, Any] | PreTrainedConfig) -> PreTrainedConfig:
-    return config if isinstance(config, PreTrainedConfig) else AutoConfig.for_model(**config)
-
-
-class Projector(nn.Module):
-    """A two-layer GELU MLP from the tower's width to the LLM's (LLaVA-1.5, Liu et al. 2023, arXiv 2310.03744).
-
-    A LayerNorm stands before it (as in Qwen2-VL's merger, Wang et al. 2024, arXiv 2409.12191): the mean of many patches
-    is far smaller than one patch, and without it the fewest tokens would need the largest weights. `mlp` has the layout
-    of LLaVA's `mm_projector`.
-    """
-
-    def __init__(self, in_width: int, out_width: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(in_width, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(in_width, out_width), nn.GELU(), nn.Linear(out_width, out_width))
-
-    def forward(self, visual_BVC: Tensor) -> Tensor:
-        """Visual tokens (B, V, D)."""
-        return self.mlp(self.norm(visual_BVC))
-
-
-class PlaceEmbedding(nn.Module):
-    """A learned embedding of each patch's place, read between patches by bilinear interpolation.
-
-    A visual token that stands for many patches carries the embedding of their centre, whatever V is.
-    """
-
-    def __init__(self, grid_side: int, width: int):
-        super().__init__()
-        self.grid_side = grid_side
-        self.table = nn.Embedding(grid_side**2, width)
-
-    @torch.no_grad()
-    def start_from(self, embeddings_PD: Tensor) -> None:
-        """Let each place start from the embedding of the word that the LLM already knows for it."""
-        self.table.weight.copy_(embeddings_PD)
-
-    def forward(self, places_BV2: Tensor) -> Tensor:
-        """Embeddings (B, V, D) of places (row, column) in patch units."""
-        low, high = places_BV2.floor().long(), places_BV2.ceil().long()
-        share = (places_BV2 - low).to(self.table.weight.dtype)
-        corners = [
-            (rows, columns, row_share * column_share)
-            for rows, row_share in ((low[..., 0], 1 - share[..., 0]), (high[..., 0], share[..., 0]))
-            for columns, column_share in ((low[..., 1], 1 - share[..., 1]), (high[..., 1], share[..., 1]))
-        ]
-        return sum(weight[..., None] * self.table(rows * self.grid_side + columns) for rows, columns, weight in corners)
 
 
 class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
@@ -412,8 +324,11 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 past_key_values=past_key_values,
                 **kwargs,
             )
-        hidden_BTD = outputs.last_hidden_state
-        head = self.get_output_embeddings()
+        return self._predicted(outputs, targets, logits_to_keep)
+
+    def _predicted(self, outputs: Any, targets: Tensor | None, logits_to_keep: int | Tensor) -> CausalLMOutputWithPast:
+        """Logits where they are wanted: where there is a target, with the loss, or else at the places to keep."""
+        hidden_BTD, head = outputs.last_hidden_state, self.get_output_embeddings()
         if targets is None:
             # As in transformers: the last so many (0: all), or those at these places.
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -461,5 +376,4 @@ def _shares_work() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
-AutoConfig.register(VlmConfig.model_type, VlmConfig, exist_ok=True)
 AutoModelForImageTextToText.register(VlmConfig, VlmForConditionalGeneration, exist_ok=True)

@@ -1,5 +1,7 @@
 """What things are called, in one place: folders, table and report agree on it."""
 
+RULE_OF_RUNNER = {"vlmlaw": "evaluate_benchmark", "lmms-eval": "evaluate_by_lmms_eval"}  # who runs a benchmark
+
 
 def cell_name(size: str, n_visual_tokens: int | None, compressor: str, seed: int) -> str:
     """A cell's name; without a V that of a training whose weights serve cells of any V."""

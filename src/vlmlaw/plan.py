@@ -24,11 +24,9 @@ from vlmlaw.experiment import (
 )
 from vlmlaw.lineage import Lineage
 from vlmlaw.memory import recall, remember
-from vlmlaw.names import cell_name
+from vlmlaw.names import RULE_OF_RUNNER, cell_name
 from vlmlaw.resources import Needs
 from vlmlaw.settings import as_data, to_json
-
-RULE_OF_RUNNER = {"vlmlaw": "evaluate_benchmark", "lmms-eval": "evaluate_by_lmms_eval"}
 
 DATASET_FILES = ("index.npz", "conversations.json", "images-00000.tar")
 
@@ -224,8 +222,12 @@ class Plan:
     @cached_property
     def evaluations(self) -> list[str]:
         """Every evaluation of every cell: on the test split, and on each benchmark."""
-        names = ["evaluation.json", *(f"benchmarks/{name}.json" for name in self.benchmarks)]
-        return [f"{self.results}/cells/{cell}/{name}" for cell in self.cells for name in names]
+        return [f"{self.results}/cells/{cell}/{name}" for cell in self.cells for name in self.experiment.evaluations]
+
+    @property
+    def samples(self) -> list[str]:
+        """The files of the pictures and questions that the report shows some of."""
+        return [f"{self.results}/data/test/{name}" for name in DATASET_FILES] if self.experiment.has_test else []
 
     def benchmarks_by(self, runner: str) -> list[str]:
         """The names of the benchmarks that the project itself or lmms-eval runs."""
@@ -256,8 +258,9 @@ class Plan:
             return [("train_cell" if training.n_visual_tokens else "train_elastic", self._wildcards_of(training))]
         if rule == "collect_measurements":
             cells = [self._wildcards_of(cell) for cell in self.experiment.cells.values()]
+            tested: list[tuple[str, dict[str, str]]] = [("evaluate_cell", {})] if self.experiment.has_test else []
             runs = [(RULE_OF_RUNNER[b.by], {"benchmark": b.name}) for b in self.experiment.evaluation.benchmarks]
-            return [(rule, cell | own) for cell in cells for rule, own in [("evaluate_cell", {}), *runs]]
+            return [(rule, cell | own) for cell in cells for rule, own in [*tested, *runs]]
         before = {"fit_law": "collect_measurements", "write_headline": "fit_law", "write_report": "fit_law"}.get(rule)
         return [(before, {})] if before else []
 

@@ -35,7 +35,6 @@ def prepare(
 
     Do it before the optimizer is made, since sharding replaces the parameters.
     """
-    nn.Module.to(model, machine.device)
     if packed:
         model.language_model.set_attn_implementation(PACKED)
     layers = list(_layers(model.language_model))
@@ -45,7 +44,9 @@ def prepare(
         if compute.compile:
             layer.compile(dynamic=True)
     if machine.n_processes > 1 or dtype != torch.float32:
-        _shard(model, layers, dtype=dtype, n_processes=machine.n_processes)
+        _shard(model, layers, dtype=dtype, machine=machine)
+    else:
+        nn.Module.to(model, machine.device)
 
 
 def _layers(language_model: nn.Module) -> Iterator[nn.Module]:
@@ -68,16 +69,20 @@ def _recompute(layer: nn.Module) -> None:
 
 
 def _shard(
-    model: VlmForConditionalGeneration, layers: list[nn.Module], *, dtype: torch.dtype, n_processes: int
+    model: VlmForConditionalGeneration, layers: list[nn.Module], *, dtype: torch.dtype, machine: Machine
 ) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    # The tower is frozen and small beside its activations: each process has it whole.
-    model.vision_tower.to(dtype)
+    # The tower is frozen and small beside its activations: each process has it whole. The rest goes onto the device
+    # layer by layer, of which each process keeps its part, so that a model larger than one GPU's memory gets there.
+    nn.Module.to(model.vision_tower, device=machine.device, dtype=dtype)
     options: dict[str, Any] = {
+        # Said, since torch would take a GPU wherever there is one, also for a training on the CPU.
+        "mesh": init_device_mesh(machine.device.type, (machine.n_processes,)),
         "mp_policy": MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32),
         # Alone, gathering again in the backward pass would save no memory worth its time.
-        "reshard_after_forward": n_processes > 1,
+        "reshard_after_forward": machine.n_processes > 1,
     }
     for layer in layers:
         fully_shard(layer, **options)

@@ -15,8 +15,9 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from vlmlaw.data.framing import square
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
-from vlmlaw.model import VlmConfig
+from vlmlaw.model import VlmForConditionalGeneration  # its import makes it known, too
 from vlmlaw.towers import normalise
+from vlmlaw.vlm_config import VlmConfig
 
 
 class VlmProcessor(ProcessorMixin):
@@ -44,7 +45,7 @@ class VlmProcessor(ProcessorMixin):
         self.image_std = list(image_std)
 
     @classmethod
-    def of_model(cls, model: Any, tokenizer: Any) -> VlmProcessor:
+    def of_model(cls, model: VlmForConditionalGeneration, tokenizer: Any) -> VlmProcessor:
         """The processor that goes with a model."""
         config = model.config
         return cls(

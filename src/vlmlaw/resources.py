@@ -22,8 +22,12 @@ BASE_MB = 1500  # Python, torch, transformers and a small dataset took 450 MB, S
 BASE_MINUTES = 10  # to start, read the data and write the result
 SLACK = 3  # requested time over estimated: a slow node, a shared file system
 CPU_FLOPS = 5e9  # of a thread, on matrices as small as the miniature's
+TOKENIZING_MB = 2000
+LLAVA_MIX_RECORDS = 665_298  # where nobody has counted them
 TRAINING_BYTES = 16  # a parameter with its gradient and Adam's two moments, in float32
-HOST_BYTES = 8  # a parameter while weights are read or written
+HOST_BYTES = 4  # a parameter in each process while weights are read; the first writes as many again
+RECORD_BYTES = 5_000  # LLaVA-style, in each process: 250 tokens of 10 bytes, and as much while they are measured
+TOKENIZING_BYTES = 15_000  # a record's text (5,000 by count, for 1,100 bytes of JSON), its chat and its tokens
 USABLE_SHARE = 0.8  # of a GPU's memory, for weights and their training state; activations have the rest
 GROWTH = 2
 
@@ -32,11 +36,12 @@ Request = Callable[..., int]  # of a job's wildcards and attempt, as Snakemake c
 
 @dataclass(frozen=True)
 class Load:
-    """What a job computes: FLOPs, and parameters held with so many bytes each."""
+    """What a job computes: FLOPs, and parameters held with so many bytes each, beside bytes of data."""
 
     n_params: float
     flops: float
     bytes_per_param: int
+    data_bytes: int = 0
 
 
 class Needs:
@@ -50,11 +55,23 @@ class Needs:
 
         def request(wildcards: Any, attempt: int = 1) -> int:
             load = self._load(rule, wildcards)
-            per_param = HOST_BYTES if self.compute.gpus else load.bytes_per_param + HOST_BYTES
+            n_processes = self._processes(rule, load)
+            # Each process loads the whole model before it keeps a part of it; the first one writes it.
+            per_param = HOST_BYTES * (n_processes + 1) + (0 if self.compute.gpus else load.bytes_per_param)
+            megabytes = BASE_MB * n_processes + (per_param * load.n_params + load.data_bytes * n_processes) / 1e6
             grown = GROWTH ** self._failed(rule, wildcards, MEMORY, KILLED)
-            return min(self.compute.max_memory_mb, grown * math.ceil(BASE_MB + per_param * load.n_params / 1e6))
+            return min(self.compute.max_memory_mb, grown * math.ceil(megabytes))
 
         return request
+
+    def tokenizing_memory_mb(self, wildcards: Any) -> int:
+        """Host memory to turn a split's conversations into tokens."""
+        data = self.experiment.data
+        if isinstance(data, DataSettings):
+            return TOKENIZING_MB
+        file = getattr(data, wildcards.split, None) if wildcards.split != "test" else None
+        n_records = (file.records if file else None) or LLAVA_MIX_RECORDS
+        return min(self.compute.max_memory_mb, TOKENIZING_MB + TOKENIZING_BYTES * n_records // 10**6)
 
     def minutes(self, rule: str) -> Request:
         """Run time. Doubled for each attempt that ran out of it."""
@@ -77,6 +94,11 @@ class Needs:
         least = 1 if rule == "evaluate_cell" else self.compute.gpus
         filled = load.n_params * load.bytes_per_param / (USABLE_SHARE * self.compute.gpu_memory_gb * 1e9)
         return max(least, 2 ** math.ceil(math.log2(max(1.0, filled))))
+
+    def _processes(self, rule: str, load: Load) -> int:
+        if not rule.startswith(("train_cell", "align_cell")):
+            return 1
+        return self.compute.processes or max(self._gpus(rule, load), 1)
 
     def flops_per_second(self, gpus: int) -> float:
         """Sustained by a job."""
@@ -132,7 +154,7 @@ class Needs:
         if isinstance(data, DataSettings):
             return data.images["train"]
         file = data.train if cell.trains_language_model else data.align
-        return (file.records if file else None) or 665_298
+        return (file.records if file else None) or LLAVA_MIX_RECORDS
 
     @property
     def _n_text_tokens(self) -> int:
@@ -150,7 +172,9 @@ class Needs:
 
 def _training_load(n_params: float, n_tokens: int, plan: OptimizerSettings, n_records: int = 0) -> Load:
     n_seen = plan.steps_of(n_records) * plan.batch_size
-    return Load(n_params, 6 * n_params * n_tokens * n_seen, bytes_per_param=TRAINING_BYTES)
+    return Load(
+        n_params, 6 * n_params * n_tokens * n_seen, bytes_per_param=TRAINING_BYTES, data_bytes=RECORD_BYTES * n_records
+    )
 
 
 def _cell_name(wildcards: Any) -> str:

@@ -1,7 +1,8 @@
 """The shape of a pretrained model, from its config.json, before anything of its weights is there.
 
 An experiment can be checked and its cost estimated without a download: where the config is neither in a folder nor in
-the hub's cache, a table of well-known models answers. Fetching a model compares the table with what came.
+the hub's cache, a table of well-known models answers. Fetching a model compares the table with what came; sizes and
+costs in the results are counted from the model itself.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from vlmlaw.download import download
 from vlmlaw.errors import UserError
 
 TABLE = Path(__file__).parent / "published" / "models.json"
@@ -47,14 +49,17 @@ def config_of(source: str, revision: str = "main") -> Mapping[str, Any]:
     """A model's config.json, of a folder, the hub's cache, the table, or the hub. Raises UserError: none has it."""
     folder = Path(source)
     if folder.is_dir():
-        return _read(folder / "config.json")
+        return read_config(folder)
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    try:
+        cached = try_to_load_from_cache(source, "config.json", revision=revision)
+    except ValueError:  # no name of the hub's; the download says so
+        cached = None
     if isinstance(cached, str):
-        return _read(Path(cached))
+        return read_config(Path(cached).parent)
     known = known_shape(source)
-    return known if known is not None else _read(Path(_download_config(source, revision)))
+    return known if known is not None else read_config(download(source, revision, ["config.json"]))
 
 
 def known_shape(source: str) -> Mapping[str, Any] | None:
@@ -87,20 +92,9 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return own
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def read_config(folder: Path) -> Mapping[str, Any]:
+    """A model's config.json. Raises UserError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}); expected the config.json of a pretrained model.") from error
-
-
-def _download_config(source: str, revision: str) -> str:
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return hf_hub_download(source, "config.json", revision=revision)
-    except Exception as error:
-        raise UserError(
-            f"{source} (revision {revision}): no folder of that name, not in the hub's cache, and the hub cannot be "
-            f"asked ({type(error).__name__}). Give a folder, log in where the model is gated, or go online."
-        ) from error
+        raise UserError(f"{folder} holds no pretrained model: its config.json cannot be read ({error}).") from error

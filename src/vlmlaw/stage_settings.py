@@ -91,7 +91,7 @@ class LlavaData:
     source: str = choice("llava")
     align: LlavaFile | None = None
     train: LlavaFile
-    test: Mapping[str, LlavaFile]
+    test: Mapping[str, LlavaFile] = field(default_factory=dict)  # may be left out where there are benchmarks
     fit: str = choice(*FITS, default="pad")  # how an image becomes a square
     pad_color: tuple[int, ...] = number(least=0, most=255, default=CLIP_GREY)
     skip_at_most: float = number(least=0, most=1, default=0.0)  # share of a training file's records

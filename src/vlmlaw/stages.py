@@ -338,8 +338,7 @@ def _evaluations(args: argparse.Namespace) -> list[Path]:
         experiment = from_json(Experiment, args.experiment, where="--experiment")
     else:
         experiment = read_experiment(args.experiment)
-    names = ["evaluation.json", *(f"benchmarks/{name}.json" for name in experiment.benchmarks)]
-    return [args.cells / cell / name for cell in experiment.cells for name in names]
+    return [args.cells / cell / name for cell in experiment.cells for name in experiment.evaluations]
 
 
 def run_headline(args: argparse.Namespace) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -26,18 +26,19 @@ from vlmlaw.data.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file, whole_folder
-from vlmlaw.hub import open_model
+from vlmlaw.hub import open_model, origins_of
 from vlmlaw.images import are_features, open_images
 from vlmlaw.logs import keep_logs
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.machine import Machine, join
-from vlmlaw.model import VlmConfig, VlmForConditionalGeneration
+from vlmlaw.model import VlmForConditionalGeneration
 from vlmlaw.packing import TokenTable, load_tokenizer
 from vlmlaw.prepare import gathered, prepare, save_whole
 from vlmlaw.processor import VlmProcessor
 from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.towers import demand_whole, load_tower, statistics_of
 from vlmlaw.vision import grid_side, without_unused_layers
+from vlmlaw.vlm_config import VlmConfig
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import CellSettings
@@ -125,7 +126,8 @@ def align_cell(
             with whole_file(out / CONNECTOR) as partial:
                 save_file({name: weight.contiguous() for name, weight in weights.items()}, partial)
 
-    _train(model, language_model, tokens, images, out, settings=settings, compute=compute, save=save)
+    origins = origins_of(language_model=language_model, vision_tower=encoder)
+    _train(model, language_model, tokens, images, out, settings=settings, compute=compute, save=save, origins=origins)
 
 
 def train_cell(
@@ -155,7 +157,8 @@ def train_cell(
             if machine.is_first:
                 VlmProcessor.of_model(model, load_tokenizer(language_model)).save_pretrained(folder)
 
-    _train(model, language_model, tokens, images, out, settings=settings, compute=compute, save=save)
+    origins = origins_of(language_model=language_model, vision_tower=encoder)
+    _train(model, language_model, tokens, images, out, settings=settings, compute=compute, save=save, origins=origins)
 
 
 def _most_tokens(compressor: str, vision_config: Any) -> int:
@@ -189,6 +192,7 @@ def _train(
     settings: CellSettings,
     compute: ComputeSettings,
     save: Save,
+    origins: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Train what is not frozen, save it, and write what it was made from and took."""
     words, table = load_tokenizer(language_model), TokenTable.load(tokens)
@@ -232,6 +236,6 @@ def _train(
         if machine.is_first:
             keep_logs(workspace_of(out), out)
             with whole_file(out / "training.json") as partial:
-                made = account(settings, spent) | {"compute": asdict(compute)}
+                made = account(settings, spent) | {"origins": origins, "compute": asdict(compute)}
                 partial.write_text(json.dumps(made, indent=2))
             clear_workspace(out)

@@ -1,18 +1,28 @@
-"""Which cells a trained model's weights serve: its own, other V of an elastic one, training-free compressors."""
+"""A trained model loaded as a cell: its own, another V of an elastic one, a training-free compressor on its weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from transformers import AutoConfig
+import torch
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlmlaw.compressors import ALL_PATCHES, compressor_class
 from vlmlaw.errors import UserError
-from vlmlaw.model import VlmConfig  # noqa: F401  registers the class
+from vlmlaw.machine import best_device
+from vlmlaw.model import VlmForConditionalGeneration  # noqa: F401  registers the class
+from vlmlaw.packing import load_tokenizer
 
 if TYPE_CHECKING:
     from vlmlaw.stage_settings import MeasuredCell
+
+
+def load_cell(model: Path, *, dtype: str = "", cell: MeasuredCell | None = None) -> tuple[Any, Any]:
+    """The VLM in a folder, where one process evaluates best, in `dtype` ("": as it was saved), and its tokenizer."""
+    options: dict[str, Any] = {"dtype": getattr(torch, dtype)} if dtype else {}
+    vlm: Any = AutoModelForImageTextToText.from_pretrained(model, config=config_of(model, cell), **options)
+    return vlm.eval().to(best_device()), load_tokenizer(model)
 
 
 def config_of(model: Path, cell: MeasuredCell | None = None) -> Any:

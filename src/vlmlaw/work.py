@@ -53,8 +53,8 @@ def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
     """FLOPs a second of this process's best product of two square matrices; at most 0.1 s."""
     kind = device.type
     side = PEAK_SIDE[kind]
-    with torch.random.fork_rng():  # the training's own draws stay what they are
-        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    draws = torch.Generator(device).manual_seed(0)  # its own: the training's stay what they are
+    a, b = (torch.randn(side, side, generator=draws, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(PEAK_TRIES[kind]):
         _wait_for(device)

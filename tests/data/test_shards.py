@@ -92,6 +92,11 @@ def test_records_come_back(folder):
     assert [data.image_row(data.records[index]) for index in (0, 2)] == [0, 1]
 
 
+def test_images_are_read_without_the_conversations(folder):
+    (folder / "conversations.json").unlink()
+    assert Dataset(folder).image(1).shape[-1] == 3
+
+
 def test_conversations_are_in_llavas_layout(folder):
     rows = json.loads((folder / "conversations.json").read_text())
     assert rows[0]["conversations"] == [
@@ -141,14 +146,14 @@ def gpt(value="That."):
 def test_a_broken_record_is_named(folder, row, message):
     (folder / "conversations.json").write_text(json.dumps([row]))
     with pytest.raises(UserError, match=message):
-        Dataset(folder)
+        _ = Dataset(folder).records
 
 
 def test_a_record_whose_image_is_missing_is_named(folder):
     rows = [{"id": "x", "image": "elsewhere", "conversations": [human(), gpt()]}]
     (folder / "conversations.json").write_text(json.dumps(rows))
     with pytest.raises(UserError, match=r"record 'x' of .* names image 'elsewhere', which no shard holds"):
-        Dataset(folder)
+        _ = Dataset(folder).records
 
 
 @pytest.mark.parametrize("file", ["conversations.json", "index.npz"])
@@ -159,7 +164,7 @@ def test_a_folder_that_is_no_dataset_is_named(folder, file, damage):
     else:
         (folder / file).write_bytes((folder / file).read_bytes()[:100])
     with pytest.raises(UserError, match=re.escape(f"{folder} is no dataset")):
-        Dataset(folder)
+        _ = Dataset(folder).records
 
 
 @pytest.mark.parametrize("damage", ["overwritten", "overwritten in its midst", "cut", "missing"])

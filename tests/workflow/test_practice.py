@@ -88,3 +88,16 @@ def test_dvc_runs_and_records_it_with_its_stage_1(tmp_path):
     assert jobs["train_cell"] == 6 and "align_cell" not in jobs
     hours = json.loads((clone.folder / "results/headline/metrics/trainings.json").read_text())["hours"]
     assert hours == 12 * 36 / 3600
+
+
+def test_benchmarks_can_be_all_that_is_measured(finished):
+    before = finished.params["data"]["test"], finished.params["evaluation"]
+    (finished.folder / "asked.json").write_text(json.dumps([{"id": "a", "question": "What?", "answer": "That."}]))
+    asked = {"name": "asked", "questions": "asked.json", "suite": "reading", "metric": "exact_match"}
+    finished.change("data.test", {})
+    finished.change("evaluation", {"benchmarks": [asked]})
+    planned = finished.planned()
+    finished.change("data.test", before[0])
+    finished.change("evaluation", before[1])
+    behind = ("collect_measurements", "fit_law", "write_headline", "write_report")
+    assert planned == {"evaluate_benchmark": 6} | dict.fromkeys(behind, 1)

@@ -86,3 +86,8 @@ rule build_tokenizer:
         "python -m vlmlaw --record {output.record} --code {params.code}"
         " data tokenizer --out $(dirname {output.tokenizer[0]})"
         " > {log} 2>&1"
+
+
+localrules:
+    write_text,
+    build_tokenizer,

@@ -70,5 +70,5 @@ rule collect_measurements:
         "Collect the measurements of all cells"
     shell:
         "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
-        " collect --cells $(dirname $(dirname {input.evaluations[0]})) --experiment {resources.experiment:q} --held-out={params.held_out:q} --out {output.measurements}"
+        " collect --cells $(dirname {output.measurements})/cells --experiment {resources.experiment:q} --held-out={params.held_out:q} --out {output.measurements}"
         " > {log} 2>&1"

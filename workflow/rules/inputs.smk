@@ -18,8 +18,8 @@ rule tokenize:
     conda:
         "../../envs/environment.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=plan.needs.tokenizing_memory_mb,
+        runtime=240 if plan.pretrained else 30,
     params:
         settings=plan.tokens_of,
         code=plan.code("vlmlaw.packing"),

@@ -189,3 +189,10 @@ use rule align_cell as align_elastic with:
         f"<benchmarks>/align_cell/{ELASTIC}.tsv"
     message:
         "Stage 1 of {wildcards.size} for every number of visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
+
+
+# Where Snakemake runs there is a way to the hub more often than on a cluster's nodes.
+localrules:
+    take_tokenizer,
+    fetch_encoder,
+    fetch_language_model,

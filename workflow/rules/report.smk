@@ -10,9 +10,7 @@ rule write_report:
         cells=expand("<results>/cells/{name}/training.json", name=plan.trainings),
         curves=expand("<results>/cells/{name}/train.jsonl", name=plan.trainings),
         trainings=plan.training_accounts,
-        samples=caches(
-            "write_report", *multiext(f"{plan.results}/data/test/", *PICTURE_FILES)
-        ),
+        samples=caches("write_report", *plan.samples),
         again=again("write_report"),
     output:
         page="<results>/report/index.html",
@@ -98,6 +96,6 @@ rule write_report:
         "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
         " report --law {input.law} --measurements {input.measurements}"
         " --cells $(dirname $(dirname {input.cells[0]})) $(test -z '{input.trainings}' || echo --trainings $(dirname {input.trainings}))"
-        " --samples $(dirname {input.samples[0]}) --experiment {params.experiment:q}"
+        " $(test -z '{input.samples}' || echo --samples $(dirname {input.samples} | uniq)) --experiment {params.experiment:q}"
         " --settings {params.settings:q} --out $(dirname {output.page})"
         " > {log} 2>&1"

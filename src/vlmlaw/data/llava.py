@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmlaw.data.framing import square
 from vlmlaw.data.shards import Record, ShardWriter, encoded
+from vlmlaw.download import download
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_folder
 from vlmlaw.progress import progress
@@ -189,19 +190,12 @@ def _mapped(pool: ThreadPoolExecutor, function: Any, items: Iterable[str], *, at
 
 def _located(file: LlavaFile) -> tuple[Path, Path | None]:
     """Where the file of conversations and its images lie, downloaded where they are of the hub."""
-    if not file.repository:
-        return Path(file.conversations), Path(file.images) if file.images else None
-    from huggingface_hub import hf_hub_download
-
-    try:
-        paths = [
-            Path(hf_hub_download(file.repository, name, repo_type="dataset", revision=file.revision))
-            for name in (file.conversations, file.images)
-            if name
-        ]
-    except (OSError, ValueError) as error:
-        raise UserError(f"the hub's dataset {file.repository} cannot be had: {error}") from error
-    return paths[0], paths[1] if file.images else None
+    folder = Path()
+    if file.repository:
+        wanted = [name for name in (file.conversations, file.images) if name]
+        folder = download(file.repository, file.revision, wanted, kind="dataset")
+        print(f"{file.repository}, revision {file.revision}: commit {folder.name}")
+    return folder / file.conversations, folder / file.images if file.images else None
 
 
 def _read_rows(path: Path, file: LlavaFile) -> list[Any]:

@@ -13,6 +13,7 @@ import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -147,27 +148,44 @@ class ShardWriter:
 
 
 class Dataset:
-    """A dataset folder, read. Images are read by position, so processes and threads can share it."""
+    """A dataset folder, read. Images are read by position, so processes and threads can share it.
+
+    Conversations are read when they are asked for: a training needs images alone, and 665,000 records take 5 GB.
+    """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
-        path, index_path = self.folder / "conversations.json", self.folder / "index.npz"
         try:
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            with np.load(index_path) as index:
+            with np.load(self.folder / "index.npz") as index:
                 self.image_names: list[str] = index["names"].tolist()
                 self._places = index["places"]
         except (OSError, ValueError, KeyError, BadZipFile) as error:
-            raise UserError(
-                f"{self.folder} is no dataset ({error}); expected conversations.json and index.npz as `vlmlaw data` "
-                "writes them."
-            ) from error
-        self.records = [Record.from_json(row, source=str(path)) for row in rows]
-        self._row_of_image = {name: row for row, name in enumerate(self.image_names)}
+            raise self._is_none(error) from error
         self._files: dict[int, int] = {}
-        for record in self.records:
+
+    def _is_none(self, error: Exception) -> UserError:
+        return UserError(
+            f"{self.folder} is no dataset ({error}); expected conversations.json and index.npz as `vlmlaw data` writes "
+            "them."
+        )
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """Every record. Raises UserError for a file that is none, a broken record, an image that no shard holds."""
+        path = self.folder / "conversations.json"
+        try:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise self._is_none(error) from error
+        records = [Record.from_json(row, source=str(path)) for row in rows]
+        for record in records:
             if record.image is not None and record.image not in self._row_of_image:
                 raise UserError(f"record {record.id!r} of {path} names image {record.image!r}, which no shard holds.")
+        return records
+
+    @cached_property
+    def _row_of_image(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.image_names)}
 
     def image_row(self, record: Record) -> int:
         """The position of the record's image in shard order, which is also its row in a feature cache."""
