@@ -18,8 +18,8 @@ rule tokenize:
     conda:
         "../../envs/environment.yaml"
     resources:
-        mem_mb=2000,
-        runtime=30,
+        mem_mb=plan.needs.doubling(2000),
+        runtime=plan.needs.doubling(30),
     params:
         settings=plan.tokens_of,
         code=plan.code("vlmlaw.packing"),
@@ -50,11 +50,11 @@ rule cache_features:
     priority: plan.FIRST
     conda:
         "../../envs/environment.yaml"
-    threads: plan.share_of_cores(workflow)
+    threads: plan.threads_of("cache_features", workflow)
     resources:
-        mem_mb=2500,
-        runtime=60,
-        gpu=plan.compute.gpus,
+        mem_mb=plan.needs.memory_mb("cache_features", least=2500),
+        runtime=plan.needs.minutes("cache_features", least=60),
+        gpu=plan.needs.gpus("cache_features"),
     params:
         layers=plan.layers,
         code=plan.code("vlmlaw.images"),
