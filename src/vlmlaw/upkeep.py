@@ -51,6 +51,7 @@ class Upkeep:
         self._workflow, self._behind = workflow, behind
         self._passing = (*(f"{folder}/" for folder in caches), f"{HOME}/")
         self._digests = _Digests(HOME / "digests.json")
+        self._jobs: dict[tuple[Any, ...], Job] = {}
         self._found: dict[Path, tuple[bool, str]] = {}
         self._current: dict[Path, bool] = {}
 
@@ -95,9 +96,15 @@ class Upkeep:
 
     def _job_of(self, name: str, wildcards: Mapping[str, str]) -> Job:
         """The job of a rule, from the rule itself: its outputs, and its parameters as they are now."""
+        asked = (name, *sorted(wildcards.items()))
+        if asked not in self._jobs:
+            self._jobs[asked] = self._new_job(name, dict(wildcards.items()))
+        return self._jobs[asked]
+
+    def _new_job(self, name: str, wildcards: Mapping[str, str]) -> Job:
         from snakemake.iocontainers import Wildcards
 
-        rule, wildcards = self._workflow.get_rule(name), dict(wildcards.items())
+        rule = self._workflow.get_rule(name)
         record = Path(rule.output.record.apply_wildcards(wildcards))
         files = [output.apply_wildcards(wildcards) for output in rule.output]
         others = tuple(Path(file) for file in files if Path(file) != record)
