@@ -122,6 +122,7 @@ localrules:
     build_tokenizer,
     collect_measurements,
     fit_law,
+    write_headline,
     write_report,
 
 

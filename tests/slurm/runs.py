@@ -101,13 +101,13 @@ class ClusterProject(Project):
         )
 
     def attempts(self, rule: str, cell: str) -> list[dict[str, Any]]:
-        """What the cell's jobs recorded of themselves, starts and ends in one."""
+        """What the cell's Slurm jobs recorded of themselves, starts and ends in one."""
         found: dict[float, dict[str, Any]] = {}
         path = self.folder / "results" / "logs" / rule / f"{cell}.attempts.jsonl"
         for line in path.read_text().splitlines() if path.exists() else []:
             data = json.loads(line)
             found.setdefault(data["started"], {}).update(data)
-        return list(found.values())
+        return [attempt for attempt in found.values() if attempt["slurm_job"]]  # not those of the copied run
 
     def log(self, rule: str, cell: str) -> str:
         return (self.folder / "results" / "logs" / rule / f"{cell}.log").read_text()

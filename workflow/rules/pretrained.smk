@@ -4,6 +4,13 @@ A model is not copied: its stage says which files it consists of, and loading it
 """
 
 
+# Where Snakemake runs: a cluster's other nodes often have no way to the hub.
+localrules:
+    take_tokenizer,
+    fetch_encoder,
+    fetch_language_model,
+
+
 rule prepare_pictures:
     input:
         conversations=plan.conversations_of,
