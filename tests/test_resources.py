@@ -134,6 +134,15 @@ def test_a_retry_asks_for_more_of_what_was_wanting(file, monkeypatch, causes, me
     assert after == (before[0] * memory, before[1] * minutes)
 
 
+def test_an_attempt_that_ended_before_it_could_say_so_counts_as_short_of_both(file, monkeypatch):
+    asked, at = needs(file, gpus=0, max_minutes=10**9, max_memory_mb=10**9), cell("0.5b", 4)
+    memory, minutes = asked.memory_mb("train_cell"), asked.minutes("train_cell")
+    assert (memory(at, attempt=3), minutes(at, attempt=3)) == (4 * memory(at), 4 * minutes(at))
+    before = memory(at), minutes(at)
+    monkeypatch.setattr("vlmlaw.resources.failures", lambda log: [attempts.STOPPED, attempts.TIME])
+    assert (memory(at, attempt=3), minutes(at, attempt=3)) == (before[0], 2 * before[1])
+
+
 def test_the_log_of_a_job_is_where_the_rules_write_it(file, request):
     asked = Needs(Experiment.from_mapping(file))
     assert str(asked.log_of("train_cell", cell("3k", 4))) == "results/tiny/logs/train_cell/3k_v4_block_linear_s0.log"

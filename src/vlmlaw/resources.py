@@ -57,7 +57,7 @@ class Needs:
         def request(wildcards: Any, attempt: int = 1) -> int:
             load = self._load(rule, wildcards)
             per_param = HOST_BYTES if self.compute.gpus else load.bytes_per_param + HOST_BYTES
-            grown = GROWTH ** self._failed(rule, wildcards, MEMORY, KILLED)
+            grown = self._grown(rule, wildcards, attempt, causes=(MEMORY, KILLED))
             enough = max(least, math.ceil(BASE_MB + per_param * load.n_params / 1e6))
             return min(self.compute.max_memory_mb, grown * enough)
 
@@ -69,7 +69,7 @@ class Needs:
         def request(wildcards: Any, attempt: int = 1) -> int:
             load = self._load(rule, wildcards)
             seconds = SLACK * load.flops / self.flops_per_second(self._gpus(rule, load))
-            grown = GROWTH ** self._failed(rule, wildcards, TIME)
+            grown = self._grown(rule, wildcards, attempt, causes=(TIME,))
             return min(self.compute.max_minutes, grown * max(least, math.ceil(BASE_MINUTES + seconds / 60)))
 
         return request
@@ -162,8 +162,11 @@ class Needs:
         data = self.experiment.data
         return 8 * data.questions_per_image if isinstance(data, DataSettings) else data.train.text_tokens
 
-    def _failed(self, rule: str, wildcards: Any, *causes: str) -> int:
-        return sum(cause in causes for cause in failures(self.log_of(rule, wildcards)))
+    def _grown(self, rule: str, wildcards: Any, attempt: int, *, causes: tuple[str, ...]) -> int:
+        """Twofold for each attempt that ended so, or before it could record anything."""
+        ends = failures(self.log_of(rule, wildcards))
+        unrecorded = max(0, attempt - 1 - len(ends))
+        return GROWTH ** (unrecorded + sum(end in causes for end in ends))
 
     def log_of(self, rule: str, wildcards: Any) -> Path:
         """The log that the rule's job writes."""
