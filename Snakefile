@@ -127,6 +127,7 @@ localrules:
     law,
     collect_measurements,
     fit_law,
+    write_headline,
     write_report,
 
 

@@ -19,6 +19,8 @@ from workflow.project import environment, new_project, tiny_experiment
 ROOT = Path(__file__).parents[1]
 PROFILES = ROOT / "workflow" / "profiles"
 pytestmark = pytest.mark.workflow
+A_CELL = SimpleNamespace(size="3k", n_visual_tokens="4", compressor="block_linear", seed="0")
+A_LARGER_CELL = SimpleNamespace(size="49k", n_visual_tokens="4", compressor="block_linear", seed="0")
 
 
 @pytest.fixture
@@ -52,11 +54,20 @@ def test_the_rules_ask_several_gpus_profile_for_one_each(project):
     [(32, 4, True, 8), (2, 4, True, 1), (32, 0, True, 1), (32, 4, False, 1)],
 )
 def test_jobs_side_by_side_divide_a_machines_cores(cores, devices, local, threads):
-    plan = Plan(tiny_experiment() | {"compute": {"gpus": 1}})
     limits = {"gpu": SimpleNamespace(value=devices)} if devices else {}
     workflow = SimpleNamespace(global_resources=limits, local_exec=local, cores=cores)
-    assert plan.share_of_cores(workflow)(None) == threads
-    assert Plan(tiny_experiment()).share_of_cores(workflow)(None) == 1, "an experiment without GPUs is left alone"
+    assert Plan(tiny_experiment() | {"compute": {"gpus": 1}}).threads_of("train_cell", workflow)(A_CELL) == threads
+    without_gpus = Plan(tiny_experiment()).threads_of("train_cell", workflow)
+    assert without_gpus(A_CELL) == 1, "an experiment without GPUs is left alone"
+
+
+def test_a_training_that_needs_more_gpus_gets_their_share_of_cores():
+    small = {"gpus": 1, "threads": 8, "gpu_memory_gb": 1.0e-4}  # the weights with their training state fill several
+    plan = Plan(tiny_experiment() | {"compute": small})
+    on_cluster = SimpleNamespace(global_resources={}, local_exec=False, cores=None)
+    assert plan.needs.gpus("train_cell")(A_CELL) == 1 and plan.needs.gpus("train_cell")(A_LARGER_CELL) == 16
+    assert plan.threads_of("train_cell", on_cluster)(A_LARGER_CELL) == 16 * 8
+    assert plan.threads_of("evaluate_cell", on_cluster)(A_CELL) == 8
 
 
 @pytest.mark.parametrize("path", sorted(PROFILES.glob("*/profile.yaml")), ids=lambda path: path.parent.name)

@@ -1,12 +1,16 @@
 """What jobs ask a cluster for."""
 
+import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from snakemake.iocontainers import Wildcards
 
 from vlmlaw import attempts
-from vlmlaw.experiment import Experiment
+from vlmlaw.budget import estimate
+from vlmlaw.experiment import Experiment, read_experiment
 from vlmlaw.resources import Needs
 
 FILE = "workflow/experiments/tiny.yaml"
@@ -71,6 +75,41 @@ def test_time_follows_the_cost_of_a_training(file):
     assert asked.cell_seconds(training) == pytest.approx((n_records * 6 * n_params * n_tokens + tested) / 50e12)
 
 
+@pytest.mark.parametrize("name", ["paper", "modern"])
+def test_a_training_takes_as_long_as_the_estimate_of_gpu_hours_says(request, name):
+    """Both are one model: its hours over the job's GPUs, threefold, with ten minutes and within the limit."""
+    experiment = read_experiment(request.config.rootpath / "workflow" / "experiments" / f"{name}.yaml")
+    asked = Needs(replace(experiment, compute=replace(experiment.compute, max_minutes=10**6)))
+    for hours in estimate(experiment):
+        settings = experiment.trainings[hours.cell]
+        at = cell(settings.size, settings.n_visual_tokens)
+        at.compressor, at.seed = settings.compressor, settings.seed
+        minutes = 3 * 60 * hours.stage_2 / asked.gpus("train_cell")(at)
+        assert asked.minutes("train_cell")(at) == math.ceil(10 + minutes), hours.cell
+
+
+def test_benchmarks_and_features_ask_by_what_they_compute(request):
+    experiment = read_experiment(request.config.rootpath / "workflow" / "experiments" / "paper.yaml")
+    asked = Needs(replace(experiment, compute=replace(experiment.compute, peak_tflops=1.0, max_minutes=10**6)))
+    small, large = (
+        SimpleNamespace(size=size, n_visual_tokens="1", compressor="tokenpacker", seed="0", benchmark="gqa")
+        for size in ("0.5b", "14b")
+    )
+    for rule in ("evaluate_benchmark", "evaluate_by_lmms_eval"):
+        assert asked.gpus(rule)(small) == asked.gpus(rule)(large) == 1, "one process reads; training has eight GPUs"
+        assert asked.memory_mb(rule, least=3000)(small) < 10_000 < asked.memory_mb(rule, least=3000)(large)
+        assert asked.minutes(rule, least=1000)(small) == 1000 < asked.minutes(rule, least=1000)(large)
+        assert asked.log_of(rule, small).name == "gqa.log"
+    aligned, tested = (
+        asked.minutes("cache_features")(Wildcards(fromdict={"split": split})) for split in ("align", "test")
+    )
+    assert aligned > 10 * tested
+
+
+def test_a_rule_that_records_no_attempts_gets_twice_as_much_with_each():
+    assert [Needs.doubling(30)(None, attempt) for attempt in (1, 2, 3)] == [30, 60, 120]
+
+
 def test_small_things_stay_small(file):
     asked = Needs(Experiment.from_mapping(file))
     for name, settings in asked.experiment.cells.items():
@@ -108,6 +147,15 @@ def test_a_retry_asks_for_more_of_what_was_wanting(file, monkeypatch, causes, me
     monkeypatch.setattr("vlmlaw.resources.failures", lambda log: causes if "0.5b_v4_block" in log.name else [])
     after = asked.memory_mb("train_cell")(at), asked.minutes("train_cell")(at)
     assert after == (before[0] * memory, before[1] * minutes)
+
+
+def test_an_attempt_that_ended_before_it_could_say_so_counts_as_short_of_both(file, monkeypatch):
+    asked, at = needs(file, gpus=0, max_minutes=10**9, max_memory_mb=10**9), cell("0.5b", 4)
+    memory, minutes = asked.memory_mb("train_cell"), asked.minutes("train_cell")
+    assert (memory(at, attempt=3), minutes(at, attempt=3)) == (4 * memory(at), 4 * minutes(at))
+    before = memory(at), minutes(at)
+    monkeypatch.setattr("vlmlaw.resources.failures", lambda log: [attempts.STOPPED, attempts.TIME])
+    assert (memory(at, attempt=3), minutes(at, attempt=3)) == (before[0], 2 * before[1])
 
 
 def test_the_log_of_a_job_is_where_the_rules_write_it(file, request):

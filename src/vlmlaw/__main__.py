@@ -14,6 +14,7 @@ from vlmlaw.gpus import own_gpus
 from vlmlaw.laws import cli as laws_cli
 from vlmlaw.machine import is_launched, rank
 from vlmlaw.report import cli as report_cli
+from vlmlaw.unbroken import outlive_readers
 
 DESCRIPTION = (
     "Larger LLM or more visual tokens? Fit the scaling law of measured vision-language models, find the cell to "
@@ -86,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # transformers' own bars flicker for milliseconds and fill log files; long jobs show their progress themselves.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     args = build_parser().parse_args(argv)
+    if args.log:
+        outlive_readers(args.log)
     given = {"memory_mb": args.memory_mb, "minutes": args.minutes, "gpus": args.gpus or 0}
     log, gpus = (None, None) if is_launched() else (args.log, args.gpus)  # the process that started the others has them
     args.argv = list(sys.argv[1:] if argv is None else argv)  # for verbs that start themselves in several processes

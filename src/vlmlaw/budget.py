@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from vlmlaw import cost
+from vlmlaw import provenance
+from vlmlaw.memory import recall, remember
+from vlmlaw.settings import to_json
 from vlmlaw.shapes import config_of, text_config, vision_config
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import CellSettings, Experiment, LlavaData, LlavaFile
 
 FROZEN, TRAINED = 2, 3  # forward and backward passes, in forward passes
+UNCOUNTED = 665_298  # records of a file that nobody has counted: as many as LLaVA's mix has
 
 
 @dataclass(frozen=True)
@@ -34,21 +37,41 @@ class Hours:
 def estimate(experiment: Experiment) -> list[Hours]:
     """Every training's GPU-hours, those that serve any V at the most. A shared stage 1 counts with the first."""
     flops_an_hour = experiment.compute.peak_tflops * 1e12 * experiment.compute.utilisation * 3600
+    flops = training_flops(experiment)
     seen: set[str] = set()
     found = []
     for cell in experiment.trainings.values():
         stage_1 = experiment.stage_1_of(cell)
         shared = stage_1 is None or stage_1.name in seen
-        first = 0.0 if stage_1 is None or shared else _training_flops(experiment, stage_1)
+        first = 0.0 if stage_1 is None or shared else flops["align"][stage_1.name]
         seen.update([] if stage_1 is None else [stage_1.name])
-        second = _training_flops(experiment, cell)
+        second = flops["train"][cell.name]
         n_visual = cell.n_visual_tokens or experiment.grid_side**2
         found.append(Hours(cell.name, cell.size, n_visual, first / flops_an_hour, second / flops_an_hour))
     return found
 
 
+def training_flops(experiment: Experiment) -> dict[str, dict[str, float]]:
+    """FLOPs of every training by its cell's name: `align` has stage 1, `train` the rest.
+
+    Remembered between processes, since the functions that count them come with torch.
+    """
+    asked = ("training FLOPs", provenance.code_version("vlmlaw.budget"), to_json(experiment))
+    answer = recall(*asked)
+    if answer is None:
+        stages = {"align": experiment.alignments, "train": experiment.trainings}
+        answer = {
+            stage: {name: _training_flops(experiment, cell) for name, cell in cells.items()}
+            for stage, cells in stages.items()
+        }
+        remember(answer, *asked)
+    return answer
+
+
 def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
     """FLOPs of a stage: every record with an image, the output head at every text token."""
+    from vlmlaw import cost
+
     data: Any = experiment.data
     file: LlavaFile = data.train if cell.trains_language_model else data.align
     section: Any = experiment.sizes[cell.size]
@@ -60,7 +83,7 @@ def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
     seen_by = _shape(vision_config(config_of(tower.source, tower.revision)))
     seeing = 0 if experiment.caches_features else cost.vision_flops(seen_by)
     times = TRAINED if cell.trains_language_model else FROZEN
-    n_seen = cell.training.steps_of(file.records or 0) * cell.training.batch_size
+    n_seen = cell.training.steps_of(file.records or UNCOUNTED) * cell.training.batch_size
     return n_seen * (times * text + TRAINED * projector + seeing)
 
 

@@ -6,14 +6,30 @@ the hash of all that stands behind its inputs.
 """
 
 import hashlib
-from functools import cached_property
-from typing import Any
+from collections.abc import Callable
+from functools import cached_property, wraps
+from typing import Any, TypeVar
 
 from vlmlaw.experiment import Experiment
 from vlmlaw.names import cell_name
 from vlmlaw.provenance import code_version
 from vlmlaw.report import described, templates_version
 from vlmlaw.settings import to_json
+
+F = TypeVar("F", bound=Callable[..., str])
+
+
+def _asked_once(method: F) -> F:
+    """Keep a method's answer for each of its arguments in the object: thousands of cells share what is behind them."""
+
+    @wraps(method)
+    def answer(self: Any, *args: str, **named: str) -> str:
+        answers, question = vars(self).setdefault("_answers", {}), (method.__name__, args, *sorted(named.items()))
+        if question not in answers:
+            answers[question] = method(self, *args, **named)
+        return answers[question]
+
+    return answer  # type: ignore[return-value]  # the same signature
 
 
 class Lineage:
@@ -56,6 +72,7 @@ class Lineage:
         code = code_version("vlmlaw.train", compressor=training.compressor)
         return _hash(before, to_json(stage_1), code, self.align_cell(size=training.size))
 
+    @_asked_once
     def _before_training(self, split: str, *, size: str) -> str:
         """Language model, tower, and what is learned from."""
         settings = to_json(self.experiment.size_settings(size))
@@ -65,6 +82,7 @@ class Lineage:
             language_model = _hash(settings, code_version("vlmlaw.language_model"), self.pretrain_language_model())
         return _hash(language_model, self._encoder, self._tokens(split), self._images(split))
 
+    @_asked_once
     def evaluate_cell(self, **cell: str) -> str:
         return _hash(self._trained(**cell), self._pictures("test"), self._tokens("test"), self._images("test"))
 
@@ -72,6 +90,7 @@ class Lineage:
         images = next(own.images for own in self.experiment.evaluation.benchmarks if own.name == benchmark)
         return _hash(self._trained(**cell), images or "")
 
+    @_asked_once
     def _trained(self, *, size: str, n_visual_tokens: str, compressor: str, seed: str) -> str:
         """A cell's model: the training whose weights it has, and which cell it is evaluated as."""
         cell = self.experiment.cell_settings(cell_name(size, int(n_visual_tokens), compressor, int(seed)))
@@ -108,6 +127,7 @@ class Lineage:
 
     # A result with all that it was made from.
 
+    @_asked_once
     def _pictures(self, split: str) -> str:
         code = code_version("vlmlaw.data.llava" if self.experiment.pretrained else "vlmlaw.data.miniature")
         return _hash(to_json(self.experiment.picture_settings(split)), code)
@@ -122,6 +142,7 @@ class Lineage:
             return _hash(to_json(self.experiment.tokenizer_settings), code_version("vlmlaw.hub"))
         return code_version("vlmlaw.data.miniature")
 
+    @_asked_once
     def _tokens(self, split: str) -> str:
         settings = to_json(self.experiment.token_settings("train" if split == "text" else split))
         return _hash(settings, code_version("vlmlaw.packing"), self.tokenize(split=split))
@@ -133,6 +154,7 @@ class Lineage:
             return _hash(settings, code_version("vlmlaw.hub"))
         return _hash(settings, code_version("vlmlaw.encoder"), self.train_encoder)
 
+    @_asked_once
     def _images(self, split: str) -> str:
         """Features of whatever layers (which of them a cell reads stands in its settings), or the images themselves."""
         if not self.experiment.caches_features:

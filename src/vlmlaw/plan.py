@@ -147,15 +147,21 @@ class Plan:
             remember(answer, *asked)
         return answer
 
-    def share_of_cores(self, workflow: Any) -> Any:
-        """A function of wildcards: the threads of a job. Jobs that share one machine's GPUs divide its cores."""
+    def threads_of(self, rule: str, workflow: Any) -> Any:
+        """A function of wildcards: a job's threads, more where it gets more GPUs than the experiment's.
+
+        Jobs that share one machine's GPUs divide its cores.
+        """
+        gpus = self.needs.gpus(rule)
 
         def threads(wildcards: Any) -> int:
-            limit = workflow.global_resources.get("gpu") if self.compute.gpus and workflow.local_exec else None
-            if limit is None or not limit.value:
+            if not self.compute.gpus:
                 return self.compute.threads
-            side_by_side = max(1, limit.value // self.compute.gpus)
-            return max(self.compute.threads, workflow.cores // side_by_side)
+            own = self.compute.threads * max(1, gpus(wildcards) // self.compute.gpus)
+            limit = workflow.global_resources.get("gpu") if workflow.local_exec else None
+            if limit is None or not limit.value:
+                return own
+            return max(own, workflow.cores * min(gpus(wildcards), limit.value) // limit.value)
 
         return threads
 

@@ -1,18 +1,21 @@
 """What a job asks a cluster for: memory, minutes, GPUs, from what its cell costs and how earlier attempts ended.
 
-The cost is the law's own: a forward pass of N parameters over T tokens takes 2NT FLOPs (Kaplan et al. 2020,
-arXiv 2001.08361, 2.1), a training step three times that. Requests are generous: too much waits a little longer in a
-queue, too little is lost. What was not enough is asked for twofold the next time, up to the experiment's limits.
+With pretrained models the FLOPs of a training are those of the estimate of GPU-hours (vlmlaw.budget); in the miniature,
+and for whatever only reads, a forward pass of N parameters over T tokens takes 2NT (Kaplan et al. 2020,
+arXiv 2001.08361, 2.1). Requests are generous: too much waits a little longer in a queue, too little is lost. What was
+not enough is asked for twofold the next time, up to the experiment's limits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vlmlaw import budget
 from vlmlaw.attempts import KILLED, MEMORY, TIME, failures
 from vlmlaw.experiment import Experiment
 from vlmlaw.names import cell_name
@@ -23,13 +26,15 @@ BASE_MINUTES = 10  # to start, read the data and write the result
 SLACK = 3  # requested time over estimated: a slow node, a shared file system
 CPU_FLOPS = 5e9  # of a thread, on matrices as small as the miniature's
 TOKENIZING_MB = 2000
-LLAVA_MIX_RECORDS = 665_298  # where nobody has counted them
 TRAINING_BYTES = 16  # a parameter with its gradient and Adam's two moments, in float32
 HOST_BYTES = 4  # a parameter in each process while weights are read; the first writes as many again
 RECORD_BYTES = 5_000  # LLaVA-style, in each process: 250 tokens of 10 bytes, and as much while they are measured
 TOKENIZING_BYTES = 15_000  # a record's text (5,000 by count, for 1,100 bytes of JSON), its chat and its tokens
 USABLE_SHARE = 0.8  # of a GPU's memory, for weights and their training state; activations have the rest
 GROWTH = 2
+# By one process; more GPUs only where the weights do not fit into one.
+READERS = ("evaluate_cell", "evaluate_benchmark", "evaluate_by_lmms_eval", "cache_features")
+UNCOUNTED_TEST = 10_000  # records of a test file that nobody has counted
 
 Request = Callable[..., int]  # of a job's wildcards and attempt, as Snakemake calls it
 
@@ -50,7 +55,7 @@ class Needs:
     def __init__(self, experiment: Experiment):
         self.experiment, self.compute = experiment, experiment.compute
 
-    def memory_mb(self, rule: str) -> Request:
+    def memory_mb(self, rule: str, *, least: int = 0) -> Request:
         """Host memory. Doubled for each attempt that ran out of it, or was killed and nobody said why."""
 
         def request(wildcards: Any, attempt: int = 1) -> int:
@@ -59,30 +64,33 @@ class Needs:
             # Each process loads the whole model before it keeps a part of it; the first one writes it.
             per_param = HOST_BYTES * (n_processes + 1) + (0 if self.compute.gpus else load.bytes_per_param)
             megabytes = BASE_MB * n_processes + (per_param * load.n_params + load.data_bytes * n_processes) / 1e6
-            grown = GROWTH ** self._failed(rule, wildcards, MEMORY, KILLED)
-            return min(self.compute.max_memory_mb, grown * math.ceil(megabytes))
+            grown = self._grown(rule, wildcards, attempt, causes=(MEMORY, KILLED))
+            return min(self.compute.max_memory_mb, grown * max(least, math.ceil(megabytes)))
 
         return request
 
-    def tokenizing_memory_mb(self, wildcards: Any) -> int:
-        """Host memory to turn a split's conversations into tokens."""
+    def tokenizing_memory_mb(self, wildcards: Any, attempt: int = 1) -> int:
+        """Host memory to turn a split's conversations into tokens; twice as much with each attempt."""
         data = self.experiment.data
-        if isinstance(data, DataSettings):
-            return TOKENIZING_MB
-        file = getattr(data, wildcards.split, None) if wildcards.split != "test" else None
-        n_records = (file.records if file else None) or LLAVA_MIX_RECORDS
-        return min(self.compute.max_memory_mb, TOKENIZING_MB + TOKENIZING_BYTES * n_records // 10**6)
+        n_records = 0 if isinstance(data, DataSettings) else self._n_images(wildcards.split)
+        megabytes = TOKENIZING_MB + TOKENIZING_BYTES * n_records // 10**6
+        return min(self.compute.max_memory_mb, GROWTH ** (attempt - 1) * megabytes)
 
-    def minutes(self, rule: str) -> Request:
+    def minutes(self, rule: str, *, least: int = 0) -> Request:
         """Run time. Doubled for each attempt that ran out of it."""
 
         def request(wildcards: Any, attempt: int = 1) -> int:
             load = self._load(rule, wildcards)
             seconds = SLACK * load.flops / self.flops_per_second(self._gpus(rule, load))
-            grown = GROWTH ** self._failed(rule, wildcards, TIME)
-            return min(self.compute.max_minutes, grown * math.ceil(BASE_MINUTES + seconds / 60))
+            grown = self._grown(rule, wildcards, attempt, causes=(TIME,))
+            return min(self.compute.max_minutes, grown * max(least, math.ceil(BASE_MINUTES + seconds / 60)))
 
         return request
+
+    @staticmethod
+    def doubling(amount: int) -> Request:
+        """Memory or minutes of a rule that records no attempts: twice as much with each."""
+        return lambda wildcards, attempt=1: amount * GROWTH ** (attempt - 1)
 
     def gpus(self, rule: str) -> Request:
         """GPUs: those of the experiment, or as many more as the weights with their training state fill."""
@@ -91,7 +99,7 @@ class Needs:
     def _gpus(self, rule: str, load: Load) -> int:
         if not self.compute.gpus:
             return 0
-        least = 1 if rule == "evaluate_cell" else self.compute.gpus
+        least = 1 if rule in READERS else self.compute.gpus
         filled = load.n_params * load.bytes_per_param / (USABLE_SHARE * self.compute.gpu_memory_gb * 1e9)
         return max(least, 2 ** math.ceil(math.log2(max(1.0, filled))))
 
@@ -123,9 +131,11 @@ class Needs:
             size: Any = experiment.size_settings(wildcards.size)
             return _training_load(experiment.n_params_estimate(wildcards.size), self._n_text_tokens, size.pretraining)
         if rule == "train_encoder":
-            tower: Any = experiment.encoder_settings
-            n_params = 12 * tower.num_hidden_layers * tower.hidden_size**2
-            return _training_load(n_params, experiment.grid_side**2, tower.training)
+            encoder: Any = experiment.encoder_settings
+            return _training_load(self._n_params_tower, experiment.grid_side**2, encoder.training)
+        if rule == "cache_features":
+            flops = 2 * self._n_params_tower * experiment.grid_side**2 * self._n_images(wildcards.split)
+            return Load(self._n_params_tower, flops, bytes_per_param=4)
         if rule == "align_cell":
             return self._training(experiment.alignments[_cell_name(wildcards)])
         if rule == "train_cell":
@@ -134,39 +144,53 @@ class Needs:
 
     def _training(self, cell: CellSettings) -> Load:
         """Of a cell, or of its stage 1, through whose frozen LLM gradients pass all the same."""
-        n_params, n_tokens = self.experiment.n_params_estimate(cell.size), self._n_tokens(cell)
-        return _training_load(n_params, n_tokens, cell.training, self._n_records(cell))
+        n_params, split = (
+            self.experiment.n_params_estimate(cell.size),
+            "train" if cell.trains_language_model else "align",
+        )
+        load = _training_load(n_params, self._n_tokens(cell), cell.training, self._n_images(split))
+        return replace(load, flops=self._estimated[split][cell.name]) if self.experiment.pretrained else load
 
     def _evaluation(self, cell: CellSettings) -> Load:
         n_params, n_tokens = self.experiment.n_params_estimate(cell.size), self._n_tokens(cell)
+        return Load(n_params, 2 * n_params * n_tokens * self._n_images("test"), bytes_per_param=4)
+
+    @cached_property
+    def _estimated(self) -> Mapping[str, Mapping[str, float]]:
+        return budget.training_flops(self.experiment)
+
+    @property
+    def _n_params_tower(self) -> int:
+        return 12 * self.experiment.tower.num_hidden_layers * self.experiment.tower.hidden_size**2
+
+    def _n_images(self, split: str) -> int:
+        """Images that a job reads of a split, at the most: one for each record."""
         data = self.experiment.data
-        files = () if isinstance(data, DataSettings) else data.test.values()
-        n_records = data.images["test"] if isinstance(data, DataSettings) else sum(f.records or 10_000 for f in files)
-        return Load(n_params, 2 * n_params * n_tokens * n_records, bytes_per_param=4)
+        if isinstance(data, DataSettings):
+            return data.images[split]
+        if split == "test":
+            return sum(file.records or UNCOUNTED_TEST for file in data.test.values())
+        return getattr(data, split).records or budget.UNCOUNTED
 
     def _n_tokens(self, cell: CellSettings) -> int:
         """Of a record; a training for any V is counted with all patches."""
         return (cell.n_visual_tokens or self.experiment.grid_side**2) + self._n_text_tokens
-
-    def _n_records(self, cell: CellSettings) -> int:
-        """Records of the cell's training split; where nobody has counted them, as many as LLaVA's mix has."""
-        data = self.experiment.data
-        if isinstance(data, DataSettings):
-            return data.images["train"]
-        file = data.train if cell.trains_language_model else data.align
-        return (file.records if file else None) or LLAVA_MIX_RECORDS
 
     @property
     def _n_text_tokens(self) -> int:
         data = self.experiment.data
         return 8 * data.questions_per_image if isinstance(data, DataSettings) else data.train.text_tokens
 
-    def _failed(self, rule: str, wildcards: Any, *causes: str) -> int:
-        return sum(cause in causes for cause in failures(self.log_of(rule, wildcards)))
+    def _grown(self, rule: str, wildcards: Any, attempt: int, *, causes: tuple[str, ...]) -> int:
+        """Twofold for each attempt that ended so, or before it could record anything."""
+        ends = failures(self.log_of(rule, wildcards))
+        unrecorded = max(0, attempt - 1 - len(ends))
+        return GROWTH ** (unrecorded + sum(end in causes for end in ends))
 
     def log_of(self, rule: str, wildcards: Any) -> Path:
         """The log that the rule's job writes."""
-        job = _cell_name(wildcards) if hasattr(wildcards, "compressor") else "/".join(wildcards)
+        named = _cell_name(wildcards) if hasattr(wildcards, "compressor") else "/".join(wildcards)
+        job = f"{named}/{wildcards.benchmark}" if hasattr(wildcards, "benchmark") else named
         return Path(self.experiment.results) / "logs" / (f"{rule}/{job}.log" if job else f"{rule}.log")
 
 

@@ -58,7 +58,7 @@ class Upkeep:
         self._workflow, self._behind, self._results = workflow, behind, results
         self._passing = (*(f"{folder}/" for folder in caches), f"{HOME}/")
         self._digests = _Digests(HOME / "digests.json")
-        self._jobs: dict[Any, Job] = {}
+        self._jobs: dict[tuple[Any, ...], Job] = {}
         self._found: dict[Path, tuple[bool, str]] = {}
         self._current: dict[Path, bool] = {}
 

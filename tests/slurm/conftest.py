@@ -11,8 +11,8 @@ from .private_cluster import PrivateCluster
 
 @pytest.fixture(scope="session")
 def cluster(tmp_path_factory):
-    """Nodes n1 to n3 for all, n4 and n5 for the case that kills one."""
-    slurm = PrivateCluster(Path(tmp_path_factory.mktemp("slurm")))
+    """So few CPUs that jobs wait in the queue, not for each other's cores."""
+    slurm = PrivateCluster(Path(tmp_path_factory.mktemp("slurm")), nodes=2, cpus=2)
     slurm.up()
     yield slurm
     slurm.down()

@@ -10,6 +10,7 @@ configuration has to stand in /etc/slurm, since Snakemake's plugin hides SLURM_C
 
 import argparse
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,8 +24,10 @@ from pathlib import Path
 PACKAGES = ("slurmctld", "slurmd", "slurm-client")
 CONFIGURATION = Path("/etc/slurm")
 MARK = "# A private cluster of vlmlaw's tests"
-PATIENCE_S = 30
-N_FRAGILE = 2  # further nodes, of a partition of their own, for tests that kill them
+PATIENCE_S = 60
+# Further partitions with nodes of their own, for tests that kill a node or take it from its job.
+N_FRAGILE = 2
+N_CONTESTED = 1
 
 SLURM_CONF = """\
 {mark}; `python tests/slurm/private_cluster.py down` removes it.
@@ -53,7 +56,9 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SlurmdParameters=config_overrides
 SlurmdTimeout=10
-KillWait=10
+KillWait=15
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 MinJobAge=900
 GresTypes=gpu
 NodeName=n[1-{last_node}] NodeAddr=127.0.0.1 NodeHostname={host} Port=[17001-{last_port}] CPUs={cpus} \
@@ -61,6 +66,8 @@ RealMemory={memory_mb} Gres=gpu:{gpus} State=UNKNOWN
 PartitionName=batch Nodes=n[1-{nodes}] Default=YES MaxTime=60 State=UP
 PartitionName=short Nodes=n[1-{nodes}] MaxTime=30 State=UP
 PartitionName=fragile Nodes=n[{fragile}] MaxTime=60 State=UP
+PartitionName=contested Nodes=n{last_node} MaxTime=60 State=UP
+PartitionName=urgent Nodes=n{last_node} PriorityTier=10 MaxTime=60 State=UP
 """
 
 
@@ -85,31 +92,31 @@ class PrivateCluster:
                 sys.exit(f"Slurm's nodes did not become idle within {PATIENCE_S} s.\n{logs}")
             time.sleep(0.1)
 
-    def down(self) -> None:
-        """Cancel every job, end every daemon that `up` started, and remove what it wrote."""
-        if not ours():
+    @staticmethod
+    def down() -> None:
+        """Cancel every job, end every daemon of the private cluster that runs here, and remove what it wrote."""
+        base = folder_of_ours()
+        if base is None:
             return
-        subprocess.run(["scancel", "--user", "root"], capture_output=True, check=False, timeout=20)
+        with suppress(subprocess.TimeoutExpired):  # of a controller that is gone
+            subprocess.run(["scancel", "--user", "root"], capture_output=True, check=False, timeout=20)
         steps = [pid for pid in _pids() if _command(pid).startswith("slurmstepd: [")]
-        deadline = time.monotonic() + 15
-        while any(map(_alive, steps)) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        pids = [int(path.read_text()) for path in (self.base / "run").glob("*.pid")]
-        steps += _children(*pids, *steps)
-        for pid in pids:
+        _wait_for_end(steps, seconds=25)
+        daemons = [int(path.read_text()) for path in (base / "run").glob("*.pid")]
+        daemons = [pid for pid in daemons if _command(pid).startswith(("slurmctld", "slurmd"))]
+        steps += _children(*daemons, *steps)
+        for pid in daemons:
             _end(pid, signal.SIGTERM)
-        deadline = time.monotonic() + 5
-        while any(map(_alive, pids)) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        for pid in (*pids, *steps):
+        _wait_for_end(daemons, seconds=5)
+        for pid in (*daemons, *steps):
             _end(pid, signal.SIGKILL)
         for name in ("slurm.conf", "gres.conf"):
             (CONFIGURATION / name).unlink(missing_ok=True)
-        shutil.rmtree(self.base, ignore_errors=True)
+        shutil.rmtree(base, ignore_errors=True)
 
     @property
     def node_names(self) -> list[str]:
-        return [f"n{i + 1}" for i in range(self.nodes + N_FRAGILE)]
+        return [f"n{i + 1}" for i in range(self.nodes + N_FRAGILE + N_CONTESTED)]
 
     @staticmethod
     def idle_nodes() -> list[str]:
@@ -130,9 +137,12 @@ class PrivateCluster:
             _end(pid, signal.SIGKILL)
 
     def restart_controller(self) -> None:
-        """As when the machine that runs it reboots: what it saved to disk is all that it knows."""
+        """As when the machine that runs it reboots: what it saved to disk is all that it knows.
+
+        Not by SIGKILL: Slurm saves its state every few seconds, and would lose jobs that were submitted since.
+        """
         pid = int((self.base / "run" / "slurmctld.pid").read_text())
-        _end(pid, signal.SIGKILL)
+        _end(pid, signal.SIGTERM)
         while _alive(pid):
             time.sleep(0.05)
         self._start("slurmctld", "slurmctld", "-D")
@@ -140,7 +150,7 @@ class PrivateCluster:
     def _check(self) -> None:
         if os.geteuid() != 0:
             sys.exit("A private Slurm needs root: it installs packages, makes device files and writes to /etc/slurm.")
-        if (CONFIGURATION / "slurm.conf").exists() and not ours():
+        if (CONFIGURATION / "slurm.conf").exists() and not folder_of_ours():
             sys.exit(
                 f"{CONFIGURATION}/slurm.conf is of another Slurm; a private one would replace it. Use another machine."
             )
@@ -155,8 +165,7 @@ class PrivateCluster:
             subprocess.run(
                 ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing], check=True, **quiet
             )
-        if ours():
-            self.down()
+        self.down()  # of one that was left behind
 
     def _configure(self) -> None:
         for folder in ("state", "log", "run", "dev"):
@@ -168,9 +177,9 @@ class PrivateCluster:
             host=socket.gethostname().partition(".")[0],
             base=self.base,
             nodes=self.nodes,
-            last_node=self.nodes + N_FRAGILE,
+            last_node=len(self.node_names),
             fragile=f"{self.nodes + 1}-{self.nodes + N_FRAGILE}",
-            last_port=17000 + self.nodes + N_FRAGILE,
+            last_port=17000 + len(self.node_names),
             cpus=self.cpus,
             gpus=self.gpus,
             memory_mb=self.memory_mb,
@@ -178,19 +187,22 @@ class PrivateCluster:
         CONFIGURATION.mkdir(exist_ok=True)
         (CONFIGURATION / "slurm.conf").write_text(text)
         devices = f"{self.base}/dev/nvidia[0-{self.gpus - 1}]"
-        (CONFIGURATION / "gres.conf").write_text(f"NodeName=n[1-{self.nodes + N_FRAGILE}] Name=gpu File={devices}\n")
+        nodes = f"n[1-{len(self.node_names)}]"
+        (CONFIGURATION / "gres.conf").write_text(f"NodeName={nodes} Name=gpu File={devices}\n")
 
     def _start(self, log: str, *command: str) -> None:
         with (self.base / "log" / f"{log}.out").open("ab") as out:
             subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
 
 
-def ours() -> bool:
-    """Whether the configuration in /etc/slurm is one of a private cluster."""
+def folder_of_ours() -> Path | None:
+    """The folder of the private cluster that the configuration in /etc/slurm is of; None where it is of none."""
     try:
-        return (CONFIGURATION / "slurm.conf").read_text().startswith(MARK)
+        text = (CONFIGURATION / "slurm.conf").read_text()
     except OSError:
-        return False
+        return None
+    found = re.search(r"^StateSaveLocation=(.*)/state$", text, re.MULTILINE) if text.startswith(MARK) else None
+    return Path(found.group(1)) if found else None
 
 
 def tail(path: Path, n_lines: int = 5) -> str:
@@ -228,6 +240,12 @@ def _alive(pid: int) -> bool:
     with suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return False
+
+
+def _wait_for_end(pids: list[int], *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while any(map(_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.1)
 
 
 def _end(pid: int, number: int) -> None:

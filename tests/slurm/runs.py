@@ -1,7 +1,6 @@
 """Snakemake with the shipped Slurm profile, started in a project of its own, and what Slurm knows of its jobs."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -14,13 +13,15 @@ import yaml
 
 from workflow.project import Project, environment
 
+from .private_cluster import PrivateCluster
+
 PATIENCE_S = 900
 T = TypeVar("T")
 # Slurm's jobs here take seconds, so they are asked after every few; all else is the profile as it is shipped.
 PROFILE = ["--profile", "workflow/profiles/slurm", "--slurm-init-seconds-before-status-checks", "4"]
 PARTITIONS = {
-    "batch": {"max_runtime": 60, "max_threads": 4, "max_mem_mb": 16_000, "max_gpu": 2},
-    "short": {"max_runtime": 30, "max_threads": 4, "max_mem_mb": 16_000},
+    "batch": {"max_runtime": 60, "max_threads": 2, "max_mem_mb": 16_000, "max_gpu": 2},
+    "short": {"max_runtime": 30, "max_threads": 2, "max_mem_mb": 16_000},
 }
 
 
@@ -28,10 +29,10 @@ PARTITIONS = {
 class SlurmJob:
     number: str
     state: str
+    reason: str  # why it waits
     comment: str
     name: str
     partition: str
-    gres: str
     node: str
 
 
@@ -60,28 +61,39 @@ class Run:
 class ClusterProject(Project):
     """A project whose Snakemake submits to Slurm."""
 
+    heads: list[Run] = field(default_factory=list)
+
+    def whatever_happens(self, case: Callable[[PrivateCluster, "ClusterProject"], T], cluster: PrivateCluster) -> T:
+        """The case's outcome; no head process outlives it."""
+        try:
+            return case(cluster, self)
+        finally:
+            for head in self.heads:
+                head.process.kill()
+
     def start(self, *arguments: str) -> Run:
         """Start a head process in the background. Targets stand before options, since some take several values."""
         output = self.folder / f"head-{time.monotonic_ns()}.txt"
         command = [sys.executable, "-m", "snakemake", *arguments, *PROFILE]
         with output.open("wb") as file:
-            return Run(subprocess.Popen(command, cwd=self.folder, env=environment(), stdout=file, stderr=file), output)
-
-    def vlmlaw(self, *arguments: str) -> subprocess.CompletedProcess:
-        """Run a verb of the command line in the project's folder."""
-        command = [sys.executable, "-m", "vlmlaw", *arguments]
-        env = environment() | {"PYTHONPATH": str(self.folder / "src")}
-        return subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, check=False)
+            process = subprocess.Popen(command, cwd=self.folder, env=environment(), stdout=file, stderr=file)
+        self.heads.append(Run(process, output))
+        return self.heads[-1]
 
     def jobs(self) -> list[SlurmJob]:
         """All of this folder's Slurm jobs, the ended ones too, oldest first."""
-        form = "%i|%T|%k|%j|%P|%b|%N|%Z"
-        done = subprocess.run(
-            ["squeue", "-h", "-t", "all", "-o", form], capture_output=True, text=True, env=os.environ, check=False
-        )
-        rows = [line.split("|") for line in done.stdout.splitlines()]
-        own = [SlurmJob(*row[:7]) for row in rows if Path(row[7]) == self.folder]
+        command = ["squeue", "-h", "-t", "all", "-o", "%i|%T|%r|%k|%j|%P|%N|%Z"]
+
+        def listed() -> subprocess.CompletedProcess | None:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            return done if done.returncode == 0 else None  # while the controller restarts
+
+        rows = [line.split("|") for line in wait_until(listed, "answer of squeue").stdout.splitlines()]
+        own = [SlurmJob(*row[:-1]) for row in rows if Path(row[-1]) == self.folder]
         return sorted(own, key=lambda job: int(job.number))
+
+    def job(self, number: str) -> SlurmJob:
+        return next(job for job in self.jobs() if job.number == number)
 
     def running(self, rule: str) -> SlurmJob | None:
         return next(
@@ -89,13 +101,13 @@ class ClusterProject(Project):
         )
 
     def attempts(self, rule: str, cell: str) -> list[dict[str, Any]]:
-        """What the cell's jobs recorded of themselves, starts and ends in one."""
+        """What the cell's Slurm jobs recorded of themselves, starts and ends in one."""
         found: dict[float, dict[str, Any]] = {}
         path = self.folder / "results" / "logs" / rule / f"{cell}.attempts.jsonl"
         for line in path.read_text().splitlines() if path.exists() else []:
             data = json.loads(line)
             found.setdefault(data["started"], {}).update(data)
-        return list(found.values())
+        return [attempt for attempt in found.values() if attempt["slurm_job"]]  # not those of the copied run
 
     def log(self, rule: str, cell: str) -> str:
         return (self.folder / "results" / "logs" / rule / f"{cell}.log").read_text()

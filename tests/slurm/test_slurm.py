@@ -20,19 +20,16 @@ pytestmark = pytest.mark.slurm
 
 CELL = "3k_v4_block_linear_s0"
 FOLDER = f"results/cells/{CELL}"
-LONG = {"steps": 400, "checkpoint_seconds": 0.5}
-SLOW_S = 70  # what a training takes that shall not end within Slurm's shortest limit, a minute
+LONG = {"steps": 2500, "checkpoint_seconds": 0.5}  # time enough to be interrupted in
 
 
 # The cases. Each gets the cluster and a project, and returns what the tests look at.
 
 
 def all_green(cluster, project):
-    """Every cell of one size again, each job with a GPU, to the report."""
-    project.change("compute", {"gpus": 1})
+    """Every cell of one size again, to the report; each training asks for a GPU, which torch has no use for here."""
     project.change("sizes.3k.training", {"steps": 60})
-    run = project.start().wait()
-    return SimpleNamespace(run=run, jobs=project.jobs(), project=project)
+    return outcome(project, project.start("--set-resources", "train_cell:gpu=1").wait())
 
 
 def one_bad_cell(cluster, project):
@@ -42,125 +39,152 @@ def one_bad_cell(cluster, project):
     cells = ("14k_v1_block_linear_s0", "49k_v1_block_linear_s0")
     run = project.start(*(f"results/cells/{cell}/training.json" for cell in cells)).wait()
     status = json.loads(project.vlmlaw("status", "--json").stdout)
-    return SimpleNamespace(run=run, jobs=project.jobs(), status=status, cells=cells, project=project)
+    return outcome(project, run, status=status, cells=cells)
 
 
 def too_little_memory(cluster, project):
     """A job that is asked less memory for than Python and torch take."""
     project.edit("src/vlmlaw/resources.py", "BASE_MB = 1500", "BASE_MB = 450")
     project.change("sizes.3k.training", {"steps": 60})
-    run = project.start(f"{FOLDER}/training.json").wait()
-    return SimpleNamespace(run=run, jobs=project.jobs(), attempts=project.attempts("train_cell", CELL))
+    return outcome(project, project.start(f"{FOLDER}/training.json").wait())
 
 
 def too_little_time(cluster, project):
-    """A training of more than a minute, asked a minute for."""
-    seconds = json.loads((project.folder / FOLDER / "training.json").read_text())
-    steps = round(SLOW_S * seconds["steps"] / seconds["wall_seconds"])
-    project.edit("src/vlmlaw/resources.py", "BASE_MINUTES = 10", "BASE_MINUTES = 1")
+    """A training hangs, as on a file system that does, until Slurm's time limit ends its job."""
+    project.edit("src/vlmlaw/resources.py", "BASE_MINUTES = 10", "BASE_MINUTES = 2")
     project.edit("src/vlmlaw/resources.py", "SLACK = 3", "SLACK = 0")
-    project.change("sizes.3k.training", {"steps": steps, "checkpoint_seconds": 5.0})
-    run = project.start(f"{FOLDER}/training.json").wait()
-    attempts, log = project.attempts("train_cell", CELL), project.log("train_cell", CELL)
-    return SimpleNamespace(run=run, jobs=project.jobs(), attempts=attempts, log=log)
+    project.change("sizes.3k.training", LONG)
+    run = project.start(f"{FOLDER}/training.json")
+    job = in_mid_training(project, run)
+    subprocess.run(["scancel", "--signal=STOP", job.number], check=True)
+    run.wait()
+    return outcome(project, run, trained=trained(project))
 
 
 def uninterrupted(cluster, project):
-    """What the interrupted trainings have to equal."""
+    """What the interrupted trainings have to equal, without a cluster."""
     project.change("sizes.3k.training", LONG)
     project.snakemake(f"{FOLDER}/evaluation.json")
-    return made(project)
+    return SimpleNamespace(trained=trained(project), evaluated=evaluated(project))
 
 
 def cancelled(cluster, project):
     """scancel in the midst of the training."""
     project.change("sizes.3k.training", LONG)
     run = project.start(f"{FOLDER}/evaluation.json")
-    job = in_mid_training(project)
+    job = in_mid_training(project, run)
     status = json.loads(project.vlmlaw("status", "--json").stdout)
     subprocess.run(["scancel", job.number], check=True)
     run.wait()
-    log = project.log("train_cell", CELL)
-    return SimpleNamespace(run=run, jobs=project.jobs(), first=job, status=status, log=log, made=made(project))
+    return outcome(project, run, first=job, status=status, trained=trained(project), evaluated=evaluated(project))
+
+
+def preempted(cluster, project):
+    """A job of a partition that goes first takes the node; Slurm puts the training back into its queue."""
+    project.change("sizes.3k.training", LONG)
+    run = project.start(f"{FOLDER}/training.json", *in_partition("contested"))
+    job = in_mid_training(project, run)
+    urgent = ["sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wait", "--wrap=true"]
+    subprocess.run(urgent, cwd=project.folder, check=True)
+    start_requeued(project, job)
+    run.wait()
+    return outcome(project, run, first=job, trained=trained(project))
 
 
 def node_down(cluster, project):
     """The node dies in the midst of the training; Slurm notices and puts the job back into its queue."""
     project.change("sizes.3k.training", LONG)
-    run = project.start(f"{FOLDER}/evaluation.json", "--default-resources", "slurm_partition=fragile", "mem_mb=1000")
-    job = in_mid_training(project)
+    run = project.start(f"{FOLDER}/training.json", *in_partition("fragile"))
+    job = in_mid_training(project, run)
     cluster.kill_node(job.node)
-    wait_until(lambda: state_of(project, job.number) == "PENDING", "requeued job")
-    # Slurm lets two minutes pass before it starts a requeued job; a test need not.
-    subprocess.run(["scontrol", "update", f"JobId={job.number}", "StartTime=now"], check=True)
+    start_requeued(project, job)
     run.wait()
-    after = next(other for other in project.jobs() if other.number == job.number)
-    return SimpleNamespace(run=run, before=job, after=after, log=project.log("train_cell", CELL), made=made(project))
+    return outcome(project, run, first=job, trained=trained(project))
 
 
 def head_killed(cluster, project):
     """kill -9 of Snakemake while its job trains, and the controller restarts; then Snakemake is started again."""
     project.change("sizes.3k.training", LONG)
-    first = project.start(f"{FOLDER}/evaluation.json")
-    job = in_mid_training(project)
+    first = project.start(f"{FOLDER}/training.json")
+    job = in_mid_training(project, first)
     subprocess.run(["scontrol", "suspend", job.number], check=True)  # or it might end before all this is done
     first.process.kill()
     first.process.wait()
     cluster.restart_controller()
-    locked = project.start(f"{FOLDER}/evaluation.json").wait()
     project.snakemake("--unlock")
-    refused = project.start(f"{FOLDER}/evaluation.json").wait()
+    refused = project.start(f"{FOLDER}/training.json").wait()
     subprocess.run(["scontrol", "resume", job.number], check=True)
-    waited = project.vlmlaw("orphans", "--wait")
-    last = project.start(f"{FOLDER}/evaluation.json").wait()
-    outcomes = {"locked": locked, "refused": refused, "waited": waited, "last": last}
-    return SimpleNamespace(**outcomes, job=job, jobs=project.jobs(), made=made(project))
+    waited = project.vlmlaw("orphans", "--wait", check=False)
+    run = project.start(f"{FOLDER}/training.json").wait()
+    return outcome(project, run, first=job, refused=refused, waited=waited, trained=trained(project))
 
 
 def grouped(cluster, project):
-    """Four short evaluations as one Slurm job."""
+    """Short evaluations as one Slurm job."""
     project.change("evaluation.batch_size", 16)
-    cells = [f"3k_v{n}_block_linear_s0" for n in (1, 4, 36)]
+    cells = [f"3k_v{n}_block_linear_s0" for n in (1, 4)]
     targets = [f"results/cells/{cell}/evaluation.json" for cell in cells]
-    run = project.start(*targets, "--groups", "evaluate_cell=short", "--group-components", "short=3").wait()
-    return SimpleNamespace(run=run, jobs=project.jobs())
+    short = ["--groups", "evaluate_cell=short", "--group-components", f"short={len(cells)}"]
+    return outcome(project, project.start(*targets, *short).wait())
 
 
+# Those that wait for Slurm first.
 CASES = (
     too_little_time,
-    all_green,
     node_down,
+    preempted,
     head_killed,
     cancelled,
-    one_bad_cell,
     too_little_memory,
+    all_green,
+    one_bad_cell,
     uninterrupted,
     grouped,
 )
 
 
-def in_mid_training(project):
-    """The Slurm job, once its training has left a checkpoint."""
-    wait_until((project.folder / f"{FOLDER}.work" / "checkpoint.pt").exists, "checkpoint")
-    job = project.running("train_cell")
-    assert job is not None, project.jobs()
-    return job
+def outcome(project, run, **more):
+    """What every case returns: the project, the head process and its Slurm jobs."""
+    return SimpleNamespace(project=project, run=run, jobs=project.jobs(), **more)
 
 
-def state_of(project, number):
-    return next(job.state for job in project.jobs() if job.number == number)
+def in_mid_training(project, run):
+    """The Slurm job, once its training has left a whole checkpoint."""
+
+    def job():
+        assert run.process.poll() is None, f"ended before there was a checkpoint: {run.text[-3000:]}"
+        saved = any((project.folder / f"{FOLDER}.work").glob("checkpoint-*/state.json"))
+        return project.running("train_cell") if saved else None
+
+    return wait_until(job, "checkpoint")
 
 
-def made(project):
-    """What a cell's training and evaluation made, without the times that they took."""
+def in_partition(name):
+    return ["--default-resources", f"slurm_partition={name}", "mem_mb=1000"]
+
+
+def start_requeued(project, before):
+    """Have Slurm start the job again at once; it lets two minutes pass before it does so by itself."""
+
+    def is_requeued():
+        job = project.job(before.number)
+        return job.state == "PENDING" and job.reason == "BeginTime"
+
+    wait_until(is_requeued, "requeued job")
+    subprocess.run(["scontrol", "update", f"JobId={before.number}", "StartTime=now"], check=True)
+
+
+def trained(project):
+    """The training's weights and losses."""
     folder = project.folder / FOLDER
-    evaluation = json.loads((folder / "evaluation.json").read_text())
     losses = [json.loads(line)["loss"] for line in (folder / "train.jsonl").read_text().splitlines()]
-    return {
-        "evaluation": {key: value for key, value in evaluation.items() if "seconds" not in key},
-        "weights": hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest(),
-        "losses": losses,
-    }
+    return hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest(), losses
+
+
+def evaluated(project):
+    """The cell's metrics, without the times that they took."""
+    metrics = json.loads((project.folder / FOLDER / "evaluation.json").read_text())
+    return {key: value for key, value in metrics.items() if "seconds" not in key}
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +196,7 @@ def case(cluster, finished_once, tmp_path_factory, request):
         shutil.copytree(finished_once.folder, folder)
         project = ClusterProject(folder)
         project.use_partitions()
-        return pool.submit(run, cluster, project)
+        return pool.submit(project.whatever_happens, run, cluster)
 
     named = {name for item in request.session.items for name in item.function.__code__.co_names}
     with ThreadPoolExecutor(len(CASES)) as pool:
@@ -201,7 +225,7 @@ def test_a_job_says_which_cell_it_is(case):
 def test_a_gpu_is_asked_for_and_seen_by_the_job(case):
     done = case(all_green)
     attempts = done.project.attempts("train_cell", CELL)
-    assert [job.partition for job in done.jobs] == ["batch"] * len(done.jobs)
+    assert {job.partition for job in done.jobs if job.comment.startswith("rule_train_cell")} == {"batch"}
     assert attempts[-1]["gpus"] == 1
     assert re.fullmatch("[01]", attempts[-1]["devices"]), "one of the node's two"
     assert "gpu:1" in subprocess.run(["scontrol", "show", "job"], capture_output=True, text=True).stdout
@@ -214,28 +238,30 @@ def test_head_node_rules_do_not_enter_the_queue(case):
 
 def test_a_job_over_its_memory_limit_gets_twice_as_much(case):
     done = case(too_little_memory)
+    attempts = done.project.attempts("train_cell", CELL)
     assert done.run.code == 0, done.run.text[-3000:]
-    asked = [attempt["memory_mb"] for attempt in done.attempts]
+    asked = [attempt["memory_mb"] for attempt in attempts]
     assert len(asked) >= 2 and asked == [asked[0] * 2**i for i in range(len(asked))]
-    assert [attempt["cause"] for attempt in done.attempts] == [None] * (len(asked) - 1) + ["done"]
+    assert [attempt["cause"] for attempt in attempts] == [None] * (len(asked) - 1) + ["done"]
     assert {job.partition for job in done.jobs} == {"short"}, "a job without GPUs goes to the smaller partition"
 
 
 def test_a_job_over_its_time_limit_gets_twice_as_much_and_goes_on(case):
     done = case(too_little_time)
     assert done.run.code == 0, done.run.text[-3000:]
-    asked = [attempt["minutes"] for attempt in done.attempts]
-    assert len(asked) >= 2 and asked == [2**i for i in range(len(asked))]
-    assert done.jobs[0].state == "TIMEOUT" and done.jobs[-1].state == "COMPLETED"
-    assert "carrying on with the interrupted training" in done.log
+    assert [attempt["minutes"] for attempt in done.project.attempts("train_cell", CELL)] == [2, 4]
+    assert [job.state for job in done.jobs] == ["TIMEOUT", "COMPLETED"]
+    assert went_on(done)
+    assert done.trained == case(uninterrupted).trained
 
 
 def test_a_cancelled_training_goes_on_and_ends_the_same(case):
     done = case(cancelled)
     assert done.run.code == 0, done.run.text[-3000:]
     assert [job.state for job in done.jobs] == ["CANCELLED", "COMPLETED", "COMPLETED"]
-    assert "carrying on with the interrupted training" in done.log
-    assert done.made == case(uninterrupted)
+    assert went_on(done)
+    assert done.trained == case(uninterrupted).trained
+    assert done.evaluated == case(uninterrupted).evaluated
 
 
 def test_the_status_shows_a_running_cell_without_the_lock(case):
@@ -245,22 +271,38 @@ def test_the_status_shows_a_running_cell_without_the_lock(case):
     assert f"Slurm job {done.first.number}" in running[0]["detail"]
 
 
+def test_a_preempted_training_goes_on_in_the_same_job(case):
+    done = case(preempted)
+    assert done.run.code == 0, done.run.text[-3000:]
+    assert [(job.number, job.state) for job in done.jobs if job.partition == "contested"] == [
+        (done.first.number, "COMPLETED")
+    ]
+    memory_mb = [attempt["memory_mb"] for attempt in done.project.attempts("train_cell", CELL)]
+    assert len(memory_mb) == 2 and memory_mb[0] == memory_mb[1], "being preempted is no want of memory"
+    assert went_on(done)
+    assert done.trained == case(uninterrupted).trained
+
+
 def test_a_training_survives_its_node(case):
     done = case(node_down)
     assert done.run.code == 0, done.run.text[-3000:]
-    assert done.after.node != done.before.node
-    assert "carrying on with the interrupted training" in done.log
-    assert done.made == case(uninterrupted)
+    assert [job.number for job in done.jobs] == [done.first.number]
+    assert done.jobs[0].node != done.first.node
+    assert went_on(done)
+    assert done.trained == case(uninterrupted).trained
 
 
 def test_a_killed_head_leaves_its_jobs_noticed_and_loses_nothing(case):
     done = case(head_killed)
-    assert "cannot be locked" in done.locked.text
-    assert done.refused.code != 0 and f"  {done.job.number} SUSPENDED rule_train_cell" in done.refused.text
+    assert done.refused.code != 0 and f"  {done.first.number} SUSPENDED rule_train_cell" in done.refused.text
     assert done.waited.returncode == 0, done.waited.stdout + done.waited.stderr
-    assert done.last.code == 0, done.last.text[-3000:]
-    assert [job.comment.split("_wildcards")[0] for job in done.jobs] == ["rule_train_cell", "rule_evaluate_cell"]
-    assert done.made == case(uninterrupted)
+    assert done.run.code == 0, done.run.text[-3000:]
+    assert [job.number for job in done.jobs] == [done.first.number], "the cell was not trained twice"
+    assert done.trained == case(uninterrupted).trained
+
+
+def went_on(done):
+    return "carrying on with the interrupted training" in done.project.log("train_cell", CELL)
 
 
 def test_a_bad_cell_is_tried_once_named_with_its_log_and_stops_no_other(case):

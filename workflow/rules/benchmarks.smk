@@ -21,11 +21,11 @@ rule evaluate_benchmark:
         benchmark="|".join(plan.benchmarks_by("vlmlaw")) or "none",
     conda:
         "../../envs/environment.yaml"
-    threads: plan.share_of_cores(workflow)
+    threads: plan.threads_of("evaluate_benchmark", workflow)
     resources:
-        mem_mb=3000,
-        runtime=240,
-        gpu=plan.compute.gpus,
+        mem_mb=plan.needs.memory_mb("evaluate_benchmark", least=3000),
+        runtime=plan.needs.minutes("evaluate_benchmark", least=240),
+        gpu=plan.needs.gpus("evaluate_benchmark"),
         batch_size=plan.experiment.evaluation.batch_size,
     params:
         settings=plan.benchmark_of,
@@ -59,11 +59,11 @@ rule evaluate_by_lmms_eval:
         benchmark="|".join(plan.benchmarks_by("lmms-eval")) or "none",
     conda:
         "../../envs/lmms-eval.yaml"
-    threads: plan.share_of_cores(workflow)
+    threads: plan.threads_of("evaluate_by_lmms_eval", workflow)
     resources:
-        mem_mb=8000,
-        runtime=480,
-        gpu=plan.compute.gpus,
+        mem_mb=plan.needs.memory_mb("evaluate_by_lmms_eval", least=8000),
+        runtime=plan.needs.minutes("evaluate_by_lmms_eval", least=480),
+        gpu=plan.needs.gpus("evaluate_by_lmms_eval"),
         batch_size=plan.experiment.evaluation.batch_size,
     params:
         settings=plan.benchmark_of,

@@ -20,8 +20,8 @@ rule draw_pictures:
     conda:
         "../../envs/environment.yaml"
     resources:
-        mem_mb=1000,
-        runtime=30,
+        mem_mb=plan.needs.doubling(1000),
+        runtime=plan.needs.doubling(30),
     params:
         settings=plan.pictures_of,
         code=plan.code("vlmlaw.data.miniature"),

@@ -25,7 +25,7 @@ rule evaluate_cell:
         f"<benchmarks>/evaluate_cell/{CELL}.tsv"
     conda:
         "../../envs/environment.yaml"
-    threads: plan.share_of_cores(workflow)
+    threads: plan.threads_of("evaluate_cell", workflow)
     resources:
         mem_mb=plan.needs.memory_mb("evaluate_cell"),
         runtime=plan.needs.minutes("evaluate_cell"),

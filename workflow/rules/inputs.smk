@@ -19,7 +19,7 @@ rule tokenize:
         "../../envs/environment.yaml"
     resources:
         mem_mb=plan.needs.tokenizing_memory_mb,
-        runtime=240 if plan.pretrained else 30,
+        runtime=plan.needs.doubling(240 if plan.pretrained else 30),
     params:
         settings=plan.tokens_of,
         code=plan.code("vlmlaw.packing"),
@@ -50,11 +50,11 @@ rule cache_features:
     priority: plan.FIRST
     conda:
         "../../envs/environment.yaml"
-    threads: plan.share_of_cores(workflow)
+    threads: plan.threads_of("cache_features", workflow)
     resources:
-        mem_mb=2500,
-        runtime=60,
-        gpu=plan.compute.gpus,
+        mem_mb=plan.needs.memory_mb("cache_features", least=2500),
+        runtime=plan.needs.minutes("cache_features", least=60),
+        gpu=plan.needs.gpus("cache_features"),
     params:
         layers=plan.layers,
         code=plan.code("vlmlaw.images"),

@@ -27,7 +27,7 @@ rule train_encoder:
     priority: plan.FIRST
     conda:
         "../../envs/environment.yaml"
-    threads: plan.share_of_cores(workflow)
+    threads: plan.threads_of("train_encoder", workflow)
     resources:
         mem_mb=plan.needs.memory_mb("train_encoder"),
         runtime=plan.needs.minutes("train_encoder"),
@@ -66,7 +66,7 @@ rule pretrain_language_model:
     priority: plan.language_model_priority
     conda:
         "../../envs/environment.yaml"
-    threads: plan.share_of_cores(workflow)
+    threads: plan.threads_of("pretrain_language_model", workflow)
     resources:
         mem_mb=plan.needs.memory_mb("pretrain_language_model"),
         runtime=plan.needs.minutes("pretrain_language_model"),

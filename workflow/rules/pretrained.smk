@@ -4,6 +4,13 @@ A model is not copied: its stage says which files it consists of, and loading it
 """
 
 
+# Where Snakemake runs: a cluster's other nodes often have no way to the hub.
+localrules:
+    take_tokenizer,
+    fetch_encoder,
+    fetch_language_model,
+
+
 rule prepare_pictures:
     input:
         conversations=plan.conversations_of,
@@ -23,8 +30,8 @@ rule prepare_pictures:
         "../../envs/environment.yaml"
     threads: plan.compute.threads
     resources:
-        mem_mb=8000,
-        runtime=720,
+        mem_mb=plan.needs.doubling(8000),
+        runtime=plan.needs.doubling(720),
     params:
         settings=plan.pictures_of,
         code=plan.code("vlmlaw.data.llava"),
@@ -51,8 +58,8 @@ rule take_tokenizer:
     conda:
         "../../envs/environment.yaml"
     resources:
-        mem_mb=1000,
-        runtime=30,
+        mem_mb=plan.needs.doubling(1000),
+        runtime=plan.needs.doubling(30),
     params:
         settings=plan.tokenizer,
         code=plan.code("vlmlaw.tokenizers"),
@@ -79,8 +86,8 @@ rule fetch_encoder:
     conda:
         "../../envs/environment.yaml"
     resources:
-        mem_mb=2000,
-        runtime=120,
+        mem_mb=plan.needs.doubling(2000),
+        runtime=plan.needs.doubling(120),
     params:
         settings=plan.encoder,
         code=plan.code("vlmlaw.hub"),
@@ -111,8 +118,8 @@ rule fetch_language_model:
     conda:
         "../../envs/environment.yaml"
     resources:
-        mem_mb=2000,
-        runtime=240,
+        mem_mb=plan.needs.doubling(2000),
+        runtime=plan.needs.doubling(240),
     params:
         settings=plan.language_model_of,
         code=plan.code("vlmlaw.hub"),
@@ -147,7 +154,7 @@ rule align_cell:
     priority: plan.FIRST
     conda:
         "../../envs/environment.yaml"
-    threads: plan.share_of_cores(workflow)
+    threads: plan.threads_of("align_cell", workflow)
     resources:
         mem_mb=plan.needs.memory_mb("align_cell"),
         runtime=plan.needs.minutes("align_cell"),

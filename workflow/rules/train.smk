@@ -23,7 +23,7 @@ rule train_cell:
     priority: plan.cell_priority
     conda:
         "../../envs/environment.yaml"
-    threads: plan.share_of_cores(workflow)
+    threads: plan.threads_of("train_cell", workflow)
     resources:
         mem_mb=plan.needs.memory_mb("train_cell"),
         runtime=plan.needs.minutes("train_cell"),
