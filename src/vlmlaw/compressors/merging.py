@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmlaw.compressors.base import ATTENTION, Inputs
+from vlmlaw.compressors.base import ATTENTION, Inputs, Shape
 from vlmlaw.compressors.selection import Comparing, best, keep, take
 
 
@@ -83,20 +83,8 @@ class PruMerge(Comparing):
     keys_from = ATTENTION
     needs_importance = True
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        key_width: int | None = None,
-        n_neighbours: int = 32,
-    ) -> None:
-        super().__init__(
-            grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels, key_width=key_width
-        )
+    def __init__(self, shape: Shape, *, key_width: int | None = None, n_neighbours: int = 32) -> None:
+        super().__init__(shape, key_width=key_width)
         self._at_least_one(n_neighbours=n_neighbours)
         self.n_neighbours = n_neighbours
 
@@ -151,9 +139,9 @@ class VisionZip(Comparing):
         left_BN = order_BP[:, n_dominant:].sort(dim=1).values
         n_left = left_BN.shape[1]
         spacing = n_left // n_contextual
-        is_target = [i % spacing == 0 and i < spacing * n_contextual for i in range(n_left)]
-        target_BV = left_BN[:, [i for i in range(n_left) if is_target[i]]]
-        other_BN = left_BN[:, [i for i in range(n_left) if not is_target[i]]]
+        places_N = torch.arange(n_left)
+        is_target_N = (places_N % spacing == 0) & (places_N < spacing * n_contextual)
+        target_BV, other_BN = left_BN[:, places_N[is_target_N]], left_BN[:, places_N[~is_target_N]]
         nearest_BN = (take(unit_BPH, other_BN) @ take(unit_BPH, target_BV).transpose(1, 2)).argmax(dim=2)
         goes_BVN = F.one_hot(nearest_BN, n_contextual).transpose(1, 2).to(inputs.patches_BPC.dtype)
         gathered_BVC = goes_BVN @ take(inputs.patches_BPC, other_BN) / goes_BVN.sum(dim=2, keepdim=True).clamp(min=1)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmlaw.compressors.base import EMBEDDING, PROJECTED, Compressor, Inputs, patch_positions
+from vlmlaw.compressors.base import EMBEDDING, PROJECTED, Compressor, Inputs, Shape, patch_positions
 from vlmlaw.errors import UserError
 
 
@@ -47,10 +47,6 @@ class TrainingFree(Compressor):
     training_free = True
     moves_with_content = True
 
-    @classmethod
-    def allowed_tokens(cls, grid_side: int) -> list[int]:
-        return list(range(1, grid_side**2 + 1))
-
     def flops(self, n_question_tokens: int = 0) -> int:
         return 0 if self.n_visual_tokens == self.n_patches else self.reduction_flops(n_question_tokens)
 
@@ -75,17 +71,8 @@ class TrainingFree(Compressor):
 class Comparing(TrainingFree):
     """Compares patches with each other or the question: by `keys_BPH` if built with `key_width`, else as they are."""
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        key_width: int | None = None,
-    ) -> None:
-        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+    def __init__(self, shape: Shape, *, key_width: int | None = None) -> None:
+        super().__init__(shape)
         self._at_least_one(key_width=key_width)
         self.key_width = key_width
 
@@ -116,17 +103,8 @@ class FastV(TrainingFree):
     needs_importance = True
     inside_llm = True
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        layer: int = 2,
-    ) -> None:
-        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+    def __init__(self, shape: Shape, *, layer: int = 2) -> None:
+        super().__init__(shape)
         self._at_least_one(layer=layer)
         self.layer = layer
 
@@ -179,23 +157,12 @@ class TextGuided(Comparing):
     question_from = EMBEDDING
     keys_from = PROJECTED
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        key_width: int | None = None,
-    ) -> None:
-        super().__init__(
-            grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels, key_width=key_width
-        )
-        if self.compared_width != question_width:
+    def __init__(self, shape: Shape, *, key_width: int | None = None) -> None:
+        super().__init__(shape, key_width=key_width)
+        if self.compared_width != shape.question_width:
             raise UserError(
-                f"compressor text_guided: patches are compared at width {self.compared_width} but questions have "
-                f"width {question_width}; set key_width = {question_width} and pass projected patches as keys."
+                f"compressor text_guided: patches are compared at width {self.compared_width} but questions have width "
+                f"{shape.question_width}; set key_width = {shape.question_width} and pass projected patches as keys."
             )
 
     def reduction_flops(self, n_question_tokens: int) -> int:
