@@ -50,7 +50,7 @@ def measure(model: VlmForConditionalGeneration, *, n_text_tokens: int, n_repeats
     asked = torch.randint(model.config.text_config.vocab_size, (1, n_text_tokens), device=device)
     asked = asked.masked_fill(asked == model.config.image_token_id, (model.config.image_token_id + 1) % 2)
     image = torch.full((1, model.compressor.n_input_tokens), model.config.image_token_id, device=device)
-    given = {"input_ids": torch.cat([image, asked], dim=1), "pixel_values": pixels}
+    given: dict[str, Any] = {"input_ids": torch.cat([image, asked], dim=1), "pixel_values": pixels}
     if model.compressor.needs_question:
         given |= {"question_ids": asked, "question_mask": torch.ones_like(asked)}
     found = []
