@@ -97,6 +97,8 @@ class BilinearResize(Compressor):
 
     def compress(self, inputs: Inputs) -> Tensor:
         side = round(self.n_visual_tokens**0.5)
+        if side == self.grid_side:
+            return inputs.patches_BPC
         image_BCss = as_image(inputs.patches_BPC, self.grid_side)
         return as_tokens(F.interpolate(image_BCss, size=(side, side), mode="bilinear", align_corners=False))
 
@@ -120,7 +122,7 @@ class RandomSelection(Compressor):
         return patch_positions(self.grid_side)[self.kept]
 
     def compress(self, inputs: Inputs) -> Tensor:
-        return inputs.patches_BPC[:, self.kept]
+        return inputs.patches_BPC if self.n_visual_tokens == self.n_patches else inputs.patches_BPC[:, self.kept]
 
 
 # The same without a training of their own: applied at inference to a model trained on all patches (`none`). What they
