@@ -104,8 +104,9 @@ def measure_all(arguments: argparse.Namespace) -> dict[tuple[str, int], tuple[fl
                 continue
             for n_tokens in arguments.tokens:
                 if n_tokens in COMPRESSORS[name].allowed_tokens(arguments.grid_side):
-                    print(f"{name} V={n_tokens}", file=sys.stderr)
-                    measured[name, n_tokens] = measure(name, n_tokens, inputs, arguments)
+                    milliseconds, megabytes = measure(name, n_tokens, inputs, arguments)
+                    print(f"{name} V={n_tokens}: {milliseconds:.3g} ms, {megabytes:.3g} MB", file=sys.stderr)
+                    measured[name, n_tokens] = milliseconds, megabytes
     return measured
 
 
