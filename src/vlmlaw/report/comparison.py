@@ -50,8 +50,8 @@ class Comparison:
         import seaborn as sns
 
         names = list(dict.fromkeys(self.frame["compressor"]))
-        palette = sns.color_palette("colorblind", 10).as_hex()
-        return {name: (palette[i % 10], MARKS[i % len(MARKS)]) for i, name in enumerate(names)}
+        palette = [color for i, color in enumerate(sns.color_palette("colorblind", 10).as_hex()) if i != 7]  # 7 is grey
+        return {name: (palette[i % len(palette)], MARKS[i % len(MARKS)]) for i, name in enumerate(names)}
 
 
 def compare(study: Study) -> Comparison | None:
