@@ -146,7 +146,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if compressor.needs_question:
             if question_ids_BT is None or question_mask_BT is None:
                 raise ValueError(f"compressor {self.config.compressor} needs question_ids and question_mask")
-            question_BTD, question_mask_BT = self._read_question(question_ids_BT, question_mask_BT)
+            question_BTD, question_mask_BT = self.read_question(question_ids_BT, question_mask_BT)
         if compressor.inside_llm:  # all patches go in
             visual_BVC = patches_BPK[..., -compressor.width :]
             visual_BVC = visual_BVC if image_of_B is None else visual_BVC[image_of_B]
@@ -185,7 +185,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return importance_BP, keys_BPH
 
     @torch.no_grad()
-    def _read_question(self, question_ids_BT: Tensor, question_mask_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def read_question(self, question_ids_BT: Tensor, question_mask_BT: Tensor) -> tuple[Tensor, Tensor]:
         """The question alone as its embeddings, or as the LLM's last hidden states; no gradient flows into either."""
         if self.compressor.question_from == EMBEDDING:
             return self.get_input_embeddings()(question_ids_BT), question_mask_BT

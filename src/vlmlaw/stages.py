@@ -58,6 +58,14 @@ def add_parsers(subparsers: Any) -> None:
     chat.add_argument("--results", default="results", metavar="DIR", help="the experiment's results folder")
     chat.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     chat.set_defaults(run=run_chat)
+    latency = subparsers.add_parser("latency", help="milliseconds to the first token of cells' answers, by part")
+    latency.add_argument("cells", nargs="+", metavar="CELL", help="a trained cell's name")
+    latency.add_argument("--experiment", default="params.yaml", metavar="FILE", help="the experiment that it is of")
+    latency.add_argument("--text-tokens", type=int, default=16, metavar="Q", help="beside the image (default: 16)")
+    latency.add_argument("--repeats", type=int, default=20, metavar="N", help="whose median is taken (default: 20)")
+    latency.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
+    latency.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    latency.set_defaults(run=run_latency)
     practice = _verb(subparsers, "practice", run_practice, "make tiny models and data to try a real experiment on")
     practice.add_argument("--seed", type=int, default=0, metavar="N")
     inputs = ("language-model", "encoder", "tokens", "images")
@@ -232,6 +240,17 @@ def run_chat(args: argparse.Namespace) -> None:
     folder = find_model(args.cell, results=Path(args.results))
     image = Path(images[0]) if images else None
     print(ask(folder, image, question, max_new_tokens=args.max_new_tokens))
+
+
+def run_latency(args: argparse.Namespace) -> None:
+    import torch
+
+    from vlmlaw.latency import latency_table
+
+    torch.set_num_threads(args.threads)
+    asked = {"n_text_tokens": args.text_tokens, "n_repeats": args.repeats, "dtype": args.dtype}
+    for line in latency_table(read_experiment(args.experiment), args.cells, **asked):
+        print(line, flush=True)
 
 
 def run_practice(args: argparse.Namespace) -> None:

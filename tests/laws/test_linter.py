@@ -161,6 +161,14 @@ def test_finding_in_one_suite_names_it_and_in_all_does_not(grid_frame):
     assert lint(both.drop(index=[7, 37]))[0].where == "(N, V) = (1.8 B, 4)"
 
 
+def test_a_finding_in_many_groups_names_the_first_of_them(grid_frame):
+    sound = [grid_frame.assign(suite=f"s{i}") for i in range(2)]
+    poor = grid_frame[grid_frame["V"].isin(sorted(grid_frame["V"].unique())[:2])]
+    table = pd.concat([*sound, *(poor.assign(suite=f"t{i}") for i in range(9))])
+    found = [finding for finding in lint(table) if finding.code == "few-token-counts"]
+    assert found[0].where.startswith("t0, t1, t2, t3, t4, t5 and 3 more: ")
+
+
 def test_compressors_that_share_cells_are_groups_of_their_own(grid_frame):
     both = pd.concat([grid_frame.assign(compressor="pool"), grid_frame.assign(compressor="quecc")], ignore_index=True)
     assert lint(both) == []

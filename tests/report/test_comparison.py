@@ -115,16 +115,49 @@ def test_laws_stand_side_by_side(found, study):
         assert row[3].startswith(f"{fits[row[0]]['rho']['estimate']:.3g}"[:3])
 
 
-def test_sentences_count_what_is_told_apart_from_the_baseline(found, study):
+def test_differences_are_means_over_the_same_cells(found):
+    """By hand; within each way the order of the made compressors comes out."""
+    frame = found.of("reading").set_index(["compressor", "N", "V"])
+    by_name = {one.compressor: one for one in comparison.differences(found, "reading", level=0.95)}
+    assert set(by_name) == {"costly", "m3", "tome"}
+    for name, beside in (("costly", "average"), ("m3", "average"), ("tome", "average_at_inference")):
+        one, own, base = by_name[name], frame.loc[name], frame.loc[beside]
+        gaps = own["error"] - base["error"]
+        noise = 1.959964 * np.sqrt((own["error_se"] ** 2 + base["error_se"] ** 2).sum()) / 12
+        assert (one.beside, one.n_cells) == (beside, 12)
+        assert (one.mean, one.lower, one.upper) == pytest.approx(
+            (gaps.mean(), gaps.mean() - noise, gaps.mean() + noise)
+        )
+    assert by_name["costly"].verdict == by_name["tome"].verdict == comparison.LOWER
+    assert by_name["m3"].verdict == comparison.HIGHER
+
+
+def test_a_difference_within_its_interval_is_not_told_apart(found):
+    wide = found.frame.assign(error_se=0.5)
+    judged = comparison.differences(comparison.Comparison(wide, found.cost_name), "reading", level=0.95)
+    assert {one.verdict for one in judged} == {comparison.ALIKE}
+
+
+def test_sentences_and_table_say_the_differences(found, study):
     said = comparison.sentences(found, study)
-    text = next(s for s in said if s.startswith("reading: of 12 cells applied at inference"))
-    frame = found.of("reading").set_index(["N", "V"])
-    tome, base = (frame[frame["compressor"] == name] for name in ("tome", "average_at_inference"))
-    gap = tome["error"] - base["error"]
-    clear = gap.abs() > 1.959964 * np.hypot(tome["error_se"], base["error_se"])
-    better, worse = int((clear & (gap < 0)).sum()), int((clear & (gap > 0)).sum())
-    assert re.findall(r"\d+", text) == [str(n) for n in (12, better, worse, 12 - better - worse)]
-    assert better > worse
+    assert (
+        "reading, beside plain average pooling in the same cells: a lower error with costly and tome; "
+        "a higher one with m3." in said
+    )
+    table = comparison.beside_pooling(found, study)
+    assert table.header == ["compressor", "weights", "beside", "cells", "reading", "reasoning"]
+    by_suite = {suite: comparison.differences(found, suite, level=study.level) for suite in found.suites}
+    for row in table.rows:
+        for suite, text in zip(("reading", "reasoning"), row[4:], strict=True):
+            one = next(one for one in by_suite[suite] if one.compressor == row[0])
+            assert text == f"{one.mean:+.3f} [{one.lower:+.3f}, {one.upper:+.3f}]"
+
+
+def test_winners_are_counted(found, study):
+    steps = len(comparison.winners(found, "reading", study).rows)
+    text = next(s for s in comparison.sentences(found, study) if s.startswith("reading: least error"))
+    counts = [int(number) for number in re.findall(r"\d+", text)]
+    assert counts[0] == steps == sum(counts[1:])
 
 
 def test_the_page_is_about_one_compressor_and_compares_all(study, tmp_path):

@@ -31,7 +31,7 @@ a PreTrainedModel does so in `initialize_weights`, under `transformers.initializ
 
 from typing import Any
 
-from vlmlaw.compressors.base import Compressor, Inputs
+from vlmlaw.compressors.base import Compressor, Inputs, Shape
 from vlmlaw.compressors.blocks import BlockLinear, MlpShuffle
 from vlmlaw.compressors.convolution import CAbstractor
 from vlmlaw.compressors.merging import PruMerge, ToMe, VisionZip
@@ -98,4 +98,4 @@ def build_compressor(
     if unknown:
         known = ", ".join(kind.option_names()) or "none"
         raise UserError(f"compressor {name}: unknown option(s) {', '.join(unknown)}; its options: {known}.")
-    return kind(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels, **options)
+    return kind(Shape(grid_side, width, n_visual_tokens, question_width, n_levels), **options)

@@ -34,6 +34,16 @@ class Inputs(NamedTuple):
         return tensor_I if self.image_of_B is None else tensor_I[self.image_of_B]
 
 
+class Shape(NamedTuple):
+    """What a compressor is built for, whichever it is: everything but the options of its own."""
+
+    grid_side: int
+    width: int
+    n_visual_tokens: int
+    question_width: int | None = None
+    n_levels: int = 1
+
+
 class Compressor(nn.Module):
     """P patches to V tokens. Subclasses implement `compress`, and `flops` where there is anything to count.
 
@@ -53,36 +63,25 @@ class Compressor(nn.Module):
     reads_all_levels: ClassVar[bool] = False  # gains from several hidden states of the tower; others read the last
     moves_with_content: ClassVar[bool] = False  # positions depend on the sample: see forward_with_positions
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-    ) -> None:
+    def __init__(self, shape: Shape) -> None:
         super().__init__()
-        if self.needs_question and question_width is None:
+        if self.needs_question and shape.question_width is None:
             raise UserError(f"compressor {self.name}: reads the question; found no question_width, give its width.")
-        self._at_least_one(grid_side=grid_side, width=width, n_levels=n_levels, question_width=question_width)
-        self.grid_side = grid_side
-        self.width = width
-        self.question_width = question_width
-        self.n_levels = n_levels
-        self.n_visual_tokens = self._allowed(n_visual_tokens)
+        self.grid_side, self.width, _, self.question_width, self.n_levels = shape
+        self._at_least_one(**{key: size for key, size in shape._asdict().items() if key != "n_visual_tokens"})
+        self.n_visual_tokens = self._allowed(shape.n_visual_tokens)
 
     # What it is, without running it.
 
     @classmethod
     def allowed_tokens(cls, grid_side: int) -> list[int]:
-        """The numbers of visual tokens it can make of a grid of this side, ascending."""
-        raise NotImplementedError
+        """The numbers of visual tokens it can make of a grid of this side, ascending; any up to P unless it says so."""
+        return list(range(1, grid_side**2 + 1))
 
     @classmethod
     def option_names(cls) -> list[str]:
-        """The options of its own, beyond the arguments that every compressor takes."""
-        common = set(inspect.signature(Compressor.__init__).parameters)
+        """The options of its own, beyond the shape that every compressor takes."""
+        common = inspect.signature(Compressor.__init__).parameters
         return [key for key in inspect.signature(cls.__init__).parameters if key not in common]
 
     @classmethod

@@ -7,7 +7,7 @@ Shapes: B images, P patches, V visual tokens, k a region's side, R = k * k patch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmlaw.compressors.base import Inputs
+from vlmlaw.compressors.base import Inputs, Shape
 from vlmlaw.compressors.grids import RegionCompressor, region_means, split_into_regions
 
 
@@ -21,17 +21,9 @@ class BlockLinear(RegionCompressor):
 
     name = "block_linear"
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-    ) -> None:
-        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
-        self.linear = nn.Linear(self.region_side**2 * width, width)
+    def __init__(self, shape: Shape) -> None:
+        super().__init__(shape)
+        self.linear = nn.Linear(self.region_side**2 * self.width, self.width)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -56,23 +48,14 @@ class MlpShuffle(RegionCompressor):
 
     name = "mlp_shuffle"
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        hidden_width: int | None = None,
-    ) -> None:
-        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+    def __init__(self, shape: Shape, *, hidden_width: int | None = None) -> None:
+        super().__init__(shape)
         self._at_least_one(hidden_width=hidden_width)
-        self.hidden_width = hidden_width or width
-        flat_width = self.region_side**2 * width
+        self.hidden_width = hidden_width or self.width
+        flat_width = self.region_side**2 * self.width
         self.norm = nn.LayerNorm(flat_width)
         self.hidden = nn.Linear(flat_width, self.hidden_width)
-        self.output = nn.Linear(self.hidden_width, width)
+        self.output = nn.Linear(self.hidden_width, self.width)
 
     def flops(self, n_question_tokens: int = 0) -> int:
         return 2 * self.hidden_width * self.width * (self.n_patches + self.n_visual_tokens)

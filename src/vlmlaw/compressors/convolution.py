@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmlaw.compressors.base import Inputs
+from vlmlaw.compressors.base import Inputs, Shape
 from vlmlaw.compressors.grids import RegionCompressor, as_image, as_tokens, region_means
 
 SQUEEZE = 4
@@ -58,22 +58,13 @@ class CAbstractor(RegionCompressor):
 
     name = "conv"
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        depth: int = 3,
-    ) -> None:
-        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+    def __init__(self, shape: Shape, *, depth: int = 3) -> None:
+        super().__init__(shape)
         self._at_least_one(depth=depth)
         self.depth = depth
-        self.position = nn.Parameter(torch.empty(self.n_patches, width))
-        self.before = nn.Sequential(*(RegNetBlock(width) for _ in range(depth)))
-        self.after = nn.Sequential(*(RegNetBlock(width) for _ in range(depth)))
+        self.position = nn.Parameter(torch.empty(self.n_patches, self.width))
+        self.before = nn.Sequential(*(RegNetBlock(self.width) for _ in range(depth)))
+        self.after = nn.Sequential(*(RegNetBlock(self.width) for _ in range(depth)))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -1,37 +1,47 @@
 """Training-free merging: V tokens that are means or sums of the patches of a model trained on all of them.
 
-Shapes: B images, P patches, V visual tokens, N tokens left, R tokens that go in a round, C width, H key width.
+Shapes: B images, P patches, V visual tokens, N tokens, E those at even places, R those that go in a round, C width,
+H key width, F either.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from vlmlaw.compressors.base import ATTENTION, Inputs
-from vlmlaw.compressors.selection import Comparing, best, keep, take
+from vlmlaw.compressors.base import ATTENTION, Inputs, Shape
+from vlmlaw.compressors.selection import Comparing, best, cosine, keep, take
 
 
-def merge_most_similar(sums_BNF: Tensor, metric_BNH: Tensor, n_gone: int) -> Tensor:
-    """One round of bipartite soft matching (ToMe, section 3): (B, N, F) to (B, N - n_gone, F).
+class Merge(NamedTuple):
+    """One round of bipartite soft matching: which tokens go, the places (of those that stay) they go to, who stays."""
 
-    Tokens at even places each propose to the most similar token at an odd place; the n_gone closest pairs merge
-    by addition. The order of those that stay is kept.
-    """
-    n_tokens = sums_BNF.shape[1]
-    unit_BNH = F.normalize(metric_BNH, dim=-1)
-    closeness_BE, partner_BE = (unit_BNH[:, 0::2] @ unit_BNH[:, 1::2].transpose(1, 2)).max(dim=2)
+    going_BR: Tensor
+    into_BR: Tensor
+    staying_BN: Tensor
+
+    def sums(self, tokens_BNF: Tensor) -> Tensor:
+        """(B, N, F) to (B, N - R, F): those that go are added to their partners; the order of the others is kept."""
+        kept_BNF = take(tokens_BNF, self.staying_BN)
+        first_row_B1 = kept_BNF.shape[1] * torch.arange(len(kept_BNF), device=kept_BNF.device).unsqueeze(1)
+        rows = (first_row_B1 + self.into_BR).flatten()
+        kept_BNF.flatten(0, 1).index_add_(0, rows, take(tokens_BNF, self.going_BR).flatten(0, 1))
+        return kept_BNF
+
+
+def most_similar(metric_BNH: Tensor, n_gone: int) -> Merge:
+    """The round of ToMe, section 3: tokens at even places each propose to the most similar token at an odd place; the
+    n_gone closest pairs merge."""
+    n_tokens = metric_BNH.shape[1]
+    closeness_BE, partner_BE = cosine(metric_BNH[:, 0::2], metric_BNH[:, 1::2]).max(dim=2)
     going_BR = closeness_BE.argsort(dim=1, descending=True, stable=True)[:, :n_gone]
-    into_BR = 2 * partner_BE.gather(1, going_BR) + 1
+    partner_BR = 2 * partner_BE.gather(1, going_BR) + 1
     going_BR = 2 * going_BR
-    first_row_B1 = n_tokens * torch.arange(len(sums_BNF), device=sums_BNF.device).unsqueeze(1)
-    into_rows = (first_row_B1 + into_BR).flatten()
-    merged_BNF = sums_BNF.flatten(0, 1).index_add(0, into_rows, take(sums_BNF, going_BR).flatten(0, 1))
-    merged_BNF = merged_BNF.unflatten(0, sums_BNF.shape[:2])
-    places_BN = torch.arange(n_tokens, device=sums_BNF.device).expand(len(sums_BNF), -1)
-    staying_BN = places_BN.scatter(1, going_BR, n_tokens).sort(dim=1).values
-    return take(merged_BNF, staying_BN[:, : n_tokens - n_gone])
+    places_BN = torch.arange(n_tokens, device=metric_BNH.device).expand(len(metric_BNH), -1)
+    stays_BN = torch.ones_like(places_BN).scatter(1, going_BR, 0)
+    staying_BN = places_BN.masked_fill(stays_BN == 0, n_tokens).sort(dim=1).values[:, : n_tokens - n_gone]
+    return Merge(going_BR, (stays_BN.cumsum(dim=1) - 1).gather(1, partner_BR), staying_BN)
 
 
 class ToMe(Comparing):
@@ -59,16 +69,16 @@ class ToMe(Comparing):
 
     def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
         patches_BPC = inputs.patches_BPC
-        ones_BP1 = torch.ones_like(places_BP2[..., :1])
-        columns = [patches_BPC.float(), places_BP2, ones_BP1]
+        sizes_BP1 = torch.ones_like(places_BP2[..., :1])
+        sums = [patches_BPC.float(), torch.cat([places_BP2, sizes_BP1], dim=2)]
         if self.key_width is not None:
-            columns.insert(0, self.compared(inputs).float())
-        sums_BNF = torch.cat(columns, dim=2)
+            sums.insert(0, self.compared(inputs).float())
         for _, n_gone in self.rounds():
-            # a cosine does not see the size that a sum carries
-            sums_BNF = merge_most_similar(sums_BNF, sums_BNF[..., : self.compared_width], n_gone)
-        means_BVF = sums_BNF[..., :-1] / sums_BNF[..., -1:]
-        return means_BVF[..., -2 - self.width : -2].to(patches_BPC.dtype), means_BVF[..., -2:]
+            merge = most_similar(sums[0], n_gone)  # a cosine does not see the size that a sum carries
+            sums = [merge.sums(tokens_BNF) for tokens_BNF in sums]
+        *_, sums_BVC, placed_BV3 = sums
+        sizes_BV1 = placed_BV3[..., 2:]
+        return (sums_BVC / sizes_BV1).to(patches_BPC.dtype), placed_BV3[..., :2] / sizes_BV1
 
 
 class PruMerge(Comparing):
@@ -83,20 +93,8 @@ class PruMerge(Comparing):
     keys_from = ATTENTION
     needs_importance = True
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        key_width: int | None = None,
-        n_neighbours: int = 32,
-    ) -> None:
-        super().__init__(
-            grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels, key_width=key_width
-        )
+    def __init__(self, shape: Shape, *, key_width: int | None = None, n_neighbours: int = 32) -> None:
+        super().__init__(shape, key_width=key_width)
         self._at_least_one(n_neighbours=n_neighbours)
         self.n_neighbours = n_neighbours
 
@@ -107,8 +105,8 @@ class PruMerge(Comparing):
         assert inputs.importance_BP is not None
         importance_BP = inputs.importance_BP.to(inputs.patches_BPC.dtype)
         index_BV = best(inputs.importance_BP, self.n_visual_tokens)
-        unit_BPH = F.normalize(self.compared(inputs), dim=-1)
-        closeness_BVP = take(unit_BPH, index_BV) @ unit_BPH.transpose(1, 2)
+        compared_BPH = self.compared(inputs)
+        closeness_BVP = cosine(take(compared_BPH, index_BV), compared_BPH)
         closeness_BVP = closeness_BVP.scatter(2, index_BV.unsqueeze(2), -math.inf)
         n_neighbours = min(self.n_neighbours, self.n_patches - 1)
         nearest_BVR = closeness_BVP.topk(n_neighbours, dim=2).indices
@@ -136,12 +134,11 @@ class VisionZip(Comparing):
         return self.n_visual_tokens * 10 // 64
 
     def reduction_flops(self, n_question_tokens: int) -> int:
-        n_others = self.n_patches - self.n_visual_tokens
-        return 2 * n_others * self.n_contextual * (self.compared_width + self.width)
+        return 2 * self.n_patches * self.n_contextual * (self.compared_width + self.width)
 
     def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
         assert inputs.importance_BP is not None
-        unit_BPH = F.normalize(self.compared(inputs), dim=-1)
+        compared_BPH = self.compared(inputs)
         n_contextual = self.n_contextual
         n_dominant = self.n_visual_tokens - n_contextual
         order_BP = inputs.importance_BP.argsort(dim=1, descending=True, stable=True)
@@ -149,14 +146,15 @@ class VisionZip(Comparing):
         if n_contextual == 0:
             return keep(inputs, places_BP2, dominant_BV)
         left_BN = order_BP[:, n_dominant:].sort(dim=1).values
-        n_left = left_BN.shape[1]
-        spacing = n_left // n_contextual
-        is_target = [i % spacing == 0 and i < spacing * n_contextual for i in range(n_left)]
-        target_BV = left_BN[:, [i for i in range(n_left) if is_target[i]]]
-        other_BN = left_BN[:, [i for i in range(n_left) if not is_target[i]]]
-        nearest_BN = (take(unit_BPH, other_BN) @ take(unit_BPH, target_BV).transpose(1, 2)).argmax(dim=2)
-        goes_BVN = F.one_hot(nearest_BN, n_contextual).transpose(1, 2).to(inputs.patches_BPC.dtype)
-        gathered_BVC = goes_BVN @ take(inputs.patches_BPC, other_BN) / goes_BVN.sum(dim=2, keepdim=True).clamp(min=1)
-        contextual_BVC = take(inputs.patches_BPC, target_BV) + gathered_BVC
-        visual_BVC = torch.cat([take(inputs.patches_BPC, dominant_BV), contextual_BVC], dim=1)
-        return visual_BVC, take(places_BP2, torch.cat([dominant_BV, target_BV], dim=1))
+        spacing = left_BN.shape[1] // n_contextual
+        target_BV = left_BN[:, : spacing * n_contextual : spacing]
+        nearest_BP1 = cosine(compared_BPH, take(compared_BPH, target_BV)).argmax(dim=2, keepdim=True)
+        kept_BV = torch.cat([dominant_BV, target_BV], dim=1)
+        # All patches at once, those that are kept with weight 0: quicker than copying the others out.
+        patches_BPC = inputs.patches_BPC
+        goes_BPV = patches_BPC.new_zeros(*nearest_BP1.shape[:2], n_contextual).scatter(2, nearest_BP1, 1)
+        goes_BPV = goes_BPV.scatter(1, kept_BV.unsqueeze(2).expand(-1, -1, n_contextual), 0)
+        gathered_BVC = goes_BPV.transpose(1, 2) @ patches_BPC
+        gathered_BVC = gathered_BVC / goes_BPV.sum(dim=1).unsqueeze(2).clamp(min=1)
+        contextual_BVC = take(patches_BPC, target_BV) + gathered_BVC
+        return torch.cat([take(patches_BPC, dominant_BV), contextual_BVC], dim=1), take(places_BP2, kept_BV)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmlaw.compressors.base import Compressor, Inputs, patch_positions
+from vlmlaw.compressors.base import Compressor, Inputs, Shape, patch_positions
 from vlmlaw.compressors.grids import RegionCompressor, as_image, as_tokens, even_positions, region_means
 
 
@@ -50,17 +50,8 @@ class MatryoshkaPooling(AveragePooling):
     name = "m3"
     elastic = True
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        training_tokens: Sequence[int] | None = None,
-    ) -> None:
-        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+    def __init__(self, shape: Shape, *, training_tokens: Sequence[int] | None = None) -> None:
+        super().__init__(shape)
         self.training_tokens = self._trained_at(training_tokens)
 
     def tokens_of_step(self, step: int, *, seed: int) -> list[int]:
@@ -106,6 +97,8 @@ class BilinearResize(Compressor):
 
     def compress(self, inputs: Inputs) -> Tensor:
         side = round(self.n_visual_tokens**0.5)
+        if side == self.grid_side:
+            return inputs.patches_BPC
         image_BCss = as_image(inputs.patches_BPC, self.grid_side)
         return as_tokens(F.interpolate(image_BCss, size=(side, side), mode="bilinear", align_corners=False))
 
@@ -115,17 +108,8 @@ class RandomSelection(Compressor):
 
     name = "random"
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+    def __init__(self, shape: Shape, *, seed: int = 0) -> None:
+        super().__init__(shape)
         self.seed = seed
 
     @property
@@ -133,16 +117,12 @@ class RandomSelection(Compressor):
         """The places of the patches, ascending."""
         return sorted(random.Random(self.seed).sample(range(self.n_patches), self.n_visual_tokens))
 
-    @classmethod
-    def allowed_tokens(cls, grid_side: int) -> list[int]:
-        return list(range(1, grid_side**2 + 1))
-
     @property
     def positions(self) -> Tensor | None:
         return patch_positions(self.grid_side)[self.kept]
 
     def compress(self, inputs: Inputs) -> Tensor:
-        return inputs.patches_BPC[:, self.kept]
+        return inputs.patches_BPC if self.n_visual_tokens == self.n_patches else inputs.patches_BPC[:, self.kept]
 
 
 # The same without a training of their own: applied at inference to a model trained on all patches (`none`). What they

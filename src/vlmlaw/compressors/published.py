@@ -2,7 +2,8 @@
 
 Names are kept, so the map is short: TokenPacker's `mlp.N.*` is the model's projector (`N.*`: linear, GELU, linear
 to the LLM's width); everything else has the same name here. QueCC's projector is LLaVA's `mm_projector`, outside
-the module: nothing of it is expected among these weights.
+the module: nothing of it is expected among these weights. A projector's weights go into the model's `projector.mlp`;
+the LayerNorm before it has no counterpart in the published models, whose answers it changes until it is trained.
 """
 
 from collections.abc import Mapping

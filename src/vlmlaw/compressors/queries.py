@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmlaw.compressors.attention import MultiheadAttention, heads_for
-from vlmlaw.compressors.base import Compressor, Inputs
+from vlmlaw.compressors.base import Compressor, Inputs, Shape
 
 PUBLISHED_HEADS = 8
 MLP_RATIO = 4
@@ -53,28 +53,15 @@ class Resampler(Compressor):
 
     name = "resampler"
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        depth: int = 2,
-        n_heads: int = PUBLISHED_HEADS,
-    ) -> None:
-        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+    def __init__(self, shape: Shape, *, depth: int = 2, n_heads: int = PUBLISHED_HEADS) -> None:
+        super().__init__(shape)
         self._at_least_one(depth=depth, n_heads=n_heads)
-        self.queries = nn.Parameter(torch.empty(n_visual_tokens, width))
-        self.position = nn.Parameter(torch.empty(self.n_patches, width))
-        self.layers = nn.ModuleList(ResamplerLayer(width, heads_for(width, n_heads)) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
+        self.queries = nn.Parameter(torch.empty(self.n_visual_tokens, self.width))
+        self.position = nn.Parameter(torch.empty(self.n_patches, self.width))
+        n_heads = heads_for(self.width, n_heads)
+        self.layers = nn.ModuleList(ResamplerLayer(self.width, n_heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(self.width)
         self.reset_parameters()
-
-    @classmethod
-    def allowed_tokens(cls, grid_side: int) -> list[int]:
-        return list(range(1, grid_side**2 + 1))
 
     def reset_parameters(self) -> None:
         super().reset_parameters()
@@ -108,21 +95,14 @@ class MatryoshkaQueries(Compressor):
     elastic = True
 
     def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        n_heads: int = PUBLISHED_HEADS,
-        training_tokens: Sequence[int] | None = None,
+        self, shape: Shape, *, n_heads: int = PUBLISHED_HEADS, training_tokens: Sequence[int] | None = None
     ) -> None:
-        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+        super().__init__(shape)
         self._at_least_one(n_heads=n_heads)
         self.training_tokens = self._trained_at(training_tokens)
-        self.queries = nn.Parameter(torch.empty(self.n_patches, width))
-        self.position = nn.Parameter(torch.empty(self.n_patches, width))
+        self.queries = nn.Parameter(torch.empty(self.n_patches, self.width))
+        self.position = nn.Parameter(torch.empty(self.n_patches, self.width))
+        width = self.width
         self.patches_proj = nn.Linear(width, width, bias=False)
         self.queries_norm = nn.LayerNorm(width)
         self.patches_norm = nn.LayerNorm(width)
@@ -130,10 +110,6 @@ class MatryoshkaQueries(Compressor):
         self.output_norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, width, bias=False)
         self.reset_parameters()
-
-    @classmethod
-    def allowed_tokens(cls, grid_side: int) -> list[int]:
-        return list(range(1, grid_side**2 + 1))
 
     def reset_parameters(self) -> None:
         super().reset_parameters()

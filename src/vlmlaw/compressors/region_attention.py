@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlmlaw.compressors.attention import MultiheadAttention, heads_for
-from vlmlaw.compressors.base import EMBEDDING, LLM, Inputs
+from vlmlaw.compressors.base import EMBEDDING, LLM, Inputs, Shape
 from vlmlaw.compressors.grids import RegionCompressor, as_image, as_tokens, split_into_regions
 from vlmlaw.errors import UserError
 
@@ -95,27 +95,20 @@ class QueCC(RegionAttention):
     needs_question = True
     shares_images = True
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        n_heads: int = PUBLISHED_HEADS,
-        question_from: str = LLM,
-    ) -> None:
-        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+    def __init__(self, shape: Shape, *, n_heads: int = PUBLISHED_HEADS, question_from: str = LLM) -> None:
+        super().__init__(shape)
         self._at_least_one(n_heads=n_heads)
         if question_from not in (LLM, EMBEDDING):
             raise UserError(f"compressor quecc: question_from is {question_from!r}; expected {LLM} or {EMBEDDING}.")
         self.question_from = question_from
-        assert question_width is not None  # checked by the base class
-        self.text_projection = nn.Sequential(nn.Linear(question_width, width), nn.LayerNorm(width, eps=LAYER_NORM_EPS))
+        assert shape.question_width is not None  # checked by the base class
+        width, levels_width = self.width, self.n_levels * self.width
+        self.text_projection = nn.Sequential(
+            nn.Linear(shape.question_width, width), nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        )
         self.q_proj = normed_mlp(width, width)
-        self.k_proj = normed_mlp(n_levels * width, width)
-        self.v_proj = normed_mlp(n_levels * width, width)
+        self.k_proj = normed_mlp(levels_width, width)
+        self.v_proj = normed_mlp(levels_width, width)
         k = self.region_side
         self.q_downsample = nn.Conv2d(width, width, kernel_size=k, stride=k, groups=width)
         self.clip_attn = MultiheadAttention(width, heads_for(width, n_heads))
@@ -159,21 +152,13 @@ class TokenPacker(RegionAttention):
 
     name = "tokenpacker"
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        n_heads: int = PUBLISHED_HEADS,
-    ) -> None:
-        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+    def __init__(self, shape: Shape, *, n_heads: int = PUBLISHED_HEADS) -> None:
+        super().__init__(shape)
         self._at_least_one(n_heads=n_heads)
+        width, levels_width = self.width, self.n_levels * self.width
         self.q_proj_1 = nn.Linear(width, width, bias=False)
-        self.k_proj_1 = nn.Sequential(nn.Linear(n_levels * width, width), nn.GELU(), nn.Linear(width, width))
-        self.v_proj_1 = nn.Sequential(nn.Linear(n_levels * width, width), nn.GELU(), nn.Linear(width, width))
+        self.k_proj_1 = nn.Sequential(nn.Linear(levels_width, width), nn.GELU(), nn.Linear(width, width))
+        self.v_proj_1 = nn.Sequential(nn.Linear(levels_width, width), nn.GELU(), nn.Linear(width, width))
         self.ln_q_1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.ln_k_1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
         self.ln_v_1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)

@@ -7,10 +7,9 @@ Shapes: B images (or image-question pairs), P patches, V visual tokens, C width,
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from vlmlaw.compressors.base import EMBEDDING, PROJECTED, Compressor, Inputs, patch_positions
+from vlmlaw.compressors.base import EMBEDDING, PROJECTED, Compressor, Inputs, Shape, patch_positions
 from vlmlaw.errors import UserError
 
 
@@ -35,6 +34,12 @@ def take(tokens_BPC: Tensor, index_BV: Tensor) -> Tensor:
     return tokens_BPC[images_B1, index_BV]  # whole rows: several times as fast as a gather by element
 
 
+def cosine(a_BNH: Tensor, b_BMH: Tensor) -> Tensor:
+    """(B, N, M) cosines of all pairs. The products are divided by the lengths, so that no tokens are copied."""
+    lengths_BN, lengths_BM = (x.norm(dim=-1).clamp(min=1e-12) for x in (a_BNH, b_BMH))
+    return a_BNH @ b_BMH.transpose(1, 2) / lengths_BN.unsqueeze(2) / lengths_BM.unsqueeze(1)
+
+
 def keep(inputs: Inputs, places_BP2: Tensor, index_BV: Tensor) -> tuple[Tensor, Tensor]:
     """Tokens that are patches as they were, and their places."""
     return take(inputs.patches_BPC, index_BV), take(places_BP2, index_BV)
@@ -46,10 +51,6 @@ class TrainingFree(Compressor):
     elastic = True
     training_free = True
     moves_with_content = True
-
-    @classmethod
-    def allowed_tokens(cls, grid_side: int) -> list[int]:
-        return list(range(1, grid_side**2 + 1))
 
     def flops(self, n_question_tokens: int = 0) -> int:
         return 0 if self.n_visual_tokens == self.n_patches else self.reduction_flops(n_question_tokens)
@@ -75,17 +76,8 @@ class TrainingFree(Compressor):
 class Comparing(TrainingFree):
     """Compares patches with each other or the question: by `keys_BPH` if built with `key_width`, else as they are."""
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        key_width: int | None = None,
-    ) -> None:
-        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+    def __init__(self, shape: Shape, *, key_width: int | None = None) -> None:
+        super().__init__(shape)
         self._at_least_one(key_width=key_width)
         self.key_width = key_width
 
@@ -116,17 +108,8 @@ class FastV(TrainingFree):
     needs_importance = True
     inside_llm = True
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        layer: int = 2,
-    ) -> None:
-        super().__init__(grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels)
+    def __init__(self, shape: Shape, *, layer: int = 2) -> None:
+        super().__init__(shape)
         self._at_least_one(layer=layer)
         self.layer = layer
 
@@ -150,8 +133,8 @@ class DivPrune(Comparing):
         return 2 * self.n_patches**2 * self.compared_width
 
     def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
-        unit_BPH = F.normalize(self.compared(inputs).float(), dim=-1)
-        distance_BPP = 1 - unit_BPH @ unit_BPH.transpose(1, 2)
+        compared_BPH = self.compared(inputs).float()
+        distance_BPP = 1 - cosine(compared_BPH, compared_BPH)
         self_free_BPP = distance_BPP + torch.diag(distance_BPP.new_full((self.n_patches,), math.inf))
         chosen_B1 = self_free_BPP.amin(dim=2).argmax(dim=1, keepdim=True)
         nearest_BP = torch.full_like(distance_BPP[:, 0], math.inf)
@@ -179,23 +162,12 @@ class TextGuided(Comparing):
     question_from = EMBEDDING
     keys_from = PROJECTED
 
-    def __init__(
-        self,
-        grid_side: int,
-        width: int,
-        n_visual_tokens: int,
-        *,
-        question_width: int | None = None,
-        n_levels: int = 1,
-        key_width: int | None = None,
-    ) -> None:
-        super().__init__(
-            grid_side, width, n_visual_tokens, question_width=question_width, n_levels=n_levels, key_width=key_width
-        )
-        if self.compared_width != question_width:
+    def __init__(self, shape: Shape, *, key_width: int | None = None) -> None:
+        super().__init__(shape, key_width=key_width)
+        if self.compared_width != shape.question_width:
             raise UserError(
-                f"compressor text_guided: patches are compared at width {self.compared_width} but questions have "
-                f"width {question_width}; set key_width = {question_width} and pass projected patches as keys."
+                f"compressor text_guided: patches are compared at width {self.compared_width} but questions have width "
+                f"{shape.question_width}; set key_width = {shape.question_width} and pass projected patches as keys."
             )
 
     def reduction_flops(self, n_question_tokens: int) -> int:

@@ -16,6 +16,8 @@ from vlmlaw.laws.table import ALL_KINDS, Measurements, as_measurements
 
 POOR = ("few-sizes", "few-token-counts", "constant-error")  # what makes a group unable to carry a law
 
+MAX_LABELS = 6  # groups that a finding names; a comparison of compressors has over a hundred
+
 
 def lint(table: Measurements | pd.DataFrame, *, allow_missing: bool = False) -> list[Finding]:
     """Findings of every suite and kind of a table, errors first. allow_missing makes holes in the grid a warning."""
@@ -52,7 +54,8 @@ def _with_labels(finding: Finding, labels: list[str], *, n_groups: int) -> Findi
     """The finding with the groups that it holds for, unless it holds for all."""
     if len(labels) == n_groups:
         return finding
-    return replace(finding, where=f"{', '.join(labels)}: {finding.where}")
+    more = f" and {len(labels) - MAX_LABELS} more" if len(labels) > MAX_LABELS else ""
+    return replace(finding, where=f"{', '.join(labels[:MAX_LABELS])}{more}: {finding.where}")
 
 
 def require_clean(table: Measurements | pd.DataFrame, *, allow_missing: bool = False) -> list[Finding]:

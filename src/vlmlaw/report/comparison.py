@@ -19,6 +19,9 @@ from vlmlaw.report.tables import Table
 
 OWN, ELASTIC, AT_INFERENCE = "trained at each V", "one training for every V", "applied at inference"
 WAYS = (OWN, ELASTIC, AT_INFERENCE)
+SHORT = {OWN: "at each V", ELASTIC: "for every V", AT_INFERENCE: "at inference"}  # in tables
+BASELINE = {OWN: "average", ELASTIC: "average", AT_INFERENCE: "average_at_inference"}  # plain pooling of each way
+LOWER, HIGHER, ALIKE = "a lower error with", "a higher one with", "not told apart"
 MARKS = "osD^vP*X<>hdp"
 
 
@@ -47,8 +50,8 @@ class Comparison:
         import seaborn as sns
 
         names = list(dict.fromkeys(self.frame["compressor"]))
-        palette = sns.color_palette("colorblind", 10).as_hex()
-        return {name: (palette[i % 10], MARKS[i % len(MARKS)]) for i, name in enumerate(names)}
+        palette = [color for i, color in enumerate(sns.color_palette("colorblind", 10).as_hex()) if i != 7]  # 7 is grey
+        return {name: (palette[i % len(palette)], MARKS[i % len(MARKS)]) for i, name in enumerate(names)}
 
 
 def compare(study: Study) -> Comparison | None:
@@ -121,7 +124,7 @@ def errors(found: Comparison, suite: str, study: Study) -> list[Table]:
                 here = of_name[of_name["V"] == v]
                 best = len(here) and here["error"].iloc[0] == least[v]
                 cells.append(_shown(here, level=study.level) + (" ◂" if best else ""))
-            lines.append([str(name), str(way), *cells])
+            lines.append([str(name), SHORT[str(way)], *cells])
         caption = f"{suite}, {study.size_of(float(n)).name}: error with its {words.percent(study.level, 0)} interval"  # type: ignore[arg-type]
         header = ["compressor", "weights", *(f"V = {v:g}" for v in tokens)]
         tables.append(Table(header, lines, left=(0, 1), caption=f"{caption}; ◂ the least at that V"))
@@ -130,7 +133,7 @@ def errors(found: Comparison, suite: str, study: Study) -> list[Table]:
 
 def laws(found: Comparison, suite: str, study: Study) -> Table:
     """The law of each compressor, side by side; why there is none where there is none."""
-    ways = dict(zip(found.frame["compressor"], found.frame["way"], strict=True))
+    ways = dict(zip(found.frame["compressor"], found.frame["way"].map(SHORT), strict=True))
     fits = [part for part in study.law["fits"] if part["suite"] == suite and part["kind"] == ALL_KINDS]
     rows = []
     for part in fits:
@@ -191,17 +194,82 @@ def _steps(rows: pd.DataFrame) -> list[tuple[float, pd.Series, pd.DataFrame]]:
     return steps
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A compressor's error less plain pooling's in the same cells (size and V): the mean of `n_cells`, its interval."""
+
+    suite: str
+    compressor: str
+    way: str
+    beside: str
+    n_cells: int
+    mean: float
+    lower: float
+    upper: float
+
+    @property
+    def verdict(self) -> str:
+        return LOWER if self.upper < 0 else HIGHER if self.lower > 0 else ALIKE
+
+
+def differences(found: Comparison, suite: str, *, level: float) -> list[Difference]:
+    """Every compressor beside average pooling that came by its weights as it did; an elastic one beside `average`.
+
+    The two errors of a pair are taken as independent, although the questions are the same, so intervals are wide.
+    """
+    rows, z = found.of(suite), NormalDist().inv_cdf(0.5 + level / 2)
+    made = []
+    for (way, name), own in rows.groupby(["way", "compressor"], sort=False):
+        beside = BASELINE[str(way)]
+        pairs = own.merge(rows[rows["compressor"] == beside], on=["N", "V"], suffixes=("", "_base"))
+        if name in BASELINE.values() or pairs.empty:
+            continue
+        mean = float((pairs["error"] - pairs["error_base"]).mean())
+        noise = z * float(np.sqrt((pairs["error_se"] ** 2 + pairs["error_se_base"] ** 2).sum())) / len(pairs)
+        made.append(Difference(suite, str(name), str(way), beside, len(pairs), mean, mean - noise, mean + noise))
+    return made
+
+
+def beside_pooling(found: Comparison, study: Study) -> Table:
+    """A row for each compressor: how much its error is above plain pooling's, in each suite."""
+    of_suite = {suite: differences(found, suite, level=study.level) for suite in found.suites}
+    of_name: dict[str, dict[str, Difference]] = {}
+    for suite, those in of_suite.items():
+        for one in those:
+            of_name.setdefault(one.compressor, {})[suite] = one
+    lines = []
+    for name, by_suite in of_name.items():
+        any_suite = next(iter(by_suite.values()))
+        cells = [
+            f"{d.mean:+.3f} [{d.lower:+.3f}, {d.upper:+.3f}]" if (d := by_suite.get(suite)) else words.NOTHING
+            for suite in found.suites
+        ]
+        lines.append([name, SHORT[any_suite.way], any_suite.beside, str(any_suite.n_cells), *cells])
+    level = words.percent(study.level, 0)
+    caption = (
+        f"error less plain pooling's in the same cells, their mean with its {level} interval; below zero is better"
+    )
+    return Table(["compressor", "weights", "beside", "cells", *found.suites], lines, left=(0, 1, 2), caption=caption)
+
+
 def sentences(found: Comparison, study: Study) -> list[str]:
     """What the comparison shows, each decided by the numbers that it states."""
     said = []
     for suite in found.suites:
-        rows = found.of(suite)
-        names = [str(best["compressor"]) for _, best, _ in _steps(rows)]
+        names = [str(best["compressor"]) for _, best, _ in _steps(found.of(suite))]
         counted = sorted({name: names.count(name) for name in names}.items(), key=lambda item: (-item[1], item[0]))
-        steps = words.plural(len(names), "budget step")
-        parts = [f"{name} {count} of {steps}" for name, count in counted]
-        said.append(f"{suite}: least error by {words.listed(parts)}.")
-        said += _against_the_baseline(rows, suite, study)
+        winners = ", ".join(f"{name} {count}" for name, count in counted)
+        said.append(
+            f"{suite}: least error, at {words.plural(len(names), 'budget')} where the choice changes: {winners}."
+        )
+        judged = differences(found, suite, level=study.level)
+        parts = [
+            f"{verdict} {words.listed(those)}"
+            for verdict in (LOWER, HIGHER, ALIKE)
+            if (those := [one.compressor for one in judged if one.verdict == verdict])
+        ]
+        if parts:
+            said.append(f"{suite}, beside plain average pooling in the same cells: {'; '.join(parts)}.")
     said.append(
         "Intervals are of the test questions: two cells of one V are asked the same ones, so the difference of two is "
         "surer than their intervals suggest, and what another seed of the training would do is in none of them."
@@ -209,33 +277,12 @@ def sentences(found: Comparison, study: Study) -> list[str]:
     return said
 
 
-def _against_the_baseline(rows: pd.DataFrame, suite: str, study: Study) -> list[str]:
-    """In how many cells each way's compressors beat plain average pooling of that way, and lose to it."""
-    z = NormalDist().inv_cdf(0.5 + study.level / 2)
-    said = []
-    for way, base_name in ((OWN, "average"), (ELASTIC, "average"), (AT_INFERENCE, "average_at_inference")):
-        base = rows[rows["compressor"] == base_name].set_index(["N", "V"])
-        others = rows[(rows["way"] == way) & (rows["compressor"] != base_name)]
-        pairs = others[[place in base.index for place in zip(others["N"], others["V"], strict=True)]]
-        if pairs.empty:
-            continue
-        against = base.loc[list(zip(pairs["N"], pairs["V"], strict=True))]
-        difference = pairs["error"].to_numpy() - against["error"].to_numpy()
-        clear = np.abs(difference) > z * np.hypot(pairs["error_se"].to_numpy(), against["error_se"].to_numpy())
-        better, worse = int((clear & (difference < 0)).sum()), int((clear & (difference > 0)).sum())
-        said.append(
-            f"{suite}: of {len(pairs)} cells {way}, {better} have a lower error than {base_name} at the same V, "
-            f"{worse} a higher one, and {len(pairs) - better - worse} are not told apart from it."
-        )
-    return said
-
-
 # --------------------------------------------------------------------------- figures
 
 
-def draw_errors(axes: Axes, found: Comparison, suite: str, way: str, n: float) -> None:
-    """Error against V of one way's compressors at one size, the others' in grey behind."""
-    rows = found.of(suite)
+def draw_errors(axes: Axes, found: Comparison, suite: str, way: str, n: float, *, level: float) -> None:
+    """Error against V of one way's compressors at one size with intervals, the others' in grey behind."""
+    rows, z = found.of(suite), NormalDist().inv_cdf(0.5 + level / 2)
     rows = rows[rows["N"] == n]
     for _, of_name in rows[rows["way"] != way].groupby("compressor"):
         axes.plot(of_name["V"], of_name["error"], color=style.QUIET, alpha=0.28, linewidth=0.9, zorder=1)
@@ -244,7 +291,7 @@ def draw_errors(axes: Axes, found: Comparison, suite: str, way: str, n: float) -
         axes.errorbar(
             of_name["V"],
             of_name["error"],
-            yerr=of_name["error_se"].fillna(0.0),
+            yerr=z * of_name["error_se"].fillna(0.0),
             color=color,
             marker=mark,
             markersize=5,
@@ -259,27 +306,21 @@ def draw_errors(axes: Axes, found: Comparison, suite: str, way: str, n: float) -
 
 
 def draw_budget(axes: Axes, found: Comparison, suite: str) -> None:
-    """Every cell's error against its cost, and the least error at each budget with who has it."""
+    """Every cell's error against its cost, and the least error at each budget; who ever has it is in colour."""
     rows = found.of(suite)
-    for name, of_name in rows.groupby("compressor", sort=False):
-        color, mark = found.color_of[str(name)]
-        axes.plot(of_name["cost"], of_name["error"], mark, color=color, markersize=4.2, alpha=0.75, linestyle="none")
     steps = _steps(rows)
+    winners = list(dict.fromkeys(str(best["compressor"]) for _, best, _ in steps))
+    others = rows[~rows["compressor"].isin(winners)]
+    if len(others):
+        axes.plot(others["cost"], others["error"], ".", color=style.QUIET, markersize=4, alpha=0.5, label="others")
+    for name in winners:
+        color, mark = found.color_of[name]
+        own = rows[rows["compressor"] == name]
+        axes.plot(own["cost"], own["error"], mark, color=color, markersize=4.6, label=name)
     budgets = [budget for budget, _, _ in steps] + [float(rows["cost"].max()) * 1.15]
     least = [best["error"] for _, best, _ in steps]
-    axes.step(budgets, [*least, least[-1]], where="post", color=style.ACCENT, linewidth=1.4, zorder=2)
-    named = ""
-    for budget, best, _ in steps:
-        if best["compressor"] != named:
-            named = str(best["compressor"])
-            axes.annotate(
-                named,
-                (budget, best["error"]),
-                xytext=(2, -9),
-                textcoords="offset points",
-                fontsize=7.4,
-                color=style.ACCENT,
-            )
+    axes.step(budgets, [*least, least[-1]], where="post", color=style.ACCENT, linewidth=1.4, zorder=1)
+    axes.legend(fontsize=7.6, handlelength=1.2, labelspacing=0.25)
     low, high = float(rows["cost"].min()) / 1.15, float(rows["cost"].max()) * 1.2
     style.log_axis(axes, "x", style.decades(low, high), words.si)
     axes.set(xlabel="FLOPs for a question on an image", ylabel="error", xlim=(low, high))

@@ -195,7 +195,10 @@ def _comparison(study: Study) -> dict[str, Any] | None:
         return None
     n = comparison.shown_size(found)
     panels = [
-        gallery.Panel(f"{suite}: {way}", partial(comparison.draw_errors, found=found, suite=suite, way=way, n=n))
+        gallery.Panel(
+            f"{suite}: {way}",
+            partial(comparison.draw_errors, found=found, suite=suite, way=way, n=n, level=study.level),
+        )
         for suite in found.suites
         for way in comparison.ways_of(found)
     ]
@@ -204,6 +207,7 @@ def _comparison(study: Study) -> dict[str, Any] | None:
     ]
     return {
         "sentences": comparison.sentences(found, study),
+        "beside_pooling": comparison.beside_pooling(found, study),
         "blocks": [
             _block(
                 "compressors",

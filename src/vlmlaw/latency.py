@@ -1,0 +1,116 @@
+"""How long the first token of an answer takes, by part: tower, pass over the question, compressor, LLM.
+
+Measured when it is asked for and kept out of the results, which are the same on every machine.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vlmlaw.answer import load_cell
+from vlmlaw.errors import UserError
+
+if TYPE_CHECKING:
+    from vlmlaw.experiment import Experiment
+    from vlmlaw.model import VlmForConditionalGeneration
+
+WARM_UP = 3  # passes that are not counted
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds to read one image with one question, up to the logits of the answer's first token."""
+
+    tower: float
+    question_pass: float  # the LLM's or the embedding's, for a compressor that reads the question
+    compressor: float  # with the projector
+    llm: float
+
+    @property
+    def all(self) -> float:
+        return sum(astuple(self))
+
+
+@torch.inference_mode()
+def measure(model: VlmForConditionalGeneration, *, n_text_tokens: int, n_repeats: int) -> Latency:
+    """The median of each part over `n_repeats` passes, one image and Q = n_text_tokens at a time.
+
+    Nothing here depends on what image and question hold, so they are noise.
+    """
+    side, device = model.config.vision_config.image_size, model.device
+    pixels = torch.randn(1, 3, side, side, device=device)
+    asked = torch.randint(model.config.text_config.vocab_size, (1, n_text_tokens), device=device)
+    asked = asked.masked_fill(asked == model.config.image_token_id, (model.config.image_token_id + 1) % 2)
+    image = torch.full((1, model.compressor.n_input_tokens), model.config.image_token_id, device=device)
+    given: dict[str, Any] = {"input_ids": torch.cat([image, asked], dim=1), "pixel_values": pixels}
+    if model.compressor.needs_question:
+        given |= {"question_ids": asked, "question_mask": torch.ones_like(asked)}
+    found = []
+    for _ in range(WARM_UP + n_repeats):
+        with _timed(model, "see", "read_question", "visual_tokens", "forward") as spent:
+            model.forward(**given, logits_to_keep=1, use_cache=False)
+        found.append(_parts(spent))
+    columns = zip(*found[WARM_UP:], strict=True)
+    return Latency(*(1e3 * median(column) for column in columns))
+
+
+def _parts(spent: dict[str, float]) -> tuple[float, float, float, float]:
+    """Seconds of each part, from those of methods that call each other."""
+    question, visual, seen = spent["read_question"], spent["visual_tokens"], spent["see"]
+    return seen, question, visual - question, spent["forward"] - visual - seen
+
+
+@contextmanager
+def _timed(model: Any, *names: str) -> Iterator[dict[str, float]]:
+    """The model with the seconds counted that its methods of these names take."""
+    spent = dict.fromkeys(names, 0.0)
+
+    def timed(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            began = _now(model.device)
+            made = method(*args, **options)
+            spent[name] += _now(model.device) - began
+            return made
+
+        return call
+
+    for name in names:
+        setattr(model, name, timed(name, getattr(model, name)))
+    try:
+        yield spent
+    finally:
+        for name in names:
+            delattr(model, name)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def latency_table(
+    experiment: Experiment, cells: Sequence[str], *, n_text_tokens: int, n_repeats: int, dtype: str
+) -> Iterator[str]:
+    """Lines of a Markdown table, a row for each trained cell. Raises UserError for a cell that is not there."""
+    names = [field.name.replace("_", " ") for field in fields(Latency)]
+    yield "| cell, ms | " + " | ".join([*names, "first token"]) + " |"
+    yield "|---" + "|--:" * (len(names) + 1) + "|"
+    for name in cells:
+        cell = experiment.cell_settings(name)
+        folder = Path(experiment.results) / "cells" / experiment.training_of(cell).name / "model"
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"the cell {name} has no model in {folder}; train it first: snakemake {folder.parent}/model"
+            )
+        model, _ = load_cell(folder, dtype=dtype, cell=cell.measured)
+        found = measure(model, n_text_tokens=n_text_tokens, n_repeats=n_repeats)
+        yield f"| `{name}` | " + " | ".join(f"{ms:.3g}" for ms in (*astuple(found), found.all)) + " |"

@@ -1,0 +1,72 @@
+"""Milliseconds to the first token: what is counted to which part, and that the model is left as it was."""
+
+import time
+
+import pytest
+import torch
+
+from vlmlaw.compressors import COMPRESSORS
+from vlmlaw.errors import UserError
+from vlmlaw.experiment import read_experiment
+from vlmlaw.latency import latency_table, measure
+
+pytest_plugins = ["science_fixtures"]
+
+SLEEP = 0.02
+
+
+def slowed(method):
+    def slow(*args, **options):
+        time.sleep(SLEEP)
+        return method(*args, **options)
+
+    return slow
+
+
+@pytest.mark.parametrize(
+    ("slow", "part"),
+    [
+        ("see", "tower"),
+        ("read_question", "question_pass"),
+        ("compressor", "compressor"),
+        ("projector", "compressor"),
+        ("language_model", "llm"),
+    ],
+)
+def test_time_is_counted_to_the_part_that_takes_it(make_vlm, monkeypatch, slow, part):
+    vlm = make_vlm(compressor="quecc", n_visual_tokens=4)
+    if slow in ("see", "read_question"):
+        where, name = type(vlm), slow
+    elif slow == "language_model":
+        where, name = type(vlm.language_model.base_model), "forward"
+    else:
+        where, name = type(getattr(vlm, slow)), "compress" if slow == "compressor" else "forward"
+    monkeypatch.setattr(where, name, slowed(getattr(where, name)))
+    found = measure(vlm, n_text_tokens=6, n_repeats=2)
+    assert getattr(found, part) >= 1e3 * SLEEP
+    assert found.all == pytest.approx(sum(vars(found).values()))
+    if slow == "language_model":  # it also reads the question for the compressor
+        assert found.question_pass >= 1e3 * SLEEP
+
+
+@pytest.mark.parametrize("name", sorted(COMPRESSORS))
+def test_every_compressor_can_be_timed(make_vlm, name):
+    n_tokens = COMPRESSORS[name].allowed_tokens(4)[0]
+    options = {"layer": 1} if name == "fastv" else {}
+    vlm = make_vlm(compressor=name, n_visual_tokens=n_tokens, compressor_options=options)
+    if name == "fastv":
+        vlm.set_attn_implementation("eager")
+    found = measure(vlm, n_text_tokens=6, n_repeats=1)
+    assert found.tower > 0 and found.llm > 0 and found.compressor > 0
+    assert (found.question_pass > 0) == COMPRESSORS[name].needs_question
+    assert not {"see", "forward"} & set(vars(vlm))
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_a_cell_without_a_model_is_named():
+    with pytest.raises(UserError, match=r"56k_v4_average_s0 has no model in .*; train it first"):
+        list(
+            latency_table(
+                read_experiment("params.yaml"), ["56k_v4_average_s0"], n_text_tokens=4, n_repeats=1, dtype="float32"
+            )
+        )
