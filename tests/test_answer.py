@@ -16,11 +16,12 @@ from vlmlaw.answer import evaluate_benchmark, said_by_user, score_of
 from vlmlaw.data.shards import Dataset
 from vlmlaw.encoder import normalise
 from vlmlaw.errors import UserError
-from vlmlaw.experiment import BenchmarkSettings, Experiment
+from vlmlaw.experiment import Experiment
 from vlmlaw.images import pixel_values
 from vlmlaw.metrics import METRICS, Question, Verdict
 from vlmlaw.scores import Score
 from vlmlaw.settings import to_json
+from vlmlaw.stage_settings import BenchmarkSettings
 
 pytest_plugins = ["science_fixtures"]
 
@@ -180,7 +181,8 @@ def test_benchmarks_change_nothing_else():
     [
         ({"name": "all", "questions": "q"}, "found the name 'all'"),
         ({"name": "A B", "questions": "q"}, "found the name 'A B'"),
-        ({"name": "own", "questions": "q", "metric": "anls"}, "found the suite '' of own"),
+        ({"name": "own", "questions": "q", "metric": "anls"}, "own is no known benchmark .mme, "),
+        ({"name": "own", "questions": "q", "suite": "speaking"}, "found the suite 'speaking' of own"),
         ({"name": "own", "questions": "q", "suite": "reading"}, "own has no metric of the project's own; name one"),
         ({"name": "mme", "questions": "q"}, "mme has no metric of the project's own; take `by: lmms-eval`"),
         ({"name": "gqa", "questions": "q", "metric": "bleu"}, "no metric is called 'bleu'"),

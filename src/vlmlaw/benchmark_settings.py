@@ -32,6 +32,11 @@ def benchmarks_of(experiment: Experiment) -> dict[str, BenchmarkSettings]:
 def _resolve(section: BenchmarkSection, experiment: Experiment, *, where: str) -> BenchmarkSettings:
     known = BENCHMARKS.get(section.name)
     suite = section.suite or (known.suite if known else "")
+    if not suite:
+        raise UserError(
+            f"{where}: {section.name} is no known benchmark ({', '.join(BENCHMARKS)}); for one of your own say its "
+            f"`suite`, {REASONING} or {READING}."
+        )
     if suite not in (REASONING, READING):
         raise UserError(f"{where}: found the suite {suite!r} of {section.name}; expected {REASONING} or {READING}.")
     if section.by == "lmms-eval":
