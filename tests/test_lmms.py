@@ -18,10 +18,10 @@ from vlmlaw.answer import evaluate_benchmark
 from vlmlaw.benchmarks import BENCHMARKS, Benchmark, benchmark_of_task, table_lines
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.experiment import BenchmarkSettings
 from vlmlaw.lmms import PYTHON, import_results, run_lmms_eval
 from vlmlaw.measurements import collect
 from vlmlaw.metrics import METRICS
+from vlmlaw.stage_settings import BenchmarkSettings
 
 pytest_plugins = ["science_fixtures"]
 

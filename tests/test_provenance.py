@@ -14,7 +14,7 @@ from vlmlaw import tools
 from . import constants
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import CellSettings
+    from vlmlaw.stage_settings import CellSettings
 
 def train(steps: int) -> float:
     """Returns the loss."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from vlmlaw import resume
-from vlmlaw.experiment import OptimizerSettings
+from vlmlaw.stage_settings import OptimizerSettings
 
 SETTINGS = OptimizerSettings(steps=3, batch_size=2, learning_rate=0.1)
 

@@ -31,8 +31,8 @@ from vlmlaw.packing import (
 from vlmlaw.work import Pass, Work
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import ComputeSettings
     from vlmlaw.machine import Machine
+    from vlmlaw.stage_settings import ComputeSettings
 
 
 def tensors(batch: Batch) -> dict[str, Tensor]:

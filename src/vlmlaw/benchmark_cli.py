@@ -7,8 +7,9 @@ from typing import Any
 
 from vlmlaw.benchmarks import READING, REASONING, Benchmark, table_lines
 from vlmlaw.errors import UserError
-from vlmlaw.experiment import BenchmarkSettings, MeasuredCell, read_experiment
+from vlmlaw.experiment import read_experiment
 from vlmlaw.settings import from_json
+from vlmlaw.stage_settings import BenchmarkSettings, MeasuredCell
 
 
 def add_parsers(subparsers: Any) -> None:

@@ -17,7 +17,8 @@ from vlmlaw.settings import to_json
 from vlmlaw.shapes import config_of, text_config, vision_config
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import CellSettings, Experiment, LlavaData, LlavaFile
+    from vlmlaw.experiment import Experiment
+    from vlmlaw.stage_settings import CellSettings, LlavaData, LlavaFile
 
 FROZEN, TRAINED = 2, 3  # forward and backward passes, in forward passes
 UNCOUNTED = 665_298  # records of a file that nobody has counted: as many as LLaVA's mix has

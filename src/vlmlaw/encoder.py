@@ -27,7 +27,7 @@ from vlmlaw.progress import progress
 from vlmlaw.towers import PIXEL_MEAN, PIXEL_STD
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import VisionSettings
+    from vlmlaw.stage_settings import VisionSettings
 
 IMAGES_AT_ONCE = 64
 EMPTY, FIRST_OBJECT = 0, 1

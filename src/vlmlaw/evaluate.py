@@ -29,7 +29,7 @@ from vlmlaw.scores import Score, score
 from vlmlaw.weights import load_cell
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import EvaluationSettings, MeasuredCell
+    from vlmlaw.stage_settings import EvaluationSettings, MeasuredCell
 
 ALL_KINDS = "all"
 

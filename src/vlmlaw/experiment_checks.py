@@ -6,15 +6,8 @@ import re
 from pathlib import Path
 
 from vlmlaw.errors import UserError
-from vlmlaw.experiment import (
-    SPLITS,
-    DataSettings,
-    Experiment,
-    LlavaData,
-    LoadedSize,
-    LoadedVision,
-    SizeSection,
-)
+from vlmlaw.experiment import SPLITS, Experiment
+from vlmlaw.stage_settings import DataSettings, LlavaData, LoadedSize, LoadedVision, SizeSection
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 TEMPLATES = ("chatml", "model")

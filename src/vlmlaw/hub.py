@@ -20,7 +20,7 @@ from vlmlaw.files import whole_folder
 from vlmlaw.shapes import config_of, read_config, text_config, vision_config
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import ModelSettings
+    from vlmlaw.stage_settings import ModelSettings
 
 PIN = "model.json"
 CONFIG_FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")

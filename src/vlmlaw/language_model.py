@@ -27,7 +27,7 @@ from vlmlaw.packing import (
 )
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import SizeSettings
+    from vlmlaw.stage_settings import SizeSettings
 
 HEAD_MULTIPLE = 8  # the MLP's width is rounded to a multiple of this
 N_PATCHES = GRID_SIDE**2  # the most visual tokens that a question of the miniature can stand behind

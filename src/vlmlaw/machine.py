@@ -23,7 +23,7 @@ from vlmlaw.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from vlmlaw.experiment import ComputeSettings
+    from vlmlaw.stage_settings import ComputeSettings
 
 EXIT_RUN_ME_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: stopped from outside, with a checkpoint to go on from
 

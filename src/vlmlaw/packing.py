@@ -21,7 +21,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import TokenSettings
+    from vlmlaw.stage_settings import TokenSettings
 
 IGNORE_INDEX = -100
 NO_TOKEN = -1

@@ -13,20 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw import provenance
-from vlmlaw.experiment import (
-    CellSettings,
-    Experiment,
-    LlavaData,
-    ModelSettings,
-    SizeSettings,
-    SplitSettings,
-    VisionSection,
-)
+from vlmlaw.experiment import Experiment
 from vlmlaw.lineage import Lineage
 from vlmlaw.memory import recall, remember
 from vlmlaw.names import RULE_OF_RUNNER, cell_name
 from vlmlaw.resources import Needs
 from vlmlaw.settings import as_data, to_json
+from vlmlaw.stage_settings import CellSettings, LlavaData, ModelSettings, SizeSettings, SplitSettings, VisionSection
 
 DATASET_FILES = ("index.npz", "conversations.json", "images-00000.tar")
 

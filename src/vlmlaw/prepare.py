@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 from vlmlaw.attention import PACKED
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import ComputeSettings
     from vlmlaw.machine import Machine
     from vlmlaw.model import VlmForConditionalGeneration
+    from vlmlaw.stage_settings import ComputeSettings
 
 
 def prepare(

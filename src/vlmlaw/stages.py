@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.errors import UserError
-from vlmlaw.experiment import (
-    SPLITS,
+from vlmlaw.experiment import SPLITS, Experiment, read_experiment
+from vlmlaw.settings import from_json
+from vlmlaw.stage_settings import (
     CellSettings,
     ComputeSettings,
     DataSettings,
     EvaluationSettings,
-    Experiment,
     MeasuredCell,
     ModelSettings,
     SizeSettings,
@@ -26,9 +26,7 @@ from vlmlaw.experiment import (
     TokenizerSettings,
     TokenSettings,
     VisionSettings,
-    read_experiment,
 )
-from vlmlaw.settings import from_json
 
 INPUTS = {
     "train": "the training pictures: data/train",

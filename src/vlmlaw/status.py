@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.attempts import DONE, KILLED, Attempt, cause_of, read_attempts
-from vlmlaw.experiment import CellSettings, Experiment, read_experiment
+from vlmlaw.experiment import Experiment, read_experiment
 from vlmlaw.names import RULE_OF_RUNNER
 from vlmlaw.resources import Needs
+from vlmlaw.stage_settings import CellSettings
 
 SIGN_OF_LIFE_S = 300  # a job writes into its log far more often, but for the reading of large weights
 TRAIN = "train_cell"

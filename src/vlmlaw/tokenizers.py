@@ -11,7 +11,7 @@ from vlmlaw.files import whole_folder
 from vlmlaw.hub import fetch_tokenizer_files
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import ModelSettings, TokenizerSettings
+    from vlmlaw.stage_settings import ModelSettings, TokenizerSettings
 
 # The template of Qwen and many others without the system prompt that theirs may add, which would cost every question
 # some twenty tokens, and without the rewriting of earlier turns that reasoning models' templates do.

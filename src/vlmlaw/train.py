@@ -41,7 +41,7 @@ from vlmlaw.vision import grid_side, without_unused_layers
 from vlmlaw.vlm_config import VlmConfig
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import CellSettings
+    from vlmlaw.stage_settings import CellSettings
 
 CONNECTOR = "connector.safetensors"
 

@@ -25,7 +25,7 @@ from vlmlaw.files import whole_folder
 from vlmlaw.progress import progress
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import LlavaFile, SplitSettings
+    from vlmlaw.stage_settings import LlavaFile, SplitSettings
 
 SKIPPED = "skipped.json"
 IMAGES_AHEAD = 64  # of each thread

@@ -19,7 +19,7 @@ from vlmlaw.files import whole_folder
 from vlmlaw.progress import progress
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import DataSettings
+    from vlmlaw.stage_settings import DataSettings
 
 SPLITS = ("train", "development", "test", "text")
 SUITES = ("reasoning", "reading")
