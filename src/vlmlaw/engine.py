@@ -1,4 +1,4 @@
-"""What Snakemake 9.18 to 9.27 offers no setting for, done where its own code asks; tests/ has every one for real."""
+"""What the Snakemake of pyproject.toml has no setting for, done where its own code asks; tests have each for real."""
 
 import shutil
 from collections.abc import Callable, Iterable
