@@ -67,6 +67,19 @@ def test_where_tokens_do_harm_the_curve_of_v_star_is_at_the_fewest(study: Study)
     assert {y for line in axes.lines for y in line.get_ydata()} == {rows["V"].min()}
 
 
+def test_the_profile_of_an_infinite_rho_shows_where_its_interval_begins(study: Study) -> None:
+    suite = study.suites[0]
+    rows = suite.rows.assign(error=0.5 - 0.05 * np.log(suite.rows["N"] * 1e6) + 0.001 * np.log(suite.rows["V"]))
+    rows["error"] += 0.003 * np.cos(np.arange(len(rows)))  # noise, so that the interval has an end
+    options = LawOptions(bootstrap_draws=0, hold_out="none", question_tokens=(0, 8, 64))
+    flat = replace(suite, analysis=analyse(rows[["N", "V", "error", "seed"]], options)["fits"][0])
+    axes = Figure().subplots()
+    doubts.profile_of_rho(axes, flat, study)
+    low, high = axes.get_xlim()
+    assert flat.rho["upper"] is None and flat.rho["lower"] > 8
+    assert low < flat.rho["lower"] < high
+
+
 def test_the_measured_grid_is_written_into_the_heat_map(study: Study) -> None:
     shown = texts(svg_of("grid", study))
     for suite in study.suites:

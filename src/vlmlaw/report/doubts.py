@@ -106,7 +106,7 @@ def profile_of_rho(axes: Axes, suite: Suite, study: Study) -> None:
     axes.axhline(limit, color=style.QUIET, linewidth=0.9, linestyle=(0, (3, 2)))
     low, high = float(table["rho"].iloc[0]), float(table["rho"].iloc[-1])
     # Where the profile runs on without end, show the part in which it bends.
-    far = max(8.0, 4 * abs(rho["estimate"] or 0.0))
+    far = 4 * max(2.0, *(abs(rho[name] or 0.0) for name in ("estimate", "lower", "upper")))
     low, high = max(low, -far) if rho["lower"] is None else low, min(high, far) if rho["upper"] is None else high
     inside = [low if rho["lower"] is None else rho["lower"], high if rho["upper"] is None else rho["upper"]]
     axes.axvspan(*inside, color=style.ACCENT, alpha=0.14, linewidth=0)
