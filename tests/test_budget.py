@@ -85,4 +85,4 @@ def test_a_config_that_is_no_tower_or_no_language_model_is_refused():
 def test_layers_count_from_the_towers_start_whatever_the_file_says(paper):
     cells = paper.cells.values()
     assert {cell.feature_layers for cell in cells} == {(12, 16, 22, 23)}  # TokenPacker's, of 24
-    assert paper._layers(deep=False) == (23,)
+    assert paper.layers(deep=False) == (23,)
