@@ -64,7 +64,7 @@ def test_every_compressor_can_be_timed(make_vlm, name):
 
 
 def test_a_cell_without_a_model_is_named():
-    with pytest.raises(UserError, match=r"56k_v4_average_s0 has no model in .*; train it first"):
+    with pytest.raises(UserError, match=r"56k_v4_average_s0 has no model in .*; train it: snakemake --cores all"):
         list(
             latency_table(
                 read_experiment("params.yaml"), ["56k_v4_average_s0"], n_text_tokens=4, n_repeats=1, dtype="float32"

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vlmlaw.answer import load_cell
 from vlmlaw.errors import UserError
+from vlmlaw.weights import load_cell
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import Experiment
@@ -101,16 +101,20 @@ def latency_table(
     experiment: Experiment, cells: Sequence[str], *, n_text_tokens: int, n_repeats: int, dtype: str
 ) -> Iterator[str]:
     """Lines of a Markdown table, a row for each trained cell. Raises UserError for a cell that is not there."""
+    folders = {name: _model_of(experiment, name) for name in cells}  # all are looked for before the first is measured
     names = [field.name.replace("_", " ") for field in fields(Latency)]
     yield "| cell, ms | " + " | ".join([*names, "first token"]) + " |"
     yield "|---" + "|--:" * (len(names) + 1) + "|"
-    for name in cells:
-        cell = experiment.cell_settings(name)
-        folder = Path(experiment.results) / "cells" / experiment.training_of(cell).name / "model"
-        if not (folder / "config.json").is_file():
-            raise UserError(
-                f"the cell {name} has no model in {folder}; train it first: snakemake {folder.parent}/model"
-            )
-        model, _ = load_cell(folder, dtype=dtype, cell=cell.measured)
+    for name, folder in folders.items():
+        model, _ = load_cell(folder, dtype=dtype, cell=experiment.cell_settings(name).measured)
         found = measure(model, n_text_tokens=n_text_tokens, n_repeats=n_repeats)
         yield f"| `{name}` | " + " | ".join(f"{ms:.3g}" for ms in (*astuple(found), found.all)) + " |"
+
+
+def _model_of(experiment: Experiment, name: str) -> Path:
+    training = experiment.training_of(experiment.cell_settings(name)).name
+    folder = Path(experiment.results) / "cells" / training / "model"
+    if not (folder / "config.json").is_file():
+        target = folder / "model.safetensors"
+        raise UserError(f"the cell {name} has no model in {folder}; train it: snakemake --cores all {target}")
+    return folder
