@@ -87,16 +87,15 @@ def run_summary(args: argparse.Namespace) -> None:
     if given.suffix == ".json":
         print(summary(given, page=None))
         return
-    import pandas as pd
-
     from vlmlaw.experiment import read_experiment
+    from vlmlaw.laws.table import read_measurements
     from vlmlaw.report.study import measured_question_tokens
 
     results = Path(read_experiment(given).results)
     law = results / "law" / "law.json"
     if not law.exists():
         raise UserError(f"{law} is not there yet; run `snakemake --cores all --configfile {given}` first.")
-    q = measured_question_tokens(pd.read_csv(results / "measurements.csv"))
+    q = measured_question_tokens(read_measurements(results / "measurements.csv").frame)
     print(summary(law, page=results / "report" / "index.html", question_tokens=q))
 
 
