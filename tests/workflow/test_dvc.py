@@ -37,6 +37,14 @@ def both_agree(project: Project, jobs: dict[str, int]) -> None:
     assert project.status() == {}
 
 
+def one_size_then_one_token_count(clone: Project) -> None:
+    """Each trains its own cells; the first of them brings back the caches."""
+    clone.change("sizes.14k.training", {"learning_rate": 1.0e-3})
+    both_agree(clone, REBUILT | cells(3))
+    clone.change("grid.visual_tokens", [1, 4, 9, 36])
+    both_agree(clone, cells(3))
+
+
 def without_tail(jobs: dict[str, int]) -> dict[str, int]:
     return {rule: n for rule, n in jobs.items() if rule not in TAIL}
 
@@ -97,10 +105,7 @@ def test_a_clone_has_nothing_to_do(clone):
 
 def test_a_clone_trains_what_a_change_touches_and_no_more(clone):
     """The caches come back for the cells that need them; the other cells do not run because of them."""
-    clone.change("sizes.14k.training", {"learning_rate": 1.0e-3})
-    both_agree(clone, REBUILT | cells(3))
-    clone.change("grid.visual_tokens", [1, 4, 9, 36])
-    both_agree(clone, cells(3))
+    one_size_then_one_token_count(clone)
 
 
 @pytest.mark.parametrize(
@@ -129,10 +134,7 @@ def bare(clone) -> Project:
 def test_a_clone_without_snakemakes_records_trains_what_a_change_touches_and_no_more(bare):
     """File times alone would rerun everything, and let a changed setting pass."""
     assert bare.planned() == {}
-    bare.change("sizes.14k.training", {"learning_rate": 1.0e-3})
-    both_agree(bare, REBUILT | cells(3))
-    bare.change("grid.visual_tokens", [1, 4, 9, 36])
-    both_agree(bare, cells(3))
+    one_size_then_one_token_count(bare)
 
 
 @pytest.mark.parametrize(
