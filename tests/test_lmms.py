@@ -82,7 +82,8 @@ def test_scores_become_errors_by_the_table(cell, results, tmp_path):
     assert mme["error"] == pytest.approx(0.375)
     assert mme["error_se"] == pytest.approx((0.375 * 0.625 / 1187) ** 0.5)
     assert found["ai2d"]["scores"]["reasoning"]["ai2d"] == {"error": 0.5, "error_se": 0.02, "n_questions": 100}
-    assert found["gqa"]["cell"] == {"size": "3k", "n_visual_tokens": 4, "compressor": "block_linear", "seed": 7}
+    named = {"size": "3k", "n_visual_tokens": 4, "compressor": "block_linear", "seed": 7}
+    assert found["gqa"]["cell"] == named | {"compressor_options": {}}
     assert found["gqa"]["n_text_tokens"] == 3  # of 2, 3 and 4 words
 
 

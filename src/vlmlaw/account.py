@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from vlmlaw import cost
 from vlmlaw.errors import UserError
-from vlmlaw.names import cell_name
+from vlmlaw.names import CELL_KEYS, cell_named_in
 
 if TYPE_CHECKING:
     from vlmlaw.model import VlmForConditionalGeneration
-
-CELL_KEYS = ("size", "n_visual_tokens", "compressor", "seed")
 
 
 def describe_cell(vlm: VlmForConditionalGeneration, folder: Path, *, n_text_tokens: int) -> dict[str, Any]:
@@ -33,10 +31,11 @@ def describe_cell(vlm: VlmForConditionalGeneration, folder: Path, *, n_text_toke
             "training.json, as `vlmlaw train` makes it."
         ) from error
     flops = cost.inference_flops(vlm, n_text_tokens=n_text_tokens)
+    # The weights may be those of many cells: the model itself says which of them it is.
+    own = {name: getattr(vlm.config, name) for name in ("n_visual_tokens", "compressor", "compressor_options")}
     return {
-        # The weights may be those of many cells: the model itself says which of them it is.
-        "cell": trained_as | {"n_visual_tokens": vlm.config.n_visual_tokens, "compressor": vlm.config.compressor},
-        "training": cell_name(**trained_as),
+        "cell": trained_as | own,
+        "training": cell_named_in(trained_as),
         "parameters": asdict(cost.count_parameters(vlm)),
         "n_text_tokens": n_text_tokens,
         "flops": asdict(flops) | {"all": flops.all},

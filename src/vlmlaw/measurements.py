@@ -15,7 +15,7 @@ import pandas as pd
 
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
-from vlmlaw.names import cell_name
+from vlmlaw.names import cell_named_in
 from vlmlaw.scores import Score, mean_score
 from vlmlaw.stage_settings import ALL
 
@@ -46,7 +46,7 @@ def rows_of(evaluation: dict[str, Any], *, held_out_size: str | None) -> list[di
     """The measurements of one evaluation of a cell: on the test split, or on a benchmark."""
     settings, flops = evaluation["cell"], evaluation["flops"]
     common = {
-        "cell": cell_name(**{key: settings[key] for key in ("size", "n_visual_tokens", "compressor", "seed")}),
+        "cell": cell_named_in(settings),
         "size": settings["size"],
         "seed": settings["seed"],
         "compressor": settings["compressor"],
