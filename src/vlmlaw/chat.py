@@ -2,47 +2,66 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from transformers import GenerationConfig
 
-from vlmlaw import processor  # noqa: F401 makes cells known to transformers' Auto classes
+from vlmlaw import records
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
-from vlmlaw.machine import best_device
+from vlmlaw.processor import VlmProcessor
+from vlmlaw.settings import build
+from vlmlaw.stage_settings import MeasuredCell
+from vlmlaw.weights import load_cell
 
 
-def find_model(cell: str, *, results: Path) -> Path:
+def find_model(cell: str, *, results: Path) -> tuple[Path, MeasuredCell | None]:
     """The model's folder of a cell: by its name in the results, or by a path to it or to the cell's folder.
 
+    With it the cell, where the weights are those of a training that several share: its evaluations tell.
     Raises UserError with the cells that there are.
     """
     for folder in (results / "cells" / cell, Path(cell)):
         for model in (folder / "model", folder):
             if (model / "config.json").is_file():
-                return model
-    there = sorted(path.parent.parent.name for path in results.glob("cells/*/model/config.json"))
+                return model, None
+        for path in _evaluations(folder):
+            evaluation = json.loads(path.read_text(encoding="utf-8"))
+            model = folder.parent / evaluation["training"] / "model"
+            if (model / "config.json").is_file():
+                return model, build(MeasuredCell, evaluation["cell"], where=str(path))
+    folders = sorted(results.glob("cells/*"))
+    there = [path.name for path in folders if (path / "model" / "config.json").is_file() or _evaluations(path)]
     told = f"there are {', '.join(there[:8])}" if there else f"{results}/cells has none yet"
     raise UserError(f"no trained cell is called {cell!r}, and it is no folder of one; {told}.")
 
 
+def _evaluations(folder: Path) -> list[Path]:
+    found = [*folder.glob("evaluation.json"), *sorted(folder.glob("benchmarks/*.json"))]
+    return [path for path in found if not path.name.endswith(f".{records.NAME}")]
+
+
 @torch.no_grad()
-def ask(folder: Path, image: Path | None, question: str, *, max_new_tokens: int) -> str:
-    """What the model answers, greedily. Raises UserError where image or model cannot be read."""
+def ask(
+    folder: Path, image: Path | None, question: str, *, max_new_tokens: int, cell: MeasuredCell | None = None
+) -> str:
+    """What the model in `folder` answers, greedily; as `cell`, where its weights serve several.
+
+    Raises UserError where image or model cannot be read.
+    """
     try:
-        model = AutoModelForImageTextToText.from_pretrained(folder).eval()
-        reader: Any = AutoProcessor.from_pretrained(folder)
+        model, words = load_cell(folder, cell=cell)
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} cannot be loaded as a cell's model: {error}") from error
-    device = best_device()
-    model.to(device)
+    reader = VlmProcessor.of_model(model, words)
     said = question if image is None else f"{IMAGE_PLACEHOLDER}\n{question}"
     message = [{"role": "user", "content": said}]
     text = reader.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    given = reader(text=text, images=None if image is None else [_open(image)]).to(device)
+    given = reader(text=text, images=None if image is None else [_open(image)]).to(model.device)
     # Its own configuration may ask for sampling or a repetition penalty, as Qwen's does.
     greedy = GenerationConfig(
         max_new_tokens=max_new_tokens,

@@ -50,7 +50,7 @@ class VlmProcessor(ProcessorMixin):
         config = model.config
         return cls(
             tokenizer,
-            n_visual_tokens=config.n_visual_tokens,
+            n_visual_tokens=model.compressor.n_input_tokens,
             reads_question=model.compressor.needs_question,
             image_px=config.vision_config.image_size,
             image_fit=config.image_fit,

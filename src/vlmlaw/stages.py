@@ -235,9 +235,9 @@ def run_chat(args: argparse.Namespace) -> None:
     from vlmlaw.chat import ask, find_model
 
     *images, question = args.asked
-    folder = find_model(args.cell, results=Path(args.results))
+    folder, cell = find_model(args.cell, results=Path(args.results))
     image = Path(images[0]) if images else None
-    print(ask(folder, image, question, max_new_tokens=args.max_new_tokens))
+    print(ask(folder, image, question, max_new_tokens=args.max_new_tokens, cell=cell))
 
 
 def run_latency(args: argparse.Namespace) -> None:
