@@ -143,7 +143,8 @@ rule all:
         else expand(
             "<results>/cells/{name}/model/model.safetensors", name=plan.trainings
         )
-        + plan.evaluations,
+        + plan.evaluations
+        + plan.cards,
 
 
 rule data:
@@ -164,6 +165,7 @@ rule models:
 rule cells:
     input:
         "<results>/measurements.csv",
+        plan.cards,
 
 
 rule law:

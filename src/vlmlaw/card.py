@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
+from vlmlaw.names import CELL_KEYS, cell_named_in
 
 CARD = "README.md"
 USE = """```python
@@ -17,35 +20,80 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 model = AutoModelForImageTextToText.from_pretrained("{folder}")
 processor = AutoProcessor.from_pretrained("{folder}")
+"""
+USE_SHARED = """```python
+from PIL import Image
+from transformers import AutoModelForImageTextToText
+from vlmlaw.packing import load_tokenizer
+from vlmlaw.processor import VlmProcessor
+
+# The weights are those of {training}, which several cells share: what makes them this one is said here.
+cell = {cell}
+model = AutoModelForImageTextToText.from_pretrained("{folder}", **cell)
+processor = VlmProcessor.of_model(model, load_tokenizer("{folder}"))
+"""
+ASK = """\
 message = [{{"role": "user", "content": "<image>\\nWhat is this?"}}]
 text = processor.apply_chat_template(message, add_generation_prompt=True)
 ids = model.generate(**processor(text=text, images=Image.open("image.png")), max_new_tokens=32)
 print(processor.decode(ids[0]))
 ```
 
-or `vlmlaw chat {folder} image.png "What is this?"`."""
+or, in this folder, `vlmlaw chat . image.png "What is this?"`."""
 
 
-def write_card(name: str, training: Mapping[str, Any], evaluation: Mapping[str, Any], model: Path, out: Path) -> None:
-    """Write the card of a cell to `out`: its training.json and evaluation.json in words, and how to load `model`."""
-    settings, n_visual_tokens = training["settings"], evaluation["cell"]["n_visual_tokens"]
+def card_of_benchmarks(scores: Sequence[Path], model: Path, out: Path) -> None:
+    """Write a cell's card from its benchmarks/NAME.json. Raises UserError where one is none or of another cell."""
+    evaluations = [_read(path) for path in scores]
+    others = [str(path) for path, one in zip(scores, evaluations, strict=True) if one["cell"] != evaluations[0]["cell"]]
+    if others:
+        raise UserError(f"{', '.join(others)}: of another cell than {scores[0]}; a card is of one cell.")
+    write_card(evaluations, model, out, errors_on="benchmarks")
+
+
+def write_card(evaluations: Sequence[Mapping[str, Any]], model: Path, out: Path, *, errors_on: str) -> None:
+    """Write the card of the cell in whose folder `out` is: its errors, what it was made from, how to load `model`.
+
+    `evaluations` are of one cell, on the test split or on benchmarks; `errors_on` says which. The rest is told by the
+    training.json beside `model`.
+    """
+    training = json.loads((model.parent / "training.json").read_text(encoding="utf-8"))
+    cell, parameters = evaluations[0]["cell"], evaluations[0]["parameters"]
+    n_visual_tokens = cell["n_visual_tokens"]
     parts = [
         "---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\ntags: [vlmlaw]\n---",
-        f"# {name}",
+        f"# {cell_named_in(cell)}",
         f"A vision-language model that reads an image as {n_visual_tokens} visual "
-        f"{'token' if n_visual_tokens == 1 else 'tokens'} ({settings['compressor']}), one cell of a grid made by "
+        f"{'token' if n_visual_tokens == 1 else 'tokens'} ({cell['compressor']}), one cell of a grid made by "
         "vlmlaw to measure how error follows from the size of the language model and the number of visual tokens.",
-        "## Errors on the test split\n\n" + _table(evaluation["scores"]),
-        "## Size and training\n\n" + "\n".join(f"- {line}" for line in _facts(training, evaluation["parameters"])),
-        "## Use\n\n" + USE.format(folder=os.path.relpath(model, out.parent)),
+        f"## Errors on {errors_on}\n\n" + _table([evaluation["scores"] for evaluation in evaluations]),
+        "## Size and training\n\n" + "\n".join(f"- {line}" for line in _facts(training, parameters)),
+        "## Use\n\n" + _use(cell, training["settings"], os.path.relpath(model, out.parent)),
     ]
     with whole_file(out) as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _table(scores: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        evaluation = json.loads(path.read_text(encoding="utf-8"))
+        _table([evaluation["scores"]])
+        return {"cell": evaluation["cell"], "parameters": evaluation["parameters"], "scores": evaluation["scores"]}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no evaluation of a cell ({error!r}); expected its benchmarks/NAME.json.") from error
+
+
+def _use(cell: Mapping[str, Any], trained_as: Mapping[str, Any], folder: str) -> str:
+    if all(cell[key] == trained_as[key] for key in CELL_KEYS):
+        return (USE + ASK).format(folder=folder)
+    own = {key: cell[key] for key in ("compressor", "n_visual_tokens", "compressor_options")}
+    return (USE_SHARED + ASK).format(folder=folder, cell=own, training=cell_named_in(trained_as))
+
+
+def _table(of_each: Sequence[Mapping[str, Mapping[str, Mapping[str, float]]]]) -> str:
     rows = ["| suite | kind | error | standard error | questions |", "|---|---|---|---|---|"]
-    for suite, kinds in scores.items():
+    suites = [of_suite for scores in of_each for of_suite in scores.items()]
+    for suite, kinds in sorted(suites, key=lambda of_suite: of_suite[0]):
         for kind, score in kinds.items():
             figures = f"{score['error']:.3f} | {score['error_se']:.3f} | {score['n_questions']}"
             rows.append(f"| {suite} | {kind} | {figures} |")

@@ -11,7 +11,7 @@ from functools import cached_property, wraps
 from typing import Any, TypeVar
 
 from vlmlaw.experiment import Experiment
-from vlmlaw.names import cell_name
+from vlmlaw.names import CELL_KEYS, cell_name
 from vlmlaw.provenance import code_version
 from vlmlaw.report import described, templates_version
 from vlmlaw.settings import to_json
@@ -103,15 +103,22 @@ class Lineage:
         settings = [to_json(self.experiment.evaluation), self.experiment.grid.held_out or ""]
         evaluations = []
         for name, cell in self.experiment.cells.items():
-            wildcards = {key: str(getattr(cell, key)) for key in ("size", "n_visual_tokens", "compressor", "seed")}
+            wildcards = {key: str(getattr(cell, key)) for key in CELL_KEYS}
             evaluations.append(name)
             if self.experiment.has_test:
                 code = code_version("vlmlaw.evaluate", compressor=cell.compressor)
                 evaluations += [self.evaluate_cell(**wildcards), code]
-            for benchmark, own in self.experiment.benchmarks.items():
-                code = code_version("vlmlaw.answer" if own.metric else "vlmlaw.lmms_model", compressor=cell.compressor)
-                evaluations += [to_json(own), self.evaluate_benchmark(benchmark=benchmark, **wildcards), code]
+            evaluations.append(self.write_card(**wildcards))
         return _hash(*settings, *evaluations)
+
+    @_asked_once
+    def write_card(self, **cell: str) -> str:
+        """A cell on all benchmarks."""
+        evaluations = []
+        for benchmark, own in self.experiment.benchmarks.items():
+            code = code_version("vlmlaw.answer" if own.metric else "vlmlaw.lmms_model", compressor=cell["compressor"])
+            evaluations += [to_json(own), self.evaluate_benchmark(benchmark=benchmark, **cell), code]
+        return _hash(*evaluations)
 
     @cached_property
     def fit_law(self) -> str:

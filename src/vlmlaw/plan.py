@@ -16,7 +16,7 @@ from vlmlaw import provenance
 from vlmlaw.experiment import Experiment
 from vlmlaw.lineage import Lineage
 from vlmlaw.memory import recall, remember
-from vlmlaw.names import RULE_OF_RUNNER, cell_name
+from vlmlaw.names import CELL_KEYS, RULE_OF_RUNNER, cell_name
 from vlmlaw.resources import Needs
 from vlmlaw.settings import as_data, to_json
 from vlmlaw.stage_settings import CellSettings, LlavaData, ModelSettings, SizeSettings, SplitSettings, VisionSection
@@ -224,6 +224,11 @@ class Plan:
         return [f"{self.results}/cells/{cell}/{name}" for cell in self.cells for name in self.experiment.evaluations]
 
     @property
+    def cards(self) -> list[str]:
+        """Cards that no evaluation on the test split writes, since there is none."""
+        return [] if self.experiment.has_test else [f"{self.results}/cells/{cell}/README.md" for cell in self.cells]
+
+    @property
     def samples(self) -> list[str]:
         """The files of the pictures and questions that the report shows some of."""
         return [f"{self.results}/data/test/{name}" for name in DATASET_FILES] if self.experiment.has_test else []
@@ -258,10 +263,16 @@ class Plan:
         if rule == "collect_measurements":
             cells = [self._wildcards_of(cell) for cell in self.experiment.cells.values()]
             tested: list[tuple[str, dict[str, str]]] = [("evaluate_cell", {})] if self.experiment.has_test else []
-            runs = [(RULE_OF_RUNNER[b.by], {"benchmark": b.name}) for b in self.experiment.evaluation.benchmarks]
-            return [(rule, cell | own) for cell in cells for rule, own in [*tested, *runs]]
+            return [(rule, cell | own) for cell in cells for rule, own in [*tested, *self._runs]]
+        if rule == "write_card":
+            return [(runner, {**wildcards} | own) for runner, own in self._runs]
         before = {"fit_law": "collect_measurements", "write_headline": "fit_law", "write_report": "fit_law"}.get(rule)
         return [(before, {})] if before else []
+
+    @property
+    def _runs(self) -> list[tuple[str, dict[str, str]]]:
+        """The rule that runs each benchmark, and its own wildcard."""
+        return [(RULE_OF_RUNNER[b.by], {"benchmark": b.name}) for b in self.experiment.evaluation.benchmarks]
 
     def _behind_training(self, rule: str, wildcards: Any) -> list[tuple[str, dict[str, str]]]:
         size = {"size": wildcards["size"]}
@@ -274,7 +285,7 @@ class Plan:
 
     @staticmethod
     def _wildcards_of(cell: CellSettings) -> dict[str, str]:
-        named = {name: getattr(cell, name) for name in ("size", "n_visual_tokens", "compressor", "seed")}
+        named = {name: getattr(cell, name) for name in CELL_KEYS}
         return {name: str(value) for name, value in named.items() if value is not None}
 
     # Order: what takes longest starts first, so that no core idles at the end.

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import pytest
 import yaml
@@ -90,14 +91,19 @@ def test_dvc_runs_and_records_it_with_its_stage_1(tmp_path):
     assert hours == 12 * 36 / 3600
 
 
-def test_benchmarks_can_be_all_that_is_measured(finished):
-    before = finished.params["data"]["test"], finished.params["evaluation"]
-    (finished.folder / "asked.json").write_text(json.dumps([{"id": "a", "question": "What?", "answer": "That."}]))
+def test_benchmarks_can_be_all_that_is_measured(finished, tmp_path):
+    shutil.copytree(finished.folder, tmp_path / "copy")
+    project = Project(tmp_path / "copy")
+    (project.folder / "asked.json").write_text(json.dumps([{"id": "a", "question": "What?", "answer": "That."}]))
     asked = {"name": "asked", "questions": "asked.json", "suite": "reading", "metric": "exact_match"}
-    finished.change("data.test", {})
-    finished.change("evaluation", {"benchmarks": [asked]})
-    planned = finished.planned()
-    finished.change("data.test", before[0])
-    finished.change("evaluation", before[1])
+    project.change("data.test", {})
+    project.change("evaluation", {"benchmarks": [asked]})
     behind = ("collect_measurements", "fit_law", "write_headline", "write_report")
-    assert planned == {"evaluate_benchmark": 6} | dict.fromkeys(behind, 1)
+    assert project.planned() == {"evaluate_benchmark": 6, "write_card": 6} | dict.fromkeys(behind, 1)
+    cell = "10k_v4_tokenpacker_s0"
+    card = project.folder / "results" / "cells" / cell / "README.md"
+    project.snakemake(str(card.relative_to(project.folder)))
+    assert "## Errors on benchmarks" in card.read_text() and "| reading | asked |" in card.read_text()
+    assert project.planned() == {"evaluate_benchmark": 5, "write_card": 5} | dict.fromkeys(behind, 1)
+    project.change("evaluation", {"benchmarks": [asked | {"instruction": "Shortly."}]})
+    assert project.planned()["write_card"] == 6

@@ -1,9 +1,15 @@
 """Cells that share one training: it is planned once, run for real, and each cell has its own figures."""
 
 import json
+import re
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
+from PIL import Image
+
+from .project import Project, environment
 
 pytestmark = pytest.mark.workflow
 ELASTIC = {"sizes": ["3k"], "visual_tokens": [1, 4, 36], "compressors": ["m3", "mqt"]}
@@ -15,8 +21,6 @@ TAIL = {"collect_measurements": 1, "fit_law": 1, "write_headline": 1, "write_rep
 def shared(finished_once, tmp_path_factory):
     """The finished run with elastic and training-free cells beside its own, made for real."""
     import shutil
-
-    from .project import Project
 
     folder = tmp_path_factory.mktemp("shared") / "copy"
     shutil.copytree(finished_once.folder, folder)
@@ -45,7 +49,25 @@ def test_each_cell_has_its_own_figures_and_names_its_training(shared):
     flops = table[(table.compressor == "mqt") & (table.kind == "all")].groupby("n_visual_tokens").llm_flops.first()
     assert flops.is_monotonic_increasing and flops.nunique() == 3
     evaluation = json.loads((shared.folder / "results/cells/3k_v4_visionzip_s0/evaluation.json").read_text())
-    assert evaluation["cell"] == {"size": "3k", "n_visual_tokens": 4, "compressor": "visionzip", "seed": 0}
+    named = {"size": "3k", "n_visual_tokens": 4, "compressor": "visionzip", "seed": 0}
+    assert evaluation["cell"] == named | {"compressor_options": {}}
+
+
+def test_a_cells_card_says_how_to_ask_it(shared, tmp_path):
+    """Of a cell with weights of its own, and of two whose weights others share, what stands there is run."""
+    Image.new("RGB", (48, 48), "red").save(tmp_path / "image.png")
+    for cell in ("14k_v4_block_linear_s0", "3k_v4_visionzip_s0", "3k_v1_m3_s0"):
+        folder = shared.folder / "results" / "cells" / cell
+        code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
+        code = code.replace("image.png", str(tmp_path / "image.png")).replace("What is this?", "shape red")
+        tools = environment() | {"PYTHONPATH": str(shared.folder / "src")}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=folder, env=tools, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        *_, answer, end = done.stdout.split()
+        assert end == "<end>"
+        assert shared.vlmlaw("chat", cell, str(tmp_path / "image.png"), "shape red").stdout.strip() == answer
 
 
 def test_another_v_of_an_elastic_compressor_trains_nothing(shared):

@@ -1,4 +1,4 @@
-"""Every cell on each benchmark of the experiment: by the project's own metrics, or by lmms-eval."""
+"""Every cell on each benchmark of the experiment: by the project's own metrics, or by lmms-eval. And its card."""
 
 
 rule evaluate_benchmark:
@@ -75,3 +75,41 @@ rule evaluate_by_lmms_eval:
         JOB + " benchmark lmms-eval --model $(dirname {input.model[0]})"
         " --settings {params.settings:q} --batch-size {resources.batch_size} --out {output.scores}"
         " 2>&1 | tee {log}"
+
+
+# Else the evaluation on the test split writes it, with its errors there.
+if not plan.experiment.has_test:
+
+    rule write_card:
+        input:
+            model=lambda wildcards: f"{plan.model_of(wildcards)}/model/config.json",
+            training=lambda wildcards: f"{plan.model_of(wildcards)}/training.json",
+            scores=[
+                f"<results>/cells/{CELL}/benchmarks/{name}.json"
+                for name in plan.benchmarks
+            ],
+            again=again("write_card"),
+        output:
+            card=f"<results>/cells/{CELL}/README.md",
+            record=f"<results>/cells/{CELL}/card.record.json",
+        log:
+            f"<logs>/write_card/{CELL}.log",
+        benchmark:
+            f"<benchmarks>/write_card/{CELL}.tsv"
+        conda:
+            "../../envs/environment.yaml"
+        resources:
+            mem_mb=1000,
+            runtime=10,
+        params:
+            code=plan.code("vlmlaw.card"),
+            upstream=plan.upstream_of("write_card"),
+        message:
+            "Write the card of {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
+        shell:
+            "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+            " card --model $(dirname {input.model}) --out {output.card} {input.scores}"
+            " > {log} 2>&1"
+
+    localrules:
+        write_card,
