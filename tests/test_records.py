@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from pathlib import Path
 
 from vlmlaw import records
 
@@ -64,3 +65,9 @@ def test_the_record_of_a_file_lies_beside_it(tmp_path):
     for result, record in (("evaluation.json", "evaluation.record.json"), ("model", "training.record.json")):
         (tmp_path / record).write_text("{}")
         assert records.record_of(tmp_path / result) == tmp_path / record
+
+
+def test_the_working_directory_itself_may_be_an_input(tmp_path, monkeypatch):
+    """Questions that lie there have their images there."""
+    monkeypatch.chdir(tmp_path)
+    assert records.record_of(Path()) is None

@@ -71,7 +71,7 @@ def record_of(result: Path) -> Path | None:
     """The record of a file or folder of results, where it has one."""
     candidates = [
         result / NAME,
-        result.with_suffix(".record.json"),
+        result.parent / f"{result.stem}.record.json",
         result.parent / "training.record.json",
         result.parent / NAME,
     ]
