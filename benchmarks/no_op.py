@@ -48,12 +48,15 @@ def make(folder: Path, n_cells: int) -> None:
         source, ignored = ROOT / name, shutil.ignore_patterns("__pycache__", "*.egg-info", "cache", "tmp")
         shutil.copytree(source, folder / name, ignore=ignored) if source.is_dir() else shutil.copy(source, folder)
     for rules in (folder / "workflow" / "rules").iterdir():  # no process of their own, so nothing to measure
-        rules.write_text(re.sub(r"    benchmark:\n.*\n", "", rules.read_text()))
+        rules.write_text(re.sub(r"^ *benchmark:\n.*\n", "", rules.read_text(), flags=re.MULTILINE))
     (folder / "params.yaml").write_text(yaml.safe_dump(experiment(n_cells), sort_keys=False))
     (folder / "results").mkdir()
     for command in (["git", "init", "--quiet"], ["git", "add", "--all"]):
         subprocess.run(command, cwd=folder, check=True, env=environment())
-    subprocess.run([sys.executable, __file__, "--make-here"], cwd=folder, check=True, env=environment())
+    making = [sys.executable, __file__, "--make-here"]
+    done = subprocess.run(making, cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"the grid could not be made:\n{(done.stdout + done.stderr)[-2000:]}")
     run(folder, "dvc", "commit", "--force")
 
 
@@ -87,7 +90,8 @@ def make_here() -> None:
                 raise RuntimeError(f"{plain} ended with {status}")
 
     shell.__new__ = call
-    snakemake.cli.main(["--cores", "1", "--quiet", "all"])
+    # It asks after the inputs of every job that is ready, each time that it chooses one: of a few here, not of all.
+    snakemake.cli.main(["--cores", "1", "--scheduler-subsample", "20"])
 
 
 def _write_headline(args: argparse.Namespace) -> None:
