@@ -7,9 +7,9 @@ from pathlib import Path
 from vlmlaw import records
 
 
-def write(tmp_path, *, verb="tokenize", **paths):
+def write(tmp_path, *, verb="tokenize", read=(), **paths):
     """The record of a verb that made `out`, with these inputs."""
-    given = {"settings": '{"a": 1}', "code": "c0de", "upstream": "0123"}
+    given = {"settings": '{"a": 1}', "code": "c0de", "upstream": "0123", "read": read}
     args = Namespace(verb=verb, record=tmp_path / "made" / records.NAME, out=tmp_path / "made", **given, **paths)
     records.write(args)
     return records.read(args.record)
@@ -42,7 +42,15 @@ def test_the_version_of_a_content_follows_its_files_and_nothing_else(tmp_path):
 def test_an_input_with_a_record_is_named_with_its_version_and_its_own_inputs(tmp_path):
     pictures = folder(tmp_path / "pictures", index="x")
     records.write(
-        Namespace(verb="pictures", record=pictures / records.NAME, out=pictures, settings="{}", code="p", upstream=None)
+        Namespace(
+            verb="pictures",
+            record=pictures / records.NAME,
+            out=pictures,
+            settings="{}",
+            code="p",
+            upstream=None,
+            read=[],
+        )
     )
     folder(tmp_path / "made", a="one")
     record = write(tmp_path, dataset=pictures, tokenizer=tmp_path / "unrecorded")
@@ -51,6 +59,20 @@ def test_an_input_with_a_record_is_named_with_its_version_and_its_own_inputs(tmp
     assert found["path"] == str(pictures) and found["code"] == "p"
     assert found["content"] == records.read(pictures / records.NAME)["content"]
     assert [name for name, _ in records.walk(record["inputs"])] == ["dataset"]
+
+
+def test_files_that_no_job_made_are_told_with_what_is_made_from_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("train.json", "questions.json", "measurements.record.json", "measurements.csv"):
+        (tmp_path / name).write_text("{}")
+    folder(tmp_path / "made", index="x")
+    record = write(tmp_path, read=[Path("train.json")], questions=Path("questions.json"), law=Path("measurements.csv"))
+    found = dict(records.files_read(record))
+    assert set(found) == {"train.json", "questions.json"}
+    assert found["train.json"]["sha256"] == records.sha256(tmp_path / "train.json")
+    pictures = (tmp_path / "made").rename(tmp_path / "pictures")
+    folder(tmp_path / "made", tokens="y")
+    assert dict(records.files_read(write(tmp_path, dataset=pictures))) == found
 
 
 def test_what_is_no_record_reads_as_none(tmp_path):

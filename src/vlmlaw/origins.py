@@ -179,6 +179,8 @@ def _print_record(name: str, record: dict[str, Any], *, folder: Path) -> None:
             kind = "data" if label in DATA else "model"
             _line(f"  {kind}", f"{part['path']} version {part['content']}, commit {part['commit'] or 'unknown'}")
         seen.add(key)
+    for file, identity in dict(records.files_read(record)).items():
+        _line("  your file", f"{file} version {identity['sha256'][:16]}")
     damaged = [
         file
         for file, identity in record["files"].items()

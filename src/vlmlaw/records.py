@@ -30,6 +30,9 @@ def add_options(parser: Any) -> None:
     parser.add_argument("--record", type=Path, metavar="PATH", help="write there what the verb made, and from what")
     parser.add_argument("--code", metavar="HASH", help="for the record: version of the stage's code")
     parser.add_argument("--upstream", metavar="HASH", help="for the record: what stands behind the inputs")
+    parser.add_argument(
+        "--read", nargs="*", type=Path, default=[], metavar="FILE", help="for the record: your own files that it reads"
+    )
 
 
 def write(args: Namespace) -> None:
@@ -43,10 +46,12 @@ def write(args: Namespace) -> None:
         for path in _files(part)
         if path != record and not path.name.startswith(".")
     }
+    theirs = {str(path): _identity(path) for path in _files_of_the_user(args)}
     content = {
         "verb": args.verb,
         **{name: getattr(args, name, None) for name in GIVEN},
         "inputs": _inputs(args),
+        **({"read": theirs} if theirs else {}),
         "files": files,
         "content": content_version(files),
         "commit": commit(),
@@ -107,8 +112,17 @@ def _files(path: Path) -> list[Path]:
 
 def _inputs(args: Namespace) -> dict[str, Any]:
     """The verb's inputs that have records: where each lies, its content's version, and what it was made from."""
+    return {name: known for name, path in _paths(args).items() if (known := _known(path))}
+
+
+def _files_of_the_user(args: Namespace) -> list[Path]:
+    """What the verb read that no job made: named by the rule, or a file without a record among the inputs."""
+    return [*args.read, *(path for path in _paths(args).values() if path.is_file() and record_of(path) is None)]
+
+
+def _paths(args: Namespace) -> dict[str, Path]:
     given = ((name, value) for name, value in vars(args).items() if isinstance(value, Path) and name not in NO_INPUTS)
-    return {name.replace("_", "-"): known for name, path in given if (known := _known(path))}
+    return {name.replace("_", "-"): path for name, path in given}
 
 
 def _known(path: Path) -> dict[str, Any] | None:
@@ -117,6 +131,7 @@ def _known(path: Path) -> dict[str, Any] | None:
     if record is None:
         return None
     kept = {name: record.get(name) for name in ("verb", *GIVEN, "content", "commit", "inputs")}
+    kept |= {name: record[name] for name in ("read",) if name in record}
     return {"path": str(path)} | _pruned(kept, depth=DEPTH)
 
 
@@ -131,6 +146,12 @@ def walk(inputs: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, part in inputs.items():
         yield name, part
         yield from walk(part.get("inputs") or {})
+
+
+def files_read(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Path and identity of every file of the user's that a result was made from, its inputs' included."""
+    for part in (record, *(part for _, part in walk(record["inputs"]))):
+        yield from part.get("read", {}).items()
 
 
 def git(*arguments: str) -> str:

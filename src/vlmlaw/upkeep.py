@@ -103,12 +103,14 @@ class Upkeep:
         return self._current[job.record]
 
     def vouches(self, job: Any, file: str) -> bool:
-        """Whether `file`, an input of Snakemake's `job`, is what the job read, by the record beside its result.
-
-        Only a result can be vouched for, not a file of the user's: records say nothing of those.
-        """
-        is_ours = file.startswith(f"{self._results}/") and hasattr(job.output, "record")
-        return is_ours and self.is_current(job.rule.name, job.wildcards_dict)
+        """Whether `file`, an input of Snakemake's `job`, is what the job read, by the record beside its result."""
+        if not hasattr(job.output, "record"):
+            return False
+        if file.startswith(f"{self._results}/"):
+            return self.is_current(job.rule.name, job.wildcards_dict)
+        made = self._job_of(job.rule.name, job.wildcards_dict)
+        record = records.read(made.record)
+        return record is not None and str(Path(file)) in record.get("read", {}) and self._judge(made)[0]
 
     def digest(self, file: str) -> str:
         return self._digests.of(Path(file))
@@ -177,6 +179,9 @@ class Upkeep:
             path = job.record.parent / name
             if path.exists() and not self._digests.matches(path, identity):
                 return False, f"{name} is not the file that was made (`dvc checkout --force` would bring that back)"
+        for name, identity in records.files_read(record):
+            if Path(name).exists() and not self._digests.matches(Path(name), identity):
+                return False, f"{name} is not the file that was read"
         other = [name for name in records.GIVEN if name in job.given and record[name] != job.given[name]]
         if other and self._same_as_recorded(job) is None:
             return False, f"made from other {' and '.join(other)}"

@@ -1,6 +1,7 @@
 """The whole path of a real experiment: CLIP, Qwen2 and LLaVA-style data in their own formats, under Snakemake."""
 
 import csv
+import hashlib
 import json
 import shutil
 
@@ -69,19 +70,31 @@ def test_done_is_done_and_a_change_of_stage_2_leaves_stage_1(finished):
     assert planned["train_cell"] == 6 and "align_cell" not in planned and "prepare_pictures" not in planned
 
 
-def test_dvc_runs_and_records_it_with_its_stage_1(tmp_path):
-    """Stand-ins do the work: what is asked is whether DVC's stages fit an experiment that has other sections."""
-    project = practice(tmp_path / "project")
+@pytest.fixture(scope="module")
+def stood_in(tmp_path_factory) -> Project:
+    """The practice experiment under DVC, its results committed and pushed; stand-ins did the work."""
+    folder = tmp_path_factory.mktemp("stood_in")
+    project = practice(folder / "project")
     use_standins(project.folder)
-    put_under_dvc(project, remote=tmp_path / "remote")
-    jobs = project.repro()
-    assert (jobs["align_cell"], jobs["train_cell"]) == (6, 6)
+    put_under_dvc(project, remote=folder / "remote")
+    project.jobs = project.repro()
     project.git("add", "--all")
     project.git("commit", "--quiet", "--message=results")
     project.dvc("push")
-    project.git("clone", "--quiet", ".", str(tmp_path / "clone"))
-    clone = Project(tmp_path / "clone")
+    return project
+
+
+def clone_of(project: Project, folder) -> Project:
+    project.git("clone", "--quiet", ".", str(folder))
+    clone = Project(folder)
     clone.dvc("pull")
+    return clone
+
+
+def test_dvc_runs_and_records_it_with_its_stage_1(stood_in, tmp_path):
+    """What is asked is whether DVC's stages fit an experiment that has other sections."""
+    assert (stood_in.jobs["align_cell"], stood_in.jobs["train_cell"]) == (6, 6)
+    clone = clone_of(stood_in, tmp_path / "clone")
     assert len(list((clone.folder / "results" / "cells").glob("*/stage_1/connector.safetensors"))) == 6
     assert clone.planned() == {} and clone.status() == {}
     clone.change("training.learning_rate", 4.0e-3)
@@ -89,6 +102,35 @@ def test_dvc_runs_and_records_it_with_its_stage_1(tmp_path):
     assert jobs["train_cell"] == 6 and "align_cell" not in jobs
     hours = json.loads((clone.folder / "results/headline/metrics/trainings.json").read_text())["hours"]
     assert hours == 12 * 36 / 3600
+
+
+@pytest.mark.parametrize("records", [True, False], ids=["with Snakemake's records", "without them"])
+def test_a_users_file_counts_by_its_content(stood_in, tmp_path, records):
+    """A model or data file copied anew reruns nothing; another one does, although no data lie in the clone."""
+    clone = clone_of(stood_in, tmp_path / "clone")
+    if not records:
+        shutil.rmtree(clone.folder / ".snakemake")
+    for path in (clone.folder / "practice").rglob("*"):
+        path.touch()
+    assert clone.planned() == {}
+    weights = clone.folder / "practice" / "language_models" / "10k" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes() + b" ")
+    planned = clone.planned()
+    assert (planned["fetch_language_model"], planned["align_cell"], planned["train_cell"]) == (1, 3, 3)
+    shutil.copy(stood_in.folder / "practice" / "language_models" / "10k" / "model.safetensors", weights)
+    assert clone.planned() == {}
+    conversations = clone.folder / "practice" / "train.json"
+    conversations.write_text(conversations.read_text() + " ")
+    planned = clone.planned()
+    assert planned["prepare_pictures"] == 2  # the evaluations want the test split's back
+    assert planned["train_cell"] == 6 and "align_cell" not in planned
+    if records:
+        assert clone.repro() == {}  # dvc.yaml does not name them
+    jobs = clone.repro("--force")
+    assert jobs["prepare_pictures"] == 2 and jobs["train_cell"] == 6 and "align_cell" not in jobs
+    assert clone.planned() == {} and clone.status() == {}
+    cell = clone.vlmlaw("provenance", "10k_v4_tokenpacker_s0").stdout
+    assert f"practice/train.json version {hashlib.sha256(conversations.read_bytes()).hexdigest()[:16]}" in cell
 
 
 def test_benchmarks_can_be_all_that_is_measured(finished, tmp_path):

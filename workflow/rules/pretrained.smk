@@ -38,7 +38,7 @@ rule prepare_pictures:
     message:
         "Read the conversations of the {wildcards.split} split and resize their images"
     shell:
-        "python -m vlmlaw --record {output.record} --code {params.code}"
+        "python -m vlmlaw --read {input.conversations:q} --record {output.record} --code {params.code}"
         " data prepare --settings {params.settings:q} --threads {threads}"
         " --out $(dirname {output.index})"
         " 2>&1 | tee {log}"
@@ -94,7 +94,7 @@ rule fetch_encoder:
     message:
         "Fetch the vision tower"
     shell:
-        "python -m vlmlaw --record {output.record} --code {params.code}"
+        "python -m vlmlaw --read {input.model:q} --record {output.record} --code {params.code}"
         " fetch vision --settings {params.settings:q} --out $(dirname {output.model})"
         " 2>&1 | tee {log}"
 
@@ -127,7 +127,7 @@ rule fetch_language_model:
     message:
         "Fetch the language model of size {wildcards.size}"
     shell:
-        "python -m vlmlaw --record {output.record} --code {params.code} --upstream {params.upstream}"
+        "python -m vlmlaw --read {input.model:q} --record {output.record} --code {params.code} --upstream {params.upstream}"
         " fetch language-model --settings {params.settings:q} --tokenizer $(dirname {input.tokenizer[0]})"
         " --out $(dirname {output[0]})"
         " 2>&1 | tee {log}"
