@@ -18,7 +18,8 @@ from .private_cluster import PrivateCluster
 PATIENCE_S = 900
 T = TypeVar("T")
 # Slurm's jobs here take seconds, so they are asked after every few; all else is the profile as it is shipped.
-PROFILE = ["--profile", "workflow/profiles/slurm", "--slurm-init-seconds-before-status-checks", "4"]
+SHIPPED = "workflow/profiles/slurm"
+PROFILE = ["--profile", SHIPPED, "--slurm-init-seconds-before-status-checks", "4"]
 PARTITIONS = {
     "batch": {"max_runtime": 60, "max_threads": 2, "max_mem_mb": 16_000, "max_gpu": 2},
     "short": {"max_runtime": 30, "max_threads": 2, "max_mem_mb": 16_000},
@@ -73,10 +74,17 @@ class ClusterProject(Project):
 
     def start(self, *arguments: str) -> Run:
         """Start a head process in the background. Targets stand before options, since some take several values."""
+        return self._start("snakemake", *arguments, *PROFILE)
+
+    def start_dvc(self, *arguments: str) -> Run:
+        """Start DVC so, which has Snakemake use the profile, wholly as it is shipped."""
+        return self._start("dvc", *arguments, SNAKEMAKE_PROFILE=SHIPPED)
+
+    def _start(self, module: str, *arguments: str, **more: str) -> Run:
         output = self.folder / f"head-{time.monotonic_ns()}.txt"
-        command = [sys.executable, "-m", "snakemake", *arguments, *PROFILE]
+        command, env = [sys.executable, "-m", module, *arguments], environment() | more
         with output.open("wb") as file:
-            process = subprocess.Popen(command, cwd=self.folder, env=environment(), stdout=file, stderr=file)
+            process = subprocess.Popen(command, cwd=self.folder, env=env, stdout=file, stderr=file)
         self.heads.append(Run(process, output))
         return self.heads[-1]
 

@@ -14,6 +14,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from workflow.project import put_under_dvc
+
 from .runs import ClusterProject, wait_until
 
 pytestmark = pytest.mark.slurm
@@ -30,6 +32,14 @@ def all_green(cluster, project):
     """Every cell of one size again, to the report; each training asks for a GPU, which torch has no use for here."""
     project.change("sizes.3k.training", {"steps": 60})
     return outcome(project, project.start("--set-resources", "train_cell:gpu=1").wait())
+
+
+def by_dvc(cluster, project):
+    """A recorded run whose one size changes: `dvc repro`, with the profile in the environment."""
+    put_under_dvc(project, remote=project.folder.parent / "remote")
+    project.vlmlaw("adopt")
+    project.change("sizes.3k.training", {"steps": 60})
+    return outcome(project, project.start_dvc("repro").wait())
 
 
 def one_bad_cell(cluster, project):
@@ -136,6 +146,7 @@ CASES = (
     head_killed,
     cancelled,
     too_little_memory,
+    by_dvc,
     all_green,
     one_bad_cell,
     uninterrupted,
@@ -211,6 +222,15 @@ def test_every_cell_is_green_and_the_report_is_written(case):
     assert (done.project.folder / "results" / "report" / "index.html").stat().st_size > 10_000
     trained = [job.comment for job in done.jobs if job.comment.startswith("rule_train_cell")]
     assert len(trained) == len(set(trained)) == 4, "one job for each cell"
+
+
+def test_dvc_repro_submits_the_cells_that_a_change_touches(case):
+    done = case(by_dvc)
+    assert done.run.code == 0, done.run.text[-3000:]
+    trained = [job.comment for job in done.jobs if job.comment.startswith("rule_train_cell")]
+    assert len(trained) == len(set(trained)) == 4 and all("_3k_" in comment for comment in trained)
+    assert {job.state for job in done.jobs} == {"COMPLETED"}
+    assert done.project.status() == {} and done.project.planned() == {}
 
 
 def test_a_job_says_which_cell_it_is(case):

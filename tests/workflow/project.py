@@ -127,7 +127,7 @@ def put_under_dvc(project: Project, *, remote: Path) -> None:
         source, ignored = ROOT / name, shutil.ignore_patterns("cache", "tmp")
         target = project.folder / name
         shutil.copytree(source, target, ignore=ignored) if source.is_dir() else shutil.copy(source, target)
-    (project.folder / "results").mkdir()
+    (project.folder / "results").mkdir(exist_ok=True)
     project.git("init", "--quiet", "--initial-branch=main")
     project.dvc("remote", "add", "--default", "beside", str(remote))
     project.git("add", "--all")
