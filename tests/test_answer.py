@@ -58,7 +58,8 @@ def test_a_benchmark_ends_in_one_file_with_its_replies_beside(cell, benchmark, t
     found = result["scores"]["reasoning"]["mini"]
     assert found["error"] == pytest.approx(np.mean([line["lost"] for line in lines]))
     assert found["n_questions"] == benchmark.n
-    assert result["cell"] == {"size": "3k", "n_visual_tokens": 4, "compressor": "block_linear", "seed": 7}
+    named = {"size": "3k", "n_visual_tokens": 4, "compressor": "block_linear", "seed": 7}
+    assert result["cell"] == named | {"compressor_options": {}}
     assert set(result) == {
         "scores",
         "cell",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw import __version__, adopt, benchmark_cli, origins, records, stages, status
+from vlmlaw.arguments import Parser
 from vlmlaw.attempts import recorded
 from vlmlaw.errors import UserError
 from vlmlaw.gpus import own_gpus
@@ -28,7 +29,7 @@ EPILOG = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of every verb; a verb's module is imported only when it runs."""
-    parser = argparse.ArgumentParser(prog="vlmlaw", description=DESCRIPTION, epilog=EPILOG)
+    parser = Parser(prog="vlmlaw", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"vlmlaw {__version__}")
     job = parser.add_argument_group("what a rule of the workflow says before the verb")
     records.add_options(job)

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vlmlaw.arguments import existing
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import SPLITS, Experiment, read_experiment
 from vlmlaw.settings import from_json
@@ -49,8 +50,7 @@ def add_parsers(subparsers: Any) -> None:
     _add_data(subparsers)
     _add_models(subparsers)
     _add_fetch(subparsers)
-    help_text = "ask a trained cell a question about an image"
-    chat = subparsers.add_parser("chat", help=help_text, description=_sentence(help_text))
+    chat = subparsers.add_parser("chat", help="ask a trained cell a question about an image")
     chat.add_argument("cell", help="a cell's name in results/cells, or its folder")
     chat.add_argument("asked", nargs="+", metavar="[IMAGE] QUESTION", help="an image's file, and what to ask about it")
     chat.add_argument("--results", default="results", metavar="DIR", help="the experiment's results folder")
@@ -69,7 +69,7 @@ def add_parsers(subparsers: Any) -> None:
     inputs = ("language-model", "encoder", "tokens", "images")
     align = _verb(subparsers, "align", run_align, "stage 1 of a cell: train its compressor and projector", *inputs)
     train = _verb(subparsers, "train", run_train, "train one cell", *inputs)
-    train.add_argument("--aligned", nargs="?", type=_existing, metavar="PATH", help="stage 1's connector.safetensors")
+    train.add_argument("--aligned", nargs="?", type=existing, metavar="PATH", help="stage 1's connector.safetensors")
     for parser in (align, train):
         _settings_options(parser, "cell", checkpoints=True)
         parser.add_argument("--compute", metavar="JSON", help="how to use the machine; it changes rounding at most")
@@ -79,7 +79,7 @@ def add_parsers(subparsers: Any) -> None:
         "--cell", metavar="JSON", help="which cell, where the model's weights serve several (what a rule passes)"
     )
     card = _verb(subparsers, "card", run_card, "write a cell's model card from its benchmarks", "model")
-    card.add_argument("scores", nargs="+", type=_existing, metavar="SCORES", help="the cell's benchmarks/NAME.json")
+    card.add_argument("scores", nargs="+", type=existing, metavar="SCORES", help="the cell's benchmarks/NAME.json")
     collect = _verb(subparsers, "collect", run_collect, "collect evaluations into one table")
     collect.add_argument("evaluations", nargs="*", type=Path, metavar="EVALUATION", help="evaluation.json of a cell")
     collect.add_argument("--cells", type=Path, metavar="DIR", help="in place of them: the folder of all cells")
@@ -129,22 +129,12 @@ def _add_fetch(subparsers: Any) -> None:
 
 def _verb(verbs: Any, name: str, run: Callable[..., int | None], help_text: str, *inputs: str) -> Any:
     """A verb with one option for each input and `--out`."""
-    parser = verbs.add_parser(name, help=help_text, description=_sentence(help_text))
+    parser = verbs.add_parser(name, help=help_text)
     for option in inputs:
-        parser.add_argument(f"--{option}", required=True, type=_existing, metavar="PATH", help=INPUTS[option])
+        parser.add_argument(f"--{option}", required=True, type=existing, metavar="PATH", help=INPUTS[option])
     parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="what to make; replaced when it exists")
     parser.set_defaults(run=run)
     return parser
-
-
-def _existing(text: str) -> Path:
-    if not Path(text).exists():
-        raise argparse.ArgumentTypeError(f"{text!r} is not there; expected a file or folder that an earlier stage made")
-    return Path(text)
-
-
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _settings_options(parser: Any, selector: str | None = None, *, checkpoints: bool = False) -> None:

@@ -31,11 +31,7 @@ def add_parsers(subparsers: Any) -> None:
     report.add_argument("--scores", default="", metavar="A,B", help="as for `vlmlaw law fit`")
     report.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="as for `vlmlaw law fit`")
     report.set_defaults(run=run_report)
-    summary = subparsers.add_parser(
-        "summary",
-        help="print the laws of a finished run and the path of its page",
-        description="Print the laws of a finished run in a few lines, and the path of its page.",
-    )
+    summary = subparsers.add_parser("summary", help="print the laws of a finished run and the path of its page")
     summary.add_argument("file", nargs="?", default="params.yaml", help="an experiment file, or a law.json")
     summary.set_defaults(run=run_summary)
 

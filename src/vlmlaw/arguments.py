@@ -1,0 +1,26 @@
+"""What the verbs' parsers share."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose verbs, and theirs, have their line of help as description where they bring no other."""
+
+    def add_subparsers(self, **options: Any) -> Any:
+        verbs: Any = super().add_subparsers(**options)
+        add = verbs.add_parser
+
+        def add_parser(name: str, *, help: str, **more: Any) -> Any:
+            return add(name, help=help, **({"description": f"{help[:1].upper()}{help[1:]}."} | more))
+
+        verbs.add_parser = add_parser
+        return verbs
+
+
+def existing(text: str) -> Path:
+    """The type of an argument that names a file or folder which an earlier stage, or the user, made."""
+    if not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"{text!r} is not there; expected a file or folder that an earlier stage made")
+    return Path(text)
