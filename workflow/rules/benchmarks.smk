@@ -72,8 +72,9 @@ rule evaluate_by_lmms_eval:
     message:
         "Run lmms-eval's {wildcards.benchmark} on {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
     shell:
-        JOB + " benchmark lmms-eval --model $(dirname {input.model[0]})"
-        " --settings {params.settings:q} --batch-size {resources.batch_size} --out {output.scores}"
+        JOB
+        + " benchmark lmms-eval --model $(dirname {input.model[0]}) --settings {params.settings:q}"
+        " --batch-size {resources.batch_size} --out {output.scores}"
         " 2>&1 | tee {log}"
 
 
