@@ -62,6 +62,7 @@ def card(model, *scores):
 
 def test_benchmarks_are_enough_for_a_card(model, tmp_path, capsys):
     model.mkdir()
+    (model / "config.json").touch()
     files = [tmp_path / "pope.json", tmp_path / "textvqa.json"]
     files[0].write_text(json.dumps(evaluation("reasoning", "pope", 0.25)))
     files[1].write_text(json.dumps(evaluation("reading", "textvqa", 0.5)))

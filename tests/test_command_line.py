@@ -14,11 +14,28 @@ def test_help_begins_with_what_needs_no_training():
     assert text.index("    law ") < text.index("    experiment ") < text.index("    train ")
 
 
-def test_an_input_that_is_not_there_is_named(tmp_path, capsys):
-    given = ["encoder", "features", "--dataset", str(tmp_path), "--layers", "1", "--out", str(tmp_path / "out")]
+@pytest.fixture
+def inputs(tmp_path, monkeypatch):
+    """In the working directory, the files by which a stage knows its inputs; their content is none."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("config.json", "tokenizer.json", "index.npz", "tokens.npz"):
+        (tmp_path / name).touch()
+    (tmp_path / "empty").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("option", "given", "message"),
+    [
+        ("encoder", "none", "'none' is not there"),
+        ("encoder", "empty", "'empty' has no config.json or model.json"),
+        ("dataset", "empty", "'empty' has no index.npz"),
+        ("tokens", "empty", "'empty' is a folder; expected a file"),
+    ],
+)
+def test_an_input_that_is_none_is_named(inputs, option, given, message, capsys):
     with pytest.raises(SystemExit, match="2"):
-        main([*given, "--encoder", str(tmp_path / "none")])
-    assert f"argument --encoder: '{tmp_path / 'none'}' is not there" in capsys.readouterr().err
+        main([*("encoder features" if option != "tokens" else "align").split(), f"--{option}", given])
+    assert f"argument --{option}: {message}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -27,16 +44,16 @@ def test_an_input_that_is_not_there_is_named(tmp_path, capsys):
         "fetch tokenizer",
         "fetch vision",
         "data prepare --split train",
-        "align --language-model . --encoder . --tokens . --images . --cell 56k_v1_average_s0",
+        "align --language-model . --encoder . --tokens tokens.npz --images . --cell 56k_v1_average_s0",
     ],
 )
-def test_a_stage_that_the_experiment_does_not_have_is_refused(stage, tmp_path, capsys):
-    assert main([*stage.split(), "--experiment", PARAMS, "--out", str(tmp_path / "out")]) == 2
+def test_a_stage_that_the_experiment_does_not_have_is_refused(inputs, stage, capsys):
+    assert main([*stage.split(), "--experiment", PARAMS, "--out", "out"]) == 2
     assert "has no such stage: its data have the source miniature" in capsys.readouterr().err
 
 
-def test_a_split_that_the_experiment_does_not_have_is_refused(tmp_path, capsys):
-    given = ["--dataset", ".", "--tokenizer", ".", "--out", str(tmp_path / "out"), "--experiment", PARAMS]
+def test_a_split_that_the_experiment_does_not_have_is_refused(inputs, capsys):
+    given = ["--dataset", ".", "--tokenizer", ".", "--out", "out", "--experiment", PARAMS]
     assert main(["data", "tokenize", "--split", "dev", *given]) == 2
     assert "no split is called 'dev'; the experiment miniature has train, development, test, text" in (
         capsys.readouterr().err

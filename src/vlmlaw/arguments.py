@@ -1,6 +1,7 @@
 """What the verbs' parsers share."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,4 +24,25 @@ def existing(text: str) -> Path:
     """The type of an argument that names a file or folder which an earlier stage, or the user, made."""
     if not Path(text).exists():
         raise argparse.ArgumentTypeError(f"{text!r} is not there; expected a file or folder that an earlier stage made")
+    return Path(text)
+
+
+def folder_of(*names: str) -> Callable[[str], Path]:
+    """The type of an argument that names a folder which holds one of these files."""
+
+    def folder(text: str) -> Path:
+        if not any((existing(text) / name).is_file() for name in names):
+            wanted = " or ".join(names)
+            raise argparse.ArgumentTypeError(
+                f"{text!r} has no {wanted}; expected the folder that an earlier stage made"
+            )
+        return Path(text)
+
+    return folder
+
+
+def file(text: str) -> Path:
+    """The type of an argument that names a file."""
+    if not existing(text).is_file():
+        raise argparse.ArgumentTypeError(f"{text!r} is a folder; expected a file that an earlier stage made")
     return Path(text)

@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.arguments import existing
+from vlmlaw.arguments import existing, file, folder_of
 from vlmlaw.benchmarks import READING, REASONING, Benchmark, table_lines
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import read_experiment
 from vlmlaw.settings import from_json
 from vlmlaw.stage_settings import BenchmarkSettings, MeasuredCell
+
+MODEL = folder_of("config.json")
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -18,15 +20,15 @@ def add_parsers(subparsers: Any) -> None:
     parser = subparsers.add_parser("benchmark", help="evaluate a cell on a benchmark, by its own metric or lmms-eval")
     verbs = parser.add_subparsers(dest="benchmark_verb", metavar="VERB", required=True)
     run = verbs.add_parser("run", help="ask a cell the questions of a file and judge its replies")
-    run.add_argument("--questions", required=True, type=existing, metavar="FILE", help="JSON or JSON lines")
+    run.add_argument("--questions", required=True, type=file, metavar="FILE", help="JSON or JSON lines")
     run.add_argument("--images", type=existing, metavar="FOLDER", help="of the images; default: that of the questions")
     run.add_argument("--cell", metavar="JSON", help="which cell, where the model's weights serve several")
     _common(run, run_benchmark)
     lmms = verbs.add_parser("lmms-eval", help="run lmms-eval's task of a benchmark on a cell")
     _common(lmms, run_lmms)
     imported = verbs.add_parser("import", help="turn a results file of lmms-eval into measurements of a cell")
-    imported.add_argument("results", type=existing, metavar="RESULTS", help="..._results.json of lmms-eval")
-    imported.add_argument("--model", required=True, type=existing, metavar="PATH", help="model/ of the cell")
+    imported.add_argument("results", type=file, metavar="RESULTS", help="..._results.json of lmms-eval")
+    imported.add_argument("--model", required=True, type=MODEL, metavar="PATH", help="model/ of the cell")
     imported.add_argument("--out", type=Path, metavar="FOLDER", help="default: benchmarks/ of the cell")
     imported.add_argument(
         "--task",
@@ -43,7 +45,7 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _common(parser: Any, run: Any) -> None:
-    parser.add_argument("--model", required=True, type=existing, metavar="PATH", help="model/ of the cell")
+    parser.add_argument("--model", required=True, type=MODEL, metavar="PATH", help="model/ of the cell")
     parser.add_argument("--out", required=True, type=Path, metavar="FILE", help="<cell>/benchmarks/NAME.json")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--settings", metavar="JSON", help="the stage's settings (what a rule passes)")

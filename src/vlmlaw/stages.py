@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.arguments import existing
+from vlmlaw.arguments import existing, file, folder_of
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import SPLITS, Experiment, read_experiment
 from vlmlaw.settings import from_json
@@ -29,19 +29,21 @@ from vlmlaw.stage_settings import (
     VisionSettings,
 )
 
+MODEL = folder_of("config.json", "model.json")  # trained here, or fetched
+DATASET = folder_of("index.npz")
 INPUTS = {
-    "train": "the training pictures: data/train",
-    "development": "the development pictures: data/development",
-    "dataset": "a dataset's folder: data/SPLIT",
-    "tokenizer": "the tokenizer's folder: data/tokenizer",
-    "tokens": "conversations as tokens: tokens/SPLIT.npz",
-    "images": "cached features, features/SPLIT, or the dataset's folder",
-    "encoder": "the vision tower's folder: encoder",
-    "language-model": "the language model's folder: language_models/SIZE",
-    "model": "model/ of the cell, or of the training that it shares",
-    "law": "what `vlmlaw law fit --out` wrote: law/law.json",
-    "measurements": "the table that the law was fitted to: measurements.csv",
-    "results": "the experiment's results folder",
+    "train": (DATASET, "the training pictures: data/train"),
+    "development": (DATASET, "the development pictures: data/development"),
+    "dataset": (DATASET, "a dataset's folder: data/SPLIT"),
+    "tokenizer": (folder_of("tokenizer.json"), "the tokenizer's folder: data/tokenizer"),
+    "tokens": (file, "conversations as tokens: tokens/SPLIT.npz"),
+    "images": (existing, "cached features, features/SPLIT, or the dataset's folder"),
+    "encoder": (MODEL, "the vision tower's folder: encoder"),
+    "language-model": (MODEL, "the language model's folder: language_models/SIZE"),
+    "model": (folder_of("config.json"), "model/ of the cell, or of the training that it shares"),
+    "law": (file, "what `vlmlaw law fit --out` wrote: law/law.json"),
+    "measurements": (file, "the table that the law was fitted to: measurements.csv"),
+    "results": (existing, "the experiment's results folder"),
 }
 
 
@@ -131,7 +133,8 @@ def _verb(verbs: Any, name: str, run: Callable[..., int | None], help_text: str,
     """A verb with one option for each input and `--out`."""
     parser = verbs.add_parser(name, help=help_text)
     for option in inputs:
-        parser.add_argument(f"--{option}", required=True, type=existing, metavar="PATH", help=INPUTS[option])
+        kind, told = INPUTS[option]
+        parser.add_argument(f"--{option}", required=True, type=kind, metavar="PATH", help=told)
     parser.add_argument("--out", required=True, type=Path, metavar="PATH", help="what to make; replaced when it exists")
     parser.set_defaults(run=run)
     return parser
