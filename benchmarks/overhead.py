@@ -20,7 +20,7 @@ MODULE_OF_RULE = {
     "draw_pictures": "vlmlaw.data.miniature",
     "write_text": "vlmlaw.data.miniature",
     "build_tokenizer": "vlmlaw.data.miniature",
-    "tokenize": "vlmlaw.packing",
+    "tokenize": "vlmlaw.token_table",
     "train_encoder": "vlmlaw.encoder",
     "cache_features": "vlmlaw.images",
     "pretrain_language_model": "vlmlaw.language_model",

@@ -34,9 +34,9 @@ from vlmlaw.cost import training_flops
 from vlmlaw.loop import fit, make_optimizer
 from vlmlaw.machine import Machine, join
 from vlmlaw.model import VlmForConditionalGeneration
-from vlmlaw.packing import IGNORE_INDEX, TokenTable
 from vlmlaw.prepare import prepare
 from vlmlaw.stage_settings import ComputeSettings, OptimizerSettings
+from vlmlaw.token_table import IGNORE_INDEX, TokenTable
 from vlmlaw.vision import grid_side, without_unused_layers
 from vlmlaw.vlm_config import VlmConfig
 from vlmlaw.work import Pass, measured_peak

@@ -21,8 +21,8 @@ def stages(practice, tmp_path_factory) -> SimpleNamespace:
     """The folders that the stages before training make of it: encoder, tokenizer, language_model, data, tokens."""
     from vlmlaw.data.llava import prepare_split
     from vlmlaw.hub import fetch_language_model, fetch_vision
-    from vlmlaw.packing import tokenize_dataset
     from vlmlaw.stage_settings import LlavaFile, ModelSettings, SplitSettings, TokenizerSettings, TokenSettings
+    from vlmlaw.token_table import tokenize_dataset
     from vlmlaw.tokenizers import take_tokenizer
 
     root: Path = tmp_path_factory.mktemp("stages")

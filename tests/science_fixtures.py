@@ -78,8 +78,8 @@ def small(tmp_path_factory, words) -> SimpleNamespace:
     from vlmlaw.data.miniature import draw_split, write_corpus
     from vlmlaw.images import cache_features
     from vlmlaw.language_model import qwen2_config
-    from vlmlaw.packing import tokenize_dataset
     from vlmlaw.stage_settings import DataSettings, TextSettings, TokenSettings
+    from vlmlaw.token_table import tokenize_dataset
     from vlmlaw.vision import ConvTowerConfig
 
     root: Path = tmp_path_factory.mktemp("small")

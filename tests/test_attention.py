@@ -13,9 +13,10 @@ from vlmlaw.errors import UserError
 from vlmlaw.head import prediction_loss
 from vlmlaw.language_model import answer_loss
 from vlmlaw.machine import Machine
-from vlmlaw.packing import TokenTable, make_batch
+from vlmlaw.packing import make_batch
 from vlmlaw.prepare import prepare
 from vlmlaw.stage_settings import ComputeSettings
+from vlmlaw.token_table import TokenTable
 
 pytest_plugins = ["science_fixtures"]
 

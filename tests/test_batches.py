@@ -11,8 +11,9 @@ from vlmlaw.batches import StepPasses, packed_inputs, share_out
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.machine import Machine
-from vlmlaw.packing import TokenTable, load_tokenizer, make_batch, records_of_step, tokenize
+from vlmlaw.packing import make_batch, records_of_step
 from vlmlaw.stage_settings import ComputeSettings
+from vlmlaw.token_table import TokenTable, load_tokenizer, tokenize
 
 pytest_plugins = ["science_fixtures"]
 

@@ -7,7 +7,7 @@ import pytest
 from vlmlaw.chats import PLAIN, Renderer
 from vlmlaw.data.shards import Record
 from vlmlaw.errors import UserError
-from vlmlaw.packing import IGNORE_INDEX, tokenize
+from vlmlaw.token_table import IGNORE_INDEX, tokenize
 
 CHATML = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}"

@@ -14,8 +14,8 @@ from vlmlaw.evaluate import judge
 from vlmlaw.generate import Prompter, replies
 from vlmlaw.images import open_images
 from vlmlaw.machine import Machine
-from vlmlaw.packing import TokenTable, load_tokenizer
 from vlmlaw.stage_settings import ComputeSettings
+from vlmlaw.token_table import TokenTable, load_tokenizer
 
 pytest_plugins = ["science_fixtures", "pretrained_fixtures"]
 

@@ -13,8 +13,9 @@ from vlmlaw.batches import tensors
 from vlmlaw.data.shards import Dataset, Record
 from vlmlaw.evaluate import ALL_KINDS, evaluate_cell, judge, mean_text_tokens, scores_of
 from vlmlaw.images import open_images
-from vlmlaw.packing import TokenTable, make_batch, tokenize
+from vlmlaw.packing import make_batch
 from vlmlaw.stage_settings import EvaluationSettings
+from vlmlaw.token_table import TokenTable, tokenize
 
 pytest_plugins = ["science_fixtures"]
 

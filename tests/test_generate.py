@@ -11,7 +11,8 @@ from vlmlaw.errors import UserError
 from vlmlaw.evaluate import judge
 from vlmlaw.generate import Prompter, replies
 from vlmlaw.images import load_features
-from vlmlaw.packing import TokenTable, make_batch
+from vlmlaw.packing import make_batch
+from vlmlaw.token_table import TokenTable
 
 pytest_plugins = ["science_fixtures"]
 
@@ -134,7 +135,7 @@ def test_verdicts_are_those_of_teacher_forcing(make_vlm, small, words, compresso
     right = {}
     for index, (record, number) in enumerate(keys):
         said, answer = words.decode(found[index]).split(), data.records[record].answers[number]
-        # That an answer ends is asked of a record's last one only (see packing).
+        # That an answer ends is asked of a record's last one only (see token_table).
         is_last = number == len(data.records[record].questions) - 1
         right[record, number] = said == [answer] if is_last else said[:1] == [answer]
     assert right == {(row.record, row.question): bool(row.right) for row in judged.itertuples()}

@@ -8,9 +8,9 @@ import torch
 
 from vlmlaw.errors import UserError
 from vlmlaw.hub import PIN, fetch_language_model, fetch_vision, open_model
-from vlmlaw.packing import load_tokenizer
 from vlmlaw.shapes import config_of
 from vlmlaw.stage_settings import ModelSettings, TokenizerSettings
+from vlmlaw.token_table import load_tokenizer
 from vlmlaw.tokenizers import take_tokenizer
 from vlmlaw.towers import load_tower, normalise, statistics_of
 

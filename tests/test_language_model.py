@@ -5,7 +5,8 @@ import pytest
 
 from vlmlaw.data.shards import Dataset, Record, ShardWriter
 from vlmlaw.language_model import N_PATCHES, move_questions_away
-from vlmlaw.packing import PREFIX, make_batch, tokenize
+from vlmlaw.packing import make_batch
+from vlmlaw.token_table import PREFIX, tokenize
 
 pytest_plugins = ["science_fixtures"]
 

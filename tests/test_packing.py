@@ -11,19 +11,9 @@ import torch.nn.functional as F
 from vlmlaw.batches import tensors
 from vlmlaw.data.shards import Dataset, Record, ShardWriter
 from vlmlaw.errors import UserError
-from vlmlaw.packing import (
-    IGNORE_INDEX,
-    TokenTable,
-    _positions,
-    attention_rule,
-    expand_image,
-    make_batch,
-    record_order,
-    records_of_step,
-    tokenize,
-    tokenize_dataset,
-)
+from vlmlaw.packing import _positions, attention_rule, expand_image, make_batch, record_order, records_of_step
 from vlmlaw.stage_settings import TokenSettings
+from vlmlaw.token_table import IGNORE_INDEX, TokenTable, tokenize, tokenize_dataset
 
 pytest_plugins = ["science_fixtures"]
 

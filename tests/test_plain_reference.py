@@ -11,7 +11,8 @@ from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2Fo
 from vlmlaw.batches import tensors
 from vlmlaw.data.shards import Dataset
 from vlmlaw.model import VlmForConditionalGeneration
-from vlmlaw.packing import TokenTable, load_tokenizer, make_batch
+from vlmlaw.packing import make_batch
+from vlmlaw.token_table import TokenTable, load_tokenizer
 from vlmlaw.vlm_config import VlmConfig
 
 pytest_plugins = ["pretrained_fixtures"]

@@ -20,9 +20,9 @@ from vlmlaw import checkpoint, machine
 from vlmlaw.errors import UserError
 from vlmlaw.loop import Stopped, workspace_of
 from vlmlaw.machine import Machine, join
-from vlmlaw.packing import TokenTable
 from vlmlaw.settings import to_json
 from vlmlaw.stage_settings import CellSettings, ComputeSettings, TrainingSettings
+from vlmlaw.token_table import TokenTable
 from vlmlaw.train import CONNECTOR, align_cell, train_cell
 
 pytest_plugins = ["science_fixtures", "pretrained_fixtures"]

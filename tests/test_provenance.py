@@ -118,7 +118,7 @@ def test_a_module_that_is_not_there_is_an_error(package):
 
 
 def test_the_real_stages_leave_the_experiment_file_out():
-    for module in ("vlmlaw.model", "vlmlaw.packing", "vlmlaw.data.miniature"):
+    for module in ("vlmlaw.model", "vlmlaw.packing", "vlmlaw.token_table", "vlmlaw.data.miniature"):
         found = imported_modules(module)
         assert module in found
         assert not found & {"vlmlaw.experiment", "vlmlaw.plan", "vlmlaw.stages", "vlmlaw.__main__"}

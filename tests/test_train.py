@@ -14,8 +14,8 @@ from vlmlaw import batches
 from vlmlaw.evaluate import evaluate_cell
 from vlmlaw.language_model import pretrain, qwen2_config
 from vlmlaw.loop import Stopped
-from vlmlaw.packing import load_tokenizer
 from vlmlaw.stage_settings import CellSettings, EvaluationSettings, OptimizerSettings, SizeSettings, TrainingSettings
+from vlmlaw.token_table import load_tokenizer
 from vlmlaw.train import build_vlm, train_cell
 
 pytest_plugins = ["science_fixtures"]
@@ -157,7 +157,8 @@ def test_a_step_of_m3_takes_the_mean_loss_of_every_scale(small, tmp_path):
     from vlmlaw.batches import tensors
     from vlmlaw.images import open_images
     from vlmlaw.loop import use_repeatable_arithmetic
-    from vlmlaw.packing import TokenTable, make_batch, records_of_step
+    from vlmlaw.packing import make_batch, records_of_step
+    from vlmlaw.token_table import TokenTable
 
     settings = replace(SETTINGS, compressor="m3", n_visual_tokens=None, training=replace(PLAN, steps=1))
     train_and_evaluate(small, tmp_path / settings.name, settings)
@@ -219,7 +220,8 @@ def test_language_models_learn_their_own_loss(small):
 
     from vlmlaw.batches import tensors
     from vlmlaw.language_model import answer_loss
-    from vlmlaw.packing import IGNORE_INDEX, TokenTable, make_batch
+    from vlmlaw.packing import make_batch
+    from vlmlaw.token_table import IGNORE_INDEX, TokenTable
 
     torch.manual_seed(0)
     config = qwen2_config(

@@ -14,8 +14,8 @@ from transformers import GenerationConfig
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.images import open_images
-from vlmlaw.packing import load_tokenizer
 from vlmlaw.stage_settings import CellSettings, TrainingSettings
+from vlmlaw.token_table import load_tokenizer
 from vlmlaw.train import CONNECTOR, align_cell, build_vlm, load_connector, train_cell
 
 pytest_plugins = ["pretrained_fixtures"]
@@ -141,7 +141,8 @@ def test_a_cell_loads_by_transformers_auto_classes_and_sees_what_training_saw(st
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from vlmlaw.batches import tensors
-    from vlmlaw.packing import TokenTable, make_batch
+    from vlmlaw.packing import make_batch
+    from vlmlaw.token_table import TokenTable
 
     model = AutoModelForImageTextToText.from_pretrained(trained.cell / "model").eval()
     processor = AutoProcessor.from_pretrained(trained.cell / "model")

@@ -18,16 +18,8 @@ import torch
 from torch import Tensor
 
 from vlmlaw.errors import UserError
-from vlmlaw.packing import (
-    IGNORE_INDEX,
-    PREFIX,
-    Batch,
-    TokenTable,
-    expand_image,
-    make_batch,
-    questions_alone,
-    records_of_step,
-)
+from vlmlaw.packing import Batch, expand_image, make_batch, questions_alone, records_of_step
+from vlmlaw.token_table import IGNORE_INDEX, PREFIX, TokenTable
 from vlmlaw.work import Pass, Work
 
 if TYPE_CHECKING:

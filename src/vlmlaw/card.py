@@ -23,14 +23,13 @@ processor = AutoProcessor.from_pretrained("{folder}")
 """
 USE_SHARED = """```python
 from PIL import Image
-from transformers import AutoModelForImageTextToText
-from vlmlaw.packing import load_tokenizer
+from transformers import AutoModelForImageTextToText, AutoTokenizer
 from vlmlaw.processor import VlmProcessor
 
 # The weights are those of {training}, which several cells share: what makes them this one is said here.
 cell = {cell}
 model = AutoModelForImageTextToText.from_pretrained("{folder}", **cell)
-processor = VlmProcessor.of_model(model, load_tokenizer("{folder}"))
+processor = VlmProcessor.of_model(model, AutoTokenizer.from_pretrained("{folder}"))
 """
 ASK = """\
 message = [{{"role": "user", "content": "<image>\\nWhat is this?"}}]

@@ -23,9 +23,10 @@ from vlmlaw.files import whole_file
 from vlmlaw.images import ImagesOf, open_images
 from vlmlaw.language_model import tensors
 from vlmlaw.model import VlmForConditionalGeneration
-from vlmlaw.packing import IGNORE_INDEX, PREFIX, TokenTable, make_batch
+from vlmlaw.packing import make_batch
 from vlmlaw.progress import progress
 from vlmlaw.scores import Score, score
+from vlmlaw.token_table import IGNORE_INDEX, PREFIX, TokenTable
 from vlmlaw.weights import load_cell
 
 if TYPE_CHECKING:

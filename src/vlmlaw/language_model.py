@@ -16,15 +16,8 @@ from vlmlaw.data.canvas import GRID_SIDE
 from vlmlaw.files import whole_folder
 from vlmlaw.head import prediction_loss
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
-from vlmlaw.packing import (
-    IGNORE_INDEX,
-    PREFIX,
-    Batch,
-    TokenTable,
-    load_tokenizer,
-    make_batch,
-    records_of_step,
-)
+from vlmlaw.packing import Batch, make_batch, records_of_step
+from vlmlaw.token_table import IGNORE_INDEX, PREFIX, TokenTable, load_tokenizer
 
 if TYPE_CHECKING:
     from vlmlaw.stage_settings import SizeSettings

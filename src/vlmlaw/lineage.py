@@ -152,7 +152,7 @@ class Lineage:
     @_asked_once
     def _tokens(self, split: str) -> str:
         settings = to_json(self.experiment.token_settings("train" if split == "text" else split))
-        return _hash(settings, code_version("vlmlaw.packing"), self.tokenize(split=split))
+        return _hash(settings, code_version("vlmlaw.token_table"), self.tokenize(split=split))
 
     @cached_property
     def _encoder(self) -> str:

@@ -213,7 +213,7 @@ def run_tokenizer(args: argparse.Namespace) -> None:
 
 
 def run_tokenize(args: argparse.Namespace) -> None:
-    from vlmlaw.packing import tokenize_dataset
+    from vlmlaw.token_table import tokenize_dataset
 
     settings = _settings(args, TokenSettings, lambda experiment: experiment.token_settings(_chosen(args, "split")))
     tokenize_dataset(args.dataset, args.tokenizer, args.out, settings=settings)

@@ -32,10 +32,10 @@ from vlmlaw.logs import keep_logs
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.machine import Machine, join
 from vlmlaw.model import VlmForConditionalGeneration
-from vlmlaw.packing import TokenTable, load_tokenizer
 from vlmlaw.prepare import gathered, prepare, save_whole
 from vlmlaw.processor import VlmProcessor
 from vlmlaw.stage_settings import ComputeSettings
+from vlmlaw.token_table import TokenTable, load_tokenizer
 from vlmlaw.towers import demand_whole, load_tower, statistics_of
 from vlmlaw.vision import grid_side, without_unused_layers
 from vlmlaw.vlm_config import VlmConfig

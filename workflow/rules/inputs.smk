@@ -22,7 +22,7 @@ rule tokenize:
         runtime=plan.needs.doubling(240 if plan.pretrained else 30),
     params:
         settings=plan.tokens_of,
-        code=plan.code("vlmlaw.packing"),
+        code=plan.code("vlmlaw.token_table"),
         upstream=plan.upstream_of("tokenize"),
     message:
         "Turn the conversations of {wildcards.split} into tokens"
