@@ -191,6 +191,8 @@ def test_trainings_that_serve_several_v_are_marked(grid_frame):
     assert codes(shared) == {"shared-weights": "warning"}
     finding = lint(shared)[0]
     assert finding.found == "30 cells come from 5 trainings, each measured at several V"
+    one = shared[shared["N"] == shared["N"].max()]
+    assert "6 cells come from 1 training measured at several V" in [finding.found for finding in lint(one)]
     # Copies of one cell, a training each for a seed, share nothing across V.
     seeds = pd.concat([own.assign(seed=s, training=own["training"] + f"s{s}") for s in "01"])
     assert codes(seeds.assign(error=seeds["error"] + np.arange(len(seeds)) * 1e-5)) == {}

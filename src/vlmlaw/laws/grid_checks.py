@@ -192,12 +192,13 @@ def shared_weights(rows: Measurements) -> Iterator[Finding]:
     """Cells of different V that have the weights of one training."""
     frame = rows.frame[rows.frame["training"] != ""]
     n_cells = frame.drop_duplicates(["training", "V"]).shape[0]
+    trainings = "1 training" if rows.shared_trainings == 1 else f"{rows.shared_trainings} trainings, each"
     if rows.shared_trainings:
         yield Finding(
             "warning",
             "shared-weights",
             "column training",
-            f"{n_cells} cells come from {rows.shared_trainings} trainings, each measured at several V",
+            f"{n_cells} cells come from {trainings} measured at several V",
             "what one training happened to learn moves its error at every V together, so these cells are fewer "
             "independent measurements than there are rows, and intervals that treat them as independent are too narrow",
             "read the intervals by whole size (size_bootstrap, mixed effects), and add seeds to see that noise",
