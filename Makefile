@@ -24,7 +24,7 @@ report: setup
 	@$(BIN)/python -m vlmlaw summary $(EXPERIMENT)
 
 test: $(VENV)/stamp-test
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-slurm: $(VENV)/stamp-test
 	$(BIN)/python -m pytest -m slurm tests/slurm
