@@ -31,7 +31,7 @@ def find_model(cell: str, *, results: Path) -> tuple[Path, MeasuredCell | None]:
                 return model, None
         for path in _evaluations(folder):
             evaluation = json.loads(path.read_text(encoding="utf-8"))
-            model = folder.parent / evaluation["training"] / "model"
+            model = folder.resolve().parent / evaluation["training"] / "model"
             if (model / "config.json").is_file():
                 return model, build(MeasuredCell, evaluation["cell"], where=str(path))
     folders = sorted(results.glob("cells/*"))

@@ -55,19 +55,24 @@ def test_each_cell_has_its_own_figures_and_names_its_training(shared):
 
 def test_a_cells_card_says_how_to_ask_it(shared, tmp_path):
     """Of a cell with weights of its own, and of two whose weights others share, what stands there is run."""
-    Image.new("RGB", (48, 48), "red").save(tmp_path / "image.png")
+    image, tools = str(tmp_path / "image.png"), environment() | {"PYTHONPATH": str(shared.folder / "src")}
+    Image.new("RGB", (48, 48), "red").save(image)
     for cell in ("14k_v4_block_linear_s0", "3k_v4_visionzip_s0", "3k_v1_m3_s0"):
         folder = shared.folder / "results" / "cells" / cell
-        code = re.search(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)[1]
-        code = code.replace("image.png", str(tmp_path / "image.png")).replace("What is this?", "shape red")
-        tools = environment() | {"PYTHONPATH": str(shared.folder / "src")}
-        done = subprocess.run(
-            [sys.executable, "-c", code], cwd=folder, env=tools, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        *_, answer, end = done.stdout.split()
-        assert end == "<end>"
-        assert shared.vlmlaw("chat", cell, str(tmp_path / "image.png"), "shape red").stdout.strip() == answer
+
+        def said(*command, folder=folder):
+            done = subprocess.run(
+                [sys.executable, *command], cwd=folder, env=tools, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            return done.stdout.split()
+
+        card = (folder / "README.md").read_text().replace("image.png", image).replace("What is this?", "shape red")
+        printed = said("-c", re.search(r"```python\n(.*?)```", card, re.DOTALL)[1])
+        assert f'`vlmlaw chat . {image} "shape red"`' in card
+        answer = said("-m", "vlmlaw", "chat", ".", image, "shape red")
+        assert answer and printed[-len(answer) - 1 :] == [*answer, "<end>"]
+    assert shared.vlmlaw("chat", cell, image, "shape red").stdout.split() == answer
 
 
 def test_another_v_of_an_elastic_compressor_trains_nothing(shared):
