@@ -66,7 +66,9 @@ def test_files_that_no_job_made_are_told_with_what_is_made_from_them(tmp_path, m
     for name in ("train.json", "questions.json", "measurements.record.json", "measurements.csv"):
         (tmp_path / name).write_text("{}")
     folder(tmp_path / "made", index="x")
-    record = write(tmp_path, read=[Path("train.json")], questions=Path("questions.json"), law=Path("measurements.csv"))
+    (tmp_path / "job.log").write_text("still written to")
+    given = {"questions": Path("questions.json"), "law": Path("measurements.csv"), "log": Path("job.log")}
+    record = write(tmp_path, read=[Path("train.json")], **given)
     found = dict(records.files_read(record))
     assert set(found) == {"train.json", "questions.json"}
     assert found["train.json"]["sha256"] == records.sha256(tmp_path / "train.json")

@@ -20,7 +20,7 @@ NAME = "record.json"
 GIVEN = ("settings", "code", "upstream")  # what a job's result depends on, as the workflow's parameters have it
 MADE_FROM = ("inputs", "content", "at")
 DEPTH = 4  # of inputs of inputs in a record: a cell, its features, the encoder, the pictures
-NO_INPUTS = ("out", "record")
+NO_INPUTS = ("out", "record", "log")
 BESIDE = {"evaluate": ("README.md",)}  # a cell's card
 MADE = {"train": ("model", "training.json", "train.jsonl")}  # below --out, where not all that is there
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from vlmlaw import records
 from vlmlaw.experiment import SPLITS, read_experiment
 
 from .project import ROOT, environment
@@ -39,6 +40,13 @@ def test_each_cell_keeps_what_it_was_made_from(finished_once):
 def test_nothing_unfinished_is_left(finished_once):
     names = {path.name for path in (finished_once.folder / "results").rglob("*")}
     assert not [name for name in names if name.endswith((".partial", ".old", ".work"))]
+
+
+def test_no_record_names_a_file_that_a_job_goes_on_writing_to(finished_once):
+    """The miniature reads nothing but what it made, so what its records call read would be its logs."""
+    found = [records.read(path) for path in (finished_once.folder / "results").rglob("*record.json")]
+    assert len(found) > 30
+    assert [file for record in found for file, _ in records.files_read(record)] == []
 
 
 def test_every_file_is_a_declared_output(finished_once):
