@@ -12,6 +12,11 @@ from .project import Project, new_project, put_under_dvc, tiny_experiment
 from .standins import use_standins
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of all tests those that run tools for minutes come first, so no worker is left alone with them at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("workflow") is None)
+
+
 @pytest.fixture(scope="session")
 def finished_once(tmp_path_factory) -> Project:
     """The tiny experiment, run to the end. Never change it: ask for `finished`, a copy.
