@@ -19,6 +19,7 @@ from vlmlaw.engine import (
     leave_out_unused_environments,
     record_inside_cluster_jobs,
 )
+from vlmlaw.lineage import BY_LMMS_EVAL, BY_METRIC, FIT
 from vlmlaw.plan import Plan, use_this_interpreter
 from vlmlaw.slurm import refuse_orphans
 from vlmlaw.status import failed_cells

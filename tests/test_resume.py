@@ -17,8 +17,8 @@ def claimed(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "tokens").write_bytes(b"abc")
 
-    def claim(settings=SETTINGS, module="vlmlaw.errors"):
-        return resume.claim(tmp_path / "out.work", module=module, settings=settings, inputs=[tmp_path / "in"])
+    def claim(settings=SETTINGS, code="vlmlaw.errors"):
+        return resume.claim(tmp_path / "out.work", code=code, settings=settings, inputs=[tmp_path / "in"])
 
     assert not claim()
     (tmp_path / "out.work" / "checkpoint.pt").write_bytes(b"weights")
@@ -39,7 +39,7 @@ def test_any_other_starts_afresh(claimed, change):
     if change == "settings":
         given["settings"] = replace(SETTINGS, learning_rate=0.2)
     elif change == "code":
-        given["module"] = "vlmlaw.files"
+        given["code"] = "vlmlaw.settings"
     elif change == "input":
         (folder / "in" / "tokens").write_bytes(b"abd")
     elif change == "new input":

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from vlmlaw import provenance
 from vlmlaw.memory import recall, remember
+from vlmlaw.runtime.fingerprint import code_version
 from vlmlaw.settings import to_json
 from vlmlaw.shapes import config_of, text_config, vision_config
 
@@ -57,7 +57,7 @@ def training_flops(experiment: Experiment) -> dict[str, dict[str, float]]:
 
     Remembered between processes, since the functions that count them come with torch.
     """
-    asked = ("training FLOPs", provenance.code_version("vlmlaw.budget"), to_json(experiment))
+    asked = ("training FLOPs", code_version("vlmlaw.budget"), to_json(experiment))
     answer = recall(*asked)
     if answer is None:
         stages = {"align": experiment.alignments, "train": experiment.trainings}

@@ -11,7 +11,7 @@ from typing import Any
 
 from vlmlaw.errors import UserError
 from vlmlaw.memory import recall, remember
-from vlmlaw.provenance import code_version
+from vlmlaw.runtime.fingerprint import code_version
 
 
 @dataclass(frozen=True)

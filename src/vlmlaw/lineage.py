@@ -12,10 +12,13 @@ from typing import Any, TypeVar
 
 from vlmlaw.experiment import Experiment
 from vlmlaw.names import CELL_KEYS, cell_name
-from vlmlaw.provenance import code_version
 from vlmlaw.report import described, templates_version
+from vlmlaw.runtime.fingerprint import code_version
 from vlmlaw.settings import to_json
 
+FIT = ("vlmlaw.laws.table:read_measurements", "vlmlaw.laws.analysis:analyse")
+BY_METRIC = ("vlmlaw.answer:evaluate_benchmark",)
+BY_LMMS_EVAL = ("vlmlaw.lmms:run_lmms_eval", "vlmlaw.lmms_model:VlmlawModel")
 F = TypeVar("F", bound=Callable[..., str])
 
 
@@ -69,7 +72,7 @@ class Lineage:
         before, stage_1 = self._before_training("train", size=training.size), self.experiment.stage_1_of(training)
         if stage_1 is None:
             return before
-        code = code_version("vlmlaw.train", compressor=training.compressor)
+        code = code_version("vlmlaw.train:align_cell", compressor=training.compressor)
         return _hash(before, to_json(stage_1), code, self.align_cell(size=training.size))
 
     @_asked_once
@@ -77,9 +80,11 @@ class Lineage:
         """Language model, tower, and what is learned from."""
         settings = to_json(self.experiment.size_settings(size))
         if self.experiment.pretrained:
-            language_model = _hash(settings, code_version("vlmlaw.hub"), self._tokenizer)
+            language_model = _hash(settings, code_version("vlmlaw.hub:fetch_language_model"), self._tokenizer)
         else:
-            language_model = _hash(settings, code_version("vlmlaw.language_model"), self.pretrain_language_model())
+            language_model = _hash(
+                settings, code_version("vlmlaw.language_model:pretrain"), self.pretrain_language_model()
+            )
         return _hash(language_model, self._encoder, self._tokens(split), self._images(split))
 
     @_asked_once
@@ -95,7 +100,7 @@ class Lineage:
         """A cell's model: the training whose weights it has, and which cell it is evaluated as."""
         cell = self.experiment.cell_settings(cell_name(size, int(n_visual_tokens), compressor, int(seed)))
         training = self.experiment.training_of(cell)
-        code = code_version("vlmlaw.train", compressor=training.compressor)
+        code = code_version("vlmlaw.train:train_cell", compressor=training.compressor)
         return _hash(to_json(training), to_json(cell.measured), code, self._before_cell(training))
 
     @cached_property
@@ -106,7 +111,7 @@ class Lineage:
             wildcards = {key: str(getattr(cell, key)) for key in CELL_KEYS}
             evaluations.append(name)
             if self.experiment.has_test:
-                code = code_version("vlmlaw.evaluate", compressor=cell.compressor)
+                code = code_version("vlmlaw.evaluate:evaluate_cell", compressor=cell.compressor)
                 evaluations += [self.evaluate_cell(**wildcards), code]
             evaluations.append(self.write_card(**wildcards))
         return _hash(*settings, *evaluations)
@@ -116,17 +121,18 @@ class Lineage:
         """A cell on all benchmarks."""
         evaluations = []
         for benchmark, own in self.experiment.benchmarks.items():
-            code = code_version("vlmlaw.answer" if own.metric else "vlmlaw.lmms_model", compressor=cell["compressor"])
+            roots = BY_METRIC if own.metric else BY_LMMS_EVAL
+            code = code_version(*roots, compressor=cell["compressor"])
             evaluations += [to_json(own), self.evaluate_benchmark(benchmark=benchmark, **cell), code]
         return _hash(*evaluations)
 
     @cached_property
     def fit_law(self) -> str:
-        return _hash(code_version("vlmlaw.measurements"), self.collect_measurements)
+        return _hash(code_version("vlmlaw.measurements:collect"), self.collect_measurements)
 
     @cached_property
     def write_headline(self) -> str:
-        return _hash(to_json(self.experiment.law), code_version("vlmlaw.laws.cli"), self.fit_law)
+        return _hash(to_json(self.experiment.law), code_version(*FIT), self.fit_law)
 
     @cached_property
     def write_report(self) -> str:
@@ -136,37 +142,37 @@ class Lineage:
 
     @_asked_once
     def _pictures(self, split: str) -> str:
-        code = code_version("vlmlaw.data.llava" if self.experiment.pretrained else "vlmlaw.data.miniature")
-        return _hash(to_json(self.experiment.picture_settings(split)), code)
+        made = "vlmlaw.data.llava:prepare_split" if self.experiment.pretrained else "vlmlaw.data.miniature:draw_split"
+        return _hash(to_json(self.experiment.picture_settings(split)), code_version(made))
 
     @cached_property
     def _text(self) -> str:
-        return _hash(to_json(self.experiment.text_settings), code_version("vlmlaw.data.miniature"))
+        return _hash(to_json(self.experiment.text_settings), code_version("vlmlaw.data.miniature:write_corpus"))
 
     @cached_property
     def _tokenizer(self) -> str:
         if self.experiment.pretrained:
-            return _hash(to_json(self.experiment.tokenizer_settings), code_version("vlmlaw.hub"))
-        return code_version("vlmlaw.data.miniature")
+            return _hash(to_json(self.experiment.tokenizer_settings), code_version("vlmlaw.tokenizers:take_tokenizer"))
+        return code_version("vlmlaw.data.miniature:write_tokenizer")
 
     @_asked_once
     def _tokens(self, split: str) -> str:
         settings = to_json(self.experiment.token_settings("train" if split == "text" else split))
-        return _hash(settings, code_version("vlmlaw.token_table"), self.tokenize(split=split))
+        return _hash(settings, code_version("vlmlaw.token_table:tokenize_dataset"), self.tokenize(split=split))
 
     @cached_property
     def _encoder(self) -> str:
         settings = to_json(self.experiment.encoder_settings)
         if self.experiment.pretrained:
-            return _hash(settings, code_version("vlmlaw.hub"))
-        return _hash(settings, code_version("vlmlaw.encoder"), self.train_encoder)
+            return _hash(settings, code_version("vlmlaw.hub:fetch_vision"))
+        return _hash(settings, code_version("vlmlaw.encoder:train_encoder"), self.train_encoder)
 
     @_asked_once
     def _images(self, split: str) -> str:
         """Features of whatever layers (which of them a cell reads stands in its settings), or the images themselves."""
         if not self.experiment.caches_features:
             return self._pictures(split)
-        return _hash(code_version("vlmlaw.images"), self.cache_features(split=split))
+        return _hash(code_version("vlmlaw.images:cache_features"), self.cache_features(split=split))
 
 
 def _number(text: str | None) -> int | None:

@@ -12,12 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vlmlaw import provenance
 from vlmlaw.experiment import Experiment
 from vlmlaw.lineage import Lineage
 from vlmlaw.memory import recall, remember
 from vlmlaw.names import CELL_KEYS, RULE_OF_RUNNER, cell_name
 from vlmlaw.resources import Needs
+from vlmlaw.runtime.fingerprint import code_version
 from vlmlaw.settings import as_data, to_json
 from vlmlaw.stage_settings import CellSettings, LlavaData, ModelSettings, SizeSettings, SplitSettings, VisionSection
 
@@ -131,7 +131,7 @@ class Plan:
         """The estimate of GPU-hours, in words; empty for what takes none."""
         if not (self.pretrained and self.compute.gpus):
             return ""
-        asked = ("budget", provenance.code_version("vlmlaw.budget"), to_json(self.experiment))
+        asked = ("budget", code_version("vlmlaw.budget"), to_json(self.experiment))
         answer = recall(*asked)
         if answer is None:
             from vlmlaw.budget import describe
@@ -332,13 +332,13 @@ class Plan:
         return (lambda wildcards: hashed(**dict(wildcards.items()))) if callable(hashed) else hashed
 
     @staticmethod
-    def code(*modules: str) -> str:
-        return provenance.code_version(*modules)
+    def code(*roots: str) -> str:
+        return code_version(*roots)
 
     @staticmethod
-    def cell_code(module: str) -> Any:
+    def cell_code(*roots: str) -> Any:
         """A function of wildcards: the code with the cell's own compressor, whatever others there are."""
-        return lambda wildcards: provenance.code_version(module, compressor=wildcards.compressor)
+        return lambda wildcards: code_version(*roots, compressor=wildcards.compressor)
 
     @cached_property
     def as_json(self) -> str:

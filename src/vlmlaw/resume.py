@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.files import whole_file
-from vlmlaw.provenance import code_version
+from vlmlaw.runtime.fingerprint import code_version
 from vlmlaw.settings import to_json
 
 READ_UP_TO = 16 * 2**20  # bytes; a larger input (cached features may be terabytes) is known by its size and time
 OWNER = "made_from.json"
 
 
-def claim(workspace: Path, *, module: str, settings: Any, inputs: Iterable[Path]) -> bool:
+def claim(workspace: Path, *, code: str, settings: Any, inputs: Iterable[Path]) -> bool:
     """Make the workspace this training's own; True where it holds work of the same training to carry on."""
     made_from = {
         "settings": to_json(settings),
-        "code": code_version(module, compressor=getattr(settings, "compressor", None)),
+        "code": code_version(code, compressor=getattr(settings, "compressor", None)),
         "inputs": {str(path): _identity(path) for folder in inputs for path in _files(folder)},
     }
     owner = workspace / OWNER

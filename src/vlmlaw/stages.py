@@ -184,12 +184,12 @@ def _compute(args: argparse.Namespace) -> ComputeSettings:
     return ComputeSettings() if args.experiment is None else read_experiment(args.experiment).compute
 
 
-def _carry_on(args: argparse.Namespace, settings: Any, module: str, *inputs: Path) -> None:
+def _carry_on(args: argparse.Namespace, settings: Any, code: str, *inputs: Path) -> None:
     """Say whether an interrupted training goes on; a checkpoint of any other training is thrown away."""
     from vlmlaw.loop import workspace_of
     from vlmlaw.resume import claim
 
-    if claim(workspace_of(args.out), module=module, settings=settings, inputs=inputs):
+    if claim(workspace_of(args.out), code=code, settings=settings, inputs=inputs):
         print(f"carrying on with the interrupted training in {workspace_of(args.out)}", file=sys.stderr)
 
 
@@ -276,7 +276,7 @@ def run_encoder(args: argparse.Namespace) -> None:
 
     settings = _settings(args, VisionSettings, lambda experiment: experiment.encoder_settings)
     settings = _with_checkpoints(args, settings, "training")
-    _carry_on(args, settings, "vlmlaw.encoder", args.train, args.development)
+    _carry_on(args, settings, "vlmlaw.encoder:train_encoder", args.train, args.development)
     train_encoder(args.train, args.development, args.out, settings=settings)
 
 
@@ -291,7 +291,7 @@ def run_language_model(args: argparse.Namespace) -> None:
 
     settings = _settings(args, SizeSettings, lambda experiment: experiment.size_settings(_chosen(args, "size")))
     settings = _with_checkpoints(args, settings, "pretraining")
-    _carry_on(args, settings, "vlmlaw.language_model", args.tokens, args.tokenizer)
+    _carry_on(args, settings, "vlmlaw.language_model:pretrain", args.tokens, args.tokenizer)
     pretrain(args.tokens, args.tokenizer, args.out, settings=settings)
 
 
@@ -318,7 +318,8 @@ def _run_training(args: argparse.Namespace, settings: CellSettings) -> int | Non
     inputs = (args.language_model, args.encoder, args.tokens, args.images)
     aligned = getattr(args, "aligned", None)
     if machine.rank() == 0:  # the others wait for it when they join
-        _carry_on(args, settings, "vlmlaw.train", *inputs, *([aligned] if aligned else []))
+        code = "vlmlaw.train:train_cell" if settings.trains_language_model else "vlmlaw.train:align_cell"
+        _carry_on(args, settings, code, *inputs, *([aligned] if aligned else []))
     if settings.trains_language_model:
         train_cell(*inputs, args.out, settings=settings, compute=compute, aligned=aligned)
     else:

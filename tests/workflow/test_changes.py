@@ -63,19 +63,14 @@ def test_the_order_of_keys_is_no_change(finished):
     [
         ("src/vlmlaw/train.py", "def build_vlm(", "# What a cell starts from.\ndef build_vlm(", {}),
         ("src/vlmlaw/train.py", "position_embedding=settings.place_embedding", "position_embedding=False", cells(10)),
-        (
-            "src/vlmlaw/laws/fit.py",
-            "import numpy as np\n",
-            "import numpy as np\n\nUNUSED = 1\n",
-            LAW,
-        ),
-        ("src/vlmlaw/measurements.py", "import pandas as pd\n", "import pandas as pd\n\nUNUSED = 1\n", TAIL),
-        (
-            "src/vlmlaw/experiment.py",
-            "from pathlib import Path\n",
-            "from pathlib import Path\n\nUNUSED = 1\n",
-            {"write_report": 1},
-        ),
+        # What cannot change a number reruns nothing.
+        ("src/vlmlaw/progress.py", "s left", "s to go", {}),
+        ("src/vlmlaw/logs.py", "POINTS = 300", "UNUSED = 1\nPOINTS = 300", {}),
+        ("src/vlmlaw/stage_settings.py", "default=24 * 60", "default=48 * 60", {}),
+        ("src/vlmlaw/compressors/base.py", "found no question_width", "there is no question_width", {}),
+        ("src/vlmlaw/laws/render.py", "MAX_LAWS = 6", "MAX_LAWS = 7", {}),
+        ("src/vlmlaw/laws/fit.py", "import numpy as np\n", "import numpy as np\n\nUNUSED = 1\n", {}),
+        ("src/vlmlaw/experiment.py", "from pathlib import Path\n", "from pathlib import Path\n\nUNUSED = 1\n", {}),
         ("workflow/rules/train.smk", "Train {wildcards.size}", "Train the size {wildcards.size}", {}),
         ("envs/environment.yaml", "channels:", "# A comment.\nchannels:", {}),
     ],

@@ -31,7 +31,7 @@ rule evaluate_benchmark:
         settings=plan.benchmark_of,
         cell=plan.measured_of,
         images=plan.images_of_benchmark,
-        code=plan.cell_code("vlmlaw.answer"),
+        code=plan.cell_code(*BY_METRIC),
         upstream=plan.upstream_of("evaluate_benchmark"),
     message:
         "Ask {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed}) the questions of {wildcards.benchmark}"
@@ -67,7 +67,7 @@ rule evaluate_by_lmms_eval:
         batch_size=plan.experiment.evaluation.batch_size,
     params:
         settings=plan.benchmark_of,
-        code=plan.cell_code("vlmlaw.lmms_model"),
+        code=plan.cell_code(*BY_LMMS_EVAL),
         upstream=plan.upstream_of("evaluate_benchmark"),
     message:
         "Run lmms-eval's {wildcards.benchmark} on {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
@@ -103,7 +103,7 @@ if not plan.experiment.has_test:
             mem_mb=1000,
             runtime=10,
         params:
-            code=plan.code("vlmlaw.card"),
+            code=plan.code("vlmlaw.card:card_of_benchmarks"),
             upstream=plan.upstream_of("write_card"),
         message:
             "Write the card of {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"

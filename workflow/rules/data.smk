@@ -24,7 +24,7 @@ rule draw_pictures:
         runtime=plan.needs.doubling(30),
     params:
         settings=plan.pictures_of,
-        code=plan.code("vlmlaw.data.miniature"),
+        code=plan.code("vlmlaw.data.miniature:draw_split"),
     message:
         "Draw the pictures and questions of the {wildcards.split} split"
     shell:
@@ -53,7 +53,7 @@ rule write_text:
         runtime=30,
     params:
         settings=plan.text,
-        code=plan.code("vlmlaw.data.miniature"),
+        code=plan.code("vlmlaw.data.miniature:write_corpus"),
     message:
         "Write the text that the language models are pretrained on"
     shell:
@@ -79,7 +79,7 @@ rule build_tokenizer:
         mem_mb=1000,
         runtime=10,
     params:
-        code=plan.code("vlmlaw.data.miniature"),
+        code=plan.code("vlmlaw.data.miniature:write_tokenizer"),
     message:
         "Build the tokenizer"
     shell:

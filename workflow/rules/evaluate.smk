@@ -33,7 +33,7 @@ rule evaluate_cell:
     params:
         settings=plan.evaluation,
         cell=plan.measured_of,
-        code=plan.cell_code("vlmlaw.evaluate"),
+        code=plan.cell_code("vlmlaw.evaluate:evaluate_cell"),
         upstream=plan.upstream_of("evaluate_cell"),
     message:
         "Evaluate {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
@@ -64,7 +64,7 @@ rule collect_measurements:
         experiment=plan.as_json,
     params:
         held_out=plan.held_out,
-        code=plan.code("vlmlaw.measurements"),
+        code=plan.code("vlmlaw.measurements:collect"),
         upstream=plan.upstream_of("collect_measurements"),
     message:
         "Collect the measurements of all cells"

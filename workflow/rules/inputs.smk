@@ -22,7 +22,7 @@ rule tokenize:
         runtime=plan.needs.doubling(240 if plan.pretrained else 30),
     params:
         settings=plan.tokens_of,
-        code=plan.code("vlmlaw.token_table"),
+        code=plan.code("vlmlaw.token_table:tokenize_dataset"),
         upstream=plan.upstream_of("tokenize"),
     message:
         "Turn the conversations of {wildcards.split} into tokens"
@@ -57,7 +57,7 @@ rule cache_features:
         gpu=plan.needs.gpus("cache_features"),
     params:
         layers=plan.layers,
-        code=plan.code("vlmlaw.images"),
+        code=plan.code("vlmlaw.images:cache_features"),
         upstream=plan.upstream_of("cache_features"),
     message:
         "Cache the encoder's patch features of {wildcards.split}"

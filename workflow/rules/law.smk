@@ -19,7 +19,7 @@ rule fit_law:
         runtime=30,
     params:
         settings=plan.law,
-        code=plan.code("vlmlaw.laws.cli"),
+        code=plan.code(*FIT),
         upstream=plan.upstream_of("fit_law"),
     message:
         "Fit the law"
@@ -52,7 +52,7 @@ rule write_headline:
         mem_mb=1000,
         runtime=10,
     params:
-        code=plan.code("vlmlaw.headline"),
+        code=plan.code("vlmlaw.headline:write_headline"),
         upstream=plan.upstream_of("write_headline"),
     message:
         "Write the study's few numbers"

@@ -35,7 +35,7 @@ rule train_encoder:
         checkpoint_seconds=plan.encoder_checkpoint_seconds,
     params:
         settings=plan.encoder,
-        code=plan.code("vlmlaw.encoder"),
+        code=plan.code("vlmlaw.encoder:train_encoder"),
         upstream=plan.upstream_of("train_encoder"),
     message:
         "Train the vision encoder"
@@ -74,7 +74,7 @@ rule pretrain_language_model:
         checkpoint_seconds=plan.pretraining_checkpoint_seconds,
     params:
         settings=plan.language_model_of,
-        code=plan.code("vlmlaw.language_model"),
+        code=plan.code("vlmlaw.language_model:pretrain"),
         upstream=plan.upstream_of("pretrain_language_model"),
     message:
         "Pretrain the language model of size {wildcards.size} on text"

@@ -18,7 +18,7 @@ rule fit_own_law:
     params:
         measurements=OWN_MEASUREMENTS,
         settings=plan.law,
-        code=plan.code("vlmlaw.laws.cli"),
+        code=plan.code(*FIT),
     message:
         "Fit the law of {input}"
     shell:
@@ -43,7 +43,7 @@ rule write_own_report:
         runtime=20,
     params:
         settings=plan.report,
-        code=plan.code("vlmlaw.report.cli"),
+        code=plan.code("vlmlaw.report.cli:run_report"),
         templates=templates_version(),
     message:
         "Draw the figures and write the report of {input.measurements}"

@@ -34,7 +34,7 @@ rule prepare_pictures:
         runtime=plan.needs.doubling(720),
     params:
         settings=plan.pictures_of,
-        code=plan.code("vlmlaw.data.llava"),
+        code=plan.code("vlmlaw.data.llava:prepare_split"),
     message:
         "Read the conversations of the {wildcards.split} split and resize their images"
     shell:
@@ -62,7 +62,7 @@ rule take_tokenizer:
         runtime=plan.needs.doubling(30),
     params:
         settings=plan.tokenizer,
-        code=plan.code("vlmlaw.tokenizers"),
+        code=plan.code("vlmlaw.tokenizers:take_tokenizer"),
     message:
         "Take the tokenizer of the first size"
     shell:
@@ -90,7 +90,7 @@ rule fetch_encoder:
         runtime=plan.needs.doubling(120),
     params:
         settings=plan.encoder,
-        code=plan.code("vlmlaw.hub"),
+        code=plan.code("vlmlaw.hub:fetch_vision"),
     message:
         "Fetch the vision tower"
     shell:
@@ -122,7 +122,7 @@ rule fetch_language_model:
         runtime=plan.needs.doubling(240),
     params:
         settings=plan.language_model_of,
-        code=plan.code("vlmlaw.hub"),
+        code=plan.code("vlmlaw.hub:fetch_language_model"),
         upstream=plan.upstream_of("fetch_language_model"),
     message:
         "Fetch the language model of size {wildcards.size}"
@@ -163,7 +163,7 @@ rule align_cell:
         compute=plan.how_to_compute("align_cell"),
     params:
         settings=plan.alignment_of,
-        code=plan.cell_code("vlmlaw.train"),
+        code=plan.cell_code("vlmlaw.train:align_cell"),
         upstream=plan.upstream_of("align_cell"),
     message:
         "Stage 1 of {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"

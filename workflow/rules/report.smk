@@ -87,7 +87,7 @@ rule write_report:
     params:
         settings=plan.report,
         experiment=described(plan.experiment),
-        code=plan.code("vlmlaw.report.cli"),
+        code=plan.code("vlmlaw.report.cli:run_report"),
         upstream=plan.upstream_of("write_report"),
         templates=templates_version(),
     message:

@@ -32,7 +32,7 @@ rule train_cell:
         compute=plan.how_to_compute("train_cell"),
     params:
         settings=plan.cell_of,
-        code=plan.cell_code("vlmlaw.train"),
+        code=plan.cell_code("vlmlaw.train:train_cell"),
         upstream=plan.upstream_of("train_cell"),
     message:
         "Train {wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
