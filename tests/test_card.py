@@ -36,7 +36,7 @@ def model(tmp_path):
 
 
 def test_a_card_tells_a_cells_numbers(model, tmp_path):
-    write_card([evaluation("reading", "all", 0.1234)], model, tmp_path / "README.md", errors_on="the test split")
+    write_card({"the test split": [evaluation("reading", "all", 0.1234)]}, model, tmp_path / "README.md")
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: transformers\n")
     assert "# 0.5b_v16_quecc_s3" in text and "as 16 visual tokens (quecc)" in text
@@ -48,7 +48,7 @@ def test_a_card_tells_a_cells_numbers(model, tmp_path):
 
 def test_a_cell_of_shared_weights_says_how_to_load_it_as_that_cell(model, tmp_path):
     shared = evaluation("reading", "all", 0.5, n_visual_tokens=1, compressor="fastv", compressor_options={"layer": 2})
-    write_card([shared], model, tmp_path / "other" / "README.md", errors_on="the test split")
+    write_card({"the test split": [shared]}, model, tmp_path / "other" / "README.md")
     text = (tmp_path / "other" / "README.md").read_text()
     assert "# 0.5b_v1_fastv_s3" in text and "as 1 visual token (fastv)" in text
     assert "the weights are those of 0.5b_v16_quecc_s3" in text.lower()

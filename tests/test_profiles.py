@@ -12,15 +12,16 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from snakemake.iocontainers import Wildcards
 
-from vlmlaw.plan import Plan
+from vlmlaw.workflow.plan import Plan
 from workflow.project import environment, new_project, tiny_experiment
 
 ROOT = Path(__file__).parents[1]
 PROFILES = ROOT / "workflow" / "profiles"
 pytestmark = pytest.mark.workflow
-A_CELL = SimpleNamespace(size="3k", n_visual_tokens="4", compressor="block_linear", seed="0")
-A_LARGER_CELL = SimpleNamespace(size="49k", n_visual_tokens="4", compressor="block_linear", seed="0")
+A_CELL = Wildcards(fromdict=dict(size="3k", n_visual_tokens="4", compressor="block_linear", seed="0"))
+A_LARGER_CELL = Wildcards(fromdict=dict(size="49k", n_visual_tokens="4", compressor="block_linear", seed="0"))
 
 
 @pytest.fixture
@@ -39,14 +40,14 @@ def dry_run(project, profile, *arguments, **variables):
 def test_slurm_plans_every_job_with_its_resources(project):
     text = dry_run(project, "slurm", "--printshellcmds")
     assert re.search(r"^train_cell +10$", text, re.MULTILINE)
-    trainings = [line for line in text.splitlines() if " train --language-model" in line]
+    trainings = [line for line in text.splitlines() if " train --aligned " in line]
     assert len(trainings) == 10
     assert all(re.search(r"--memory-mb 15\d\d --minutes 11 --gpus 1 ", line) for line in trainings)
 
 
 def test_the_rules_ask_several_gpus_profile_for_one_each(project):
     text = dry_run(project, "gpus", "--printshellcmds", "--cores", "8")
-    assert len(re.findall(r"--gpus 1 .* train --language-model", text)) == 10
+    assert len(re.findall(r"--gpus 1 .* train --aligned ", text)) == 10
 
 
 @pytest.mark.parametrize(
@@ -56,8 +57,8 @@ def test_the_rules_ask_several_gpus_profile_for_one_each(project):
 def test_jobs_side_by_side_divide_a_machines_cores(cores, devices, local, threads):
     limits = {"gpu": SimpleNamespace(value=devices)} if devices else {}
     workflow = SimpleNamespace(global_resources=limits, local_exec=local, cores=cores)
-    assert Plan(tiny_experiment() | {"compute": {"gpus": 1}}).threads_of("train_cell", workflow)(A_CELL) == threads
-    without_gpus = Plan(tiny_experiment()).threads_of("train_cell", workflow)
+    assert Plan(tiny_experiment() | {"compute": {"gpus": 1}}).threads("train_cell", workflow)(A_CELL) == threads
+    without_gpus = Plan(tiny_experiment()).threads("train_cell", workflow)
     assert without_gpus(A_CELL) == 1, "an experiment without GPUs is left alone"
 
 
@@ -66,8 +67,8 @@ def test_a_training_that_needs_more_gpus_gets_their_share_of_cores():
     plan = Plan(tiny_experiment() | {"compute": small})
     on_cluster = SimpleNamespace(global_resources={}, local_exec=False, cores=None)
     assert plan.needs.gpus("train_cell")(A_CELL) == 1 and plan.needs.gpus("train_cell")(A_LARGER_CELL) == 16
-    assert plan.threads_of("train_cell", on_cluster)(A_LARGER_CELL) == 16 * 8
-    assert plan.threads_of("evaluate_cell", on_cluster)(A_CELL) == 8
+    assert plan.threads("train_cell", on_cluster)(A_LARGER_CELL) == 16 * 8
+    assert plan.threads("evaluate_cell", on_cluster)(A_CELL) == 8
 
 
 @pytest.mark.parametrize("path", sorted(PROFILES.glob("*/profile.yaml")), ids=lambda path: path.parent.name)

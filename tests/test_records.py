@@ -4,13 +4,14 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
-from vlmlaw import records
+from vlmlaw.workflow import records
 
 
-def write(tmp_path, *, verb="tokenize", read=(), **paths):
+def write(tmp_path, *, verb="tokenize", read=(), **inputs):
     """The record of a verb that made `out`, with these inputs."""
-    given = {"settings": '{"a": 1}', "code": "c0de", "upstream": "0123", "read": read}
-    args = Namespace(verb=verb, record=tmp_path / "made" / records.NAME, out=tmp_path / "made", **given, **paths)
+    given = {"settings": '{"a": 1}', "code": "c0de", "upstream": "0123", "read": read, "made": []}
+    given["made_from"] = [f"{name}={path}" for name, path in inputs.items()]
+    args = Namespace(verb=verb, record=tmp_path / "made" / records.NAME, out=tmp_path / "made", **given)
     records.write(args)
     return records.read(args.record)
 
@@ -50,10 +51,12 @@ def test_an_input_with_a_record_is_named_with_its_version_and_its_own_inputs(tmp
             code="p",
             upstream=None,
             read=[],
+            made=[],
+            made_from=[],
         )
     )
     folder(tmp_path / "made", a="one")
-    record = write(tmp_path, dataset=pictures, tokenizer=tmp_path / "unrecorded")
+    record = write(tmp_path, dataset=pictures / "index", tokenizer=tmp_path / "unrecorded")
     assert set(record["inputs"]) == {"dataset"}
     found = record["inputs"]["dataset"]
     assert found["path"] == str(pictures) and found["code"] == "p"
@@ -63,18 +66,16 @@ def test_an_input_with_a_record_is_named_with_its_version_and_its_own_inputs(tmp
 
 def test_files_that_no_job_made_are_told_with_what_is_made_from_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("train.json", "questions.json", "measurements.record.json", "measurements.csv"):
+    for name in ("train.json", "questions.json"):
         (tmp_path / name).write_text("{}")
     folder(tmp_path / "made", index="x")
-    (tmp_path / "job.log").write_text("still written to")
-    given = {"questions": Path("questions.json"), "law": Path("measurements.csv"), "log": Path("job.log")}
-    record = write(tmp_path, read=[Path("train.json")], **given)
+    record = write(tmp_path, read=[Path("train.json"), Path("questions.json")])
     found = dict(records.files_read(record))
     assert set(found) == {"train.json", "questions.json"}
     assert found["train.json"]["sha256"] == records.sha256(tmp_path / "train.json")
     pictures = (tmp_path / "made").rename(tmp_path / "pictures")
     folder(tmp_path / "made", tokens="y")
-    assert dict(records.files_read(write(tmp_path, dataset=pictures))) == found
+    assert dict(records.files_read(write(tmp_path, dataset=pictures / "index"))) == found
 
 
 def test_what_is_no_record_reads_as_none(tmp_path):

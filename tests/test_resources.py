@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,6 +11,7 @@ from vlmlaw import attempts
 from vlmlaw.budget import estimate
 from vlmlaw.experiment import Experiment, read_experiment
 from vlmlaw.resources import Needs
+from vlmlaw.workflow.stages import wildcards_of
 
 FILE = "workflow/experiments/tiny.yaml"
 
@@ -32,7 +32,7 @@ def needs(file, **compute):
 
 def cell(size, n_visual_tokens):
     named = {"size": size, "n_visual_tokens": str(n_visual_tokens), "compressor": "block_linear", "seed": "0"}
-    return SimpleNamespace(**named)
+    return Wildcards(fromdict=named)
 
 
 def test_a_larger_model_asks_for_more(file):
@@ -54,10 +54,10 @@ def test_every_process_loads_the_model(file):
 
 
 def test_tokenizing_asks_for_the_memory_of_its_records(file, request):
-    assert Needs(Experiment.from_mapping(file)).tokenizing_memory_mb(SimpleNamespace(split="train")) == 2000
+    assert Needs(Experiment.from_mapping(file)).tokenizing_memory_mb(Wildcards(fromdict={"split": "train"})) == 2000
     paper = yaml.safe_load((request.config.rootpath / "workflow" / "experiments" / "paper.yaml").read_text())
     asked = Needs(Experiment.from_mapping(paper))
-    assert asked.tokenizing_memory_mb(SimpleNamespace(split="train")) == 2000 + 15_000 * 665_298 // 10**6
+    assert asked.tokenizing_memory_mb(Wildcards(fromdict={"split": "train"})) == 2000 + 15_000 * 665_298 // 10**6
 
 
 def test_more_visual_tokens_ask_for_more_time(file):
@@ -82,8 +82,7 @@ def test_a_training_takes_as_long_as_the_estimate_of_gpu_hours_says(request, nam
     asked = Needs(replace(experiment, compute=replace(experiment.compute, max_minutes=10**6)))
     for hours in estimate(experiment):
         settings = experiment.trainings[hours.cell]
-        at = cell(settings.size, settings.n_visual_tokens)
-        at.compressor, at.seed = settings.compressor, settings.seed
+        at = Wildcards(fromdict=wildcards_of(settings))
         minutes = 3 * 60 * hours.stage_2 / asked.gpus("train_cell")(at)
         assert asked.minutes("train_cell")(at) == math.ceil(10 + minutes), hours.cell
 
@@ -92,14 +91,13 @@ def test_benchmarks_and_features_ask_by_what_they_compute(request):
     experiment = read_experiment(request.config.rootpath / "workflow" / "experiments" / "paper.yaml")
     asked = Needs(replace(experiment, compute=replace(experiment.compute, peak_tflops=1.0, max_minutes=10**6)))
     small, large = (
-        SimpleNamespace(size=size, n_visual_tokens="1", compressor="tokenpacker", seed="0", benchmark="gqa")
+        Wildcards(fromdict=dict(size=size, n_visual_tokens="1", compressor="tokenpacker", seed="0", benchmark="gqa"))
         for size in ("0.5b", "14b")
     )
     for rule in ("evaluate_benchmark", "evaluate_by_lmms_eval"):
         assert asked.gpus(rule)(small) == asked.gpus(rule)(large) == 1, "one process reads; training has eight GPUs"
         assert asked.memory_mb(rule, least=3000)(small) < 10_000 < asked.memory_mb(rule, least=3000)(large)
         assert asked.minutes(rule, least=1000)(small) == 1000 < asked.minutes(rule, least=1000)(large)
-        assert asked.log_of(rule, small).name == "gqa.log"
     aligned, tested = (
         asked.minutes("cache_features")(Wildcards(fromdict={"split": split})) for split in ("align", "test")
     )
@@ -113,12 +111,7 @@ def test_a_rule_that_records_no_attempts_gets_twice_as_much_with_each():
 def test_small_things_stay_small(file):
     asked = Needs(Experiment.from_mapping(file))
     for name, settings in asked.experiment.cells.items():
-        wildcards = SimpleNamespace(
-            size=settings.size,
-            n_visual_tokens=settings.n_visual_tokens,
-            compressor=settings.compressor,
-            seed=settings.seed,
-        )
+        wildcards = Wildcards(fromdict=wildcards_of(settings))
         assert asked.gpus("train_cell")(wildcards) == 0, name
         assert asked.memory_mb("train_cell")(wildcards) < 2000, name
         assert asked.minutes("train_cell")(wildcards) < 15, name
@@ -156,11 +149,3 @@ def test_an_attempt_that_ended_before_it_could_say_so_counts_as_short_of_both(fi
     before = memory(at), minutes(at)
     monkeypatch.setattr("vlmlaw.resources.failures", lambda log: [attempts.STOPPED, attempts.TIME])
     assert (memory(at, attempt=3), minutes(at, attempt=3)) == (before[0], 2 * before[1])
-
-
-def test_the_log_of_a_job_is_where_the_rules_write_it(file, request):
-    asked = Needs(Experiment.from_mapping(file))
-    assert str(asked.log_of("train_cell", cell("3k", 4))) == "results/tiny/logs/train_cell/3k_v4_block_linear_s0.log"
-    rules = "".join(path.read_text() for path in (request.config.rootpath / "workflow" / "rules").glob("*.smk"))
-    for pattern in ("train_cell/{CELL}.log", "evaluate_cell/{CELL}.log", "pretrain_language_model/{size}.log"):
-        assert f"<logs>/{pattern}" in rules

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmlaw import __version__, adopt, benchmark_cli, origins, records, stages, status
+from vlmlaw import __version__, adopt, benchmark_cli, origins, stages, status
 from vlmlaw.arguments import Parser
 from vlmlaw.attempts import recorded
 from vlmlaw.errors import UserError
@@ -16,6 +16,7 @@ from vlmlaw.laws import cli as laws_cli
 from vlmlaw.machine import is_launched, rank
 from vlmlaw.report import cli as report_cli
 from vlmlaw.unbroken import outlive_readers
+from vlmlaw.workflow import records
 
 DESCRIPTION = (
     "Larger LLM or more visual tokens? Fit the scaling law of measured vision-language models, find the cell to "

@@ -12,7 +12,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
 from vlmlaw.names import CELL_KEYS, cell_named_in
 
-CARD = "README.md"
+TEST = "evaluation.json"  # a cell on the test split; on a benchmark it is benchmarks/NAME.json
 USE = """```python
 import vlmlaw.processor  # makes the model known to transformers
 from PIL import Image
@@ -41,23 +41,29 @@ print(processor.decode(ids[0]))
 or, in this folder, `vlmlaw chat . image.png "What is this?"`."""
 
 
-def card_of_benchmarks(scores: Sequence[Path], model: Path, out: Path) -> None:
-    """Write a cell's card from its benchmarks/NAME.json. Raises UserError where one is none or of another cell."""
+def card_of(scores: Sequence[Path], model: Path, out: Path) -> None:
+    """Write a cell's card from its evaluation.json and benchmarks/NAME.json.
+
+    Raises UserError where one of them is no evaluation, or of another cell.
+    """
     evaluations = [_read(path) for path in scores]
     others = [str(path) for path, one in zip(scores, evaluations, strict=True) if one["cell"] != evaluations[0]["cell"]]
     if others:
         raise UserError(f"{', '.join(others)}: of another cell than {scores[0]}; a card is of one cell.")
-    write_card(evaluations, model, out, errors_on="benchmarks")
+    of_test = [one for path, one in zip(scores, evaluations, strict=True) if path.name == TEST]
+    asked = [one for path, one in zip(scores, evaluations, strict=True) if path.name != TEST]
+    write_card({"the test split": of_test, "benchmarks": asked}, model, out)
 
 
-def write_card(evaluations: Sequence[Mapping[str, Any]], model: Path, out: Path, *, errors_on: str) -> None:
+def write_card(evaluations: Mapping[str, Sequence[Mapping[str, Any]]], model: Path, out: Path) -> None:
     """Write the card of the cell in whose folder `out` is: its errors, what it was made from, how to load `model`.
 
-    `evaluations` are of one cell, on the test split or on benchmarks; `errors_on` says which. The rest is told by the
+    `evaluations` are of one cell, by what they are on: the test split, benchmarks. The rest is told by the
     training.json beside `model`.
     """
     training = json.loads((model.parent / "training.json").read_text(encoding="utf-8"))
-    cell, parameters = evaluations[0]["cell"], evaluations[0]["parameters"]
+    first = next(one for each in evaluations.values() for one in each)
+    cell, parameters = first["cell"], first["parameters"]
     n_visual_tokens = cell["n_visual_tokens"]
     parts = [
         "---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\ntags: [vlmlaw]\n---",
@@ -65,7 +71,11 @@ def write_card(evaluations: Sequence[Mapping[str, Any]], model: Path, out: Path,
         f"A vision-language model that reads an image as {n_visual_tokens} visual "
         f"{'token' if n_visual_tokens == 1 else 'tokens'} ({cell['compressor']}), one cell of a grid made by "
         "vlmlaw to measure how error follows from the size of the language model and the number of visual tokens.",
-        f"## Errors on {errors_on}\n\n" + _table([evaluation["scores"] for evaluation in evaluations]),
+        *(
+            f"## Errors on {on}\n\n" + _table([one["scores"] for one in each])
+            for on, each in evaluations.items()
+            if each
+        ),
         "## Size and training\n\n" + "\n".join(f"- {line}" for line in _facts(training, parameters)),
         "## Use\n\n" + _use(cell, training["settings"], os.path.relpath(model, out.parent)),
     ]
@@ -79,7 +89,9 @@ def _read(path: Path) -> dict[str, Any]:
         _table([evaluation["scores"]])
         return {"cell": evaluation["cell"], "parameters": evaluation["parameters"], "scores": evaluation["scores"]}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no evaluation of a cell ({error!r}); expected its benchmarks/NAME.json.") from error
+        raise UserError(
+            f"{path} is no evaluation of a cell ({error!r}); expected its evaluation.json or benchmarks/NAME.json."
+        ) from error
 
 
 def _use(cell: Mapping[str, Any], trained_as: Mapping[str, Any], folder: str) -> str:

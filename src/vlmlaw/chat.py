@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig
 
-from vlmlaw import records
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.processor import VlmProcessor
 from vlmlaw.settings import build
 from vlmlaw.stage_settings import MeasuredCell
 from vlmlaw.weights import load_cell
+from vlmlaw.workflow import records
 
 
 def find_model(cell: str, *, results: Path) -> tuple[Path, MeasuredCell | None]:

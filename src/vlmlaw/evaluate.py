@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 
 from vlmlaw.account import describe_cell
-from vlmlaw.card import CARD, write_card
 from vlmlaw.data.shards import Dataset
 from vlmlaw.files import whole_file
 from vlmlaw.images import ImagesOf, open_images
@@ -108,7 +107,7 @@ def evaluate_cell(
     settings: EvaluationSettings,
     cell: MeasuredCell | None = None,
 ) -> None:
-    """Evaluate a trained cell: its scores, parameters and inference FLOPs to `out` (JSON), and a card beside it.
+    """Evaluate a trained cell: its scores, parameters and inference FLOPs to `out` (JSON), in JSON.
 
     `cell` says which one, where the model's weights serve several.
     """
@@ -123,4 +122,3 @@ def evaluate_cell(
     result = {"scores": scores} | describe_cell(vlm, model, n_text_tokens=mean_text_tokens(table))
     with whole_file(out) as partial:
         partial.write_text(json.dumps(result, indent=2))
-    write_card([result], model, out.parent / CARD, errors_on="the test split")

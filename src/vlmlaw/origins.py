@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmlaw import records
 from vlmlaw.errors import UserError
+from vlmlaw.workflow import records
 
 DATA = ("train", "development", "dataset", "tokens", "tokenizer", "images")  # inputs that are data
 MOST_SHOWN = 12

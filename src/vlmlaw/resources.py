@@ -12,14 +12,13 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from vlmlaw import budget
 from vlmlaw.attempts import KILLED, MEMORY, TIME, failures
 from vlmlaw.experiment import Experiment
-from vlmlaw.names import cell_name
 from vlmlaw.stage_settings import CellSettings, DataSettings, OptimizerSettings
+from vlmlaw.workflow.stages import ALIGN, TRAIN, Stage, name_of, stages_of
 
 BASE_MB = 1500  # Python, torch, transformers and a small dataset took 450 MB, Snakemake's own processes 250 MB
 BASE_MINUTES = 10  # to start, read the data and write the result
@@ -52,8 +51,9 @@ class Load:
 class Needs:
     """Requests of each expensive rule; a method returns the function of wildcards that Snakemake wants."""
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment: Experiment, stages: Mapping[str, Stage] | None = None):
         self.experiment, self.compute = experiment, experiment.compute
+        self._stages = stages or stages_of(experiment)
 
     def memory_mb(self, rule: str, *, least: int = 0) -> Request:
         """Host memory. Doubled for each attempt that ran out of it, or was killed and nobody said why."""
@@ -104,7 +104,7 @@ class Needs:
         return max(least, 2 ** math.ceil(math.log2(max(1.0, filled))))
 
     def _processes(self, rule: str, load: Load) -> int:
-        if not rule.startswith(("train_cell", "align_cell")):
+        if rule not in (*TRAIN, *ALIGN):
             return 1
         return self.compute.processes or max(self._gpus(rule, load), 1)
 
@@ -136,11 +136,12 @@ class Needs:
         if rule == "cache_features":
             flops = 2 * self._n_params_tower * experiment.grid_side**2 * self._n_images(wildcards.split)
             return Load(self._n_params_tower, flops, bytes_per_param=4)
-        if rule == "align_cell":
-            return self._training(experiment.alignments[_cell_name(wildcards)])
-        if rule == "train_cell":
-            return self._training(experiment.training_settings_of(_cell_name(wildcards)))
-        return self._evaluation(experiment.cell_settings(_cell_name(wildcards)))
+        name = name_of(dict(wildcards.items()))
+        if rule in ALIGN:
+            return self._training(experiment.alignments[name])
+        if rule in TRAIN:
+            return self._training(experiment.training_settings_of(name))
+        return self._evaluation(experiment.cell_settings(name))
 
     def _training(self, cell: CellSettings) -> Load:
         """Of a cell, or of its stage 1, through whose frozen LLM gradients pass all the same."""
@@ -183,15 +184,9 @@ class Needs:
 
     def _grown(self, rule: str, wildcards: Any, attempt: int, *, causes: tuple[str, ...]) -> int:
         """Twofold for each attempt that ended so, or before it could record anything."""
-        ends = failures(self.log_of(rule, wildcards))
+        ends = failures(self._stages[rule].log_of(self.experiment.results, dict(wildcards.items())))
         unrecorded = max(0, attempt - 1 - len(ends))
         return GROWTH ** (unrecorded + sum(end in causes for end in ends))
-
-    def log_of(self, rule: str, wildcards: Any) -> Path:
-        """The log that the rule's job writes."""
-        named = _cell_name(wildcards) if hasattr(wildcards, "compressor") else "/".join(wildcards)
-        job = f"{named}/{wildcards.benchmark}" if hasattr(wildcards, "benchmark") else named
-        return Path(self.experiment.results) / "logs" / (f"{rule}/{job}.log" if job else f"{rule}.log")
 
 
 def _training_load(n_params: float, n_tokens: int, plan: OptimizerSettings, n_records: int = 0) -> Load:
@@ -199,9 +194,3 @@ def _training_load(n_params: float, n_tokens: int, plan: OptimizerSettings, n_re
     return Load(
         n_params, 6 * n_params * n_tokens * n_seen, bytes_per_param=TRAINING_BYTES, data_bytes=RECORD_BYTES * n_records
     )
-
-
-def _cell_name(wildcards: Any) -> str:
-    n_visual_tokens = getattr(wildcards, "n_visual_tokens", None)  # a training for any V has none
-    of = None if n_visual_tokens is None else int(n_visual_tokens)
-    return cell_name(wildcards.size, of, wildcards.compressor, int(wildcards.seed))

@@ -80,8 +80,10 @@ def add_parsers(subparsers: Any) -> None:
     evaluate.add_argument(
         "--cell", metavar="JSON", help="which cell, where the model's weights serve several (what a rule passes)"
     )
-    card = _verb(subparsers, "card", run_card, "write a cell's model card from its benchmarks", "model")
-    card.add_argument("scores", nargs="+", type=existing, metavar="SCORES", help="the cell's benchmarks/NAME.json")
+    card = _verb(subparsers, "card", run_card, "write a cell's model card from its evaluations", "model")
+    card.add_argument(
+        "scores", nargs="+", type=existing, metavar="SCORES", help="the cell's evaluation.json and benchmarks/NAME.json"
+    )
     collect = _verb(subparsers, "collect", run_collect, "collect evaluations into one table")
     collect.add_argument("evaluations", nargs="*", type=Path, metavar="EVALUATION", help="evaluation.json of a cell")
     collect.add_argument("--cells", type=Path, metavar="DIR", help="in place of them: the folder of all cells")
@@ -336,9 +338,9 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 
 def run_card(args: argparse.Namespace) -> None:
-    from vlmlaw.card import card_of_benchmarks
+    from vlmlaw.card import card_of
 
-    card_of_benchmarks(args.scores, args.model, args.out)
+    card_of(args.scores, args.model, args.out)
 
 
 def run_collect(args: argparse.Namespace) -> None:

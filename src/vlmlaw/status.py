@@ -16,12 +16,10 @@ from typing import Any
 
 from vlmlaw.attempts import DONE, KILLED, Attempt, cause_of, read_attempts
 from vlmlaw.experiment import Experiment, read_experiment
-from vlmlaw.names import RULE_OF_RUNNER
 from vlmlaw.resources import Needs
-from vlmlaw.stage_settings import CellSettings
+from vlmlaw.workflow.stages import TRAIN, Read, evaluations_of, stages_of, training_of
 
 SIGN_OF_LIFE_S = 300  # a job writes into its log far more often, but for the reading of large weights
-TRAIN = "train_cell"
 
 
 @dataclass(frozen=True)
@@ -55,12 +53,12 @@ class GridStatus:
 def grid_status(experiment: Experiment) -> GridStatus:
     """The status of every cell of an experiment whose results folder is beside the working directory."""
     results, needs = Path(experiment.results), Needs(experiment)
-    stages = {name: _stages_of(experiment, settings) for name, settings in experiment.cells.items()}
+    stages = _jobs_of_cells(experiment)
     cells = [_cell_status(results, name, own) for name, own in stages.items()]
     spent = [_hours(path, attempt) for path in _logs(results) for attempt in read_attempts(path)]
     estimates = {name: needs.cell_seconds(cell) / 3600 for name, cell in experiment.cells.items()}
     done = [status.cell for status in cells if status.state == "done"]
-    actual = sum(_hours(log, attempt)[0] for name in done for log, attempt in _successes(results, stages[name]))
+    actual = sum(_hours(log, attempt)[0] for name in done for log, attempt in _successes(stages[name]))
     estimated = sum(estimates[name] for name in done)
     ratio = actual / estimated if actual and estimated else 1.0
     left = {status.cell: ratio * estimates[status.cell] for status in cells if status.state != "done"}
@@ -77,35 +75,38 @@ def grid_status(experiment: Experiment) -> GridStatus:
 
 
 @dataclass(frozen=True)
-class _Stage:
-    """A job of a cell: its rule, its log below logs/ and the file below cells/ that says it is done."""
+class _Job:
+    """A job of a cell: its rule, its log and the file that says it is done."""
 
     rule: str
-    log: str
-    done: str
+    log: Path
+    done: Path
 
 
-def _stages_of(experiment: Experiment, cell: CellSettings) -> list[_Stage]:
-    """The training whose weights the cell has, and its evaluations, in their order."""
-    training = experiment.training_of(cell).name
-    stages = [_Stage(TRAIN, f"{TRAIN}/{training}.log", f"{training}/training.json")]
-    if experiment.has_test:
-        stages.append(_Stage("evaluate_cell", f"evaluate_cell/{cell.name}.log", f"{cell.name}/evaluation.json"))
-    for benchmark in experiment.evaluation.benchmarks:
-        rule, name = RULE_OF_RUNNER[benchmark.by], benchmark.name
-        stages.append(_Stage(rule, f"{rule}/{cell.name}/{name}.log", f"{cell.name}/benchmarks/{name}.json"))
-    return stages
+def _jobs_of_cells(experiment: Experiment) -> dict[str, list[_Job]]:
+    """Of each cell the training whose weights it has, and its evaluations, in their order."""
+    table, results = stages_of(experiment), experiment.results
+
+    def job(read: Read) -> _Job:
+        stage = table[read.rule]
+        done = Path(results) / stage.paths()[0].format_map(read.wildcards)
+        return _Job(read.rule, stage.log_of(results, read.wildcards), done)
+
+    return {
+        name: [job(training_of(experiment.training_of(cell))), *map(job, evaluations_of(experiment, cell))]
+        for name, cell in experiment.cells.items()
+    }
 
 
-def _cell_status(results: Path, cell: str, stages: Sequence[_Stage]) -> CellStatus:
+def _cell_status(results: Path, cell: str, stages: Sequence[_Job]) -> CellStatus:
     state = CellStatus(cell, "waiting")
     for stage in stages:
-        log = results / "logs" / stage.log
+        log = stage.log
         attempts = read_attempts(log)
         last = attempts[-1] if attempts else None
         if last and last.cause is None and is_alive(last, log):
             return CellStatus(cell, "running", stage.rule, _progress(results, stage, last), str(log))
-        if (results / "cells" / stage.done).is_file():
+        if stage.done.is_file():
             state = CellStatus(cell, "done" if stage is stages[-1] else "trained")
         elif last and (cause := cause_of(last)) != DONE:
             detail = f"{cause}: {last.message.splitlines()[0]}" if last.message else cause
@@ -125,20 +126,20 @@ def is_alive(attempt: Attempt, log: Path) -> bool:
     return cause_of(attempt) == KILLED and time.time() - _last_sign(log, attempt) < SIGN_OF_LIFE_S
 
 
-def _progress(results: Path, stage: _Stage, attempt: Attempt) -> str:
+def _progress(results: Path, stage: _Job, attempt: Attempt) -> str:
     where = f"{attempt.host}{f', Slurm job {attempt.slurm_job}' if attempt.slurm_job else ''}"
     text = f"for {(time.time() - attempt.started) / 60:.0f} min on {where}"
-    lines = results / "cells" / f"{Path(stage.log).stem}.work" / "train.jsonl"
-    if stage.rule == TRAIN and lines.is_file():
+    lines = results / "cells" / f"{stage.log.stem}.work" / "train.jsonl"
+    if stage.rule in TRAIN and lines.is_file():
         with lines.open("rb") as file:
             text = f"step {sum(1 for _ in file)}, {text}"
     return text
 
 
-def _successes(results: Path, stages: Sequence[_Stage]) -> Iterable[tuple[Path, Attempt]]:
+def _successes(stages: Sequence[_Job]) -> Iterable[tuple[Path, Attempt]]:
     """The attempts that made a cell what it is: since the last but one success of each stage."""
     for stage in stages:
-        log = results / "logs" / stage.log
+        log = stage.log
         attempts = read_attempts(log)
         ends = [i for i, attempt in enumerate(attempts) if attempt.cause == DONE]
         first = ends[-2] + 1 if len(ends) > 1 else 0
@@ -192,7 +193,7 @@ def _amount(hours: float, gpu_hours: float) -> str:
 def failed_cells(experiment: Experiment) -> str:
     """What to tell at the end of a run that failed: each failed cell, why, and its log; empty where none failed."""
     results = Path(experiment.results)
-    failed = [_cell_status(results, name, _stages_of(experiment, cell)) for name, cell in experiment.cells.items()]
+    failed = [_cell_status(results, name, jobs) for name, jobs in _jobs_of_cells(experiment).items()]
     lines = [
         f"  {cell.cell} ({cell.stage}): {cell.detail}\n    log: {cell.log}" for cell in failed if cell.state == "failed"
     ]

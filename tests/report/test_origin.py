@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from vlmlaw import records
 from vlmlaw.errors import UserError
 from vlmlaw.report import findings, origin
 from vlmlaw.report.study import Study
+from vlmlaw.workflow import records
 
 
 def lines(study: Study, *, is_run: bool = True) -> list[str]:

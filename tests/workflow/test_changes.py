@@ -9,9 +9,14 @@ TAIL = {"collect_measurements": 1} | LAW
 pytestmark = pytest.mark.workflow
 
 
+def evaluations(n: int) -> dict[str, int]:
+    """n cells evaluated again, and what follows from them."""
+    return {"evaluate_cell": n, "write_card": n} | TAIL
+
+
 def cells(n: int) -> dict[str, int]:
     """n cells trained again, and what follows from them."""
-    return {"train_cell": n, "evaluate_cell": n} | TAIL
+    return {"train_cell": n, "evaluate_cell": n, "write_card": n} | TAIL
 
 
 def test_nothing_changed(finished):
@@ -37,9 +42,9 @@ def test_nothing_changed(finished):
         (
             "data.images.test",
             80,
-            {"draw_pictures": 1, "tokenize": 1, "cache_features": 1, "evaluate_cell": 10} | TAIL,
+            {"draw_pictures": 1, "tokenize": 1, "cache_features": 1} | evaluations(10),
         ),
-        ("evaluation.batch_size", 16, {"evaluate_cell": 10} | TAIL),
+        ("evaluation.batch_size", 16, evaluations(10)),
         ("law.bootstrap_draws", 30, LAW),
         ("report.title", "Another title", {"write_report": 1}),
         ("training.checkpoint_seconds", 600, {}),
@@ -71,7 +76,18 @@ def test_the_order_of_keys_is_no_change(finished):
         ("src/vlmlaw/laws/render.py", "MAX_LAWS = 6", "MAX_LAWS = 7", {}),
         ("src/vlmlaw/laws/fit.py", "import numpy as np\n", "import numpy as np\n\nUNUSED = 1\n", {}),
         ("src/vlmlaw/experiment.py", "from pathlib import Path\n", "from pathlib import Path\n\nUNUSED = 1\n", {}),
-        ("workflow/rules/train.smk", "Train {wildcards.size}", "Train the size {wildcards.size}", {}),
+        ("src/vlmlaw/card.py", "TEST = ", "UNUSED = 1\nTEST = ", {}),
+        ("src/vlmlaw/workflow/stages.py", '"Train "', '"Train the size "', {}),
+        # What can change one reruns what uses it, and what follows.
+        ("src/vlmlaw/card.py", "## Size and training", "## Size", {"write_card": 10}),
+        ("src/vlmlaw/report/page.py", "def render(study: Study, ", "def render(study: Study, /, ", {"write_report": 1}),
+        (
+            "src/vlmlaw/loop.py",
+            "BETAS = (0.9, ",
+            "BETAS = (0.8, ",
+            {"train_encoder": 1, "cache_features": 2, "pretrain_language_model": 3} | cells(10),
+        ),
+        ("src/vlmlaw/compressors/region_attention.py", "LAYER_NORM_EPS = 1e-6", "LAYER_NORM_EPS = 1e-5", cells(1)),
         ("envs/environment.yaml", "channels:", "# A comment.\nchannels:", {}),
     ],
 )
@@ -89,7 +105,7 @@ def test_new_times_of_the_same_files_are_no_change(finished):
 
 @pytest.mark.parametrize(
     ("lost", "jobs"),
-    [("evaluation.json", {"evaluate_cell": 1} | TAIL), ("model/model.safetensors", cells(1))],
+    [("evaluation.json", evaluations(1)), ("model/model.safetensors", cells(1))],
 )
 def test_a_lost_part_of_a_cell_is_made_again(finished, lost, jobs):
     (finished.folder / "results/cells/14k_v4_block_linear_s0" / lost).unlink()

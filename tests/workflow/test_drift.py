@@ -1,11 +1,15 @@
-"""dvc.yaml says nothing of stages and files that Snakemake's own graph does not say, and nothing of settings."""
+"""The table of stages, Snakemake's own graph and dvc.yaml say the same."""
 
 from collections import defaultdict
 
 import pytest
 import yaml
 
-from .project import ROOT
+from vlmlaw.data.practice import write_practice
+from vlmlaw.workflow.plan import Plan
+from vlmlaw.workflow.stages import Read
+
+from .project import ROOT, Project, new_project, tiny_experiment
 
 pytestmark = pytest.mark.workflow
 CACHES = ("results/data/", "results/tokens/", "results/features/")
@@ -32,13 +36,63 @@ def stage_of(path: str) -> str | None:
     return next((name for name, stage in stages().items() if out in outs(stage)), None)
 
 
-@pytest.fixture(scope="module")
-def graph(recorded_once) -> dict[str, set[str]]:
+def graph_of(project: Project) -> dict[str, set[str]]:
     """Every output of Snakemake's jobs with the inputs of its job."""
-    lines = recorded_once.snakemake("--detailed-summary", "--forceall").stdout.splitlines()
+    lines = project.snakemake("--detailed-summary", "--forceall").stdout.splitlines()
     header = lines[0].split("\t")
     rows = [dict(zip(header, line.split("\t"), strict=False)) for line in lines[1:] if "\t" in line]
     return {row["output_file"]: set(row["input-file(s)"].split(",")) - {"", "-"} for row in rows}
+
+
+@pytest.fixture(scope="module")
+def graph(recorded_once) -> dict[str, set[str]]:
+    return graph_of(recorded_once)
+
+
+EXPERIMENTS = {
+    "miniature": tiny_experiment(),
+    "elastic": tiny_experiment()
+    | {"grid": {"visual_tokens": [1, 4], "compressors": ["m3", "visionzip"], "sizes": ["3k", "14k"]}},
+    "pretrained": yaml.safe_load((ROOT / "workflow" / "experiments" / "practice.yaml").read_text())
+    | {"results": "results"},
+}
+
+
+@pytest.fixture(scope="module", params=EXPERIMENTS)
+def planned(request, tmp_path_factory) -> tuple[Plan, dict[str, set[str]]]:
+    """The plan of an experiment, made where it lies, and Snakemake's graph of it."""
+    project = new_project(tmp_path_factory.mktemp("drift") / "project", EXPERIMENTS[request.param])
+    if request.param == "pretrained":
+        write_practice(project.folder / "practice")
+    with pytest.MonkeyPatch.context() as at:
+        at.chdir(project.folder)
+        return Plan(project.params), graph_of(project)
+
+
+def all_jobs(plan: Plan) -> dict[tuple, Read]:
+    """Every job behind the targets, by the table alone."""
+    last = [Read("write_report"), Read("write_headline")]
+    cards = [read for cell in plan.experiment.cells.values() for read in plan.cards_of(cell)]
+    waiting, found = [*last, *cards], {}
+    for read in waiting:
+        key = (read.rule, *sorted(read.wildcards.items()))
+        if key not in found:
+            found[key] = read
+            waiting.extend(plan.lineage.reads(*read.job))
+    return found
+
+
+def test_the_table_of_stages_is_what_snakemake_runs(planned):
+    plan, graph = planned
+    made, read = set(), {}
+    for job in all_jobs(plan).values():
+        outputs = [*plan.files(Read(*job.job)), plan.record_of(*job.job)]
+        made.update(outputs)
+        inputs = {file for name in plan.inputs(job.rule) for file in plan.inputs(job.rule)[name](job.wildcards)}
+        read |= dict.fromkeys(outputs, inputs)
+    assert made == set(graph)
+    for output, inputs in graph.items():
+        assert {file for file in inputs if not file.startswith(OURS)} == read[output], output
 
 
 def lasting_inputs(graph: dict[str, set[str]], outputs: set[str]) -> set[str]:

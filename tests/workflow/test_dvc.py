@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from vlmlaw import records
+from vlmlaw.workflow import records
 
 from .project import Project
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from vlmlaw import records
 from vlmlaw.experiment import SPLITS, read_experiment
+from vlmlaw.workflow import records
 
 from .project import ROOT, environment
 

@@ -1,5 +1,12 @@
 """The law and the report of a table of one's own (`--config measurements=FILE`); nothing is trained."""
 
+from vlmlaw.report import templates_version
+
+
+localrules:
+    fit_own_law,
+    write_own_report,
+
 
 rule fit_own_law:
     input:
@@ -17,13 +24,13 @@ rule fit_own_law:
         runtime=30,
     params:
         measurements=OWN_MEASUREMENTS,
-        settings=plan.law,
-        code=plan.code(*FIT),
+        settings=plan.params("fit_law")["settings"],
+        code=plan.lineage.code("fit_law", {}),
     message:
         "Fit the law of {input}"
     shell:
-        "python -m vlmlaw law fit {input} --settings {params.settings:q} --out {output}"
-        " 2>&1 | tee {log}"
+        "python -m vlmlaw law fit {input:q} --settings {params.settings:q} --out {output:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule write_own_report:
@@ -42,12 +49,12 @@ rule write_own_report:
         mem_mb=1500,
         runtime=20,
     params:
-        settings=plan.report,
-        code=plan.code("vlmlaw.report.cli:run_report"),
+        settings=plan.params("write_report")["settings"],
+        code=plan.lineage.code("write_report", {}),
         templates=templates_version(),
     message:
         "Draw the figures and write the report of {input.measurements}"
     shell:
-        "python -m vlmlaw report --law {input.law} --measurements {input.measurements}"
-        " --settings {params.settings:q} --out $(dirname {output.page})"
-        " > {log} 2>&1"
+        "python -m vlmlaw report --law {input.law:q} --measurements {input.measurements:q}"
+        " --settings {params.settings:q} --out $(dirname {output.page:q})"
+        " > {log:q} 2>&1"

@@ -8,7 +8,7 @@ import hashlib
 import json
 import subprocess
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,6 @@ NAME = "record.json"
 GIVEN = ("settings", "code", "upstream")  # what a job's result depends on, as the workflow's parameters have it
 MADE_FROM = ("inputs", "content", "at")
 DEPTH = 4  # of inputs of inputs in a record: a cell, its features, the encoder, the pictures
-NO_INPUTS = ("out", "record", "log")
-BESIDE = {"evaluate": ("README.md",)}  # a cell's card
-MADE = {"train": ("model", "training.json", "train.jsonl")}  # below --out, where not all that is there
 
 
 def add_options(parser: Any) -> None:
@@ -31,26 +28,31 @@ def add_options(parser: Any) -> None:
     parser.add_argument("--code", metavar="HASH", help="for the record: version of the stage's code")
     parser.add_argument("--upstream", metavar="HASH", help="for the record: what stands behind the inputs")
     parser.add_argument(
+        "--from", nargs="*", default=[], metavar="NAME=FILE", dest="made_from", help="for the record: its inputs"
+    )
+    parser.add_argument(
         "--read", nargs="*", type=Path, default=[], metavar="FILE", help="for the record: your own files that it reads"
+    )
+    parser.add_argument(
+        "--made", nargs="*", default=[], metavar="NAME", help="for the record: what was made, where not all of --out"
     )
 
 
 def write(args: Namespace) -> None:
-    """The record of a verb that has just ended well."""
+    """Write the record of a verb that has just ended well."""
     record, out = args.record, Path(args.out)
-    chosen = [out / name for name in MADE.get(args.verb, ())] or [out]
-    chosen += [out.with_name(name) for name in BESIDE.get(args.verb, ()) if out.with_name(name).exists()]
+    chosen = [(out if out.is_dir() else out.parent) / name for name in args.made] or [out]
     files = {
         str(path.relative_to(record.parent)): _identity(path)
         for part in chosen
         for path in _files(part)
         if path != record and not path.name.startswith(".")
     }
-    theirs = {str(path): _identity(path) for path in _files_of_the_user(args)}
+    theirs = {str(path): _identity(path) for path in args.read}
     content = {
         "verb": args.verb,
         **{name: getattr(args, name, None) for name in GIVEN},
-        "inputs": _inputs(args),
+        "inputs": {name: known for name, path in _inputs(args.made_from).items() if (known := _known(path))},
         **({"read": theirs} if theirs else {}),
         "files": files,
         "content": content_version(files),
@@ -110,19 +112,10 @@ def _files(path: Path) -> list[Path]:
     return sorted(part for part in path.rglob("*") if part.is_file()) if path.is_dir() else [path]
 
 
-def _inputs(args: Namespace) -> dict[str, Any]:
-    """The verb's inputs that have records: where each lies, its content's version, and what it was made from."""
-    return {name: known for name, path in _paths(args).items() if (known := _known(path))}
-
-
-def _files_of_the_user(args: Namespace) -> list[Path]:
-    """What the verb read that no job made: named by the rule, or a file without a record among the inputs."""
-    return [*args.read, *(path for path in _paths(args).values() if path.is_file() and record_of(path) is None)]
-
-
-def _paths(args: Namespace) -> dict[str, Path]:
-    given = ((name, value) for name, value in vars(args).items() if isinstance(value, Path) and name not in NO_INPUTS)
-    return {name.replace("_", "-"): path for name, path in given}
+def _inputs(made_from: Iterable[str]) -> dict[str, Path]:
+    """NAME=FILE FILE ... as a rule gives it: the first file of each input, which stands for all."""
+    named = (text.partition("=") for text in made_from)
+    return {name.replace("_", "-"): Path(path) for name, equals, path in named if equals and path}
 
 
 def _known(path: Path) -> dict[str, Any] | None:
@@ -132,7 +125,8 @@ def _known(path: Path) -> dict[str, Any] | None:
         return None
     kept = {name: record.get(name) for name in ("verb", *GIVEN, "content", "commit", "inputs")}
     kept |= {name: record[name] for name in ("read",) if name in record}
-    return {"path": str(path)} | _pruned(kept, depth=DEPTH)
+    whole = found is not None and found.name in (NAME, "training.record.json")
+    return {"path": str(path.parent if whole else path)} | _pruned(kept, depth=DEPTH)
 
 
 def _pruned(record: dict[str, Any], *, depth: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which results are still what their job would make now. Rules ask it, where the workflow engine itself is blind.
+"""Decide which results are up to date, where the workflow engine itself cannot see it.
 
 Snakemake asks after settings, code and inputs of a job, but neither whether its outputs are still those that it made
 (a file overwritten by hand would be used), nor, where its own records are missing, after anything but file times. And
@@ -9,15 +9,16 @@ import atexit
 import json
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from vlmlaw import records
 from vlmlaw.engine import marked_incomplete
 from vlmlaw.files import whole_file
+from vlmlaw.workflow import records
+from vlmlaw.workflow.plan import Plan
 
 HOME = Path(".snakemake") / "vlmlaw"  # what this machine knows; nothing breaks where it is deleted
 
@@ -43,49 +44,50 @@ class Job:
         return f"{self.rule}-{self.record.parent.name}-{place}"
 
 
-class Upkeep:
-    """Questions about a workflow's jobs, whose outputs lie in `results`. `behind(rule, wildcards)` names the jobs whose
-    lasting results a job reads; files in the folders `caches` do not last."""
+class Freshness:
+    """Questions about the jobs of a plan, in a workflow of Snakemake."""
 
-    def __init__(
-        self,
-        workflow: Any,
-        *,
-        behind: Callable[[str, Mapping[str, str]], Iterable[tuple[str, Mapping[str, str]]]],
-        results: str,
-        caches: Iterable[str],
-    ):
-        self._workflow, self._behind, self._results = workflow, behind, results
-        self._passing = (*(f"{folder}/" for folder in caches), f"{HOME}/")
+    def __init__(self, workflow: Any, plan: Plan):
+        self._workflow, self._plan = workflow, plan
+        self._passing = (*(f"{folder}/" for folder in plan.caches), f"{HOME}/")
         self._digests = _Digests(HOME / "digests.json")
         self._jobs: dict[tuple[Any, ...], Job] = {}
         self._found: dict[Path, tuple[bool, str]] = {}
         self._current: dict[Path, bool] = {}
 
-    def again(self, rule: str, wildcards: Mapping[str, str]) -> list[str]:
+    def inputs(self, rule: str) -> dict[str, Callable[[Any], list[str]]]:
+        """The inputs of a rule as Snakemake asks for them: those that are caches only where its job has to run."""
+        named = self._plan.inputs(rule)
+        return {name: partial(self._input, rule, name, part) for name, part in named.items()} | {
+            "rerun": lambda wildcards: self.rerun(rule, dict(wildcards.items()))
+        }
+
+    def _input(self, rule: str, name: str, files: Callable[[Any], list[str]], wildcards: Any) -> list[str]:
+        if self._plan.is_cached_input(rule, name, wildcards) and self._needs_no_caches(rule, wildcards):
+            return []
+        return files(wildcards)
+
+    def _needs_no_caches(self, rule: str, wildcards: Any) -> bool:
+        """A cache that is gone, or made again with other bytes on another machine, does not make a job run.
+
+        Not `ancient()`: Snakemake asks no job that reads an ancient file after its own settings once that file's job
+        runs. A forced job gets them.
+        """
+        options = self._workflow.dag_settings
+        forced = options is not None and (options.forceall or options.forcerun)
+        return not forced and self.is_current(rule, dict(wildcards.items()))
+
+    def rerun(self, rule: str, wildcards: Mapping[str, str]) -> list[str]:
         """A file newer than the job's outputs where they cannot be trusted, so that the job runs; else nothing."""
         job = self._job_of(rule, wildcards)
         trusted, why = self._judge(job)
         if trusted:
             return []
-        marker = HOME / "again" / job.name
+        marker = HOME / "rerun" / job.name
         marker.parent.mkdir(parents=True, exist_ok=True)
         # Never the same twice: Snakemake knows a file that it saw before by its content.
         marker.write_text(f"{time.time_ns()}: {why}\n")
         return [str(marker)]
-
-    def caches(self, rule: str, wildcards: Mapping[str, str], files: Iterable[Any]) -> list[str]:
-        """The job's inputs `files` (paths, or functions of wildcards), which are caches; none where it needs not run.
-
-        A cache that is gone, or made again with other bytes on another machine, then does not make the job run. Not
-        `ancient()`: Snakemake asks no job that reads an ancient file after its own settings once that file's job runs.
-        A forced job gets them.
-        """
-        options = self._workflow.dag_settings
-        forced = options is not None and (options.forceall or options.forcerun)
-        if not forced and self.is_current(rule, wildcards):
-            return []
-        return [path for file in files for path in (file(wildcards) if callable(file) else [file])]
 
     def is_current(self, rule: str, wildcards: Mapping[str, str]) -> bool:
         """Whether the job's outputs are there, whole, and what it and all before it would make now."""
@@ -97,7 +99,7 @@ class Upkeep:
                 and not marked_incomplete(self._workflow.persistence, job.files)
                 and self._judge(job)[0]
                 and self._same_as_recorded(job) is not False
-                and all(self.is_current(*before) for before in self._behind(rule, wildcards))
+                and all(self.is_current(*read.job) for read in self._plan.lineage.behind(rule, wildcards))
                 and self._same_inputs(job, wildcards)
             )
         return self._current[job.record]
@@ -106,7 +108,7 @@ class Upkeep:
         """Whether `file`, an input of Snakemake's `job`, is what the job read, by the record beside its result."""
         if not hasattr(job.output, "record"):
             return False
-        if file.startswith(f"{self._results}/"):
+        if file.startswith(f"{self._plan.results}/"):
             return self.is_current(job.rule.name, job.wildcards_dict)
         made = self._job_of(job.rule.name, job.wildcards_dict)
         record = records.read(made.record)
@@ -123,16 +125,11 @@ class Upkeep:
         return self._jobs[key]
 
     def _filled(self, name: str, wildcards: dict[str, str]) -> Job:
-        from snakemake.iocontainers import Wildcards
-
         rule = self._workflow.get_rule(name)
         record = Path(rule.output.record.apply_wildcards(wildcards))
         files = tuple(output.apply_wildcards(wildcards) for output in rule.output)
         others = tuple(Path(file) for file in files if Path(file) != record)
-        given = {
-            key: value(Wildcards(fromdict=wildcards)) if callable(value) else value
-            for key, value in rule.params.items()
-        }
+        given = {key: part(wildcards) for key, part in self._plan.params(name).items()}
         return Job(rule=name, record=record, outputs=others, given=given, files=files)
 
     def _same_as_recorded(self, job: Job) -> bool | None:
@@ -158,7 +155,8 @@ class Upkeep:
         own = records.read(job.record)
         assert own is not None, "asked of current jobs only, which have a record"
         read = {part["content"] for part in own["inputs"].values()}
-        behind = (records.read(self._job_of(*before).record) for before in self._behind(job.rule, wildcards))
+        reads = self._plan.lineage.behind(job.rule, wildcards)
+        behind = (records.read(self._job_of(read.rule, read.wildcards).record) for read in reads)
         return all(one and (one["content"] in read if read else one["at"] <= own["at"]) for one in behind)
 
     def _judge(self, job: Job) -> tuple[bool, str]:

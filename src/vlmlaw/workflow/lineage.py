@@ -1,0 +1,60 @@
+"""What each result descends from, as one hash: settings and code of every stage before it.
+
+Snakemake asks after a job's own settings and its input files. Where an input is gone (its job was killed, a cache was
+not pulled) it asks nothing, and a result of the old settings would pass for one of the new. So each job also carries
+the hash of all that stands behind its inputs.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+
+from vlmlaw.runtime.fingerprint import code_version
+from vlmlaw.workflow.stages import Read, Stage, Wildcards
+
+
+class Lineage:
+    """Answers about jobs, each a rule with its wildcards, that follow from the table of stages."""
+
+    def __init__(self, stages: Mapping[str, Stage]):
+        self.stages = stages
+        self._reads: dict[tuple[object, ...], list[Read]] = {}
+        self._made: dict[tuple[object, ...], str] = {}
+
+    def code(self, rule: str, wildcards: Wildcards) -> str:
+        """The fingerprint of the job's code."""
+        stage = self.stages[rule]
+        return code_version(*stage.code, compressor=wildcards["compressor"] if stage.of_compressor else None)
+
+    def upstream(self, rule: str, wildcards: Wildcards) -> str:
+        """The hash of all that stands behind the job's inputs."""
+        return _hash(f"{sorted(read.wildcards.items())} {self._hash_of(read)}" for read in self.reads(rule, wildcards))
+
+    def behind(self, rule: str, wildcards: Wildcards) -> Iterator[Read]:
+        """The jobs whose lasting results the job reads, through caches too."""
+        for read in self.reads(rule, wildcards):
+            if self.stages[read.rule].lasts:
+                yield read
+            else:
+                yield from self.behind(read.rule, read.wildcards)
+
+    def reads(self, rule: str, wildcards: Wildcards) -> list[Read]:
+        """All that the job reads of other jobs."""
+        key = (rule, *wildcards.items())
+        if key not in self._reads:
+            parts = self.stages[rule].reads.values()
+            self._reads[key] = [read for part in parts for read in part(wildcards)]
+        return self._reads[key]
+
+    def _hash_of(self, read: Read) -> str:
+        """What a job makes: by its settings, its code and what stands behind it."""
+        key = (read.rule, *read.wildcards.items())
+        if key not in self._made:
+            stage = self.stages[read.rule]
+            params = (str(part(read.wildcards)) for name, part in stage.params.items() if name not in stage.own_params)
+            code, upstream = self.code(read.rule, read.wildcards), self.upstream(read.rule, read.wildcards)
+            self._made[key] = _hash([*params, code, upstream])
+        return self._made[key]
+
+
+def _hash(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,296 @@
+"""An experiment as Snakemake asks for it: of each row of the table the inputs, outputs, parameters and the command.
+
+A rule's `params:` hold exactly what its result depends on, so that the engine's record of a job does, too; what changes
+no result (memory, threads, times) stands among its resources.
+"""
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.experiment import Experiment
+from vlmlaw.memory import recall, remember
+from vlmlaw.resources import Needs
+from vlmlaw.runtime.fingerprint import code_version
+from vlmlaw.settings import to_json
+from vlmlaw.stage_settings import CellSettings, LlavaData
+from vlmlaw.workflow.lineage import Lineage
+from vlmlaw.workflow.stages import MODEL, TRAIN, Read, Stage, name_of, stages_of, training_of, wildcards_of
+
+# Beside its log a job records what became of it, for retries and `vlmlaw status`; and it takes GPUs of its own.
+MEASURED = " --log {log:q} --memory-mb {resources.mem_mb} --minutes {resources.runtime} --gpus {resources.gpu}"
+RECORDED = " --record {output.record:q} --code {params.code} --upstream {params.upstream}"
+FIRST = 1_000_000  # the priority of what every cell waits for
+
+
+class Plan:
+    """What rules need of one experiment."""
+
+    def __init__(self, config: Mapping[str, Any], *, source: str = "experiment"):
+        self.experiment = Experiment.from_mapping(config, source=source)
+        self.results = self.experiment.results
+        self.compute = self.experiment.compute
+        self.stages = stages_of(self.experiment)
+        self.lineage = Lineage(self.stages)
+        self.needs = Needs(self.experiment, self.stages)
+
+    # Files.
+
+    def files(self, read: Read) -> list[str]:
+        """The paths of what a job reads of another."""
+        paths = self.stages[read.rule].paths(*read.files)
+        return [f"{self.results}/{path.format_map(read.wildcards)}".rstrip("/") for path in paths]
+
+    def inputs(self, rule: str) -> dict[str, Callable[[Any], list[str]]]:
+        """The rule's inputs by name, each a function of wildcards."""
+        stage = self.stages[rule]
+        return _of_wildcards({name: partial(self._read, part) for name, part in stage.reads.items()} | {**stage.theirs})
+
+    def _read(self, part: Callable[[Any], Any], wildcards: Mapping[str, str]) -> list[str]:
+        return [file for read in part(wildcards) for file in self.files(read)]
+
+    def is_cached_input(self, rule: str, name: str, wildcards: Any) -> bool:
+        """Whether the input of a lasting result is a cache, which may be lost and made again without rerunning it."""
+        stage = self.stages[rule]
+        reads = list(stage.reads[name](_plain(wildcards))) if name in stage.reads else []
+        return stage.lasts and any(not self.stages[read.rule].lasts for read in reads)
+
+    def outputs(self, rule: str) -> dict[str, list[str] | str]:
+        """Patterns of the rule's outputs: its files, and the record of what they were made from."""
+        stage = self.stages[rule]
+        files = [f"{self.results}/{path}" for path in stage.paths()]
+        return {"files": files, "record": f"{self.results}/{stage.paths(stage.record)[0]}"}
+
+    def record_of(self, rule: str, wildcards: Mapping[str, str]) -> str:
+        """The record beside a job's result."""
+        return self.files(Read(rule, wildcards, (self.stages[rule].record,)))[0]
+
+    def constraints(self) -> dict[str, str]:
+        """What each wildcard may be."""
+        experiment = self.experiment
+        compressors = sorted({cell.compressor for cell in [*experiment.cells.values(), *experiment.trainings.values()]})
+        names = {"split": [*experiment.splits, "text"], "size": experiment.sizes, "compressor": compressors}
+        words = {name: "|".join(map(re.escape, values)) for name, values in names.items()}
+        return words | {"n_visual_tokens": "[0-9]+", "seed": "[0-9]+"}
+
+    def benchmarks_by(self, rule: str) -> str:
+        """A regular expression of the benchmarks that the rule runs."""
+        by = {"evaluate_benchmark": "vlmlaw", "evaluate_by_lmms_eval": "lmms-eval"}.get(rule)
+        names = [own.name for own in self.experiment.evaluation.benchmarks if by in (None, own.by)]
+        return "|".join(map(re.escape, names)) or "none"
+
+    # What a result depends on.
+
+    def params(self, rule: str) -> dict[str, Callable[[Any], Any]]:
+        """The rule's parameters by name, each a function of wildcards."""
+        of_code = {name: partial(getattr(self.lineage, name), rule) for name in ("code", "upstream")}
+        return _of_wildcards({**self.stages[rule].params, **of_code})
+
+    # What changes no result.
+
+    def resources(self, rule: str) -> dict[str, Any]:
+        """Memory, minutes and GPUs that a job asks for, and how it is to compute."""
+        stage, needs = self.stages[rule], self.needs
+        own = _of_wildcards(stage.resources)
+        if not stage.measured:
+            memory = needs.tokenizing_memory_mb if rule == "tokenize" else needs.doubling(stage.memory_mb)
+            return {"mem_mb": memory, "runtime": needs.doubling(stage.minutes), **own}
+        asked = {
+            "mem_mb": needs.memory_mb(rule, least=stage.memory_mb),
+            "runtime": needs.minutes(rule, least=stage.minutes),
+            "gpu": needs.gpus(rule),
+        }
+        if "{compute}" in stage.command:
+            own["compute"] = lambda wildcards: to_json(replace(self.compute, gpus=asked["gpu"](wildcards)))
+        return {**asked, **own}
+
+    def threads(self, rule: str, workflow: Any) -> Any:
+        """A job's threads, more where it gets more GPUs than the experiment's.
+
+        Jobs that share one machine's GPUs divide its cores.
+        """
+        stage = self.stages[rule]
+        if not stage.measured:
+            return self.compute.threads if "{threads}" in stage.command else 1
+        gpus = self.needs.gpus(rule)
+
+        def threads(wildcards: Any) -> int:
+            if not self.compute.gpus:
+                return self.compute.threads
+            own = self.compute.threads * max(1, gpus(wildcards) // self.compute.gpus)
+            limit = workflow.global_resources.get("gpu") if workflow.local_exec else None
+            if limit is None or not limit.value:
+                return own
+            return max(own, workflow.cores * min(gpus(wildcards), limit.value) // limit.value)
+
+        return threads
+
+    def priority(self, rule: str) -> Any:
+        """What every cell waits for comes first, then what takes longest, so that no core idles at the end."""
+        if rule == "pretrain_language_model":
+            return lambda w: FIRST + min(FIRST, self.experiment.n_params_estimate(w.size) // 1000)
+        if self.stages[rule].first:
+            return FIRST
+        return (lambda w: self._cost_rank[name_of(_plain(w))]) if rule in TRAIN else 0
+
+    @cached_property
+    def _cost_rank(self) -> dict[str, int]:
+        """Each training's place by estimated cost, 1 the cheapest: parameters x tokens of a record x records."""
+        data = self.experiment.data
+        n_text_tokens = data.train.text_tokens if isinstance(data, LlavaData) else 8 * data.questions_per_image
+        n_records = (data.train.records or 1) if isinstance(data, LlavaData) else data.images["train"]
+
+        def cost(name: str) -> float:
+            cell = self.experiment.trainings[name]
+            n_params = self.experiment.n_params_estimate(cell.size)
+            n_seen = cell.training.steps_of(n_records) * cell.training.batch_size
+            n_visual_tokens = cell.n_visual_tokens or self.experiment.grid_side**2  # any V: with the most among them
+            return n_params * (n_visual_tokens + n_text_tokens) * n_seen
+
+        return {name: place for place, name in enumerate(sorted(self.experiment.trainings, key=cost), start=1)}
+
+    # The command.
+
+    def command(self, rule: str) -> str:
+        """The shell command of a rule, for Snakemake to fill in."""
+        stage = self.stages[rule]
+        named = _Placeholders(stage, self.results)
+        recorded = [f"{name}={{input.{name}:q}}" for name in stage.reads if name not in stage.many]
+        parts = [
+            "python -m vlmlaw",
+            f" --from {' '.join(recorded)}" if recorded else "",
+            f" --read {' '.join(f'{{input.{name}:q}}' for name in stage.theirs)}" if stage.theirs else "",
+            _made(stage),
+            MEASURED if stage.measured else "",
+            RECORDED,  # an option of one value comes last, before the verb
+            " " + stage.command.format_map(named),
+            " 2>&1 | tee {log:q}" if stage.shown else " > {log:q} 2>&1",
+        ]
+        return "".join(parts)
+
+    # Targets.
+
+    @property
+    def data_files(self) -> list[str]:
+        """What must be there before any model is trained."""
+        experiment = self.experiment
+        splits = [split for split in experiment.splits if split != "development"]
+        text = [] if experiment.pretrained else ["text"]
+        reads = [Read("tokenize", {"split": split}) for split in [*splits, *text]]
+        pictures = "cache_features" if experiment.caches_features else self.stages_of_pictures
+        reads += [Read(pictures, {"split": split}) for split in splits]
+        return [file for read in reads for file in self.files(read)]
+
+    @property
+    def stages_of_pictures(self) -> str:
+        return "prepare_pictures" if self.experiment.pretrained else "draw_pictures"
+
+    @property
+    def model_files(self) -> list[str]:
+        """The tower and the language models."""
+        encoder, model = (
+            ("fetch_encoder", "fetch_language_model")
+            if self.experiment.pretrained
+            else ("train_encoder", "pretrain_language_model")
+        )
+        reads = [Read(encoder), *(Read(model, {"size": size}) for size in self.experiment.sizes)]
+        return [self.files(read)[0] for read in reads]
+
+    @property
+    def targets(self) -> list[str]:
+        """The page, and every cell: one that was deleted by hand is missed, although the page needs it no more."""
+        trainings = self.experiment.trainings.values()
+        weights = [training_of(training, f"model/{MODEL[0]}") for training in trainings]
+        files = [file for read in weights for file in self.files(read)]
+        page, headline = (self.files(Read(rule))[0] for rule in ("write_report", "write_headline"))
+        return [page, headline, *files, *self.evaluations, *self.cards]
+
+    @property
+    def evaluations(self) -> list[str]:
+        return self.inputs("collect_measurements")["evaluations"]({})
+
+    @property
+    def cards(self) -> list[str]:
+        """The card of every cell."""
+        return [
+            file for cell in self.experiment.cells.values() for read in self.cards_of(cell) for file in self.files(read)
+        ]
+
+    @staticmethod
+    def cards_of(cell: CellSettings) -> list[Read]:
+        return [Read("write_card", wildcards_of(cell))]
+
+    @property
+    def caches(self) -> list[str]:
+        """Folders of what is neither recorded nor shared, and made again where a job needs it."""
+        folders = {stage.folder.split("/")[0] for stage in self.stages.values() if not stage.lasts}
+        return [f"{self.results}/{folder}" for folder in sorted(folders)]
+
+    @cached_property
+    def budget(self) -> str:
+        """The estimate of GPU-hours, in words; empty for what takes none."""
+        if not (self.experiment.pretrained and self.compute.gpus):
+            return ""
+        asked = ("budget", code_version("vlmlaw.budget"), to_json(self.experiment))
+        answer = recall(*asked)
+        if answer is None:
+            from vlmlaw.budget import describe
+
+            answer = describe(self.experiment)
+            remember(answer, *asked)
+        return answer
+
+
+class _Placeholders(dict):
+    """What a row's placeholders become in Snakemake's language, quoted for the shell."""
+
+    def __init__(self, stage: Stage, results: str):
+        super().__init__(threads="{threads}", results=shlex.quote(results).replace("{", "{{").replace("}", "}}"))
+        self._stage = stage
+
+    def __missing__(self, name: str) -> str:
+        stage, plain = self._stage, name.removesuffix("/")
+        if plain == "out":
+            return "$(dirname {output.files[0]:q})" if name.endswith("/") else "{output.files[0]:q}"
+        if plain in stage.reads or plain in stage.theirs:
+            return f"$(dirname {{input.{plain}[0]:q}})" if name.endswith("/") else f"{{input.{plain}:q}}"
+        if plain in stage.params:
+            return f"{{params.{plain}:q}}"
+        if plain in stage.resources or plain == "compute":
+            return f"{{resources.{plain}:q}}"
+        if plain in stage.names:
+            return f"{{wildcards.{plain}:q}}"
+        raise AssertionError(f"the command of {stage.rule} names {name}, which is nothing of that stage")
+
+
+def _made(stage: Stage) -> str:
+    names = " ".join(stage.made).replace("{", "{wildcards.").replace("}", ":q}")
+    return f" --made {names}" if names else ""
+
+
+def _of_wildcards(parts: Mapping[str, Callable[[Any], Any]]) -> dict[str, Callable[[Any], Any]]:
+    """The functions as Snakemake calls them, with wildcards of its own kind."""
+
+    def asked(part: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda wildcards: part(_plain(wildcards))
+
+    return {name: asked(part) for name, part in parts.items()}
+
+
+def _plain(wildcards: Any) -> dict[str, str]:
+    return dict(wildcards.items())
+
+
+def use_this_interpreter() -> None:
+    """Have jobs run `python -m vlmlaw` with the interpreter and the package that plan them."""
+    source = str(Path(__file__).resolve().parents[2])
+    paths = {"PATH": str(Path(sys.executable).parent), "PYTHONPATH": source}
+    for name, first in paths.items():
+        rest = [part for part in os.environ.get(name, "").split(os.pathsep) if part and part != first]
+        os.environ[name] = os.pathsep.join([first, *rest])

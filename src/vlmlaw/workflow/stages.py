@@ -1,0 +1,660 @@
+"""The table of stages: everything that the workflow has to know of a stage is said here, once.
+
+A row names a rule of Snakemake, the verb that does its work, the code and settings that its result depends on, what it
+reads of other stages and which files it makes. Rules, logs, records, the lineage of a result, status and what DVC
+depends on follow from the rows. `stages_of(experiment)` is the table of one experiment: what is trained in the
+miniature is fetched in an experiment with pretrained models.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.experiment import Experiment
+from vlmlaw.names import CELL_KEYS, RULE_OF_RUNNER, cell_name
+from vlmlaw.report import described, templates_version
+from vlmlaw.settings import to_json
+from vlmlaw.stage_settings import CellSettings, ModelSettings, SplitSettings
+
+Wildcards = Mapping[str, str]
+
+CELL = "{size}_v{n_visual_tokens}_{compressor}_s{seed}"
+ELASTIC = "{size}_{compressor}_s{seed}"  # a training whose weights serve every V
+MODEL = ("model.safetensors", "config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+LANGUAGE_MODEL = (*MODEL, "generation_config.json", *TOKENIZER)
+CELL_MODEL = (*LANGUAGE_MODEL, "processor_config.json")
+PICTURES = ("index.npz", "conversations.json", "images-00000.tar")
+TRAIN, ALIGN = ("train_cell", "train_elastic"), ("align_cell", "align_elastic")
+FETCHED = "model.json"  # a pretrained model is not copied into the results: a small file says what it is
+OF_A_MODEL = (".json", ".safetensors", ".jinja", ".txt", ".model")  # files of a model that lies in a folder here
+FIGURES = {  # of the report: category and title in Snakemake's own report
+    "error_against_tokens": ("Law", "error against visual tokens"),
+    "error_against_flops": ("Law", "error against FLOPs, frontier"),
+    "best_tokens": ("Law", "best number of visual tokens"),
+    "contour": ("Law", "error over size and tokens"),
+    "grid": ("Measurements", "measured grid"),
+    "kinds": ("Measurements", "error by kind of question"),
+    "training": ("Measurements", "training curves"),
+    "predicted": ("Trust", "measured against predicted"),
+    "residuals": ("Trust", "residuals"),
+    "profiles": ("Trust", "profiles of rho and D"),
+}
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a job reads of another job: some of its files, or with none named all that it makes."""
+
+    rule: str
+    wildcards: Wildcards = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+
+    @property
+    def job(self) -> tuple[str, Wildcards]:
+        return self.rule, self.wildcards
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A row of the table; paths are below the results folder, with wildcards in braces.
+
+    `command` is the verb with its options. In it `{x}` stands for the input, parameter, resource or wildcard x, `{x/}`
+    for the folder of an input's first file, `{out}` for the first file made and `{out/}` for its folder.
+    """
+
+    rule: str
+    message: str
+    command: str
+    code: tuple[str, ...]  # roots of the fingerprint: the functions that make the result
+    folder: str
+    files: tuple[str, ...]
+    record: str = "record.json"
+    made: tuple[str, ...] = ()  # what of the folder the record lists; (): what `--out` names
+    reads: Mapping[str, Callable[[Wildcards], Iterable[Read]]] = field(default_factory=dict)
+    many: tuple[str, ...] = ()  # of them those that read many jobs, which a record does not list
+    theirs: Mapping[str, Callable[[Wildcards], Iterable[str]]] = field(default_factory=dict)  # files of the user's own
+    params: Mapping[str, Callable[[Wildcards], Any]] = field(default_factory=dict)
+    own_params: tuple[str, ...] = ()  # parameters that do not matter to what is made from the result
+    resources: Mapping[str, Callable[[Wildcards], Any]] = field(default_factory=dict)
+    of_compressor: bool = False  # of all compressors only the job's own counts as its code
+    lasts: bool = True  # False: a cache, neither recorded nor shared, and made again where a job needs it
+    memory_mb: int = 0
+    minutes: int = 0
+    measured: bool = False  # asks for time and memory by its size, records attempts, and may have GPUs
+    local: bool = False  # takes seconds, or needs the network: runs where Snakemake runs
+    first: bool = False  # every cell waits for it
+    environment: str = "environment"  # the file of envs/ with what it needs
+    shown: bool = False  # its output goes to the terminal, too
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its wildcards, in the order of its paths."""
+        named = [part.split("}")[0] for part in self.paths()[0].split("{")[1:]]
+        return tuple(dict.fromkeys(named))
+
+    @property
+    def log(self) -> str:
+        """Its log below logs/, without the suffix: the rule, and the wildcards as its results have them."""
+        cell = ELASTIC if "{size}_{compressor}" in self.folder else CELL
+        of_cell = [cell] if "compressor" in self.names else []
+        rest = [f"{{{name}}}" for name in self.names if not (of_cell and name in CELL_KEYS)]
+        return "/".join([self.rule, *of_cell, *rest])
+
+    def log_of(self, results: str, wildcards: Wildcards) -> Path:
+        """The log that a job of this stage writes."""
+        return Path(results) / "logs" / f"{self.log.format_map(wildcards)}.log"
+
+    def paths(self, *files: str) -> list[str]:
+        """Patterns of files that it makes; of all where none is named."""
+        return [f"{self.folder}/{file}" if self.folder else file for file in files or self.files]
+
+
+def stages_of(experiment: Experiment) -> dict[str, Stage]:
+    """Every stage that the experiment may have, by its rule, in the order of the work."""
+    of = _Settings(experiment)
+    made = _pretrained(of) if experiment.pretrained else _miniature(of)
+    cells = [*_trainings(of), *_evaluations(of)]
+    return {stage.rule: stage for stage in [*made, *_inputs(of), *cells, *_results(of)]}
+
+
+class _Settings:
+    """What rows ask of the experiment: settings of a job by its wildcards, and who makes what."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.pictures_rule = "prepare_pictures" if experiment.pretrained else "draw_pictures"
+
+    # Settings.
+
+    def every(self, wildcards: Wildcards) -> CellSettings:
+        """The cell, or the training that several cells share, of this name."""
+        name = name_of(wildcards)
+        experiment = self.experiment
+        return experiment.trainings.get(name) or experiment.cells.get(name) or experiment.cell_settings(name)
+
+    def aligned(self, wildcards: Wildcards) -> CellSettings:
+        return self.experiment.alignments.get(name_of(wildcards)) or self.experiment.cell_settings(name_of(wildcards))
+
+    def benchmark(self, wildcards: Wildcards) -> Any:
+        """The section of the experiment file."""
+        return next(own for own in self.experiment.evaluation.benchmarks if own.name == wildcards["benchmark"])
+
+    def settings(self, part: Callable[[Wildcards], Any]) -> dict[str, Callable[[Wildcards], Any]]:
+        return {"settings": lambda wildcards: to_json(part(wildcards))}
+
+    def measured(self, wildcards: Wildcards) -> str:
+        """Which cell an evaluation is of; its weights may be those of many."""
+        return to_json(self.every(wildcards).measured)
+
+    # Inputs.
+
+    def pictures(self, split: str | None = None, *more: str) -> Callable[[Wildcards], list[Read]]:
+        return lambda w: [Read(self.pictures_rule, {"split": split or w["split"]}, (*PICTURES, *more))]
+
+    def tokens(self, split: str) -> Callable[[Wildcards], list[Read]]:
+        return lambda _: [Read("tokenize", {"split": split})]
+
+    def tokenizer(self, _: Wildcards) -> list[Read]:
+        return [Read("take_tokenizer" if self.experiment.pretrained else "build_tokenizer")]
+
+    def encoder(self, _: Wildcards) -> list[Read]:
+        return [
+            Read("fetch_encoder", files=(FETCHED,))
+            if self.experiment.pretrained
+            else Read("train_encoder", files=MODEL)
+        ]
+
+    def language_model(self, wildcards: Wildcards) -> list[Read]:
+        size = {"size": wildcards["size"]}
+        if self.experiment.pretrained:
+            return [Read("fetch_language_model", size)]
+        return [Read("pretrain_language_model", size, LANGUAGE_MODEL)]
+
+    def images(self, split: str, of: Callable[[Wildcards], CellSettings]) -> Callable[[Wildcards], list[Read]]:
+        """What a cell sees of a split: cached features of the layers that it reads, or the images themselves."""
+
+        def read(wildcards: Wildcards) -> list[Read]:
+            if not self.experiment.caches_features:
+                return [Read(self.pictures_rule, {"split": split}, PICTURES)]
+            layers = tuple(f"layer{layer}.npy" for layer in of(wildcards).feature_layers)
+            return [Read("cache_features", {"split": split}, layers)]
+
+        return read
+
+    def stage_1(self, wildcards: Wildcards) -> list[Read]:
+        stage = self.experiment.stage_1_of(self.every(wildcards))
+        return [Read(_rule("align", stage), wildcards_of(stage), ("connector.safetensors",))] if stage else []
+
+    def training(self, wildcards: Wildcards) -> list[Read]:
+        """The training whose weights a cell has."""
+        training = self.experiment.training_of(self.every(wildcards))
+        return [training_of(training, "training.json", *(f"model/{name}" for name in LANGUAGE_MODEL))]
+
+    def trainings(self, *files: str) -> Callable[[Wildcards], list[Read]]:
+        return lambda _: [training_of(training, *files) for training in self.experiment.trainings.values()]
+
+    def before_cells(self, _: Wildcards) -> list[Read]:
+        """training.json of everything that is trained before the cells."""
+        of = ("training.json",)
+        if self.experiment.pretrained:
+            stages = self.experiment.alignments.values()
+            return [Read(_rule("align", stage), wildcards_of(stage), of) for stage in stages]
+        language_models = [Read("pretrain_language_model", {"size": size}, of) for size in self.experiment.sizes]
+        return [Read("train_encoder", files=of), *language_models]
+
+    def model_files(self, part: Callable[[Wildcards], Any], wildcards: Wildcards) -> list[str]:
+        """The files of a model that lies in a folder here; none for a model of the hub."""
+        settings = part(wildcards)
+        assert isinstance(settings, ModelSettings)
+        folder = Path(settings.source)
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        return [str(file) for file in files if file.suffix in OF_A_MODEL]
+
+    def conversations(self, wildcards: Wildcards) -> list[str]:
+        """The files of conversations of a split that lie on this machine."""
+        settings = self.experiment.picture_settings(wildcards["split"])
+        assert isinstance(settings, SplitSettings)
+        return [file.conversations for file in settings.files.values() if not file.repository]
+
+
+def _miniature(of: _Settings) -> list[Stage]:
+    """Everything is made: pictures, text, tokenizer, vision encoder, language models."""
+    experiment = of.experiment
+    drawn = (*PICTURES, "patch_labels.npz")
+    section: Any = experiment.vision
+    return [
+        Stage(
+            rule="draw_pictures",
+            message="Draw the pictures and questions of the {wildcards.split} split",
+            command="data pictures --split {split} --settings {settings} --out {out/}",
+            code=("vlmlaw.data.miniature:draw_split",),
+            folder="data/{split}",
+            files=drawn,
+            params=of.settings(lambda w: experiment.picture_settings(w["split"])),
+            lasts=False,
+            memory_mb=1000,
+            minutes=30,
+            first=True,
+        ),
+        Stage(
+            rule="write_text",
+            message="Write the text that the language models are pretrained on",
+            command="data text --settings {settings} --out {out/}",
+            code=("vlmlaw.data.miniature:write_corpus",),
+            folder="data/text",
+            files=("index.npz", "conversations.json"),
+            params=of.settings(lambda _: experiment.text_settings),
+            lasts=False,
+            memory_mb=1000,
+            minutes=30,
+            local=True,
+            first=True,
+        ),
+        Stage(
+            rule="build_tokenizer",
+            message="Build the tokenizer",
+            command="data tokenizer --out {out/}",
+            code=("vlmlaw.data.miniature:write_tokenizer",),
+            folder="data/tokenizer",
+            files=TOKENIZER,
+            lasts=False,
+            memory_mb=1000,
+            minutes=10,
+            local=True,
+            first=True,
+        ),
+        Stage(
+            rule="train_encoder",
+            message="Train the vision encoder",
+            command="encoder train --train {train/} --development {development/} --settings {settings}"
+            " --checkpoint-seconds {checkpoint_seconds} --out {out/}",
+            code=("vlmlaw.encoder:train_encoder",),
+            folder="encoder",
+            files=("training.json", *MODEL),
+            reads={name: of.pictures(name, "patch_labels.npz") for name in ("train", "development")},
+            params=of.settings(lambda _: experiment.encoder_settings),
+            resources={"checkpoint_seconds": lambda _: round(section.training.checkpoint_seconds)},
+            measured=True,
+            first=True,
+            shown=True,
+        ),
+        Stage(
+            rule="pretrain_language_model",
+            message="Pretrain the language model of size {wildcards.size} on text",
+            command="language-model --tokens {tokens} --tokenizer {tokenizer/} --settings {settings}"
+            " --checkpoint-seconds {checkpoint_seconds} --out {out/}",
+            code=("vlmlaw.language_model:pretrain",),
+            folder="language_models/{size}",
+            files=("training.json", *LANGUAGE_MODEL),
+            reads={"tokens": of.tokens("text"), "tokenizer": of.tokenizer},
+            params=of.settings(lambda w: experiment.size_settings(w["size"])),
+            resources={
+                "checkpoint_seconds": lambda w: round(_pretraining(experiment, w["size"]).checkpoint_seconds),
+            },
+            measured=True,
+            first=True,
+            shown=True,
+        ),
+    ]
+
+
+def _pretrained(of: _Settings) -> list[Stage]:
+    """Data in LLaVA's format, and models of the hub or of folders here."""
+    experiment = of.experiment
+    size_settings: Callable[[Wildcards], Any] = lambda w: experiment.size_settings(w["size"])  # noqa: E731
+    encoder_settings: Callable[[Wildcards], Any] = lambda _: experiment.encoder_settings  # noqa: E731
+    return [
+        Stage(
+            rule="prepare_pictures",
+            message="Read the conversations of the {wildcards.split} split and resize their images",
+            command="data prepare --settings {settings} --threads {threads} --out {out/}",
+            code=("vlmlaw.data.llava:prepare_split",),
+            folder="data/{split}",
+            files=(*PICTURES, "skipped.json"),
+            theirs={"conversations": of.conversations},
+            params=of.settings(lambda w: experiment.picture_settings(w["split"])),
+            lasts=False,
+            memory_mb=8000,
+            minutes=720,
+            first=True,
+            shown=True,
+        ),
+        Stage(
+            rule="take_tokenizer",
+            message="Take the tokenizer of the first size",
+            command="fetch tokenizer --settings {settings} --out {out/}",
+            code=("vlmlaw.tokenizers:take_tokenizer",),
+            folder="data/tokenizer",
+            files=TOKENIZER,
+            params=of.settings(lambda _: experiment.tokenizer_settings),
+            lasts=False,
+            memory_mb=1000,
+            minutes=30,
+            local=True,
+            first=True,
+        ),
+        Stage(
+            rule="fetch_encoder",
+            message="Fetch the vision tower",
+            command="fetch vision --settings {settings} --out {out/}",
+            code=("vlmlaw.hub:fetch_vision",),
+            folder="encoder",
+            files=(FETCHED,),
+            theirs={"model": partial(of.model_files, encoder_settings)},
+            params=of.settings(encoder_settings),
+            memory_mb=2000,
+            minutes=120,
+            local=True,
+            first=True,
+            shown=True,
+        ),
+        Stage(
+            rule="fetch_language_model",
+            message="Fetch the language model of size {wildcards.size}",
+            command="fetch language-model --settings {settings} --tokenizer {tokenizer/} --out {out/}",
+            code=("vlmlaw.hub:fetch_language_model",),
+            folder="language_models/{size}",
+            files=(FETCHED, *TOKENIZER),
+            reads={"tokenizer": of.tokenizer},
+            theirs={"model": partial(of.model_files, size_settings)},
+            params=of.settings(size_settings),
+            memory_mb=2000,
+            minutes=240,
+            local=True,
+            first=True,
+            shown=True,
+        ),
+    ]
+
+
+def _inputs(of: _Settings) -> list[Stage]:
+    """What cells read: conversations as tokens, and images as cached features."""
+    experiment = of.experiment
+    return [
+        Stage(
+            rule="tokenize",
+            message="Turn the conversations of {wildcards.split} into tokens",
+            command="data tokenize --dataset {dataset/} --tokenizer {tokenizer/} --settings {settings} --out {out}",
+            code=("vlmlaw.token_table:tokenize_dataset",),
+            folder="tokens",
+            files=("{split}.npz",),
+            record="{split}.record.json",
+            reads={
+                "dataset": lambda w: [Read("write_text")] if w["split"] == "text" else of.pictures(None)(w),
+                "tokenizer": of.tokenizer,
+            },
+            params=of.settings(lambda w: experiment.token_settings(w["split"])),
+            lasts=False,
+            minutes=240 if experiment.pretrained else 30,
+            first=True,
+        ),
+        Stage(
+            rule="cache_features",
+            message="Cache the encoder's patch features of {wildcards.split}",
+            command="encoder features --encoder {encoder/} --dataset {dataset/} --layers {layers} --out {out/}",
+            code=("vlmlaw.images:cache_features",),
+            folder="features/{split}",
+            files=tuple(f"layer{layer}.npy" for layer in experiment.cached_layers),
+            reads={"encoder": of.encoder, "dataset": of.pictures()},
+            params={"layers": lambda _: list(experiment.cached_layers)},
+            own_params=("layers",),  # which of them a cell reads stands in its own settings
+            lasts=False,
+            memory_mb=2500,
+            minutes=60,
+            measured=True,
+            first=True,
+        ),
+    ]
+
+
+def _trainings(of: _Settings) -> list[Stage]:
+    """Both stages of a cell; each also for a training that serves every V."""
+    common = {"language_model": of.language_model, "encoder": of.encoder}
+    options = (
+        " --language-model {language_model/} --encoder {encoder/} --tokens {tokens} --images {images/}"
+        " --settings {settings} --checkpoint-seconds {checkpoint_seconds} --compute {compute} --out {out/}"
+    )
+    align = Stage(
+        rule="align_cell",
+        message=f"Stage 1 of {WHO}",
+        command=f"align{options}",
+        code=("vlmlaw.train:align_cell",),
+        folder=f"cells/{CELL}/stage_1",
+        files=("training.json", "train.jsonl", "connector.safetensors"),
+        reads=common | {"tokens": of.tokens("align"), "images": of.images("align", of.aligned)},
+        params=of.settings(of.aligned),
+        resources={"checkpoint_seconds": lambda w: round(of.aligned(w).training.checkpoint_seconds)},
+        of_compressor=True,
+        measured=True,
+        first=True,
+        shown=True,
+    )
+    train = replace(
+        align,
+        rule="train_cell",
+        message=align.message.replace("Stage 1 of", "Train"),
+        command=f"train --aligned {{aligned}}{options}",
+        code=("vlmlaw.train:train_cell",),
+        folder=f"cells/{CELL}",
+        files=("training.json", "train.jsonl", *(f"model/{name}" for name in CELL_MODEL)),
+        record="training.record.json",
+        made=("model", "training.json", "train.jsonl"),
+        reads=common | {"tokens": of.tokens("train"), "images": of.images("train", of.every), "aligned": of.stage_1},
+        params=of.settings(of.every),
+        resources={"checkpoint_seconds": lambda w: round(of.every(w).training.checkpoint_seconds)},
+        first=False,
+    )
+    return [*([align, _elastic(align)] if of.experiment.alignments else []), train, _elastic(train)]
+
+
+def _elastic(stage: Stage) -> Stage:
+    """The same for a training whose weights serve every V."""
+    return replace(
+        stage,
+        rule=stage.rule.replace("_cell", "_elastic"),
+        message=stage.message.replace("{wildcards.n_visual_tokens} visual tokens", "every number of visual tokens"),
+        folder=stage.folder.replace(CELL, ELASTIC),
+    )
+
+
+WHO = "{wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
+
+
+def _evaluations(of: _Settings) -> list[Stage]:
+    """A cell on the test split and on benchmarks, and its card."""
+    experiment = of.experiment
+    test = Stage(
+        rule="evaluate_cell",
+        message=f"Evaluate {WHO}",
+        command="evaluate --model {model/}/model --dataset {dataset/} --tokens {tokens} --images {images/}"
+        " --settings {settings} --cell {cell} --out {out}",
+        code=("vlmlaw.evaluate:evaluate_cell",),
+        folder=f"cells/{CELL}",
+        files=("evaluation.json",),
+        record="evaluation.record.json",
+        reads={
+            "model": of.training,
+            "dataset": of.pictures("test"),
+            "tokens": of.tokens("test"),
+            "images": of.images("test", of.every),
+        },
+        params=of.settings(lambda _: experiment.evaluation) | {"cell": of.measured},
+        of_compressor=True,
+        measured=True,
+    )
+    batch_size = {"batch_size": lambda _: experiment.evaluation.batch_size}
+    asked = Stage(
+        rule="evaluate_benchmark",
+        message=f"Ask {WHO} the questions of {{wildcards.benchmark}}",
+        command="benchmark run --model {model/}/model --questions {questions} --images {images} --settings {settings}"
+        " --cell {cell} --batch-size {batch_size} --out {out}",
+        code=("vlmlaw.answer:evaluate_benchmark",),
+        folder=f"cells/{CELL}/benchmarks",
+        files=("{benchmark}.json", "{benchmark}.jsonl"),
+        record="{benchmark}.record.json",
+        made=("{benchmark}.json", "{benchmark}.jsonl"),
+        reads={"model": of.training},
+        theirs={"questions": lambda w: [of.benchmark(w).questions]},
+        params=of.settings(lambda w: experiment.benchmarks[w["benchmark"]])
+        | {
+            "cell": of.measured,
+            "images": lambda w: of.benchmark(w).images or str(Path(of.benchmark(w).questions).parent),
+        },
+        resources=batch_size,
+        of_compressor=True,
+        memory_mb=3000,
+        minutes=240,
+        measured=True,
+        shown=True,
+    )
+    by_lmms_eval = replace(
+        asked,
+        rule="evaluate_by_lmms_eval",
+        message=f"Run lmms-eval's {{wildcards.benchmark}} on {WHO}",
+        command="benchmark lmms-eval --model {model/}/model --settings {settings} --batch-size {batch_size}"
+        " --out {out}",
+        code=("vlmlaw.lmms:run_lmms_eval", "vlmlaw.lmms_model:VlmlawModel"),
+        files=("{benchmark}.json",),
+        made=("{benchmark}.json",),
+        theirs={},
+        environment="lmms-eval",
+        params=of.settings(lambda w: experiment.benchmarks[w["benchmark"]]),
+        memory_mb=8000,
+        minutes=480,
+    )
+    card = Stage(
+        rule="write_card",
+        message=f"Write the card of {WHO}",
+        command="card --model {model/}/model --out {out} {scores}",
+        code=("vlmlaw.card:card_of",),
+        folder=f"cells/{CELL}",
+        files=("README.md",),
+        record="card.record.json",
+        reads={"model": of.training, "scores": lambda w: evaluations_of(experiment, of.every(w))},
+        many=("scores",),
+        memory_mb=1000,
+        minutes=10,
+        local=True,
+    )
+    return [test, asked, by_lmms_eval, card]
+
+
+def _results(of: _Settings) -> list[Stage]:
+    """All cells in one table, the law, the study in a few numbers, and the page."""
+    experiment = of.experiment
+    law = {"law": lambda _: [Read("fit_law")], "measurements": lambda _: [Read("collect_measurements")]}
+    small: Any = {"memory_mb": 1000, "minutes": 10, "local": True}
+    samples = of.pictures("test") if experiment.has_test else lambda _: []
+    return [
+        Stage(
+            rule="collect_measurements",
+            message="Collect the measurements of all cells",
+            command="collect --cells {results}/cells --experiment {experiment} --held-out={held_out} --out {out}",
+            code=("vlmlaw.measurements:collect",),
+            folder="",
+            files=("measurements.csv",),
+            record="measurements.record.json",
+            reads={
+                "evaluations": lambda _: [
+                    read for cell in experiment.cells.values() for read in evaluations_of(experiment, cell)
+                ]
+            },
+            many=("evaluations",),
+            params={"held_out": lambda _: experiment.grid.held_out or ""},
+            resources={"experiment": lambda _: whole_as_json(experiment)},
+            **small,
+        ),
+        Stage(
+            rule="fit_law",
+            message="Fit the law",
+            command="law fit {measurements} --settings {settings} --out {out}",
+            code=("vlmlaw.laws.table:read_measurements", "vlmlaw.laws.analysis:analyse"),
+            folder="law",
+            files=("law.json",),
+            reads={"measurements": law["measurements"]},
+            params=of.settings(lambda _: experiment.law),
+            memory_mb=1500,
+            minutes=30,
+            local=True,
+        ),
+        Stage(
+            rule="write_headline",
+            message="Write the study's few numbers",
+            command="headline --law {law} --measurements {measurements} --results {results} --out {out/}",
+            code=("vlmlaw.headline:write_headline",),
+            folder="headline",
+            files=("errors.csv", "metrics/"),
+            reads=law | {"trainings": lambda w: [*of.before_cells(w), *of.trainings("training.json")(w)]},
+            many=("trainings",),
+            **small,
+        ),
+        Stage(
+            rule="write_report",
+            message="Draw the figures and write the report",
+            command="report --law {law} --measurements {measurements} --cells {results}/cells"
+            + (" --trainings $(dirname {trainings})" if of.before_cells({}) else "")
+            + (" --samples {results}/data/test" if experiment.has_test else "")
+            + " --experiment {experiment} --settings {settings} --out {out/}",
+            code=("vlmlaw.report.cli:run_report",),
+            folder="report",
+            files=("index.html", *(f"figures/{name}.svg" for name in FIGURES)),
+            reads=law
+            | {
+                "cells": of.trainings("training.json", "train.jsonl"),
+                "trainings": of.before_cells,
+                "samples": samples,
+            },
+            many=("cells", "trainings"),
+            params=of.settings(lambda _: experiment.report)
+            | {"experiment": lambda _: described(experiment), "templates": lambda _: templates_version()},
+            memory_mb=1500,
+            minutes=20,
+            local=True,
+        ),
+    ]
+
+
+def _rule(step: str, training: CellSettings) -> str:
+    return f"{step}_elastic" if training.n_visual_tokens is None else f"{step}_cell"
+
+
+def training_of(training: CellSettings, *files: str) -> Read:
+    """Files of a training."""
+    return Read(_rule("train", training), wildcards_of(training), files)
+
+
+def evaluations_of(experiment: Experiment, cell: CellSettings) -> list[Read]:
+    """Every evaluation of a cell: on the test split, and on each benchmark."""
+    own = wildcards_of(cell)
+    tested = [Read("evaluate_cell", own)] if experiment.has_test else []
+    asked = ((RULE_OF_RUNNER[section.by], section.name) for section in experiment.evaluation.benchmarks)
+    return tested + [Read(rule, {**own, "benchmark": name}, (f"{name}.json",)) for rule, name in asked]
+
+
+def name_of(wildcards: Wildcards) -> str:
+    """The name of the cell or training that a job's wildcards give."""
+    n_visual_tokens = int(wildcards["n_visual_tokens"]) if "n_visual_tokens" in wildcards else None
+    return cell_name(wildcards["size"], n_visual_tokens, wildcards["compressor"], int(wildcards["seed"]))
+
+
+def wildcards_of(cell: CellSettings) -> dict[str, str]:
+    """The wildcards of a cell's jobs; one that serves every V has no V among them."""
+    named = {name: getattr(cell, name) for name in CELL_KEYS}
+    return {name: str(value) for name, value in named.items() if value is not None}
+
+
+def whole_as_json(experiment: Experiment) -> str:
+    """The whole experiment as JSON. No parameter of a rule: what a job depends on of it is behind its inputs."""
+    import json
+
+    from vlmlaw.settings import as_data
+
+    return json.dumps(as_data(experiment))
+
+
+def _pretraining(experiment: Experiment, size: str) -> Any:
+    settings: Any = experiment.size_settings(size)
+    return settings.pretraining

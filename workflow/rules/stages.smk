@@ -1,0 +1,49 @@
+"""A rule for each stage of the experiment, from its row in src/vlmlaw/workflow/stages.py."""
+
+
+def made_by(rule):
+    """The rule's outputs; the report's figures are shown in Snakemake's own report too."""
+    named = plan.outputs(rule)
+    return named | {"files": [flagged(file) for file in named["files"]]}
+
+
+def flagged(file):
+    name = Path(file).stem
+    if file.endswith("/"):
+        return directory(file.rstrip("/"))
+    if not file.endswith(".svg"):
+        return file
+    category, title = FIGURES[name]
+    caption = f"../../src/vlmlaw/report/templates/{name}.rst"
+    return report(file, caption=caption, category=category, labels={"figure": title})
+
+
+# The command is looked up again when a job runs, where `rule` is the name of the job's rule, as it is here.
+for rule in plan.stages:
+
+    rule:
+        name:
+            rule
+        input:
+            **freshness.inputs(rule),
+        output:
+            **made_by(rule),
+        log:
+            f"<logs>/{plan.stages[rule].log}.log",
+        benchmark:
+            f"<benchmarks>/{plan.stages[rule].log}.tsv"
+        wildcard_constraints:
+            benchmark=plan.benchmarks_by(rule),
+        priority: plan.priority(rule)
+        localrule: plan.stages[rule].local
+        conda:
+            f"../../envs/{plan.stages[rule].environment}.yaml"
+        threads: plan.threads(rule, workflow)
+        resources:
+            **plan.resources(rule),
+        params:
+            **plan.params(rule),
+        message:
+            plan.stages[rule].message
+        shell:
+            plan.command(rule)
