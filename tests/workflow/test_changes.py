@@ -5,6 +5,7 @@ import os
 import pytest
 
 LAW = {"fit_law": 1, "write_headline": 1, "write_report": 1}
+MODELS = {"train_encoder": 1, "cache_features": 2, "pretrain_language_model": 3}
 TAIL = {"collect_measurements": 1} | LAW
 pytestmark = pytest.mark.workflow
 
@@ -85,7 +86,7 @@ def test_the_order_of_keys_is_no_change(finished):
             "src/vlmlaw/loop.py",
             "BETAS = (0.9, ",
             "BETAS = (0.8, ",
-            {"train_encoder": 1, "cache_features": 2, "pretrain_language_model": 3} | cells(10),
+            MODELS | cells(10),
         ),
         ("src/vlmlaw/compressors/region_attention.py", "LAYER_NORM_EPS = 1e-6", "LAYER_NORM_EPS = 1e-5", cells(1)),
         ("envs/environment.yaml", "channels:", "# A comment.\nchannels:", {}),
