@@ -15,15 +15,15 @@ from snakemake.utils import min_version
 min_version("9.18")
 sys.path.insert(0, f"{workflow.basedir}/src")
 
-from vlmlaw.engine import (
+from vlmlaw.workflow.snakemake_patches import (
     ask_where_no_checksum_is_known,
     give_up_hopeless_jobs,
     keep_the_locks_of_others,
     leave_out_unused_environments,
     record_inside_cluster_jobs,
 )
-from vlmlaw.slurm import refuse_orphans
-from vlmlaw.status import failed_cells
+from vlmlaw.workflow.slurm import refuse_orphans
+from vlmlaw.workflow.status import failed_cells
 from vlmlaw.workflow.freshness import Freshness
 from vlmlaw.workflow.plan import Plan, use_this_interpreter
 from vlmlaw.workflow.stages import FIGURES

@@ -68,10 +68,11 @@ def make_here() -> None:
     from snakemake.shell import shell
     from snakemake.utils import format as fill
 
-    from vlmlaw import __main__ as command_line
-    from vlmlaw import records, stages
-    from vlmlaw.laws import cli as laws_cli
-    from vlmlaw.report import cli as report_cli
+    from vlmlaw.cli import law as laws_cli
+    from vlmlaw.cli import main as command_line
+    from vlmlaw.cli import report as report_cli
+    from vlmlaw.cli import stages
+    from vlmlaw.workflow import records
 
     records.commit = lambda: "benchmark"
     for module in (stages, report_cli):

@@ -28,7 +28,7 @@ MODULE_OF_RULE = {
     "evaluate_cell": "vlmlaw.evaluate",
     "collect_measurements": "vlmlaw.measurements",
     "fit_law": "vlmlaw.laws.analysis",
-    "write_headline": "vlmlaw.headline",
+    "write_headline": "vlmlaw.workflow.dvc_metrics",
     "write_report": "vlmlaw.report.page",
 }
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from vlmlaw.__main__ import main
 from vlmlaw.answer import evaluate_benchmark, said_by_user, score_of
+from vlmlaw.cli.main import main
 from vlmlaw.data.shards import Dataset
 from vlmlaw.encoder import normalise
 from vlmlaw.errors import UserError

@@ -8,9 +8,10 @@ import time
 
 import pytest
 
-from vlmlaw import attempts, loop
-from vlmlaw.__main__ import main
+from vlmlaw import loop
+from vlmlaw.cli.main import main
 from vlmlaw.errors import UserError
+from vlmlaw.workflow import attempts
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_a_success_clears_what_was_before(log):
 
 def test_a_job_killed_without_a_word_counts_as_killed(log):
     program = (
-        "import os, signal; from pathlib import Path; from vlmlaw.attempts import recorded\n"
+        "import os, signal; from pathlib import Path; from vlmlaw.workflow.attempts import recorded\n"
         f"with recorded(Path({str(log)!r}), minutes=5): os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", program], check=False)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmlaw.__main__ import build_parser, main
+from vlmlaw.cli.main import build_parser, main
 
 PARAMS = str(Path(__file__).parents[1] / "params.yaml")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vlmlaw.__main__ import main
+from vlmlaw.cli.main import main
 from vlmlaw.data.practice import write_practice
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import Experiment, read_experiment

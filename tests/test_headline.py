@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from vlmlaw.errors import UserError
-from vlmlaw.headline import errors_of, write_headline
 from vlmlaw.laws.analysis import JSON_KIND
+from vlmlaw.workflow.dvc_metrics import errors_of, write_headline
 
 INTERVAL = {"estimate": 2.123456, "lower": 1.0, "upper": None}
 V_STAR = [

@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from vlmlaw import lmms
-from vlmlaw.__main__ import main
 from vlmlaw.answer import evaluate_benchmark
 from vlmlaw.benchmarks import BENCHMARKS, Benchmark, benchmark_of_task, table_lines
+from vlmlaw.cli.main import main
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.lmms import PYTHON, import_results, run_lmms_eval

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from vlmlaw.__main__ import main
+from vlmlaw.cli.main import main
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import read_experiment
 from vlmlaw.measurements import COLUMNS, collect

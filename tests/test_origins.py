@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from vlmlaw.__main__ import main
+from vlmlaw.cli.main import main
 from vlmlaw.laws.analysis import JSON_KIND
-from vlmlaw.origins import _digits
 from vlmlaw.workflow import records
+from vlmlaw.workflow.trace import _digits
 
 CELL = "3k_v4_average_s0"
 HEADER = "cell,suite,kind,error,error_se\n"

@@ -7,10 +7,10 @@ import pytest
 import yaml
 from snakemake.iocontainers import Wildcards
 
-from vlmlaw import attempts
 from vlmlaw.budget import estimate
 from vlmlaw.experiment import Experiment, read_experiment
-from vlmlaw.resources import Needs
+from vlmlaw.workflow import attempts
+from vlmlaw.workflow.resources import Needs
 from vlmlaw.workflow.stages import wildcards_of
 
 FILE = "workflow/experiments/tiny.yaml"
@@ -137,7 +137,7 @@ def test_limits_hold(file):
 def test_a_retry_asks_for_more_of_what_was_wanting(file, monkeypatch, causes, memory, minutes):
     asked, at = needs(file, gpus=0, max_minutes=10**9, max_memory_mb=10**9), cell("0.5b", 4)
     before = asked.memory_mb("train_cell")(at), asked.minutes("train_cell")(at)
-    monkeypatch.setattr("vlmlaw.resources.failures", lambda log: causes if "0.5b_v4_block" in log.name else [])
+    monkeypatch.setattr("vlmlaw.workflow.resources.failures", lambda log: causes if "0.5b_v4_block" in log.name else [])
     after = asked.memory_mb("train_cell")(at), asked.minutes("train_cell")(at)
     assert after == (before[0] * memory, before[1] * minutes)
 
@@ -147,5 +147,5 @@ def test_an_attempt_that_ended_before_it_could_say_so_counts_as_short_of_both(fi
     memory, minutes = asked.memory_mb("train_cell"), asked.minutes("train_cell")
     assert (memory(at, attempt=3), minutes(at, attempt=3)) == (4 * memory(at), 4 * minutes(at))
     before = memory(at), minutes(at)
-    monkeypatch.setattr("vlmlaw.resources.failures", lambda log: [attempts.STOPPED, attempts.TIME])
+    monkeypatch.setattr("vlmlaw.workflow.resources.failures", lambda log: [attempts.STOPPED, attempts.TIME])
     assert (memory(at, attempt=3), minutes(at, attempt=3)) == (before[0], 2 * before[1])

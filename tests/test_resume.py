@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from vlmlaw import resume
 from vlmlaw.stage_settings import OptimizerSettings
+from vlmlaw.workflow import checkpoint_owner as resume
 
 SETTINGS = OptimizerSettings(steps=3, batch_size=2, learning_rate=0.1)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vlmlaw import attempts, slurm
-from vlmlaw.__main__ import main
+from vlmlaw.cli.main import main
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import Experiment
-from vlmlaw.status import SIGN_OF_LIFE_S, failed_cells, grid_status, told
+from vlmlaw.workflow import attempts, slurm
+from vlmlaw.workflow.status import SIGN_OF_LIFE_S, failed_cells, grid_status, told
 
 CELLS = [f"{size}_v{n}_block_linear_s0" for size in ("3k", "14k", "49k") for n in (1, 4, 36)]
 ELSEWHERE = "another-machine"

@@ -176,7 +176,7 @@ def test_the_processor_wants_an_image_for_each_place(trained):
 
 
 def test_chat_answers_a_question_about_an_image(trained, practice, capsys, tmp_path):
-    from vlmlaw.__main__ import main
+    from vlmlaw.cli.main import main
 
     image = str(next((practice / "images").rglob("*.jpg")))
     assert main(["chat", str(trained.cell), image, "What number is written?", "--max-new-tokens", "3"]) == 0

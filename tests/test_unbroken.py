@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import sys
 from pathlib import Path
-from vlmlaw.unbroken import outlive_readers
+from vlmlaw.cli.output import outlive_readers
 outlive_readers(Path({log!r}))
 sys.stdin.readline()
 for i in range(3):

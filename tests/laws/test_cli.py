@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from vlmlaw.__main__ import main
+from vlmlaw.cli.main import main
 
 
 def test_fit_prints_the_headline_first(capsys):
@@ -143,7 +143,7 @@ def test_bad_input_ends_in_one_message_and_status_two(arguments, message, capsys
 
 def test_starts_without_heavy_imports():
     code = (
-        "import sys; from vlmlaw.__main__ import main; main(['law', 'fit', 'li2024_reasoning']);"
+        "import sys; from vlmlaw.cli.main import main; main(['law', 'fit', 'li2024_reasoning']);"
         "heavy = {'torch', 'transformers', 'seaborn', 'matplotlib', 'snakemake', 'statsmodels'} & set(sys.modules);"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

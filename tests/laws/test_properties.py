@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from vlmlaw.__main__ import main
+from vlmlaw.cli.main import main
 from vlmlaw.errors import UserError
 from vlmlaw.laws.bootstrap import residual_bootstrap
 from vlmlaw.laws.cells import Cells

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmlaw.__main__ import main
+from vlmlaw.cli.main import main
 from vlmlaw.laws.analysis import analyse
 from vlmlaw.laws.options import LawOptions
 from vlmlaw.laws.table import read_measurements

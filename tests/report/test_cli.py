@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmlaw.__main__ import main
+from vlmlaw.cli.main import main
 from vlmlaw.report import accounts, described
 from vlmlaw.report.study import Study
 

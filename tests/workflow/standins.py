@@ -29,7 +29,7 @@ FIGURES = (
 
 def use_standins(folder: Path) -> None:
     """Have the copy of the workflow in `folder` run stand-ins for all stages that train, draw or evaluate."""
-    for module in ("stages", "report/cli"):
+    for module in ("cli/stages", "cli/report"):
         path = folder / "src" / "vlmlaw" / f"{module}.py"
         path.write_text(path.read_text() + CALLED_INSTEAD.format(here=str(Path(__file__).parent)))
 

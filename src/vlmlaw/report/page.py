@@ -14,7 +14,7 @@ from vlmlaw.files import whole_file
 from vlmlaw.report import comparison, findings, gallery, origin, style, svg, tables, words
 from vlmlaw.report.accounts import Cell, Sample, Training
 from vlmlaw.report.study import Study, Suite
-from vlmlaw.workflow import records
+from vlmlaw.runtime.git import commit
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def render(study: Study, out: Path, *, run: Run) -> str:
         tables=_tables(study, run, out),
         cost_in_words=findings.cost(study),
         commands=origin.commands(study, is_run=bool(run.cells), out=out),
-        commit=records.commit(),
+        commit=commit(),
         versions=origin.versions(),
         style=Markup(environment.get_template("page.css").render(sizes=_size_variables(study))),
     )

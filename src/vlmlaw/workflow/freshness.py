@@ -15,10 +15,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.engine import marked_incomplete
 from vlmlaw.files import whole_file
 from vlmlaw.workflow import records
 from vlmlaw.workflow.plan import Plan
+from vlmlaw.workflow.snakemake_patches import marked_incomplete
 
 HOME = Path(".snakemake") / "vlmlaw"  # what this machine knows; nothing breaks where it is deleted
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from vlmlaw.experiment import Experiment
 from vlmlaw.memory import recall, remember
-from vlmlaw.resources import Needs
 from vlmlaw.runtime.fingerprint import code_version
 from vlmlaw.settings import to_json
 from vlmlaw.stage_settings import CellSettings, LlavaData
 from vlmlaw.workflow.lineage import Lineage
+from vlmlaw.workflow.resources import Needs
 from vlmlaw.workflow.stages import MODEL, TRAIN, Read, Stage, name_of, stages_of, training_of, wildcards_of
 
 # Beside its log a job records what became of it, for retries and `vlmlaw status`; and it takes GPUs of its own.

@@ -6,7 +6,6 @@ It travels with the result, so that a clone can tell what a file is and whether 
 
 import hashlib
 import json
-import subprocess
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from typing import Any
 
 from vlmlaw import __version__
 from vlmlaw.files import whole_file
+from vlmlaw.runtime.git import commit
 
 NAME = "record.json"
 GIVEN = ("settings", "code", "upstream")  # what a job's result depends on, as the workflow's parameters have it
@@ -91,12 +91,6 @@ def content_version(files: Mapping[str, Mapping[str, Any]]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def commit() -> str:
-    """The checkout's commit, with "+ changes" where files differ from it; "" outside a repository."""
-    head = git("rev-parse", "--short=12", "HEAD")
-    return head + (" + changes" if head and git("status", "--porcelain", "--untracked-files=no") else "")
-
-
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -146,11 +140,3 @@ def files_read(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, An
     """Path and identity of every file of the user's that a result was made from, its inputs' included."""
     for part in (record, *(part for _, part in walk(record["inputs"]))):
         yield from part.get("read", {}).items()
-
-
-def git(*arguments: str) -> str:
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -584,7 +584,7 @@ def _results(of: _Settings) -> list[Stage]:
             rule="write_headline",
             message="Write the study's few numbers",
             command="headline --law {law} --measurements {measurements} --results {results} --out {out/}",
-            code=("vlmlaw.headline:write_headline",),
+            code=("vlmlaw.workflow.dvc_metrics:write_headline",),
             folder="headline",
             files=("errors.csv", "metrics/"),
             reads=law | {"trainings": lambda w: [*of.before_cells(w), *of.trainings("training.json")(w)]},
@@ -598,7 +598,7 @@ def _results(of: _Settings) -> list[Stage]:
             + (" --trainings $(dirname {trainings})" if of.before_cells({}) else "")
             + (" --samples {results}/data/test" if experiment.has_test else "")
             + " --experiment {experiment} --settings {settings} --out {out/}",
-            code=("vlmlaw.report.cli:run_report",),
+            code=("vlmlaw.cli.report:run_report",),
             folder="report",
             files=("index.html", *(f"figures/{name}.svg" for name in FIGURES)),
             reads=law

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from vlmlaw.cli.law import pairs, words
 from vlmlaw.errors import UserError
-from vlmlaw.laws.cli import pairs, words
 
 
 def add_parsers(subparsers: Any) -> None:

@@ -15,9 +15,9 @@ from functools import cached_property
 from typing import Any
 
 from vlmlaw import budget
-from vlmlaw.attempts import KILLED, MEMORY, TIME, failures
 from vlmlaw.experiment import Experiment
 from vlmlaw.stage_settings import CellSettings, DataSettings, OptimizerSettings
+from vlmlaw.workflow.attempts import KILLED, MEMORY, TIME, failures
 from vlmlaw.workflow.stages import ALIGN, TRAIN, Stage, name_of, stages_of
 
 BASE_MB = 1500  # Python, torch, transformers and a small dataset took 450 MB, Snakemake's own processes 250 MB

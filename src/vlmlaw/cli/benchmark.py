@@ -5,8 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.arguments import existing, file, folder_of
 from vlmlaw.benchmarks import READING, REASONING, Benchmark, table_lines
+from vlmlaw.cli.arguments import existing, file, folder_of
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import read_experiment
 from vlmlaw.settings import from_json

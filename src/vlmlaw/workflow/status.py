@@ -5,18 +5,15 @@ So it works beside a running workflow, whose lock it does not touch, after one t
 
 from __future__ import annotations
 
-import argparse
-import json
 import socket
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from vlmlaw.attempts import DONE, KILLED, Attempt, cause_of, read_attempts
-from vlmlaw.experiment import Experiment, read_experiment
-from vlmlaw.resources import Needs
+from vlmlaw.experiment import Experiment
+from vlmlaw.workflow.attempts import DONE, KILLED, Attempt, cause_of, read_attempts
+from vlmlaw.workflow.resources import Needs
 from vlmlaw.workflow.stages import TRAIN, Read, evaluations_of, stages_of, training_of
 
 SIGN_OF_LIFE_S = 300  # a job writes into its log far more often, but for the reading of large weights
@@ -168,7 +165,7 @@ def _logs(results: Path) -> list[Path]:
     return [path.with_name(path.name.removesuffix(suffix) + ".log") for path in found]
 
 
-def told(status: GridStatus, *, details: int = 20) -> str:
+def status_text(status: GridStatus, *, details: int = 20) -> str:
     """The status in words: counts, then what runs and what failed, with logs."""
     states = ("done", "trained", "running", "failed", "waiting")
     counts = ", ".join(f"{len(status.of(state))} {state}" for state in states if status.of(state))
@@ -198,26 +195,3 @@ def failed_cells(experiment: Experiment) -> str:
         f"  {cell.cell} ({cell.stage}): {cell.detail}\n    log: {cell.log}" for cell in failed if cell.state == "failed"
     ]
     return "\n".join([f"{len(lines)} cell(s) failed:", *lines]) if lines else ""
-
-
-def add_parsers(subparsers: Any) -> None:
-    """Add the verbs `status` and `orphans`."""
-    status = subparsers.add_parser("status", help="how far a grid is: cells done, running, failed, hours used and left")
-    status.add_argument("file", nargs="?", default="params.yaml", help="the experiment; default: params.yaml")
-    status.add_argument("--json", action="store_true", help="every cell, for programs")
-    status.set_defaults(run=run_status)
-    orphans = subparsers.add_parser("orphans", help="this folder's jobs in Slurm's queue, for instance of a killed run")
-    orphans.add_argument("--wait", action="store_true", help="until they have finished")
-    orphans.add_argument("--cancel", action="store_true", help="end them; trainings keep their checkpoints")
-    orphans.set_defaults(run=run_orphans)
-
-
-def run_status(args: argparse.Namespace) -> None:
-    status = grid_status(read_experiment(args.file))
-    print(json.dumps(asdict(status), indent=1) if args.json else told(status))
-
-
-def run_orphans(args: argparse.Namespace) -> None:
-    from vlmlaw import slurm
-
-    slurm.run_orphans(cancel=args.cancel, wait=args.wait)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.arguments import existing, file, folder_of
+from vlmlaw.cli.arguments import existing, file, folder_of
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import SPLITS, Experiment, read_experiment
 from vlmlaw.settings import from_json
@@ -189,7 +189,7 @@ def _compute(args: argparse.Namespace) -> ComputeSettings:
 def _carry_on(args: argparse.Namespace, settings: Any, code: str, *inputs: Path) -> None:
     """Say whether an interrupted training goes on; a checkpoint of any other training is thrown away."""
     from vlmlaw.loop import workspace_of
-    from vlmlaw.resume import claim
+    from vlmlaw.workflow.checkpoint_owner import claim
 
     if claim(workspace_of(args.out), code=code, settings=settings, inputs=inputs):
         print(f"carrying on with the interrupted training in {workspace_of(args.out)}", file=sys.stderr)
@@ -363,6 +363,6 @@ def _evaluations(args: argparse.Namespace) -> list[Path]:
 
 
 def run_headline(args: argparse.Namespace) -> None:
-    from vlmlaw.headline import write_headline
+    from vlmlaw.workflow.dvc_metrics import write_headline
 
     write_headline(args.law, args.measurements, args.results, args.out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.errors import UserError
+from vlmlaw.runtime.git import git
 from vlmlaw.workflow import records
 
 DATA = ("train", "development", "dataset", "tokens", "tokenizer", "images")  # inputs that are data
@@ -27,34 +27,21 @@ class Match:
     cell: str = ""
 
 
-def add_parser(subparsers: Any) -> None:
-    """Add the verb `provenance`."""
-    parser = subparsers.add_parser(
-        "provenance",
-        help="where a number, a cell or a result comes from",
-        description="From a number of the report, a cell or a file of the results to the settings, data and commit.",
-    )
-    parser.add_argument("what", metavar="NUMBER-or-CELL", help="0.406, '40.6 %%', 147k_v16_average_s0 or a path")
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    parser.add_argument("--json", action="store_true", help="print the records as they are")
-    parser.set_defaults(run=run_provenance)
-
-
-def run_provenance(args: argparse.Namespace) -> None:
+def print_origin(what: str, results: Path, *, as_json: bool) -> None:
     """Print the origin. Raises UserError where nothing in the results is called so or holds that number."""
-    digits = _digits(args.what)
-    cell = args.results / "cells" / args.what
+    digits = _digits(what)
+    cell = results / "cells" / what
     if cell.is_dir():
-        _print_cell(cell, as_json=args.json)
+        _print_cell(cell, as_json=as_json)
     elif digits is not None:
-        _print_matches(*digits, args)
-    elif Path(args.what).exists():
-        _print_result(Path(args.what), as_json=args.json)
+        _print_matches(*digits, what, results, as_json=as_json)
+    elif Path(what).exists():
+        _print_result(Path(what), as_json=as_json)
     else:
-        names = sorted(path.name for path in args.results.glob("cells/*") if path.is_dir() and path.suffix != ".work")
-        close = [name for name in names if args.what.split("_")[0] == name.split("_")[0]] or names
+        names = sorted(path.name for path in results.glob("cells/*") if path.is_dir() and path.suffix != ".work")
+        close = [name for name in names if what.split("_")[0] == name.split("_")[0]] or names
         known = f"; cells there: {', '.join(close[:6])}" if close else "; there are no cells yet"
-        raise UserError(f"{args.what!r} is no number, cell or file of {args.results}/{known}.")
+        raise UserError(f"{what!r} is no number, cell or file of {results}/{known}.")
 
 
 def _digits(text: str) -> tuple[float, float] | None:
@@ -74,11 +61,11 @@ def _digits(text: str) -> tuple[float, float] | None:
     return value * scale, unit * scale / 2 * (1 + 1e-9)
 
 
-def _print_matches(value: float, half: float, args: argparse.Namespace) -> None:
-    found = [match for match in _numbers(args.results) if abs(match.value - value) <= half]
+def _print_matches(value: float, half: float, what: str, results: Path, *, as_json: bool) -> None:
+    found = [match for match in _numbers(results) if abs(match.value - value) <= half]
     if not found:
         raise UserError(
-            f"no error or law in {args.results}/ rounds to {args.what}; give it with the digits that the report has, "
+            f"no error or law in {results}/ rounds to {what}; give it with the digits that the report has, "
             "and --results where they are elsewhere."
         )
     for match in found[:MOST_SHOWN]:
@@ -88,12 +75,12 @@ def _print_matches(value: float, half: float, args: argparse.Namespace) -> None:
     cells = sorted({match.cell for match in found if match.cell})
     if len(cells) == 1 and all(match.cell for match in found):
         print()
-        _print_cell(args.results / "cells" / cells[0], as_json=args.json)
+        _print_cell(results / "cells" / cells[0], as_json=as_json)
     elif cells:
         print(f"\nnext: vlmlaw provenance {cells[0]}")
     else:
         print()
-        _print_result(found[0].source, as_json=args.json)
+        _print_result(found[0].source, as_json=as_json)
 
 
 def _numbers(results: Path) -> Iterator[Match]:
@@ -203,7 +190,7 @@ def _ledger(path: Path) -> str:
     own = [out for out in outs if path == Path(out["path"]) or Path(out["path"]) in path.parents]
     if not own:
         return "not in dvc.lock"
-    commits = records.git("log", "--reverse", "--format=%h", f"-S{own[0]['md5']}", "--", "dvc.lock").split()
+    commits = git("log", "--reverse", "--format=%h", f"-S{own[0]['md5']}", "--", "dvc.lock").split()
     return f"dvc.lock, {own[0]['path']} {own[0]['md5']}, commit {commits[0] if commits else 'not yet'}"
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.attempts import HOPELESS, failures
+from vlmlaw.workflow.attempts import HOPELESS, failures
 
 
 def give_up_hopeless_jobs() -> None:

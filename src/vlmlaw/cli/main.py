@@ -1,0 +1,73 @@
+"""The command line: laws of measured cells, what a run made, and every stage of the workflow as a verb."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vlmlaw import __version__
+from vlmlaw.cli import adopt, benchmark, experiment, law, provenance, report, stages, status
+from vlmlaw.cli.arguments import Parser
+from vlmlaw.cli.output import outlive_readers
+from vlmlaw.errors import UserError
+from vlmlaw.gpus import own_gpus
+from vlmlaw.machine import is_launched, rank
+from vlmlaw.workflow import records
+from vlmlaw.workflow.attempts import recorded
+
+DESCRIPTION = (
+    "Larger LLM or more visual tokens? Fit the scaling law of measured vision-language models, find the cell to "
+    "deploy, and run or inspect the study that measures them."
+)
+EPILOG = (
+    "Begin with `vlmlaw law fit TABLE.csv` (or `li2024_reasoning`, a published table), or with `vlmlaw experiment "
+    "check`. Snakemake runs the stages, from `data` to `headline`; each can be run by hand, too."
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of every verb; a verb's module is imported only when it runs."""
+    parser = Parser(prog="vlmlaw", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"vlmlaw {__version__}")
+    job = parser.add_argument_group("what a rule of the workflow says before the verb")
+    records.add_options(job)
+    job.add_argument("--log", type=Path, metavar="FILE", help="record beside this log what becomes of the job")
+    job.add_argument("--memory-mb", type=int, default=0, metavar="N", help="memory that the job was given")
+    job.add_argument("--minutes", type=int, default=0, metavar="N", help="run time that it was given")
+    job.add_argument("--gpus", type=int, metavar="N", help="GPUs of its own, which no other job here gets")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    law.add_parser(subparsers)
+    experiment.add_parser(subparsers)
+    status.add_parsers(subparsers)
+    report.add_parsers(subparsers)
+    provenance.add_parser(subparsers)
+    stages.add_parsers(subparsers)
+    benchmark.add_parsers(subparsers)
+    adopt.add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; bad input ends in one readable message on stderr and exit status 2."""
+    # transformers' own bars flicker for milliseconds and fill log files; long jobs show their progress themselves.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    args = build_parser().parse_args(argv)
+    if args.log:
+        outlive_readers(args.log)
+    given = {"memory_mb": args.memory_mb, "minutes": args.minutes, "gpus": args.gpus or 0}
+    log, gpus = (None, None) if is_launched() else (args.log, args.gpus)  # the process that started the others has them
+    args.argv = list(sys.argv[1:] if argv is None else argv)  # for verbs that start themselves in several processes
+    try:
+        with own_gpus(gpus), recorded(log, **given) as attempt:
+            attempt.status = args.run(args) or 0
+            if args.record and not attempt.status and rank() == 0:  # of the processes of a training that writes it
+                records.write(args)
+            return attempt.status
+    except UserError as error:
+        print(f"vlmlaw {args.verb}: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        # The reader of our output, such as `head`, has seen enough; keep Python from writing to it at exit.
+        sys.stdout = None
+        return 0

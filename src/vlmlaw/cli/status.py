@@ -1,0 +1,31 @@
+"""`vlmlaw status` and `vlmlaw orphans`: how far a grid is, and its jobs in a cluster's queue."""
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import Any
+
+from vlmlaw.experiment import read_experiment
+from vlmlaw.workflow import slurm
+from vlmlaw.workflow.status import grid_status, status_text
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Add the verbs `status` and `orphans`."""
+    status = subparsers.add_parser("status", help="how far a grid is: cells done, running, failed, hours used and left")
+    status.add_argument("file", nargs="?", default="params.yaml", help="the experiment; default: params.yaml")
+    status.add_argument("--json", action="store_true", help="every cell, for programs")
+    status.set_defaults(run=run_status)
+    orphans = subparsers.add_parser("orphans", help="this folder's jobs in Slurm's queue, for instance of a killed run")
+    orphans.add_argument("--wait", action="store_true", help="until they have finished")
+    orphans.add_argument("--cancel", action="store_true", help="end them; trainings keep their checkpoints")
+    orphans.set_defaults(run=run_orphans)
+
+
+def run_status(args: argparse.Namespace) -> None:
+    status = grid_status(read_experiment(args.file))
+    print(json.dumps(asdict(status), indent=1) if args.json else status_text(status))
+
+
+def run_orphans(args: argparse.Namespace) -> None:
+    slurm.run_orphans(cancel=args.cancel, wait=args.wait)
