@@ -49,7 +49,7 @@ def recorded(path, *, verb, settings="{}", record=None, content="made"):
     out = path.with_suffix(".json")
     out.write_text(content)
     beside = path.parent / (record or f"{path.name}.record.json")
-    given = {"settings": settings, "code": "c0de", "upstream": "0123", "read": []}
+    given = {"settings": settings, "code": "c0de", "upstream": "0123", "read": [], "made": [], "made_from": []}
     records.write(Namespace(verb="evaluate", out=out, record=beside, **given))
     beside.write_text(json.dumps(json.loads(beside.read_text()) | {"verb": verb}))
 

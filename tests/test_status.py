@@ -15,7 +15,7 @@ from vlmlaw.cli.main import main
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import Experiment
 from vlmlaw.workflow import attempts, slurm
-from vlmlaw.workflow.status import SIGN_OF_LIFE_S, failed_cells, grid_status, told
+from vlmlaw.workflow.status import SIGN_OF_LIFE_S, failed_cells, grid_status, status_text
 
 CELLS = [f"{size}_v{n}_block_linear_s0" for size in ("3k", "14k", "49k") for n in (1, 4, 36)]
 ELSEWHERE = "another-machine"
@@ -69,7 +69,7 @@ def test_every_state_of_a_cell(grid):
     found = states(grid)
     expected = {done: "done", trained: "trained", running: "running", failed: "failed", killed: "failed"}
     assert found == dict.fromkeys(CELLS, "waiting") | expected | {again: "running"}
-    text = told(grid_status(grid))
+    text = status_text(grid_status(grid))
     assert f"running  {running}  train_cell  for 30 min on {ELSEWHERE}, Slurm job 17" in text
     assert f"failed  {failed}  train_cell  bad input: the loss is nan\n" in text
     assert f"log: results/logs/train_cell/{killed}.log" in text
@@ -105,7 +105,7 @@ def test_a_training_that_cells_share_is_the_training_of_each(grid):
 
 def test_nothing_failed_is_nothing_to_tell(grid):
     assert failed_cells(grid) == ""
-    assert "9 waiting" in told(grid_status(grid))
+    assert "9 waiting" in status_text(grid_status(grid))
 
 
 def test_a_running_job_of_this_machine_is_its_process(grid):

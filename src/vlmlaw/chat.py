@@ -16,7 +16,6 @@ from vlmlaw.processor import VlmProcessor
 from vlmlaw.settings import build
 from vlmlaw.stage_settings import MeasuredCell
 from vlmlaw.weights import load_cell
-from vlmlaw.workflow import records
 
 
 def find_model(cell: str, *, results: Path) -> tuple[Path, MeasuredCell | None]:
@@ -42,7 +41,7 @@ def find_model(cell: str, *, results: Path) -> tuple[Path, MeasuredCell | None]:
 
 def _evaluations(folder: Path) -> list[Path]:
     found = [*folder.glob("evaluation.json"), *sorted(folder.glob("benchmarks/*.json"))]
-    return [path for path in found if not path.name.endswith(f".{records.NAME}")]
+    return [path for path in found if not path.name.endswith(".record.json")]
 
 
 @torch.no_grad()
