@@ -2,6 +2,7 @@
 # make test     every test
 # make test-slurm   the cluster profile against a Slurm that it starts on this machine (root, Debian; minutes)
 # make setup    just the environment, .venv; then `.venv/bin/snakemake --cores N` is the native way in
+# make docs     the docs as a site, build/docs/index.html; its search wants a server: python -m http.server -d build/docs
 # make bench    what the docs quote: overhead of the workflow, and more
 # make clean-env  remove .venv
 # On a CUDA machine: make report LOCK=envs/cuda.txt
@@ -15,7 +16,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable
 
-.PHONY: setup report test test-slurm bench lock clean-env
+.PHONY: setup report test test-slurm docs bench lock clean-env
 
 setup: $(VENV)/stamp-workflow
 
@@ -28,6 +29,9 @@ test: $(VENV)/stamp-test
 
 test-slurm: $(VENV)/stamp-test
 	$(BIN)/python -m pytest -m slurm tests/slurm
+
+docs: $(VENV)/stamp-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --config-file docs/site/mkdocs.yml
 
 bench: setup
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
@@ -47,6 +51,10 @@ $(VENV)/stamp-workflow: $(LOCK) pyproject.toml | $(BIN)/python
 $(VENV)/stamp-test: $(LOCK) pyproject.toml | $(BIN)/python
 	$(INSTALL) '.[test]'
 	@touch $@ $(VENV)/stamp-workflow
+
+$(VENV)/stamp-docs: $(LOCK) pyproject.toml | $(BIN)/python
+	$(INSTALL) '.[docs]'
+	@touch $@
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

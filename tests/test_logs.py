@@ -1,81 +1,34 @@
-"""Logs: TensorBoard's files as its own reader has them, a line a step in train.jsonl, and tools that are not there."""
+"""Logs: TensorBoard's files, read back by its own reader; a line a step in train.jsonl; tools that are not there."""
 
 import json
+import random
 import struct
 import sys
 import types
 
+import numpy as np
 import pytest
+import torch
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from vlmlaw import logs
 from vlmlaw.errors import UserError
 from vlmlaw.logs import DVCLIVE, EVENTS, POINTS, TrainLog, keep_logs
 
 
-def fields(message):
-    """(number, value) of each field of a protocol buffer; a reader of its own, from the format's description."""
-    at, found = 0, []
-
-    def varint():
-        nonlocal at
-        number, shift = 0, 0
-        while True:
-            byte = message[at]
-            at += 1
-            number |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return number
-
-    while at < len(message):
-        key = varint()
-        kind = key & 7
-        if kind == 0:
-            value = varint()
-        else:
-            length = {1: 8, 5: 4}.get(kind) or varint()
-            raw = message[at : at + length]
-            at += length
-            value = raw if kind == 2 else struct.unpack("<d" if kind == 1 else "<f", raw)[0]
-        found.append((key >> 3, value))
-    return found
-
-
-def crc32c(content):
-    """Bit by bit."""
-    crc = 0xFFFFFFFF
-    for byte in content:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0x82F63B78 * (crc & 1))
-    return crc ^ 0xFFFFFFFF
-
-
-def masked(content):
-    crc = crc32c(content)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
-
-
 def events(path):
+    """The events of a file, by the protocol buffers' own parser; each record is length, checksum, event, checksum."""
     content, at, found = path.read_bytes(), 0, []
     while at < len(content):
         (length,) = struct.unpack("<Q", content[at : at + 8])
-        assert content[at + 8 : at + 12] == masked(content[at : at + 8])
-        event = content[at + 12 : at + 12 + length]
-        assert content[at + 12 + length : at + 16 + length] == masked(event)
-        found.append(dict(fields(event)))
+        found.append(Event.FromString(content[at + 12 : at + 12 + length]))
         at += 16 + length
+    assert at == len(content)
     return found
 
 
 def scalars(path):
     """(step, name, value) of every point."""
-    points = []
-    for event in events(path):
-        for _, value in fields(event.get(5, b"")):
-            point = dict(fields(value))
-            points.append((event.get(2, 0), point[1].decode(), point[2]))
-    return points
+    return [(event.step, value.tag, value.simple_value) for event in events(path) for value in event.summary.value]
 
 
 def run(folder, steps, *, first=0, until=None, kinds=("tensorboard",), on=True):
@@ -85,15 +38,11 @@ def run(folder, steps, *, first=0, until=None, kinds=("tensorboard",), on=True):
     return log
 
 
-def test_the_checksum_is_the_published_one():
-    assert crc32c(b"123456789") == logs._crc(b"123456789") == 0xE3069283  # RFC 3720, B.4 gives others of its kind
-
-
 def test_tensorboard_files_hold_the_points(tmp_path):
     run(tmp_path, 3)
     (path,) = tmp_path.glob(f"{EVENTS}*")
     header = events(path)[0]
-    assert header[3] == b"brain.Event:2" and header[1] > 1e9
+    assert header.file_version == "brain.Event:2" and header.wall_time > 1e9
     expected = [(step, *pair) for step in range(3) for pair in (("loss", 4.0 - step / 8), ("rate", 1.0), ("mfu", 0.5))]
     assert scalars(path) == expected
 
@@ -106,8 +55,8 @@ def test_a_resumed_run_tells_tensorboard_where_it_starts(tmp_path):
     before, after = sorted(tmp_path.glob(f"{EVENTS}*"))
     assert [step for step, name, _ in scalars(before) if name == "loss"] == [0, 1, 2, 3, 4, 5]
     assert [step for step, name, _ in scalars(after) if name == "loss"] == [4, 5, 6, 7]
-    start = events(after)[1]
-    assert start[2] == 4 and fields(start[7]) == [(1, 1)]  # SessionLog.START
+    starts = [event.step for event in events(after) if event.session_log.status == SessionLog.START]
+    assert starts == [4] and not any(event.session_log.status for event in events(before))
     assert [json.loads(line)["step"] for line in (tmp_path / "train.jsonl").read_text().splitlines()] == list(range(8))
     assert log.last_loss == 4.0 - 7 / 8
 
@@ -133,6 +82,23 @@ def test_long_runs_have_as_many_points_as_a_screen_shows(tmp_path):
 def test_all_processes_but_one_write_nothing(tmp_path):
     log = run(tmp_path, 3, on=False)
     assert list(tmp_path.iterdir()) == [] and log.last_loss == 4.0 - 2 / 8
+
+
+def test_a_training_goes_on_without_the_default_tool(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    run(tmp_path, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
+    assert len((tmp_path / "train.jsonl").read_text().splitlines()) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a cell: no TensorBoard files" in line and "pip install tensorboardX" in line
+
+
+def test_writing_logs_draws_no_random_number(tmp_path):
+    """A training with logs must end in the same weights as one without."""
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()
+    run(tmp_path, 3)
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.random.get_rng_state().tolist()
+    assert before == after
 
 
 @pytest.mark.parametrize("kind", ["wandb", "dvclive"])

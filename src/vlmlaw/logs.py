@@ -1,9 +1,9 @@
 """Where the figures of a training go: `train.jsonl`, always, and the tools that people watch trainings with.
 
 `train.jsonl` holds each step's loss, gradient norm and rate, and is the same however often a run was interrupted. The
-others get a point now and then, with speed. TensorBoard's files are written here: its format (records of Google's
-protocol buffers) has not changed since 2015 and takes fewer lines than the settings of a library with its dependencies,
-which no job then loads. Weights & Biases and DVCLive are imported where they are asked for.
+others get a point now and then, with speed. Their libraries are imported by the process that writes, and only where
+`compute.logs` names them: tensorboardX (in the extra `train`), wandb, dvclive. TensorBoard is the default, so where its
+writer is missing a line says so and the training goes on; a tool that somebody asked for by name is demanded.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import json
 import os
 import secrets
 import shutil
-import struct
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,7 +22,14 @@ from vlmlaw.errors import UserError
 
 POINTS = 300  # about as many as a curve on a screen shows
 EVENTS = "events.out.tfevents"  # TensorBoard takes a file for its own by this part of the name
+SECONDS_BETWEEN_FLUSHES = 5  # of an event file: what a killed training loses of its curve
 DVCLIVE = "dvclive"
+
+
+MISSING_TENSORBOARDX = (
+    "{what}: no TensorBoard files are written, since tensorboardX cannot be imported; the training goes on, and "
+    "train.jsonl has every step. Run pip install tensorboardX, or set compute.logs: []."
+)
 
 
 class Watcher(Protocol):
@@ -43,7 +49,7 @@ class TrainLog:
         self.last_loss: float | None = json.loads(lines[-1])["loss"] if lines else None
         self._last = steps - 1
         self._file = self._path.open("a") if on else None
-        self._watchers = [WATCHERS[kind](folder, what, first) for kind in kinds] if on else []
+        self._watchers = _watchers(folder, what, first, kinds) if on else []
 
     def __enter__(self) -> TrainLog:
         return self
@@ -73,6 +79,19 @@ class TrainLog:
             os.fsync(self._file.fileno())
 
 
+def _watchers(folder: Path, what: str, first: int, kinds: Sequence[str]) -> list[Watcher]:
+    """The watchers of these kinds. Only TensorBoard's may be missing: it is the default, which nobody asked for."""
+    started = []
+    for kind in kinds:
+        try:
+            started.append(WATCHERS[kind](folder, what, first))
+        except ModuleNotFoundError as error:
+            if kind != "tensorboard" or error.name != "tensorboardX":
+                raise
+            print(MISSING_TENSORBOARDX.format(what=what), file=sys.stderr)
+    return started
+
+
 def keep_logs(workspace: Path, out: Path) -> None:
     """Put the logs of a finished training into its folder."""
     from vlmlaw.files import whole_file
@@ -91,70 +110,20 @@ class TensorBoard:
     """An event file in the training's folder. The file of a resumed run makes TensorBoard forget later steps."""
 
     def __init__(self, folder: Path, what: str, first: int):
-        now = time.time()
-        self._file = (folder / f"{EVENTS}.{now:.6f}.vlmlaw").open("wb")
-        self._record(_double(1, now) + _bytes(3, b"brain.Event:2"))
-        if first:
-            session_starts = _varint_field(1, 1)
-            self._record(_double(1, now) + _varint_field(2, first) + _bytes(7, session_starts))
+        from tensorboardX import SummaryWriter
+
+        # tensorboardX names files by whole seconds: without the suffix a run resumed at once would overwrite the first.
+        suffix = f".{time.time():.6f}.vlmlaw"
+        self._writer = SummaryWriter(
+            str(folder), purge_step=first or None, filename_suffix=suffix, flush_secs=SECONDS_BETWEEN_FLUSHES
+        )
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        values = b"".join(
-            _bytes(1, _bytes(1, name.encode()) + b"\x15" + struct.pack("<f", value)) for name, value in figures.items()
-        )
-        self._record(_double(1, time.time()) + _varint_field(2, step) + _bytes(5, values))
-        self._file.flush()
+        for name, value in figures.items():
+            self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._file.close()
-
-    def _record(self, event: bytes) -> None:
-        """A TFRecord: length, its checksum, the event, its checksum."""
-        length = struct.pack("<Q", len(event))
-        self._file.write(length + _masked_crc(length) + event + _masked_crc(event))
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*out, number])
-
-
-def _varint_field(field: int, number: int) -> bytes:
-    return _varint(field << 3) + _varint(number)
-
-
-def _double(field: int, value: float) -> bytes:
-    return _varint(field << 3 | 1) + struct.pack("<d", value)
-
-
-def _bytes(field: int, content: bytes) -> bytes:
-    return _varint(field << 3 | 2) + _varint(len(content)) + content
-
-
-@cache
-def _crc_table() -> list[int]:
-    """CRC-32C (Castagnoli), reflected."""
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
-
-
-def _crc(content: bytes) -> int:
-    table, crc = _crc_table(), 0xFFFFFFFF
-    for byte in content:
-        crc = crc >> 8 ^ table[(crc ^ byte) & 255]
-    return crc ^ 0xFFFFFFFF
-
-
-def _masked_crc(content: bytes) -> bytes:
-    crc = _crc(content)
-    return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+        self._writer.close()
 
 
 class WeightsAndBiases:
