@@ -25,7 +25,7 @@ for rule in plan.stages:
         name:
             rule
         input:
-            **freshness.inputs(rule),
+            unpack(freshness.inputs(rule)),
         output:
             **made_by(rule),
         log:

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,27 +55,32 @@ class Freshness:
         self._found: dict[Path, tuple[bool, str]] = {}
         self._current: dict[Path, bool] = {}
 
-    def inputs(self, rule: str) -> dict[str, Callable[[Any], list[str]]]:
-        """The inputs of a rule as Snakemake asks for them: those that are caches only where its job has to run."""
-        named = self._plan.inputs(rule)
-        return {name: partial(self._input, rule, name, part) for name, part in named.items()} | {
-            "rerun": lambda wildcards: self.rerun(rule, dict(wildcards.items()))
-        }
+    def inputs(self, rule: str) -> Callable[[Any], dict[str, list[str]]]:
+        """All inputs of a rule by name, as one function of wildcards: Snakemake takes its time to call each.
 
-    def _input(self, rule: str, name: str, files: Callable[[Any], list[str]], wildcards: Any) -> list[str]:
-        if self._plan.is_cached_input(rule, name, wildcards) and self._needs_no_caches(rule, wildcards):
-            return []
-        return files(wildcards)
-
-    def _needs_no_caches(self, rule: str, wildcards: Any) -> bool:
-        """A cache that is gone, or made again with other bytes on another machine, does not make a job run.
-
-        Not `ancient()`: Snakemake asks no job that reads an ancient file after its own settings once that file's job
-        runs. A forced job gets them.
+        Those that are caches are given only where the job has to run.
         """
+        named = self._plan.inputs(rule)
+
+        def read(wildcards: Any) -> dict[str, list[str]]:
+            plain = dict(wildcards.items())
+            hidden = self._hidden_caches(rule, plain)
+            given = {name: [] if name in hidden else part(wildcards) for name, part in named.items()}
+            return given | {"rerun": self.rerun(rule, plain)}
+
+        return read
+
+    def _hidden_caches(self, rule: str, wildcards: Mapping[str, str]) -> list[str]:
+        """The inputs that are caches, where the job needs not run.
+
+        A cache that is gone, or made again with other bytes on another machine, does not make a job run. Not
+        `ancient()`: Snakemake asks no job that reads an ancient file after its own settings once that file's job runs.
+        A forced job gets them.
+        """
+        caches = self._plan.cached_inputs(rule, wildcards)
         options = self._workflow.dag_settings
         forced = options is not None and (options.forceall or options.forcerun)
-        return not forced and self.is_current(rule, dict(wildcards.items()))
+        return caches if caches and not forced and self.is_current(rule, wildcards) else []
 
     def rerun(self, rule: str, wildcards: Mapping[str, str]) -> list[str]:
         """A file newer than the job's outputs where they cannot be trusted, so that the job runs; else nothing."""

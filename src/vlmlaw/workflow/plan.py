@@ -55,11 +55,14 @@ class Plan:
     def _read(self, part: Callable[[Any], Any], wildcards: Mapping[str, str]) -> list[str]:
         return [file for read in part(wildcards) for file in self.files(read)]
 
-    def is_cached_input(self, rule: str, name: str, wildcards: Any) -> bool:
-        """Whether the input of a lasting result is a cache, which may be lost and made again without rerunning it."""
+    def cached_inputs(self, rule: str, wildcards: Mapping[str, str]) -> list[str]:
+        """The inputs of a lasting result that are caches: they may be lost and made again without rerunning it."""
         stage = self.stages[rule]
-        reads = list(stage.reads[name](_plain(wildcards))) if name in stage.reads else []
-        return stage.lasts and any(not self.stages[read.rule].lasts for read in reads)
+        return [
+            name
+            for name, part in (stage.reads.items() if stage.lasts else ())
+            if any(not self.stages[read.rule].lasts for read in part(wildcards))
+        ]
 
     def outputs(self, rule: str) -> dict[str, list[str] | str]:
         """Patterns of the rule's outputs: its files, and the record of what they were made from."""

@@ -528,12 +528,15 @@ def _evaluations(of: _Settings) -> list[Stage]:
     card = Stage(
         rule="write_card",
         message=f"Write the card of {WHO}",
-        command="card --model {model/}/model --out {out} {scores}",
+        command="card --model {training/}/model --out {out} {scores}",
         code=("vlmlaw.card:card_of",),
         folder=f"cells/{CELL}",
         files=("README.md",),
         record="card.record.json",
-        reads={"model": of.training, "scores": lambda w: evaluations_of(experiment, of.every(w))},
+        reads={
+            "training": lambda w: [training_of(experiment.training_of(of.every(w)), "training.json")],
+            "scores": lambda w: evaluations_of(experiment, of.every(w)),
+        },
         many=("scores",),
         memory_mb=1000,
         minutes=10,
