@@ -12,6 +12,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
 from vlmlaw.names import CELL_KEYS, cell_named_in
 
+CARD = "README.md"
 TEST = "evaluation.json"  # a cell on the test split; on a benchmark it is benchmarks/NAME.json
 USE = """```python
 import vlmlaw.processor  # makes the model known to transformers
@@ -39,6 +40,13 @@ print(processor.decode(ids[0]))
 ```
 
 or, in this folder, `vlmlaw chat . image.png "What is this?"`."""
+
+
+def write_cards(cells: Path, evaluations: Mapping[str, Sequence[str]]) -> None:
+    """Write the card of each cell in the folder `cells`, from its evaluations there (paths below its own folder)."""
+    for cell, files in evaluations.items():
+        scores = [cells / cell / file for file in files]
+        card_of(scores, cells / _read(scores[0])["training"] / "model", cells / cell / CARD)
 
 
 def card_of(scores: Sequence[Path], model: Path, out: Path) -> None:
@@ -87,7 +95,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         evaluation = json.loads(path.read_text(encoding="utf-8"))
         _table([evaluation["scores"]])
-        return {"cell": evaluation["cell"], "parameters": evaluation["parameters"], "scores": evaluation["scores"]}
+        return {key: evaluation[key] for key in ("cell", "parameters", "scores", "training")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is no evaluation of a cell ({error!r}); expected its evaluation.json or benchmarks/NAME.json."

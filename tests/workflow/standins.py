@@ -170,8 +170,9 @@ def run_evaluate(args):
     args.out.write_text(json.dumps(result))
 
 
-def run_card(args):
-    args.out.write_text(f"# A card\n{_read(*args.scores)}\n")
+def run_cards(args):
+    for evaluation in sorted(args.cells.glob("*/evaluation.json")):
+        evaluation.with_name("README.md").write_text(f"# A card\n{_read(evaluation)}\n")
 
 
 def run_report(args):

@@ -12,12 +12,12 @@ pytestmark = pytest.mark.workflow
 
 def evaluations(n: int) -> dict[str, int]:
     """n cells evaluated again, and what follows from them."""
-    return {"evaluate_cell": n, "write_card": n} | TAIL
+    return {"evaluate_cell": n, "write_cards": 1} | TAIL
 
 
 def cells(n: int) -> dict[str, int]:
     """n cells trained again, and what follows from them."""
-    return {"train_cell": n, "evaluate_cell": n, "write_card": n} | TAIL
+    return {"train_cell": n, "evaluate_cell": n, "write_cards": 1} | TAIL
 
 
 def test_nothing_changed(finished):
@@ -80,7 +80,7 @@ def test_the_order_of_keys_is_no_change(finished):
         ("src/vlmlaw/card.py", "TEST = ", "UNUSED = 1\nTEST = ", {}),
         ("src/vlmlaw/workflow/stages.py", '"Train "', '"Train the size "', {}),
         # What can change one reruns what uses it, and what follows.
-        ("src/vlmlaw/card.py", "## Size and training", "## Size", {"write_card": 10}),
+        ("src/vlmlaw/card.py", "## Size and training", "## Size", {"write_cards": 1}),
         ("src/vlmlaw/report/page.py", "def render(study: Study, ", "def render(study: Study, /, ", {"write_report": 1}),
         (
             "src/vlmlaw/loop.py",

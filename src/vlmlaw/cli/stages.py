@@ -84,6 +84,9 @@ def add_parsers(subparsers: Any) -> None:
     card.add_argument(
         "scores", nargs="+", type=existing, metavar="SCORES", help="the cell's evaluation.json and benchmarks/NAME.json"
     )
+    cards = _verb(subparsers, "cards", run_cards, "write the model cards of all cells")
+    cards.add_argument("--cells", required=True, type=existing, metavar="DIR", help="the folder of all cells")
+    cards.add_argument("--experiment", required=True, metavar="FILE", help="the experiment file (or its JSON)")
     collect = _verb(subparsers, "collect", run_collect, "collect evaluations into one table")
     collect.add_argument("evaluations", nargs="*", type=Path, metavar="EVALUATION", help="evaluation.json of a cell")
     collect.add_argument("--cells", type=Path, metavar="DIR", help="in place of them: the folder of all cells")
@@ -343,6 +346,13 @@ def run_card(args: argparse.Namespace) -> None:
     card_of(args.scores, args.model, args.out)
 
 
+def run_cards(args: argparse.Namespace) -> None:
+    from vlmlaw.card import write_cards
+
+    experiment = _whole(args.experiment)
+    write_cards(args.cells, dict.fromkeys(experiment.cells, experiment.evaluations))
+
+
 def run_collect(args: argparse.Namespace) -> None:
     from vlmlaw.measurements import collect
 
@@ -355,11 +365,15 @@ def _evaluations(args: argparse.Namespace) -> list[Path]:
     """The evaluations of every cell of an experiment: thousands of paths are too long for a command line."""
     if args.experiment is None:
         raise UserError("--cells needs --experiment FILE, whose cells are collected.")
-    if args.experiment.lstrip().startswith("{"):
-        experiment = from_json(Experiment, args.experiment, where="--experiment")
-    else:
-        experiment = read_experiment(args.experiment)
+    experiment = _whole(args.experiment)
     return [args.cells / cell / name for cell in experiment.cells for name in experiment.evaluations]
+
+
+def _whole(experiment: str) -> Experiment:
+    """The experiment of a file, or of its JSON."""
+    if experiment.lstrip().startswith("{"):
+        return from_json(Experiment, experiment, where="--experiment")
+    return read_experiment(experiment)
 
 
 def run_headline(args: argparse.Namespace) -> None:

@@ -18,10 +18,10 @@ from vlmlaw.experiment import Experiment
 from vlmlaw.memory import recall, remember
 from vlmlaw.runtime.fingerprint import code_version
 from vlmlaw.settings import to_json
-from vlmlaw.stage_settings import CellSettings, LlavaData
+from vlmlaw.stage_settings import LlavaData
 from vlmlaw.workflow.lineage import Lineage
 from vlmlaw.workflow.resources import Needs
-from vlmlaw.workflow.stages import MODEL, TRAIN, Read, Stage, name_of, stages_of, training_of, wildcards_of
+from vlmlaw.workflow.stages import MODEL, TRAIN, Read, Stage, name_of, stages_of, training_of
 
 # Beside its log a job records what became of it, for retries and `vlmlaw status`; and it takes GPUs of its own.
 MEASURED = " --log {log:q} --memory-mb {resources.mem_mb} --minutes {resources.runtime} --gpus {resources.gpu}"
@@ -221,13 +221,7 @@ class Plan:
     @property
     def cards(self) -> list[str]:
         """The card of every cell."""
-        return [
-            file for cell in self.experiment.cells.values() for read in self.cards_of(cell) for file in self.files(read)
-        ]
-
-    @staticmethod
-    def cards_of(cell: CellSettings) -> list[Read]:
-        return [Read("write_card", wildcards_of(cell))]
+        return self.files(Read("write_cards"))
 
     @property
     def caches(self) -> list[str]:
@@ -273,7 +267,7 @@ class _Placeholders(dict):
 
 
 def _made(stage: Stage) -> str:
-    names = " ".join(stage.made).replace("{", "{wildcards.").replace("}", ":q}")
+    names = " ".join(f"'{name}'" for name in stage.made).replace("{", "'{wildcards.").replace("}", ":q}'")
     return f" --made {names}" if names else ""
 
 

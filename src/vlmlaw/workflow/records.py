@@ -6,6 +6,7 @@ It travels with the result, so that a clone can tell what a file is and whether 
 
 import hashlib
 import json
+import os
 from argparse import Namespace
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -34,16 +35,17 @@ def add_options(parser: Any) -> None:
         "--read", nargs="*", type=Path, default=[], metavar="FILE", help="for the record: your own files that it reads"
     )
     parser.add_argument(
-        "--made", nargs="*", default=[], metavar="NAME", help="for the record: what was made, where not all of --out"
+        "--made", nargs="*", default=[], metavar="GLOB", help="for the record: what was made, where not all of --out"
     )
 
 
 def write(args: Namespace) -> None:
     """Write the record of a verb that has just ended well."""
     record, out = args.record, Path(args.out)
-    chosen = [(out if out.is_dir() else out.parent) / name for name in args.made] or [out]
+    folder = out if out.is_dir() else out.parent
+    chosen = [path for pattern in args.made for path in sorted(folder.glob(pattern))] or [out]
     files = {
-        str(path.relative_to(record.parent)): _identity(path)
+        os.path.relpath(path, record.parent): _identity(path)
         for part in chosen
         for path in _files(part)
         if path != record and not path.name.startswith(".")

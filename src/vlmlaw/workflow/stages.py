@@ -109,7 +109,8 @@ class Stage:
 
     def paths(self, *files: str) -> list[str]:
         """Patterns of files that it makes; of all where none is named."""
-        return [f"{self.folder}/{file}" if self.folder else file for file in files or self.files]
+        joined = (f"{self.folder}/{file}" if self.folder else file for file in files or self.files)
+        return [file.removeprefix("cells/../") for file in joined]
 
 
 def stages_of(experiment: Experiment) -> dict[str, Stage]:
@@ -464,7 +465,7 @@ WHO = "{wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcar
 
 
 def _evaluations(of: _Settings) -> list[Stage]:
-    """A cell on the test split and on benchmarks, and its card."""
+    """A cell on the test split and on benchmarks."""
     experiment = of.experiment
     test = Stage(
         rule="evaluate_cell",
@@ -525,33 +526,35 @@ def _evaluations(of: _Settings) -> list[Stage]:
         memory_mb=8000,
         minutes=480,
     )
-    card = Stage(
-        rule="write_card",
-        message=f"Write the card of {WHO}",
-        command="card --model {training/}/model --out {out} {scores}",
-        code=("vlmlaw.card:card_of",),
-        folder=f"cells/{CELL}",
-        files=("README.md",),
-        record="card.record.json",
-        reads={
-            "training": lambda w: [training_of(experiment.training_of(of.every(w)), "training.json")],
-            "scores": lambda w: evaluations_of(experiment, of.every(w)),
-        },
-        many=("scores",),
-        memory_mb=1000,
-        minutes=10,
-        local=True,
-    )
-    return [test, asked, by_lmms_eval, card]
+    return [test, asked, by_lmms_eval]
 
 
 def _results(of: _Settings) -> list[Stage]:
-    """All cells in one table, the law, the study in a few numbers, and the page."""
+    """The cards of all cells, the table of them, the law, the study in a few numbers, and the page."""
     experiment = of.experiment
+
+    def evaluations(_: Wildcards) -> list[Read]:
+        return [read for cell in experiment.cells.values() for read in evaluations_of(experiment, cell)]
+
     law = {"law": lambda _: [Read("fit_law")], "measurements": lambda _: [Read("collect_measurements")]}
     small: Any = {"memory_mb": 1000, "minutes": 10, "local": True}
+    whole = {"experiment": lambda _: whole_as_json(experiment)}
     samples = of.pictures("test") if experiment.has_test else lambda _: []
     return [
+        Stage(
+            rule="write_cards",
+            message="Write the cards of all cells",
+            command="cards --cells {results}/cells --experiment {experiment} --out {results}/cells",
+            code=("vlmlaw.card:write_cards",),
+            folder="cells",
+            files=tuple(f"{cell}/README.md" for cell in experiment.cells),
+            record="../cards.record.json",
+            made=("*/README.md",),
+            reads={"evaluations": evaluations, "trainings": of.trainings("training.json")},
+            many=("evaluations", "trainings"),
+            resources=whole,
+            **small,
+        ),
         Stage(
             rule="collect_measurements",
             message="Collect the measurements of all cells",
@@ -560,14 +563,10 @@ def _results(of: _Settings) -> list[Stage]:
             folder="",
             files=("measurements.csv",),
             record="measurements.record.json",
-            reads={
-                "evaluations": lambda _: [
-                    read for cell in experiment.cells.values() for read in evaluations_of(experiment, cell)
-                ]
-            },
+            reads={"evaluations": evaluations},
             many=("evaluations",),
             params={"held_out": lambda _: experiment.grid.held_out or ""},
-            resources={"experiment": lambda _: whole_as_json(experiment)},
+            resources=whole,
             **small,
         ),
         Stage(
