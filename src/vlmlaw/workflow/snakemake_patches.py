@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.workflow.attempts import HOPELESS, failures
+from vlmlaw.workflow.attempts import UNRECOVERABLE, failures
 
 
 def give_up_hopeless_jobs() -> None:
@@ -25,7 +25,7 @@ def _unless_hopeless(restart_times: Any, parts: Any) -> Any:
 
     def allowed(job: Any) -> int:
         ends = [failures(part.log[0])[-1:] for part in parts(job) if part.log]
-        return 0 if any(end and end[0] in HOPELESS for end in ends) else restart_times(job)
+        return 0 if any(end and end[0] in UNRECOVERABLE for end in ends) else restart_times(job)
 
     return allowed
 
