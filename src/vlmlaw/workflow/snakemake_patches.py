@@ -93,7 +93,7 @@ def no_retry_of_unrecoverable_jobs() -> None:
     Part("snakemake.persistence.file", "FilePersistence", "_lockdir", ATTRIBUTE),
     Part("snakemake.persistence", "PersistenceBase", "cleanup_locks", "(self)"),
     lost="a run that ends takes away the locks of all others in its folder",
-    until="no issue yet: a run that ends deletes only the lock files that it wrote",
+    until="no issue found: a run that ends deletes only the lock files that it wrote",
 )
 def keep_locks_of_other_runs() -> None:
     """Have a run that ends take away its own locks only; `--unlock` still takes all.
@@ -142,7 +142,7 @@ def trust_record_without_checksum(vouches: Callable[[Any, str], bool], digest: C
 @relies_on(
     Part("snakemake.persistence", "PersistenceBase", "_conda_env", "(self, job)"),
     lost="every output's record holds the conda environment, which makes it three times as large",
-    until="no issue yet: the environment is recorded only where jobs run in it, as `software_stack_hash` is",
+    until="no issue found: the environment is recorded only where jobs run in it, as `software_stack_hash` is",
 )
 def omit_unused_conda_env(workflow: Any) -> None:
     """Have the records of outputs hold the conda environment only where jobs run in one.
@@ -162,7 +162,7 @@ def omit_unused_conda_env(workflow: Any) -> None:
     Part("snakemake.workflow", "Workflow", "remote_exec", PROPERTY),
     Part("snakemake.settings.types", "RemoteExecutionSettings", "immediate_submit", ATTRIBUTE),
     lost="jobs of a cluster that end after their head process was killed are not recorded, and may run again",
-    until="no issue yet: a remote job that shares the folder's records writes its own, as with `--immediate-submit`",
+    until="no issue found: a remote job that shares the folder's records writes its own, as with `--immediate-submit`",
 )
 def record_results_inside_cluster_jobs(workflow: Any) -> None:
     """Have a cluster's job itself record what its outputs were made with.
@@ -199,7 +199,7 @@ def _has_marks(persistence: Any, files: Iterable[Any]) -> bool:
     Part("snakemake.persistence", "PersistenceBase", "_filter_incomplete_keys", "(self, keys)"),
     Part("snakemake.persistence", "PersistenceBase", "_get_key", "(self, f)"),
     lost="after a run that was killed, data and features are made again although no job needs them",
-    until="no issue yet: `incomplete` answers for a file, and outside of the event loop",
+    until="no issue found: `incomplete` answers for a file, and outside of the event loop",
     otherwise=_has_marks,
 )
 def marked_incomplete(persistence: Any, files: Iterable[Any]) -> bool:
@@ -213,7 +213,7 @@ def marked_incomplete(persistence: Any, files: Iterable[Any]) -> bool:
     Part("snakemake.persistence", "MetadataRecord", "code", ATTRIBUTE),
     Part("snakemake.persistence", "MetadataRecord", "input_checksums", ATTRIBUTE),
     lost="whether results are up to date is judged by the records beside them alone",
-    until="no issue yet: a documented way to read an output's record",
+    until="no issue found: a documented way to read an output's record",
 )
 def record_of_output(persistence: Any, file: Any) -> Any:
     """Snakemake's record of an output, with `params`, `code` and `input_checksums`; None where it has none."""
@@ -225,7 +225,7 @@ def record_of_output(persistence: Any, file: Any) -> Any:
     Part("snakemake.workflow", "Workflow", "local_exec", PROPERTY),
     Part("snakemake.resources", "Resource", "value", PROPERTY),
     lost="jobs that share this machine's GPUs do not divide its cores among them",
-    until="no issue yet: `workflow` offers the limits given by --resources, as it does `workflow.cores`",
+    until="no issue found: `workflow` offers the limits given by --resources, as it does `workflow.cores`",
 )
 def limit_of_this_machine(workflow: Any, resource: str) -> int | None:
     """How much of a resource all jobs may use together where they run on this machine; None without a limit."""
@@ -236,7 +236,7 @@ def limit_of_this_machine(workflow: Any, resource: str) -> int | None:
 @relies_on(
     Part("snakemake.workflow", "Workflow", "is_main_process", PROPERTY),
     lost="what a run says once is said by each job of a cluster too",
-    until="no issue yet: `workflow.is_main_process` is documented",
+    until="no issue found: `workflow.is_main_process` is documented",
     otherwise=True,
 )
 def is_head_process(workflow: Any) -> bool:
