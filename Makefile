@@ -1,6 +1,7 @@
 # make report   the whole study of params.yaml, from nothing to results/report/index.html
 # make test     every test
 # make test-slurm   the cluster profile against a Slurm that it starts on this machine (root, Debian; minutes)
+# make test-snakemake-versions   the workflow with the oldest Snakemake that is allowed and with the newest (half an hour)
 # make setup    just the environment, .venv; then `.venv/bin/snakemake --cores N` is the native way in
 # make docs     the docs as a site, build/docs/index.html; its search wants a server: python -m http.server -d build/docs
 # make bench    what the docs quote: overhead of the workflow, and more
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable
 
-.PHONY: setup report test test-slurm docs bench lock clean-env
+.PHONY: setup report test test-slurm test-snakemake-versions docs bench lock clean-env
 
 setup: $(VENV)/stamp-workflow
 
@@ -32,6 +33,21 @@ test-slurm: $(VENV)/stamp-test
 
 docs: $(VENV)/stamp-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --config-file docs/site/mkdocs.yml
+
+# Each Snakemake has an environment of its own, which finds all other packages in .venv.
+SNAKEMAKE_TESTS := $(addprefix tests/workflow/test_,snakemake_patches.py changes.py interruptions.py two_runs.py)
+test-snakemake-versions: $(VENV)/stamp-test
+	@oldest=$$(sed -n 's/.*"snakemake>=\([0-9.]*\)".*/\1/p' pyproject.toml); \
+	site='import site; print(site.getsitepackages()[0])'; \
+	for wanted in "snakemake==$$oldest" snakemake; do \
+	    folder=$$(mktemp -d) && $(BIN)/python -m venv $$folder && \
+	    $$folder/bin/python -m pip install --quiet --no-deps "$$wanted" && \
+	    echo "import site; site.addsitedir('$$($(BIN)/python -c "$$site")')" >"$$($$folder/bin/python -c "$$site")/rest.pth" && \
+	    $$folder/bin/python -m pip install --quiet "$$wanted" && \
+	    echo "== Snakemake $$($$folder/bin/python -m snakemake --version)" && \
+	    $$folder/bin/python -m pytest -m "not slurm" $(SNAKEMAKE_TESTS); \
+	    failed=$$?; rm -rf $$folder; [ $$failed = 0 ] || exit $$failed; \
+	done
 
 bench: setup
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -12,16 +12,10 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-min_version("9.18")
+min_version("9.19")
 sys.path.insert(0, f"{workflow.basedir}/src")
 
-from vlmlaw.workflow.snakemake_patches import (
-    ask_where_no_checksum_is_known,
-    give_up_hopeless_jobs,
-    keep_the_locks_of_others,
-    leave_out_unused_environments,
-    record_inside_cluster_jobs,
-)
+from vlmlaw.workflow import snakemake_patches
 from vlmlaw.workflow.slurm import refuse_orphans
 from vlmlaw.workflow.status import failed_cells
 from vlmlaw.workflow.freshness import Freshness
@@ -38,16 +32,13 @@ if "grid" not in config:
 OWN_MEASUREMENTS = config.pop("measurements", None)
 
 use_this_interpreter()
-give_up_hopeless_jobs()
-keep_the_locks_of_others()
-leave_out_unused_environments()
-if workflow.remote_exec:
-    record_inside_cluster_jobs()
 plan = Plan(config)
 freshness = Freshness(workflow, plan)
 OWN_RESULTS = f"{plan.results}/own/{Path(OWN_MEASUREMENTS or '').stem}"
-ask_where_no_checksum_is_known(freshness.vouches, freshness.digest)
-if plan.budget and workflow.is_main_process:
+snakemake_patches.apply(
+    workflow, vouches=freshness.vouches, digest=freshness.digest
+)
+if plan.budget and snakemake_patches.is_head_process(workflow):
     print(plan.budget, file=sys.stderr)
 
 

@@ -32,7 +32,7 @@ TIME = "out of time"
 STOPPED = "stopped"  # cancelled or preempted, with a checkpoint to go on from
 ERROR = "error"
 KILLED = "killed"
-HOPELESS = (BAD_INPUT, DEVICE_MEMORY)
+UNRECOVERABLE = (BAD_INPUT, DEVICE_MEMORY)
 EXIT_STATUS = {0: DONE, 2: BAD_INPUT, EXIT_RUN_ME_AGAIN: STOPPED}  # of the command line; any other is an error
 
 # What Slurm writes into a job's log when it ends it; the first that fits counts.

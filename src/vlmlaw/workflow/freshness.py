@@ -18,7 +18,7 @@ from typing import Any
 from vlmlaw.files import whole_file
 from vlmlaw.workflow import records
 from vlmlaw.workflow.plan import Plan
-from vlmlaw.workflow.snakemake_patches import marked_incomplete
+from vlmlaw.workflow.snakemake_patches import marked_incomplete, record_of_output
 
 HOME = Path(".snakemake") / "vlmlaw"  # what this machine knows; nothing breaks where it is deleted
 
@@ -139,16 +139,15 @@ class Freshness:
 
     def _same_as_recorded(self, job: Job) -> bool | None:
         """Whether Snakemake's record of the job has these parameters and this command; None where it has none."""
-        persistence = self._workflow.persistence
-        params = persistence.params(job.recorded_as)
-        if params is None:
+        record = record_of_output(self._workflow.persistence, job.recorded_as)
+        if record is None or record.params is None:
             return None
-        same_command = persistence.code(job.recorded_as) == self._workflow.get_rule(job.rule).shellcmd
-        return same_command and set(params) == {repr(value) for value in job.given.values()}
+        same_command = record.code == self._workflow.get_rule(job.rule).shellcmd
+        return same_command and set(record.params) == {repr(value) for value in job.given.values()}
 
     def _same_inputs(self, job: Job, wildcards: Mapping[str, str]) -> bool:
         """Whether what the job read and lasts is what it was, as far as it has been recorded."""
-        record = self._workflow.persistence.metadata(job.recorded_as)
+        record = record_of_output(self._workflow.persistence, job.recorded_as)
         if record is None:
             return self._made_from_what_is_there(job, wildcards)
         read = (record.input_checksums or {}).items()

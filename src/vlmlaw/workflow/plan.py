@@ -21,6 +21,7 @@ from vlmlaw.settings import to_json
 from vlmlaw.stage_settings import LlavaData
 from vlmlaw.workflow.lineage import Lineage
 from vlmlaw.workflow.resources import Needs
+from vlmlaw.workflow.snakemake_patches import limit_of_this_machine
 from vlmlaw.workflow.stages import MODEL, TRAIN, Read, Stage, name_of, stages_of, training_of
 
 # Beside its log a job records what became of it, for retries and `vlmlaw status`; and it takes GPUs of its own.
@@ -127,10 +128,10 @@ class Plan:
             if not self.compute.gpus:
                 return self.compute.threads
             own = self.compute.threads * max(1, gpus(wildcards) // self.compute.gpus)
-            limit = workflow.global_resources.get("gpu") if workflow.local_exec else None
-            if limit is None or not limit.value:
+            limit = limit_of_this_machine(workflow, "gpu")
+            if not limit:
                 return own
-            return max(own, workflow.cores * min(gpus(wildcards), limit.value) // limit.value)
+            return max(own, workflow.cores * min(gpus(wildcards), limit) // limit)
 
         return threads
 

@@ -1,39 +1,104 @@
-"""What the Snakemake of pyproject.toml has no setting for, done where its own code asks; tests have each for real."""
+"""Patches of Snakemake internals: what this workflow needs and no setting or hook of Snakemake gives.
 
+Each patch stands alone. It names the internals that it relies on with the shape that they had when it was written, what
+a run loses without it, and the change of Snakemake that would end it. Where one of them is missing or has another
+shape, the patch stays out, the run goes on, and one line on stderr says what is lost. Questions about a run that only
+internals answer are guarded in the same way: each has a cautious answer for a Snakemake that it does not know.
+"""
+
+import inspect
 import shutil
+import sys
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.workflow.attempts import HOPELESS, failures
+from vlmlaw.workflow.attempts import UNRECOVERABLE, failures
+from vlmlaw.workflow.internals import ATTRIBUTE, PROPERTY, RELIANCES, Part, relies_on
+
+_REPLACED: dict[tuple[type, str], Any] = {}  # Snakemake's own attributes, which a second `apply` wraps again
 
 
-def give_up_hopeless_jobs() -> None:
+def apply(workflow: Any, *, vouches: Callable[[Any, str], bool], digest: Callable[[str], str]) -> None:
+    """Put every patch in place that fits this Snakemake; the head process says once what is lost by the others.
+
+    `vouches` and `digest` are what `trust_record_without_checksum` asks. A second call replaces the first.
+    """
+    no_retry_of_unrecoverable_jobs()
+    keep_locks_of_other_runs()
+    trust_record_without_checksum(vouches, digest)
+    omit_unused_conda_env(workflow)
+    record_results_inside_cluster_jobs(workflow)
+    if is_head_process(workflow):
+        _say_what_is_lost()
+
+
+@cache
+def _say_what_is_lost() -> None:
+    from snakemake import __version__
+
+    lost = [
+        f"{reliance.lost} ({reliance.name}: {', '.join(reliance.differences)})"
+        for reliance in RELIANCES.values()
+        if reliance.differences
+    ]
+    if lost:
+        about = f"Snakemake {__version__} has internals that vlmlaw does not know; the run goes on, but"
+        print(about, "; ".join(lost), file=sys.stderr)
+
+
+def _replace(owner: type, name: str, make: Callable[[Any], Any]) -> None:
+    """Replace a class's attribute by what `make` makes of Snakemake's own."""
+    own = _REPLACED.setdefault((owner, name), inspect.getattr_static(owner, name))
+    setattr(owner, name, make(own))
+
+
+# Patches.
+
+
+@relies_on(
+    Part("snakemake.jobs", "Job", "restart_times", PROPERTY),
+    Part("snakemake.jobs", "Job", "log", PROPERTY),
+    Part("snakemake.jobs", "GroupJob", "restart_times", PROPERTY),
+    Part("snakemake.jobs", "GroupJob", "jobs", PROPERTY),
+    lost="jobs that cannot succeed are tried again as often as `retries` allows",
+    until="https://github.com/snakemake/snakemake/issues/2441: a workflow decides whether to try a job again",
+)
+def no_retry_of_unrecoverable_jobs() -> None:
     """Have Snakemake try no job again whose last attempt said that none can succeed.
 
-    `retries` is a number for a rule, whatever a job failed of, and there is no hook. But when a job has failed, the
-    scheduler asks it how often it may be restarted: `Job.restart_times`, which looks at the attempts here.
+    `retries` is a number for a rule, whatever its job failed of. But after each failure the scheduler asks the job how
+    often it may be restarted.
     """
     from snakemake.jobs import GroupJob, Job
 
-    for kind, parts in ((Job, lambda job: [job]), (GroupJob, lambda group: group.jobs)):
-        kind.restart_times = property(_unless_hopeless(kind.restart_times.fget, parts))
+    def asking(jobs_of: Callable[[Any], Iterable[Any]]) -> Callable[[property], property]:
+        def make(own: property) -> property:
+            def restart_times(job: Any) -> int:
+                last = [failures(part.log[0])[-1:] for part in jobs_of(job) if part.log]
+                return 0 if any(cause in UNRECOVERABLE for causes in last for cause in causes) else own.__get__(job)
+
+            return property(restart_times)
+
+        return make
+
+    _replace(Job, "restart_times", asking(lambda job: [job]))
+    _replace(GroupJob, "restart_times", asking(lambda group: group.jobs))
 
 
-def _unless_hopeless(restart_times: Any, parts: Any) -> Any:
-    """The getter, which first looks at the attempts of each part; replacing it twice does no harm."""
-
-    def allowed(job: Any) -> int:
-        ends = [failures(part.log[0])[-1:] for part in parts(job) if part.log]
-        return 0 if any(end and end[0] in HOPELESS for end in ends) else restart_times(job)
-
-    return allowed
-
-
-def keep_the_locks_of_others() -> None:
+@relies_on(
+    Part("snakemake.persistence.file", "FilePersistence", "_delete_locks", "(self)"),
+    Part("snakemake.persistence.file", "FilePersistence", "_lockfile", ATTRIBUTE),
+    Part("snakemake.persistence.file", "FilePersistence", "_lockdir", ATTRIBUTE),
+    Part("snakemake.persistence", "PersistenceBase", "cleanup_locks", "(self)"),
+    lost="a run that ends takes away the locks of all others in its folder",
+    until="no issue found: a run that ends deletes only the lock files that it wrote",
+)
+def keep_locks_of_other_runs() -> None:
     """Have a run that ends take away its own locks only; `--unlock` still takes all.
 
-    Snakemake lets two runs in one folder that make different files, but the first to end removes the folder of all
+    Snakemake lets two runs that make different files share a folder, but the first to end removes the folder of all
     locks. `snakemake models`, with nothing to do beside a run that trains cells, would let a third one train the same.
     """
     from snakemake.persistence.file import FilePersistence
@@ -43,68 +108,137 @@ def keep_the_locks_of_others() -> None:
             Path(path).unlink(missing_ok=True)
         self._lockfile.clear()
 
-    FilePersistence._delete_locks = delete_own
-    FilePersistence.cleanup_locks = lambda self: shutil.rmtree(self._lockdir, ignore_errors=True)
+    def delete_all(self: Any) -> None:
+        shutil.rmtree(self._lockdir, ignore_errors=True)
+
+    _replace(FilePersistence, "_delete_locks", lambda own: delete_own)
+    _replace(FilePersistence, "cleanup_locks", lambda own: delete_all)
 
 
-def ask_where_no_checksum_is_known(vouches: Callable[[Any, str], bool], digest: Callable[[str], str]) -> None:
+@relies_on(
+    Part("snakemake.persistence", "PersistenceBase", "input_checksums", "(self, job, input_path)"),
+    lost="where `.snakemake` is missing, as in a clone, jobs whose inputs have newer times run again",
+    until="https://github.com/snakemake/snakemake/issues/2210: records can be written for results that are there",
+)
+def trust_record_without_checksum(vouches: Callable[[Any, str], bool], digest: Callable[[str], str]) -> None:
     """Have an input count as unchanged where Snakemake recorded nothing of it, but `vouches(job, file)` does.
 
-    Snakemake runs a job whose input is newer than its result and not the file that the job read by its own record.
-    Where the record is missing, as in a clone without `.snakemake`, times alone would decide.
+    Snakemake runs a job whose input is newer than its result, unless the job's record has the input's checksum. Where
+    the record is missing, as in a clone without `.snakemake`, times alone would decide.
     """
     from snakemake.persistence import PersistenceBase
 
-    asked = getattr(PersistenceBase.input_checksums, "asked", PersistenceBase.input_checksums)
+    def make(own: Callable[..., set[Any]]) -> Callable[..., set[Any]]:
+        def input_checksums(self: Any, job: Any, input_path: Any) -> set[Any]:
+            known = own(self, job, input_path)
+            file = str(input_path)
+            return {f"sha256:{digest(file)}"} if None in known and vouches(job, file) else known
 
-    def input_checksums(self: Any, job: Any, input_path: Any) -> set[Any]:
-        known = asked(self, job, input_path)
-        file = str(input_path)
-        return {f"sha256:{digest(file)}"} if None in known and vouches(job, file) else known
+        return input_checksums
 
-    input_checksums.asked = asked  # type: ignore[attr-defined]
-    PersistenceBase.input_checksums = input_checksums
+    _replace(PersistenceBase, "input_checksums", make)
 
 
-def leave_out_unused_environments() -> None:
-    """Have the record of an output hold the conda environment only where its job ran in one.
+@relies_on(
+    Part("snakemake.persistence", "PersistenceBase", "_conda_env", "(self, job)"),
+    lost="every output's record holds the conda environment, which makes it three times as large",
+    until="no issue found: the environment is recorded only where jobs run in it, as `software_stack_hash` is",
+)
+def omit_unused_conda_env(workflow: Any) -> None:
+    """Have the records of outputs hold the conda environment only where jobs run in one.
 
     It is the whole file in base64, in the record of every output: 9 of 13 kB, which no question of Snakemake's needs.
     """
     from snakemake.persistence import PersistenceBase
     from snakemake.settings.types import DeploymentMethod
 
-    whole = getattr(PersistenceBase._conda_env, "whole", PersistenceBase._conda_env)
-
-    def where_used(self: Any, job: Any) -> str | None:
-        used = DeploymentMethod.CONDA in self.dag.workflow.deployment_settings.deployment_method
-        return whole(self, job) if used else None
-
-    where_used.whole = whole  # type: ignore[attr-defined]
-    PersistenceBase._conda_env = where_used
+    settings = workflow.deployment_settings
+    used = settings is not None and DeploymentMethod.CONDA in settings.deployment_method
+    _replace(PersistenceBase, "_conda_env", lambda own: own if used else lambda self, job: None)
 
 
-def marked_incomplete(persistence: Any, files: Iterable[Any]) -> bool:
-    """Whether Snakemake takes one of these outputs for half made: its run was killed before it heard of the end."""
-    return bool(persistence._filter_incomplete_keys([persistence._get_key(file) for file in files]))
-
-
-def record_inside_cluster_jobs() -> None:
-    """Have a cluster's job itself record what its outputs were made with; to be called in such a job.
+@relies_on(
+    Part("snakemake.persistence", "PersistenceBase", "finished", "async (self, job)"),
+    Part("snakemake.workflow", "Workflow", "remote_exec", PROPERTY),
+    Part("snakemake.settings.types", "RemoteExecutionSettings", "immediate_submit", ATTRIBUTE),
+    lost="jobs of a cluster that end after their head process was killed are not recorded, and may run again",
+    until="no issue found: a remote job that shares the folder's records writes its own, as with `--immediate-submit`",
+)
+def record_results_inside_cluster_jobs(workflow: Any) -> None:
+    """Have a cluster's job itself record what its outputs were made with.
 
     Otherwise only the head process does, when it hears of the end. After a head that was killed, cells which finished
     without it would be made again (where an older record is there) or taken whatever their settings (where none is).
     """
     from snakemake.persistence import PersistenceBase
 
-    finished = PersistenceBase.finished
+    def make(own: Callable[..., Any]) -> Callable[..., Any]:
+        async def finished(self: Any, job: Any) -> None:
+            settings = workflow.remote_execution_settings
+            before, settings.immediate_submit = settings.immediate_submit, True  # the other case in which jobs record
+            try:
+                await own(self, job)
+            finally:
+                settings.immediate_submit = before
 
-    async def finished_and_recorded(self: Any, job: Any) -> None:
-        settings = self.dag.workflow.remote_execution_settings
-        before, settings.immediate_submit = settings.immediate_submit, True  # the other case in which jobs record
-        try:
-            await finished(self, job)
-        finally:
-            settings.immediate_submit = before
+        return finished if workflow.remote_exec else own
 
-    PersistenceBase.finished = finished_and_recorded
+    _replace(PersistenceBase, "finished", make)
+
+
+# Questions about a run.
+
+
+def _has_marks(persistence: Any, files: Iterable[Any]) -> bool:
+    """Whether any file at all is marked, as far as the folder of marks says; yes where there is none."""
+    folder = Path(persistence.path) / "incomplete"
+    return not folder.is_dir() or any(folder.iterdir())
+
+
+@relies_on(
+    Part("snakemake.persistence", "PersistenceBase", "_filter_incomplete_keys", "(self, keys)"),
+    Part("snakemake.persistence", "PersistenceBase", "_get_key", "(self, f)"),
+    lost="after a run that was killed, data and features are made again although no job needs them",
+    until="no issue found: `incomplete` answers for a file, and outside of the event loop",
+    otherwise=_has_marks,
+)
+def marked_incomplete(persistence: Any, files: Iterable[Any]) -> bool:
+    """Whether Snakemake takes one of these outputs for half made: its run was killed before it heard of the end."""
+    return bool(persistence._filter_incomplete_keys([persistence._get_key(file) for file in files]))
+
+
+@relies_on(
+    Part("snakemake.persistence", "PersistenceBase", "metadata", "(self, target)"),
+    Part("snakemake.persistence", "MetadataRecord", "params", ATTRIBUTE),
+    Part("snakemake.persistence", "MetadataRecord", "code", ATTRIBUTE),
+    Part("snakemake.persistence", "MetadataRecord", "input_checksums", ATTRIBUTE),
+    lost="whether results are up to date is judged by the records beside them alone",
+    until="no issue found: a documented way to read an output's record",
+)
+def record_of_output(persistence: Any, file: Any) -> Any:
+    """Snakemake's record of an output, with `params`, `code` and `input_checksums`; None where it has none."""
+    return persistence.metadata(file)
+
+
+@relies_on(
+    Part("snakemake.workflow", "Workflow", "global_resources", ATTRIBUTE),
+    Part("snakemake.workflow", "Workflow", "local_exec", PROPERTY),
+    Part("snakemake.resources", "Resource", "value", PROPERTY),
+    lost="jobs that share this machine's GPUs do not divide its cores among them",
+    until="no issue found: `workflow` offers the limits given by --resources, as it does `workflow.cores`",
+)
+def limit_of_this_machine(workflow: Any, resource: str) -> int | None:
+    """How much of a resource all jobs may use together where they run on this machine; None without a limit."""
+    limit = workflow.global_resources.get(resource) if workflow.local_exec else None
+    return limit.value if limit is not None else None
+
+
+@relies_on(
+    Part("snakemake.workflow", "Workflow", "is_main_process", PROPERTY),
+    lost="what a run says once is said by each job of a cluster too",
+    until="no issue found: `workflow.is_main_process` is documented",
+    otherwise=True,
+)
+def is_head_process(workflow: Any) -> bool:
+    """Whether this is the process that plans and starts jobs, and not a job of a cluster."""
+    return workflow.is_main_process
