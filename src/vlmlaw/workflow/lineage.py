@@ -21,9 +21,10 @@ class Lineage:
         self._made: dict[tuple[object, ...], str] = {}
 
     def code(self, rule: str, wildcards: Wildcards) -> str:
-        """The fingerprint of the job's code."""
+        """The fingerprint of the job's code, and of the command that calls it."""
         stage = self.stages[rule]
-        return code_version(*stage.code, compressor=wildcards["compressor"] if stage.of_compressor else None)
+        version = code_version(*stage.code, compressor=wildcards["compressor"] if stage.of_compressor else None)
+        return _hash([version, stage.command])
 
     def upstream(self, rule: str, wildcards: Wildcards) -> str:
         """The hash of all that stands behind the job's inputs."""
