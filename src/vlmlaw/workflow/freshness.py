@@ -142,8 +142,7 @@ class Freshness:
         record = record_of_output(self._workflow.persistence, job.recorded_as)
         if record is None or record.params is None:
             return None
-        same_command = record.code == self._workflow.get_rule(job.rule).shellcmd
-        return same_command and set(record.params) == {repr(value) for value in job.given.values()}
+        return set(record.params) == {repr(value) for value in job.given.values()}
 
     def _same_inputs(self, job: Job, wildcards: Mapping[str, str]) -> bool:
         """Whether what the job read and lasts is what it was, as far as it has been recorded."""
