@@ -140,7 +140,7 @@ def test_images_of_another_size_than_the_tower_reads_are_refused(stages):
 def test_a_cell_loads_by_transformers_auto_classes_and_sees_what_training_saw(stages, trained):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from vlmlaw.batches import tensors
+    from vlmlaw.batches import model_inputs
     from vlmlaw.packing import make_batch
     from vlmlaw.token_table import TokenTable
 
@@ -152,7 +152,8 @@ def test_a_cell_loads_by_transformers_auto_classes_and_sees_what_training_saw(st
     pixels = open_images(stages.data["train"], layers=[1, 2], image_px=64)(batch.image_rows)
     first = int(np.argmax(batch.targets[0] >= 0))  # the place that predicts the first answer's first token
     with torch.no_grad():
-        trained_on = model(**tensors(batch) | {"targets": None}, **pixels, use_cache=False).logits[0, first]
+        inputs = model_inputs(batch, pixels) | {"targets": None}
+        trained_on = model(**inputs, use_cache=False).logits[0, first]
     message = [{"role": "user", "content": f"<image>\n{record.questions[0]}"}]
     text = processor.apply_chat_template(message, add_generation_prompt=True)
     given = processor(text=text, images=Image.fromarray(dataset.image(3)))
