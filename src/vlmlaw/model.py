@@ -6,7 +6,7 @@ classes. B sequences, T tokens, P patches, K = levels * width, V visual tokens, 
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +65,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         vision_width = config.vision_config.hidden_size
         text_width = config.text_config.hidden_size
         side = vision.grid_side(config.vision_config)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        tower_options = {"dtype": config.vision_dtype} if config.vision_dtype else {}
+        self.vision_tower = AutoModel.from_config(config.vision_config, **tower_options)
         key_width = tower_attention.key_width(config.vision_config)
         key_options = compressor_class(config.compressor).key_options(projected=text_width, attention=key_width)
         self.compressor: Compressor = build_compressor(
@@ -124,6 +125,17 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().initialize_weights()
         with guard_torch_init_functions():
             self.compressor.reset_parameters()
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for all but the tower: frozen, it has neither dropout nor jittered positions."""
+        super().train(mode)
+        self.vision_tower.eval()
+        return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The LLM's; the tower may have another (`config.vision_dtype`)."""
+        return self.language_model.dtype
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()

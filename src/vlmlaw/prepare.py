@@ -83,9 +83,10 @@ def _shard(
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    # The tower is frozen and small beside its activations: each process has it whole. The rest goes onto the device
-    # layer by layer, of which each process keeps its part, so that a model larger than one GPU's memory gets there.
-    nn.Module.to(model.vision_tower, device=machine.device, dtype=dtype)
+    # The tower is frozen and small beside its activations: each process has it whole, in the tower's own type. The
+    # rest goes onto the device layer by layer, of which each process keeps its part, so that a model larger than one
+    # GPU's memory gets there.
+    nn.Module.to(model.vision_tower, device=machine.device)
     options: dict[str, Any] = {
         # Said, since torch would take a GPU wherever there is one, also for a training on the CPU.
         "mesh": init_device_mesh(machine.device.type, (machine.n_processes,)),
@@ -101,7 +102,7 @@ def _shard(
 def save_whole(model: VlmForConditionalGeneration, folder: Path, *, machine: Machine, dtype: torch.dtype) -> None:
     """Write the model as transformers loads it, gathered from all processes, all of which must take part.
 
-    In the arithmetic's precision: what the model was trained to compute with.
+    In the arithmetic's precision, what the model was trained to compute with; the tower in its own.
     """
     from vlmlaw.model import VlmForConditionalGeneration
 
@@ -114,7 +115,8 @@ def save_whole(model: VlmForConditionalGeneration, folder: Path, *, machine: Mac
         return
     with torch.device("meta"):
         plain = VlmForConditionalGeneration(cast(Any, model.config))
-    plain.load_state_dict({name: tensor.to(dtype) for name, tensor in whole.items()}, assign=True)
+    cast_weights = {name: w if name.startswith("vision_tower.") else w.to(dtype) for name, w in whole.items()}
+    plain.load_state_dict(cast_weights, assign=True)
     plain.tie_weights()
     plain.generation_config = model.generation_config  # chat models name more ends there than in their configuration
     plain.save_pretrained(folder)

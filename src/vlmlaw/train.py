@@ -65,6 +65,7 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
         image_std=std,
         image_fit=settings.fit,
         pad_color=list(settings.pad_color),
+        vision_dtype=str(tower.dtype).removeprefix("torch."),
         tie_word_embeddings=llm.config.tie_word_embeddings,
     )
     model = VlmForConditionalGeneration.assemble(config, tower, llm)
