@@ -31,6 +31,7 @@ from transformers import CLIPVisionConfig, Qwen2Config
 
 from vlmlaw.batches import StepPasses
 from vlmlaw.cost import training_flops
+from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.loop import fit, make_optimizer
 from vlmlaw.machine import Machine, join
 from vlmlaw.model import VlmForConditionalGeneration
@@ -179,14 +180,14 @@ def make_vlm(shape: Shape, n_visual_tokens: int, *, stage: int) -> VlmForConditi
     return model
 
 
-def pictures(shape: Shape, dtype: torch.dtype, *, cached: bool) -> Callable[[np.ndarray], dict[str, Tensor]]:
+def pictures(shape: Shape, dtype: torch.dtype, *, cached: bool) -> Callable[[np.ndarray], ImageInputs]:
     """A function from image rows to pixels, or to patch features, drawn from a few random ones."""
     generator = torch.Generator().manual_seed(0)
     side, width = shape.vision.image_size, shape.vision.hidden_size
     of_one = (grid_side(shape.vision) ** 2, width) if cached else (3, side, side)
     pool = torch.randn(N_PICTURES, *of_one, generator=generator).to(dtype)
     name = "patches" if cached else "pixel_values"
-    return lambda rows: {name: pool[torch.from_numpy(rows % N_PICTURES)]} if len(rows) else {}
+    return lambda rows: ImageInputs(**({name: pool[torch.from_numpy(rows % N_PICTURES)]} if len(rows) else {}))
 
 
 def trained_groups(model: VlmForConditionalGeneration) -> list[tuple[float, Any]]:
@@ -230,7 +231,7 @@ def measure(
         compute=compute,
         machine=machine,
     )
-    prepare(model, machine=machine, compute=compute, dtype=dtype, packed=passes_of.packed)
+    prepare(model, machine=machine, compute=compute, dtype=dtype)
     optimizer = make_optimizer(trained_groups(model), weight_decay=0.0)
 
     def loss(**inputs: Any) -> Tensor:
@@ -273,7 +274,7 @@ class PlainVlm(nn.Module):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, pixel_values: Tensor | None = None
     ) -> dict[str, Tensor]:
-        embeds = self.vlm.embed(input_ids, pixel_values=pixel_values)
+        embeds = self.vlm.embed(input_ids, ImageInputs(pixel_values=pixel_values))
         out = self.vlm.language_model(
             inputs_embeds=embeds, attention_mask=attention_mask, labels=labels, use_cache=False
         )
@@ -298,7 +299,7 @@ class Rows(torch.utils.data.Dataset):
         return {"ids": ids.repeat_interleave(repeats), "labels": labels.repeat_interleave(repeats), "row": row}
 
 
-def collate(records: Sequence[dict[str, Any]], images_of: Callable[[np.ndarray], dict[str, Tensor]]) -> dict[str, Any]:
+def collate(records: Sequence[dict[str, Any]], images_of: Callable[[np.ndarray], ImageInputs]) -> dict[str, Any]:
     """Rows padded on the right to the longest."""
     pad = torch.nn.utils.rnn.pad_sequence
     ids = pad([record["ids"] for record in records], batch_first=True, padding_value=PAD_TOKEN)
@@ -306,7 +307,7 @@ def collate(records: Sequence[dict[str, Any]], images_of: Callable[[np.ndarray],
     lengths = torch.tensor([len(record["ids"]) for record in records])
     rows = np.array([record["row"] for record in records])
     mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
-    return {"input_ids": ids, "labels": labels, "attention_mask": mask, **images_of(rows[rows >= 0])}
+    return {"input_ids": ids, "labels": labels, "attention_mask": mask, **images_of(rows[rows >= 0]).tensors()}
 
 
 def measure_trainer(

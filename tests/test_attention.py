@@ -123,7 +123,7 @@ def test_all_layers_compile_to_one_graph_whatever_is_packed(make_vlm, monkeypatc
     reset()
     counters.clear()
     compute = ComputeSettings(compile=True, recompute=recompute, logs=())
-    prepare(vlm, machine=Machine(torch.device("cpu")), compute=compute, packed=True)
+    prepare(vlm, machine=Machine(torch.device("cpu")), compute=compute)
     for lengths in (
         [9, 8],
         [8, 11, 5],

@@ -6,10 +6,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmlaw.attention import PACKED
 from vlmlaw.batches import StepPasses, packed_inputs, share_out
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
+from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.machine import Machine
 from vlmlaw.packing import make_batch, records_of_step
 from vlmlaw.stage_settings import ComputeSettings
@@ -35,7 +35,7 @@ def trees(small):
 
 def random_patches(rows):
     generator = torch.Generator().manual_seed(0)
-    return {"patches": torch.randn(100, 16, 16, generator=generator)[torch.from_numpy(rows)]}
+    return ImageInputs(patches=torch.randn(100, 16, 16, generator=generator)[torch.from_numpy(rows)])
 
 
 def passes_of(table, *, n_processes=1, rank=0, batch_size=8, reads_question=False, **compute):
@@ -108,7 +108,6 @@ def test_a_step_is_worth_the_same_however_it_is_cut(request, make_vlm, kind, com
     """Loss and gradient: packed or padded, at once or accumulated, by one process or summed over three."""
     table, reads = request.getfixturevalue(kind), compressor == "quecc"
     model = make_vlm(compressor=compressor)
-    model.language_model.set_attn_implementation(PACKED)
     whole = passes_of(table, reads_question=reads)
     assert whole.packed == (kind == "dialogues")
     expected = losses_and_gradients(model, whole(3))
@@ -132,16 +131,15 @@ def test_packed_and_alone_agree(make_vlm, dialogues):
     """Logits of each document in a packed row, against transformers' own model on that document alone."""
     model = make_vlm()
     records = [0, 3, 5, 7]
-    inputs, rows, work = packed_inputs(dialogues, records, **LAYOUT)
-    model.language_model.set_attn_implementation(PACKED)
-    packed = model(**{k: v for k, v in inputs.items() if k != "targets"}, **random_patches(rows), use_cache=False)
+    inputs, work = packed_inputs(dialogues, records, images_of=random_patches, **LAYOUT)
+    packed = model(**{k: v for k, v in inputs.items() if k != "targets"}, use_cache=False)
     model.language_model.set_attn_implementation("eager")
+    rows = dialogues.image_rows[records]
     ends = inputs["cu_seq_lens_q"].tolist()
     for number, row in enumerate(rows):
         own = slice(ends[number], ends[number + 1])
-        alone = model(input_ids=inputs["input_ids"][:, own], **random_patches(rows[number : number + 1])).logits
+        alone = model(input_ids=inputs["input_ids"][:, own], images=random_patches(np.array([row]))).logits
         torch.testing.assert_close(packed.logits[:, own], alone, atol=1e-5, rtol=1e-5)
-        assert row == dialogues.image_rows[records[number]]
     assert work.n_tokens == work.n_places == ends[-1] and work.n_samples == work.n_images == 4
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from vlmlaw.batches import tensors
+from vlmlaw.batches import model_inputs
 from vlmlaw.data.shards import Dataset, Record
 from vlmlaw.evaluate import ALL_KINDS, evaluate_cell, judge, mean_text_tokens, scores_of
 from vlmlaw.images import open_images
@@ -47,7 +47,7 @@ def half_right(request, make_vlm, tested_split, words):
             pad_id=words.pad_token_id,
             reads_question=vlm.compressor.needs_question,
         )
-        vlm(**tensors(batch), **features(batch.image_rows), use_cache=False).loss.backward()
+        vlm(**model_inputs(batch, features(batch.image_rows)), use_cache=False).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     return vlm
@@ -67,7 +67,7 @@ def test_right_is_what_generating_gives(half_right, tested_split, words):
         for number, (question, answer) in enumerate(zip(record.questions, record.answers, strict=True)):
             asked = words(question, return_tensors="pt")["input_ids"]
             image = torch.full((1, 4), half_right.config.image_token_id)
-            given = {"input_ids": torch.cat([image, asked], dim=1), **features(np.array([index]))}
+            given = {"input_ids": torch.cat([image, asked], dim=1), **features(np.array([index])).tensors()}
             if half_right.compressor.needs_question:
                 given |= {"question_ids": asked, "question_mask": torch.ones_like(asked)}
             said = half_right.generate(**given, do_sample=False, max_new_tokens=2)[0, given["input_ids"].shape[1] :]

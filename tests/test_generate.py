@@ -5,11 +5,12 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from vlmlaw.batches import tensors
+from vlmlaw.batches import model_inputs
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.evaluate import judge
 from vlmlaw.generate import Prompter, replies
+from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.images import load_features
 from vlmlaw.packing import make_batch
 from vlmlaw.token_table import TokenTable
@@ -21,7 +22,7 @@ QUESTIONS = ("shape red", "count c7 c8 pet", "owner", "shape", "count c1", "shap
 
 
 def patches_of(images):
-    return torch.stack([FEATURES[image] for image in images])
+    return ImageInputs(patches=torch.stack([FEATURES[image] for image in images]))
 
 
 def ask(vlm, words, said, **options):
@@ -60,7 +61,7 @@ def test_replies_are_those_of_transformers(make_vlm, words, said, compressor):
         prompt = prompter(text, *images)
         given = {"input_ids": torch.tensor([prompt.ids])}
         if images:
-            given["patches"] = patches_of(images)
+            given["patches"] = patches_of(images).patches
             if vlm.compressor.needs_question:
                 question = torch.tensor([prompt.question_ids] * len(images))
                 given |= {"question_ids": question, "question_mask": torch.ones_like(question).bool()}
@@ -114,7 +115,7 @@ def test_verdicts_are_those_of_teacher_forcing(make_vlm, small, words, compresso
     features = load_features(small.features["test"], layers=[2])
     vlm = make_vlm(vision=ConvTowerConfig(hidden_size=16, num_hidden_layers=2), compressor=compressor, seed=1)
     _learn_by_heart(vlm, table, features, words)
-    seen = lambda rows: {"patches": features(rows)}  # noqa: E731
+    seen = lambda rows: ImageInputs(patches=features(rows))  # noqa: E731
     judged = judge(vlm, table, seen, batch_size=3, pad_id=words.pad_token_id)
     prompter = Prompter(words, n_visual_tokens=4, image_token_id=vlm.config.image_token_id)
     keys = [(index, number) for index, record in enumerate(data.records) for number in range(len(record.questions))]
@@ -125,7 +126,7 @@ def test_verdicts_are_those_of_teacher_forcing(make_vlm, small, words, compresso
         replies(
             vlm,
             prompts,
-            patches_of=lambda rows: features(np.array(rows)),
+            patches_of=lambda rows: seen(np.array(rows)),
             stop_ids=prompter.stop_ids(),
             pad_id=words.pad_token_id,
             batch_size=5,
@@ -153,6 +154,7 @@ def _learn_by_heart(vlm, table, features, words):
             pad_id=words.pad_token_id,
             reads_question=vlm.compressor.needs_question,
         )
-        vlm(**tensors(batch), patches=features(batch.image_rows), use_cache=False).loss.backward()
+        images = ImageInputs(patches=features(batch.image_rows))
+        vlm(**model_inputs(batch, images), use_cache=False).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

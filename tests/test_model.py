@@ -13,6 +13,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.model import VlmForConditionalGeneration
 from vlmlaw.projector import PlaceEmbedding
 from vlmlaw.vlm_config import VlmConfig
@@ -154,9 +155,9 @@ def test_gradients_reach_all_but_the_tower(make_vlm):
 def test_no_gradient_goes_through_the_pass_over_the_question(make_vlm):
     vlm = make_vlm(compressor="quecc")
     given = inputs(vlm)
-    vlm.visual_tokens(
-        torch.randn(2, 16, 16), question_ids_BT=given["question_ids"], question_mask_BT=given["question_mask"]
-    ).sum().backward()
+    asked = {"question_ids": given["question_ids"], "question_mask": given["question_mask"]}
+    images = ImageInputs(patches=torch.randn(2, 16, 16), **asked)
+    vlm.visual_tokens(images).sum().backward()
     assert all(p.grad is None for p in vlm.language_model.parameters())
     assert all(p.grad is not None for p in vlm.compressor.text_projection.parameters())
 
@@ -213,7 +214,7 @@ def test_a_token_of_one_patch_carries_that_patchs_embedding(make_vlm):
     words = torch.randn(16, 32)
     vlm.places.start_from(words)
     plain = vlm.projector(torch.zeros(1, 16, 16))
-    torch.testing.assert_close(vlm.visual_tokens(torch.zeros(1, 16, 16)), plain + words)
+    torch.testing.assert_close(vlm.visual_tokens(ImageInputs(patches=torch.zeros(1, 16, 16))), plain + words)
 
 
 def test_configurations_of_the_parts_keep_their_kind(vlm, tmp_path):

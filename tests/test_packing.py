@@ -1,16 +1,16 @@
 """Tokens and batches: packed questions are worth each question alone, and labels stand on answers only."""
 
 import re
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from vlmlaw.batches import tensors
+from vlmlaw.batches import model_inputs
 from vlmlaw.data.shards import Dataset, Record, ShardWriter
 from vlmlaw.errors import UserError
+from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.packing import _positions, attention_rule, expand_image, make_batch, record_order, records_of_step
 from vlmlaw.stage_settings import TokenSettings
 from vlmlaw.token_table import IGNORE_INDEX, TokenTable, tokenize, tokenize_dataset
@@ -180,7 +180,7 @@ def test_packed_questions_are_worth_each_question_alone(make_vlm, table, words, 
         pad_id=words.pad_token_id,
         reads_question=model.compressor.needs_question,
     )
-    found = model(**tensors(batch), patches=patches[batch.image_rows])
+    found = model(**model_inputs(batch, ImageInputs(patches=patches[batch.image_rows])))
     logits, targets = reference_losses(model, patches, words, table, records)
     torch.testing.assert_close(found.logits, logits, atol=1e-5, rtol=0)
     torch.testing.assert_close(found.loss, F.cross_entropy(logits, targets), atol=1e-5, rtol=0)
@@ -191,7 +191,7 @@ def test_the_mask_means_the_same_to_every_attention(make_vlm, table, words):
     """transformers hands a mask with a head axis on as it is: eager attention would add True to the scores as 1."""
     model = make_vlm()
     batch = make_batch(table, [0, 3], n_visual_tokens=V, pad_id=words.pad_token_id)
-    given = tensors(batch) | {"patches": torch.randn(2, 16, 16)}
+    given = model_inputs(batch, ImageInputs(patches=torch.randn(2, 16, 16)))
     expected = model(**given).logits
     model.set_attn_implementation("eager")
     torch.testing.assert_close(model(**given).logits, expected, atol=1e-5, rtol=0)
@@ -260,4 +260,4 @@ def test_a_tokenizer_without_the_image_token_is_an_error(dataset, words):
 def test_a_compressor_that_reads_questions_says_when_it_gets_none(make_vlm, table, words):
     batch = make_batch(table, [0], n_visual_tokens=V, pad_id=words.pad_token_id)
     with pytest.raises(ValueError, match="quecc needs question_ids"):
-        make_vlm(compressor="quecc")(**tensors(replace(batch)), patches=torch.randn(1, 16, 16))
+        make_vlm(compressor="quecc")(**model_inputs(batch, ImageInputs(patches=torch.randn(1, 16, 16))))

@@ -130,8 +130,6 @@ def test_a_cell_answers_a_question_about_an_image(small, settings, cell):
     from vlmlaw.encoder import normalise
 
     vlm = AutoModelForImageTextToText.from_pretrained(cell[0] / "model")
-    if vlm.compressor.elastic:
-        vlm.set_n_visual_tokens(4)
     words = AutoTokenizer.from_pretrained(cell[0] / "model")
     text = words.apply_chat_template(
         [{"role": "user", "content": "<image>" + " <image>" * 3 + " letter c7"}], tokenize=False
@@ -141,7 +139,7 @@ def test_a_cell_answers_a_question_about_an_image(small, settings, cell):
     if vlm.compressor.needs_question:
         asked = words("letter c7", return_tensors="pt")
         given |= {"question_ids": asked["input_ids"], "question_mask": asked["attention_mask"]}
-    said = vlm.generate(**given, max_new_tokens=1, do_sample=False)
+    said = vlm.generate(**given, n_visual_tokens=4, max_new_tokens=1, do_sample=False)
     assert words.decode(said[0]).startswith("<image> <image> <image> <image> letter c7 ")
 
 
@@ -154,7 +152,7 @@ def test_the_tokenizer_stays_what_it_was(words, cell):
 
 def test_a_step_of_m3_takes_the_mean_loss_of_every_scale(small, tmp_path):
     """With questions at V = 1, 4, ..., 144 each computed alone, from the same start."""
-    from vlmlaw.batches import tensors
+    from vlmlaw.batches import model_inputs
     from vlmlaw.images import open_images
     from vlmlaw.loop import use_repeatable_arithmetic
     from vlmlaw.packing import make_batch, records_of_step
@@ -172,9 +170,9 @@ def test_a_step_of_m3_takes_the_mean_loss_of_every_scale(small, tmp_path):
     records = records_of_step(len(table), 4, seed=0, step=0)
     losses = []
     for n_tokens in (1, 4, 9, 16, 36, 144):
-        vlm.set_n_visual_tokens(n_tokens)
         batch = make_batch(table, records, n_visual_tokens=n_tokens, pad_id=0)
-        losses.append(vlm(**tensors(batch), **images_of(batch.image_rows), use_cache=False).loss.item())
+        inputs = model_inputs(batch, images_of(batch.image_rows))
+        losses.append(vlm(**inputs, n_visual_tokens=n_tokens, use_cache=False).loss.item())
     assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
     assert len(set(losses)) == 6
     saved = AutoModelForImageTextToText.from_pretrained(tmp_path / "3k_m3_s0" / "model")

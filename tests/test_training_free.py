@@ -8,6 +8,7 @@ from transformers import AutoModelForImageTextToText, CLIPVisionConfig, Qwen2Con
 from vlmlaw.compressors import COMPRESSORS, received_attention
 from vlmlaw.cost import inference_flops
 from vlmlaw.errors import UserError
+from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.pruning import asking_places
 from vlmlaw.stage_settings import MeasuredCell
 from vlmlaw.tower_attention import watched
@@ -91,9 +92,7 @@ def test_the_model_hands_over_what_its_compressor_compares_by(make_vlm, tower, n
         importance, keys = watch.read(N_PATCHES)
     keys = vlm.projector(patches) if name == "divprune" else keys
     expected = vlm.projector(vlm.compressor(patches, importance_BP=importance, keys_BPH=keys))
-    seen = vlm.see(pixels)
-    found = vlm.visual_tokens(seen["patches"], importance_BP=seen.get("importance"), keys_BPH=seen.get("keys"))
-    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(vlm.visual_tokens(vlm.see(pixels)), expected)
 
 
 @torch.no_grad()
@@ -102,9 +101,10 @@ def test_cached_patches_need_the_towers_attention_beside_them(make_vlm):
     given = prompt(vlm)
     expected = vlm(**given).logits
     seen = vlm.see(given.pop("pixel_values"))
-    torch.testing.assert_close(vlm(**given, **seen).logits, expected)
+    torch.testing.assert_close(vlm(**given, images=seen).logits, expected)
+    torch.testing.assert_close(vlm(**given, **seen.tensors()).logits, expected)
     with pytest.raises(ValueError, match="reads the tower's attention, which cached patches do not hold"):
-        vlm(**given, patches=seen["patches"])
+        vlm(**given, patches=seen.patches)
 
 
 def test_a_tower_that_names_no_projections_is_an_error(make_vlm):
@@ -137,7 +137,7 @@ def test_flops_are_those_that_torch_counts(make_vlm, tower, name):
 def by_taking_out(vlm, given, *, after: int, n_kept: int) -> torch.Tensor:
     """The last token's logits of one prompt, the unchosen image tokens really gone after layer `after`."""
     decoder = vlm.language_model.base_model
-    states = vlm.embed(given["input_ids"], pixel_values=given["pixel_values"])
+    states = vlm.embed(given["input_ids"], ImageInputs(pixel_values=given["pixel_values"]))
     places = torch.arange(states.shape[1])[None]
     for number, layer in enumerate(decoder.layers):
         n_tokens = states.shape[1]
@@ -242,9 +242,9 @@ def test_an_elastic_model_is_evaluated_at_any_v(make_vlm, tmp_path):
     trained.save_pretrained(tmp_path)
     for n_tokens in (1, 7, N_PATCHES):
         vlm = load_cell(tmp_path, MeasuredCell(size="s", n_visual_tokens=n_tokens, compressor="mqt", seed=0))
-        trained.set_n_visual_tokens(n_tokens)
-        assert vlm.config.n_visual_tokens == trained.config.n_visual_tokens == n_tokens
-        torch.testing.assert_close(vlm(**prompt(vlm)).logits, trained(**prompt(vlm)).logits)
+        assert vlm.config.n_visual_tokens == n_tokens
+        expected = trained(**prompt(vlm), n_visual_tokens=n_tokens).logits
+        torch.testing.assert_close(vlm(**prompt(vlm)).logits, expected)
 
 
 def test_weights_that_do_not_serve_a_cell_are_refused(make_vlm, tmp_path):

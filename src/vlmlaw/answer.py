@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
 
 from vlmlaw.account import describe_cell
 from vlmlaw.data.questions import image_reader, read_questions
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
 from vlmlaw.generate import Prompter, replies
+from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.images import pixel_values
 from vlmlaw.metrics import LETTERS, Question, Verdict, metric_called
 from vlmlaw.progress import Progress
@@ -81,15 +81,23 @@ def pad_id_of(tokenizer: Any) -> int:
 
 
 def said_by_user(question: Question, instruction: str) -> str:
-    """Question, options by letter, instruction: each on its line, as LLaVA-1.5 asks (arXiv 2310.03744, appendix)."""
+    """Question, options by letter, instruction: each on its line, as LLaVA-1.5 asks (arXiv 2310.03744, appendix).
+
+    >>> question = Question(id="1", text="Which is red?", answers=("B",), options=("sky", "rose"))
+    >>> print(said_by_user(question, "Answer with the letter."))
+    Which is red?
+    A. sky
+    B. rose
+    Answer with the letter.
+    """
     options = [f"{letter}. {option}" for letter, option in zip(LETTERS, question.options, strict=False)]
     return "\n".join(part for part in (question.text, *options, instruction) if part)
 
 
-def patches_reader(vlm: Any, read: Callable[[Any], np.ndarray]) -> Callable[[Sequence[Any]], dict[str, Tensor]]:
+def patches_reader(vlm: Any, read: Callable[[Any], np.ndarray]) -> Callable[[Sequence[Any]], ImageInputs]:
     """A function from images, as `read` knows them, to what the model's tower makes of them (`see`)."""
 
-    def patches_of(images: Sequence[Any]) -> dict[str, Tensor]:
+    def patches_of(images: Sequence[Any]) -> ImageInputs:
         return vlm.see(pixel_values([read(image) for image in images], vlm.config).to(vlm.device))
 
     return patches_of

@@ -9,12 +9,16 @@ B sequences, H heads, T tokens, E head width.
 from __future__ import annotations
 
 import inspect
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -91,6 +95,12 @@ def fitting_mask(attention_mask: Any, implementation: str | None, dtype: torch.d
 
     transformers hands one that says who sees whom (B, 1, T, T) on as it is. SDPA reads truth values; eager and flex
     attention add the mask to their scores, where True would count as 1; flash attention has no such masks.
+
+    >>> sees = torch.ones(1, 1, 2, 2, dtype=torch.bool).tril()
+    >>> fitting_mask(sees, "sdpa", torch.float32).dtype
+    torch.bool
+    >>> (fitting_mask(sees, "eager", torch.float32) < 0).tolist()
+    [[[[False, True], [False, False]]]]
     """
     if not (isinstance(attention_mask, Tensor) and attention_mask.ndim == 4):
         return attention_mask
@@ -102,3 +112,69 @@ def fitting_mask(attention_mask: Any, implementation: str | None, dtype: torch.d
     if attention_mask.dtype != torch.bool or implementation in TAKE_TRUTH_VALUES:
         return attention_mask
     return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(~attention_mask, torch.finfo(dtype).min)
+
+
+@dataclass
+class _Running:
+    """The calls of a model that run at this moment, all with one attention implementation."""
+
+    implementation: str
+    own: str  # the model's
+    renamed: list[tuple[PreTrainedConfig, str | None]]  # configurations and what they named before
+    n_calls: int = 0
+
+
+_running: dict[int, _Running] = {}  # by the identity of the model's configuration, while calls run
+_turn = threading.Condition()
+
+
+@contextmanager
+def attention_of_call(language_model: PreTrainedModel, implementation: str | None) -> Iterator[str]:
+    """The calls inside compute attention by `implementation` (None: by the model's own); yields its name.
+
+    transformers reads the implementation from the configuration, which all calls share. So it is named there for as
+    long as calls run that want it, and the model's own is back when the last of them ends or raises; a thread that
+    wants another one for the same model waits until then.
+
+    >>> from transformers import Qwen2Config, Qwen2Model
+    >>> shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    >>> model = Qwen2Model(Qwen2Config(vocab_size=4, num_key_value_heads=1, **shape))
+    >>> with attention_of_call(model, "eager") as name:
+    ...     name, model.config._attn_implementation
+    ('eager', 'eager')
+    >>> model.config._attn_implementation
+    'sdpa'
+    """
+    key = id(language_model.config)
+    with _turn:
+        while True:
+            running = _running.get(key)
+            own = running.own if running else language_model.config._attn_implementation or "eager"
+            wanted = implementation or own
+            if running is None or running.implementation == wanted:
+                break
+            _turn.wait()
+        if running is None:
+            renamed = [] if wanted == own else _name(language_model, wanted)
+            running = _running[key] = _Running(wanted, own, renamed)
+        running.n_calls += 1
+    try:
+        yield wanted
+    finally:
+        with _turn:
+            running.n_calls -= 1
+            if not running.n_calls:
+                for config, before in running.renamed:
+                    config._attn_implementation_internal = before
+                del _running[key]
+                _turn.notify_all()
+
+
+def _name(language_model: PreTrainedModel, implementation: str) -> list[tuple[PreTrainedConfig, str | None]]:
+    """Name the implementation in every configuration that the model's parts read; returns what they named before."""
+    parts = [part for part in language_model.modules() if isinstance(part, PreTrainedModel)]
+    configs = {id(part.config): part.config for part in parts}.values()
+    before = [(config, config._attn_implementation) for config in configs]
+    for config in configs:
+        config._attn_implementation_internal = implementation  # the property would name it in parts of parts, too
+    return before

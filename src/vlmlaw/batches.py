@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vlmlaw.errors import UserError
+from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.packing import Batch, expand_image, make_batch, questions_alone, records_of_step
 from vlmlaw.token_table import IGNORE_INDEX, PREFIX, TokenTable
 from vlmlaw.work import Pass, Work
@@ -28,25 +29,35 @@ if TYPE_CHECKING:
 
 
 def tensors(batch: Batch) -> dict[str, Tensor]:
-    """The batch's arrays as the arguments that a model's forward takes."""
-    given: dict[str, Any] = {
+    """The text of a batch as the arguments that a language model's forward takes."""
+    arrays = {
         "input_ids": batch.input_ids,
         "position_ids": batch.position_ids,
         "attention_mask": batch.attends,
         "targets": batch.targets,
     }
-    if batch.question_ids is not None and batch.question_mask is not None:
-        given |= {"question_ids": batch.question_ids, "question_mask": batch.question_mask, "image_of": batch.image_of}
-    return {name: torch.from_numpy(array) for name, array in given.items()}
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}
+
+
+def model_inputs(batch: Batch, images: ImageInputs) -> dict[str, Any]:
+    """The arguments that a VLM's forward takes: the text, and `images` (of batch.image_rows) with what is asked."""
+    if batch.question_ids is None or batch.question_mask is None or batch.image_of is None:
+        return {**tensors(batch), "images": images}
+    asked = ImageInputs(
+        question_ids=torch.from_numpy(batch.question_ids),
+        question_mask=torch.from_numpy(batch.question_mask),
+        image_of=torch.from_numpy(batch.image_of),
+    )
+    return {**tensors(batch), "images": images.joined(asked)}
 
 
 class StepPasses:
-    """Makes the passes of a step that are this process's. `images_of` gives the model's arguments of image rows."""
+    """Makes the passes of a step that are this process's. `images_of` gives what the model reads of image rows."""
 
     def __init__(
         self,
         table: TokenTable,
-        images_of: Callable[[np.ndarray], dict[str, Tensor]],
+        images_of: Callable[[np.ndarray], ImageInputs],
         *,
         batch_size: int,
         seed: int,
@@ -105,12 +116,12 @@ class StepPasses:
     def _make(self, records: np.ndarray, n_visual_tokens: int, *, share: float) -> Pass:
         layout = {"n_visual_tokens": n_visual_tokens, **self.layout}
         if self.packed:
-            inputs, image_rows, work = packed_inputs(self.table, records, **layout)
+            inputs, work = packed_inputs(self.table, records, images_of=self.images_of, **layout)
         else:
             batch = make_batch(self.table, records, **layout)
-            inputs, image_rows = tensors(batch), batch.image_rows
+            inputs = model_inputs(batch, self.images_of(batch.image_rows))
             work = _work_of(batch, n_samples=len(records))
-        return Pass({**inputs, **self.images_of(image_rows)}, share, work)
+        return Pass(inputs, share, work)
 
 
 def _work_of(batch: Batch, *, n_samples: int) -> Work:
@@ -126,9 +137,15 @@ def _work_of(batch: Batch, *, n_samples: int) -> Work:
 
 
 def packed_inputs(
-    table: TokenTable, records: Sequence[int] | np.ndarray, *, n_visual_tokens: int, pad_id: int, reads_question: bool
-) -> tuple[dict[str, Any], np.ndarray, Work]:
-    """Dialogues one behind the other in one row: the model's arguments, the image rows, and the work that it is."""
+    table: TokenTable,
+    records: Sequence[int] | np.ndarray,
+    *,
+    images_of: Callable[[np.ndarray], ImageInputs],
+    n_visual_tokens: int,
+    pad_id: int,
+    reads_question: bool,
+) -> tuple[dict[str, Any], Work]:
+    """Dialogues one behind the other in one row: the model's arguments, and the work that it is."""
     documents = [(int(r), *expand_image(table, int(r), n_visual_tokens=n_visual_tokens)) for r in records]
     lengths = np.array([len(ids) for _, ids, _, _ in documents])
     ids, targets = (np.concatenate([document[part] for document in documents])[None] for part in (1, 2))
@@ -142,9 +159,11 @@ def packed_inputs(
     }
     rows = table.image_rows[np.asarray(records)]
     shown = [document for document, row in zip(documents, rows, strict=True) if row >= 0]
+    images = images_of(rows[rows >= 0])
     if reads_question and shown:
         asked, mask = questions_alone(shown, table.image_token_id, pad_id)
-        inputs |= {"question_ids": torch.from_numpy(asked), "question_mask": torch.from_numpy(mask)}
+        images = images.joined(ImageInputs(question_ids=torch.from_numpy(asked), question_mask=torch.from_numpy(mask)))
+    inputs["images"] = images
     work = Work(
         n_samples=len(documents),
         n_tokens=ids.size,
@@ -153,7 +172,7 @@ def packed_inputs(
         n_targets=int((targets != IGNORE_INDEX).sum()),
         n_images=len(shown),
     )
-    return inputs, rows[rows >= 0], work
+    return inputs, work
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ import pandas as pd
 import torch
 
 from vlmlaw.account import describe_cell
+from vlmlaw.batches import model_inputs
 from vlmlaw.data.shards import Dataset
 from vlmlaw.files import whole_file
 from vlmlaw.images import ImagesOf, open_images
-from vlmlaw.language_model import tensors
 from vlmlaw.model import VlmForConditionalGeneration
 from vlmlaw.packing import make_batch
 from vlmlaw.progress import progress
@@ -50,10 +50,10 @@ def judge(
             pad_id=pad_id,
             reads_question=model.reads_question,
         )
-        given = tensors(batch)
-        targets = given["targets"]
+        inputs = model_inputs(batch, images_of(batch.image_rows))
+        targets = inputs["targets"]
         wanted = targets != IGNORE_INDEX
-        inputs = {name: tensor.to(model.device) for name, tensor in (given | images_of(batch.image_rows)).items()}
+        inputs = {name: value.to(model.device) for name, value in inputs.items()}
         said = model(**inputs, use_cache=False).logits.argmax(-1).cpu()
         rows, _ = torch.nonzero(wanted, as_tuple=True)
         right = (said == targets[wanted]).numpy()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.work import Pass
 
 Passes = Sequence[Pass]
@@ -68,14 +69,17 @@ class _Upload:
             computing.wait_event(one.inputs["_copied"])
             inputs = {name: value for name, value in one.inputs.items() if name != "_copied"}
             for value in inputs.values():
-                if isinstance(value, Tensor):
-                    value.record_stream(computing)
+                for tensor in value.tensors().values() if isinstance(value, ImageInputs) else [value]:
+                    if isinstance(tensor, Tensor):
+                        tensor.record_stream(computing)
             finished.append(replace(one, inputs=inputs))
         return finished
 
 
 def _changed(one: Pass, change: Callable[[Tensor], Tensor]) -> Pass:
     def changed(value: Any) -> Any:
+        if isinstance(value, ImageInputs):
+            return value.map(change)
         return change(value) if isinstance(value, Tensor) else value
 
     return replace(one, inputs={name: changed(value) for name, value in one.inputs.items()})

@@ -19,12 +19,13 @@ from torch import Tensor
 from vlmlaw.chats import Renderer
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
+from vlmlaw.image_inputs import ImageInputs
 
 if TYPE_CHECKING:
     from vlmlaw.model import VlmForConditionalGeneration
 
-# images, as prompts name them, to patch features (n, P, K), or to all that the tower makes of them
-PatchesOf = Callable[[Sequence[Any]], Tensor | dict[str, Tensor]]
+# images, as prompts name them, to what the tower makes of them
+PatchesOf = Callable[[Sequence[Any]], ImageInputs]
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,16 @@ class Prompt:
 
 
 class Prompter:
-    """Turns what a user says into prompts, through the tokenizer's chat template."""
+    """Turns what a user says into prompts, through the tokenizer's chat template.
+
+    >>> from vlmlaw.data.miniature import build_tokenizer
+    >>> words = build_tokenizer()
+    >>> image = words.convert_tokens_to_ids("<image>")
+    >>> prompter = Prompter(words, n_visual_tokens=4, image_token_id=image)
+    >>> prompt = prompter("shape red", "picture.png")
+    >>> prompt.ids.count(image), words.decode(prompt.question_ids), prompt.images
+    (4, 'shape red', ('picture.png',))
+    """
 
     def __init__(self, tokenizer: Any, *, n_visual_tokens: int, image_token_id: int):
         self._tokenizer = tokenizer
@@ -80,10 +90,12 @@ def replies(
     pad_id: int,
     batch_size: int,
     max_new_tokens: int,
+    n_visual_tokens: int | None = None,
 ) -> Iterator[tuple[int, list[int]]]:
     """(which prompt, the tokens of its reply without the one that ends it), in an order of the generator's choice.
 
-    Prompts that share an image are asked one after another, so that it is encoded once for a batch.
+    Prompts that share an image are asked one after another, so that it is encoded once for a batch. An elastic model
+    is asked at V = `n_visual_tokens`, for which the prompts must be made; None: at its configuration's.
     """
     first_use: dict[tuple[Hashable, ...], int] = {}
     for index, prompt in enumerate(prompts):
@@ -93,6 +105,7 @@ def replies(
         chosen = order[start : start + batch_size]
         batch = [prompts[index] for index in chosen]
         given = prompt_tensors(model, batch, patches_of=patches_of, pad_id=pad_id)
+        given["n_visual_tokens"] = n_visual_tokens
         said_BT = _greedy(model, given, stop_ids=stop_ids, pad_id=pad_id, max_new_tokens=max_new_tokens).tolist()
         for index, row in zip(chosen, said_BT, strict=True):
             end = next((place for place, token in enumerate(row) if token in stop_ids), len(row))
@@ -101,26 +114,25 @@ def replies(
 
 def prompt_tensors(
     model: VlmForConditionalGeneration, batch: Sequence[Prompt], *, patches_of: PatchesOf, pad_id: int
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """The prompts as arguments of the model's forward, padded on the left."""
     input_ids, mask = _padded([prompt.ids for prompt in batch], pad_id, left=True)
-    given = {"input_ids": input_ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    positions, images = (mask.cumsum(-1) - 1).clamp(min=0), ImageInputs()
     shown = [(image, prompt) for prompt in batch for image in prompt.images]
     if shown:
         different = list(dict.fromkeys(image for image, _ in shown))
         row_of = {image: row for row, image in enumerate(different)}
-        made = patches_of(different)
-        rows = [row_of[image] for image, _ in shown]
-        given |= {name: seen[rows] for name, seen in (made if isinstance(made, dict) else {"patches": made}).items()}
+        images = patches_of(different).rows([row_of[image] for image, _ in shown])
         if model.compressor.needs_question:
             question_ids, question_mask = _padded([prompt.question_ids for _, prompt in shown], pad_id, left=False)
-            given |= {"question_ids": question_ids, "question_mask": question_mask.bool()}
-    return {name: tensor.to(model.device) for name, tensor in given.items()}
+            images = images.joined(ImageInputs(question_ids=question_ids, question_mask=question_mask.bool()))
+    given = {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions}
+    return {name: tensor.to(model.device) for name, tensor in given.items()} | {"images": images.to(model.device)}
 
 
 def _greedy(
     model: VlmForConditionalGeneration,
-    given: dict[str, Tensor],
+    given: dict[str, Any],
     *,
     stop_ids: Sequence[int],
     pad_id: int,
@@ -146,6 +158,7 @@ def _greedy(
             past_key_values=out.past_key_values,
             use_cache=True,
             logits_to_keep=1,
+            n_visual_tokens=given["n_visual_tokens"],
         )
 
 

@@ -20,6 +20,7 @@ from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_folder
 from vlmlaw.hub import open_model
+from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.machine import best_device
 from vlmlaw.progress import progress
 from vlmlaw.towers import load_tower, normalise, statistics_of
@@ -29,11 +30,19 @@ if TYPE_CHECKING:
 
 IMAGES_AT_ONCE = 64
 
-ImagesOf = Callable[[np.ndarray], dict[str, Tensor]]  # image rows to what the model takes of them
+ImagesOf = Callable[[np.ndarray], ImageInputs]  # image rows to what the model reads of them
 
 
 def pixel_values(pictures_HWC: Sequence[np.ndarray], config: VlmConfig) -> Tensor:
-    """pixel_values (B, 3, H, W) of uint8 images of any size: square and normalised as the model was trained."""
+    """pixel_values (B, 3, H, W) of uint8 images of any size: square and normalised as the model was trained.
+
+    >>> from vlmlaw.vision import ConvTowerConfig
+    >>> from vlmlaw.vlm_config import VlmConfig
+    >>> config = VlmConfig(vision_config=ConvTowerConfig(image_size=16), image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    >>> white = pixel_values([np.full((20, 30, 3), 255, np.uint8)], config)
+    >>> white.shape, white.unique().tolist()
+    (torch.Size([1, 3, 16, 16]), [1.0])
+    """
     from PIL import Image
 
     side, fit, color = config.vision_config.image_size, config.image_fit, config.pad_color
@@ -47,16 +56,16 @@ def are_features(folder: Path) -> bool:
 
 
 def open_images(folder: Path, *, layers: Sequence[int], image_px: int) -> ImagesOf:
-    """A function from image rows to the model's arguments: `patches` of a cache, or `pixel_values` of a dataset.
+    """A function from image rows to what the model reads: `patches` of a cache, or `pixel_values` of a dataset.
 
     Pixels stay bytes, which the model normalises where it computes. Raises UserError where the folder is neither.
     """
     if are_features(folder):
         features_of = load_features(folder, layers=layers)
-        return lambda rows: {"patches": features_of(rows)}
+        return lambda rows: ImageInputs(patches=features_of(rows))
     dataset = Dataset(folder)
 
-    def pixels_of(rows: np.ndarray) -> dict[str, Tensor]:
+    def pixels_of(rows: np.ndarray) -> ImageInputs:
         different, which = np.unique(rows, return_inverse=True)
         images = [dataset.image(row) for row in different]
         for row, image in zip(different, images, strict=True):
@@ -66,7 +75,7 @@ def open_images(folder: Path, *, layers: Sequence[int], image_px: int) -> Images
                     f"tower reads squares of {image_px}; prepare the data again."
                 )
         pixels_BHWC = np.stack(images)[which] if images else np.zeros((0, image_px, image_px, 3), np.uint8)
-        return {"pixel_values": torch.from_numpy(pixels_BHWC)}
+        return ImageInputs(pixel_values=torch.from_numpy(pixels_BHWC))
 
     return pixels_of
 

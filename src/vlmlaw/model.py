@@ -5,7 +5,8 @@ classes. B sequences, T tokens, P patches, K = levels * width, V visual tokens, 
 """
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from dataclasses import replace
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -22,19 +23,36 @@ from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vlmlaw import pruning, tower_attention, towers, vision
-from vlmlaw.attention import fitting_mask
+from vlmlaw.attention import PACKED, attention_of_call, fitting_mask
 from vlmlaw.compressors import Compressor, FastV, build_compressor, compressor_class
 from vlmlaw.compressors.base import ATTENTION, EMBEDDING, PROJECTED, patch_positions
 from vlmlaw.head import prediction_loss
+from vlmlaw.image_inputs import IMAGE_INPUTS, ImageInputs
 from vlmlaw.projector import PlaceEmbedding, Projector
 from vlmlaw.vlm_config import VlmConfig
 
-IMAGE_INPUTS = ("pixel_values", "patches", "question_ids", "question_mask", "image_of", "importance", "keys")
 IGNORE_INDEX = -100  # torch's cross-entropy leaves such targets out
 
 
 class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
-    """Image and text to text. The prompt holds V image tokens, which the compressed image replaces."""
+    """Image and text to text. The prompt holds V image tokens, which the compressed image replaces.
+
+    >>> from transformers import Qwen2Config
+    >>> from vlmlaw.vision import ConvTowerConfig
+    >>> shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    >>> config = VlmConfig(
+    ...     vision_config=ConvTowerConfig(hidden_size=8, num_hidden_layers=1, image_size=32),
+    ...     text_config=Qwen2Config(vocab_size=10, num_key_value_heads=2, **shape),
+    ...     compressor="m3", n_visual_tokens=16, feature_layers=[-1], image_token_id=1,
+    ... )
+    >>> model = VlmForConditionalGeneration(config).eval()
+    >>> pixels, question = torch.zeros(1, 3, 32, 32), torch.tensor([[5, 6, 7]])
+    >>> for v in (16, 4):
+    ...     input_ids = torch.cat([torch.full((1, v), 1), question], dim=1)
+    ...     model(input_ids, pixel_values=pixels, n_visual_tokens=v).logits.shape
+    torch.Size([1, 19, 10])
+    torch.Size([1, 7, 10])
+    """
 
     config_class = VlmConfig
     main_input_name = "input_ids"
@@ -47,7 +65,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         vision_width = config.vision_config.hidden_size
         text_width = config.text_config.hidden_size
         side = vision.grid_side(config.vision_config)
-        self.vision_tower = AutoModel.from_config(config.vision_config)
+        tower_options = {"dtype": config.vision_dtype} if config.vision_dtype else {}
+        self.vision_tower = AutoModel.from_config(config.vision_config, **tower_options)
         key_width = tower_attention.key_width(config.vision_config)
         key_options = compressor_class(config.compressor).key_options(projected=text_width, attention=key_width)
         self.compressor: Compressor = build_compressor(
@@ -107,6 +126,17 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with guard_torch_init_functions():
             self.compressor.reset_parameters()
 
+    def train(self, mode: bool = True) -> Self:
+        """Training mode for all but the tower: frozen, it has neither dropout nor jittered positions."""
+        super().train(mode)
+        self.vision_tower.eval()
+        return self
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The LLM's; the tower may have another (`config.vision_dtype`)."""
+        return self.language_model.dtype
+
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
 
@@ -121,39 +151,28 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Whether an image's tokens depend on the question, so that each question is a sequence of its own."""
         return self.compressor.needs_question or self.compressor.inside_llm
 
-    def set_n_visual_tokens(self, n_visual_tokens: int) -> None:
-        """Make another number of tokens of each image, with the same weights. Raises UserError unless elastic."""
-        self.compressor.set_n_visual_tokens(n_visual_tokens)
-        self.config.n_visual_tokens = n_visual_tokens
-
-    def visual_tokens(
-        self,
-        patches_BPK: Tensor,
-        *,
-        question_ids_BT: Tensor | None = None,
-        question_mask_BT: Tensor | None = None,
-        image_of_B: Tensor | None = None,
-        importance_BP: Tensor | None = None,
-        keys_BPH: Tensor | None = None,
-    ) -> Tensor:
+    def visual_tokens(self, images: ImageInputs, *, n_visual_tokens: int | None = None) -> Tensor:
         """Visual tokens (B, V, D) as the LLM reads them, of patch features and, where needed, of the question.
 
-        `image_of_B` says which image each question is about where several share one. importance_BP and keys_BPH are
-        the tower's (see `tower_attention`); a tower without attention has its patches instead.
+        `n_visual_tokens` is V where it is not the configuration's. `importance` and `keys` are the tower's (see
+        `tower_attention`); a tower without attention has its patches instead.
         """
-        compressor = self.compressor
-        question_BTD = None
+        compressor, dtype = self.compressor.with_n_visual_tokens(n_visual_tokens), self.projector.norm.weight.dtype
+        if images.patches is None:
+            raise ValueError("found no patches to make visual tokens of; give the tower's features (see `see`)")
+        patches_BPK, image_of_B = images.patches.to(dtype), images.image_of
+        question_BTD, question_mask_BT = None, images.question_mask
         if compressor.needs_question:
-            if question_ids_BT is None or question_mask_BT is None:
+            if images.question_ids is None or question_mask_BT is None:
                 raise ValueError(f"compressor {self.config.compressor} needs question_ids and question_mask")
-            question_BTD, question_mask_BT = self.read_question(question_ids_BT, question_mask_BT)
+            question_BTD, question_mask_BT = self.read_question(images.question_ids, question_mask_BT)
         if compressor.inside_llm:  # all patches go in
             visual_BVC = patches_BPK[..., -compressor.width :]
             visual_BVC = visual_BVC if image_of_B is None else visual_BVC[image_of_B]
             places_P2 = patch_positions(compressor.grid_side).to(visual_BVC.device)
             places_BV2: Tensor | None = places_P2.expand(len(visual_BVC), -1, -1)
         else:
-            importance_BP, keys_BPH = self._compared_by(patches_BPK, importance_BP, keys_BPH)
+            importance_BP, keys_BPH = self._compared_by(images, patches_BPK)
             visual_BVC, places_BV2 = compressor.forward_with_positions(
                 patches_BPK,
                 question_BTD,
@@ -167,12 +186,10 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             visual_BVD = visual_BVD + self.places(places_BV2)
         return visual_BVD
 
-    def _compared_by(
-        self, patches_BPK: Tensor, importance_BP: Tensor | None, keys_BPH: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
+    def _compared_by(self, images: ImageInputs, patches_BPK: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """What the compressor weighs and compares patches by, made of the patches where the tower says nothing."""
         compressor, has_attention = self.compressor, tower_attention.has_attention(self.config.vision_config)
-        patches_BPC = patches_BPK[..., -compressor.width :]
+        patches_BPC, importance_BP = patches_BPK[..., -compressor.width :], images.importance
         if compressor.needs_importance and importance_BP is None:
             if has_attention:
                 raise ValueError(
@@ -181,21 +198,22 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 )
             importance_BP = tower_attention.received_importance(patches_BPC)
         if compressor.keys_from == PROJECTED:
-            keys_BPH = self.projector(patches_BPC)
-        return importance_BP, keys_BPH
+            return importance_BP, self.projector(patches_BPC)
+        return importance_BP, images.keys if images.keys is None else images.keys.to(patches_BPK.dtype)
 
     @torch.no_grad()
     def read_question(self, question_ids_BT: Tensor, question_mask_BT: Tensor) -> tuple[Tensor, Tensor]:
         """The question alone as its embeddings, or as the LLM's last hidden states; no gradient flows into either."""
         if self.compressor.question_from == EMBEDDING:
             return self.get_input_embeddings()(question_ids_BT), question_mask_BT
-        states = self.language_model.base_model(
-            input_ids=question_ids_BT, attention_mask=question_mask_BT, use_cache=False
-        ).last_hidden_state
+        with attention_of_call(self.language_model, None):
+            states = self.language_model.base_model(
+                input_ids=question_ids_BT, attention_mask=question_mask_BT, use_cache=False
+            ).last_hidden_state
         return states, question_mask_BT
 
     @torch.no_grad()
-    def see(self, pixel_values: Tensor) -> dict[str, Tensor]:
+    def see(self, pixel_values: Tensor) -> ImageInputs:
         """What the tower makes of normalised pixel_values (B, 3, H, W), or of bytes (B, H, W, 3).
 
         That is `patches` (B, P, K), and `importance` and `keys` where the compressor asks for the tower's attention.
@@ -206,33 +224,22 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         pixel_values = pixel_values.to(tower.dtype)
         wanted = compressor.needs_importance or compressor.keys_from == ATTENTION
         if compressor.inside_llm or not (wanted and tower_attention.has_attention(self.config.vision_config)):
-            return {"patches": vision.patch_features(tower, pixel_values, layers=layers)}
+            return ImageInputs(patches=vision.patch_features(tower, pixel_values, layers=layers))
         with tower_attention.watched(tower, layer=layers[-1]) as watch:
             patches = vision.patch_features(tower, pixel_values, layers=layers)
         importance, keys = watch.read(compressor.n_patches)
-        return {"patches": patches, "importance": importance, "keys": keys}
+        return ImageInputs(patches=patches, importance=importance, keys=keys)
 
-    def embed(
-        self,
-        input_ids: Tensor,
-        *,
-        pixel_values: Tensor | None = None,
-        patches: Tensor | None = None,
-        question_ids: Tensor | None = None,
-        question_mask: Tensor | None = None,
-        image_of: Tensor | None = None,
-        importance: Tensor | None = None,
-        keys: Tensor | None = None,
-    ) -> Tensor:
+    def embed(self, input_ids: Tensor, images: ImageInputs, *, n_visual_tokens: int | None = None) -> Tensor:
         """Input embeddings (B, T, D): the text's, with the images' visual tokens in the image tokens' places."""
         is_image_BT = input_ids == self.config.image_token_id
         # The image's token may lie beyond the LLM's vocabulary; what stands in its place is replaced anyway.
         embeds_BTD = self.get_input_embeddings()(input_ids.masked_fill(is_image_BT, 0))
-        if patches is None and pixel_values is not None and len(pixel_values):
-            seen = self.see(pixel_values)
-            patches, importance, keys = seen["patches"], seen.get("importance"), seen.get("keys")
-        n_images = 0 if patches is None else len(patches) if image_of is None else len(image_of)
-        n_each = self.compressor.n_input_tokens
+        if images.patches is None and images.pixel_values is not None and len(images.pixel_values):
+            seen = self.see(images.pixel_values)
+            images = replace(images, pixel_values=None, **seen.tensors())
+        n_images = images.n_sequences
+        n_each = self.compressor.with_n_visual_tokens(n_visual_tokens).n_input_tokens
         n_places = int(is_image_BT.sum())
         if n_places != n_images * n_each:
             made = f"{n_images} images make {n_images * n_each} visual tokens ({n_each} each)"
@@ -240,31 +247,25 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 f"the text has {n_places} image tokens, but {made if n_images else 'no image was given'}; "
                 "repeat the image token once for each visual token of each image"
             )
-        if patches is None or not n_images:
-            return embeds_BTD + self._unseen() if self.training and _shares_work() else embeds_BTD
-        visual_BVD = self.visual_tokens(
-            patches.to(self.projector.norm.weight.dtype),
-            question_ids_BT=question_ids,
-            question_mask_BT=question_mask,
-            image_of_B=image_of,
-            importance_BP=importance,
-            keys_BPH=keys if keys is None else keys.to(self.projector.norm.weight.dtype),
-        )
+        if images.patches is None or not n_images:
+            return embeds_BTD + self._zero_contribution() if self.training and _shares_work() else embeds_BTD
+        visual_BVD = self.visual_tokens(images, n_visual_tokens=n_visual_tokens)
         return embeds_BTD.masked_scatter(is_image_BT[..., None], visual_BVD.to(embeds_BTD.dtype))
 
-    def _unseen(self) -> Tensor:
-        """Zero, by way of everything that makes visual tokens.
+    def _zero_contribution(self) -> Tensor:
+        """A zero that depends on every connector weight, so that all processes reduce the same gradients.
 
-        Processes that train together exchange the same gradients at every pass, also where one has no image.
+        Processes that train together exchange gradients at every pass, also where one of them has no image.
         """
         side, width = vision.grid_side(self.config.vision_config), self.config.vision_config.hidden_size
-        weight = self.projector.norm.weight
-        patches = torch.zeros(1, side**2, width * len(self.config.feature_layers), device=weight.device)
-        words = torch.zeros(1, 1, dtype=torch.long, device=weight.device)
-        visual_BVD = self.visual_tokens(
-            patches.to(weight.dtype), question_ids_BT=words, question_mask_BT=torch.ones_like(words)
+        device = self.projector.norm.weight.device
+        words = torch.zeros(1, 1, dtype=torch.long, device=device)
+        images = ImageInputs(
+            patches=torch.zeros(1, side**2, width * len(self.config.feature_layers), device=device),
+            question_ids=words,
+            question_mask=torch.ones_like(words),
         )
-        return 0 * visual_BVD.sum()
+        return 0 * self.visual_tokens(images).sum()
 
     def forward(
         self,
@@ -284,47 +285,65 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         targets: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        *,
+        images: ImageInputs | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Logits, and the mean loss over labelled tokens.
+        """Logits, and the mean loss over labelled tokens. Nothing of a call is kept for later ones.
 
-        `patches` (n_images, P, K) replace `pixel_values` where features are cached; `image_of` says which of them each
-        sequence is about, where several share one. `n_visual_tokens` sets V of an elastic model, from now on. `labels`
-        are transformers' (same places as input_ids); `targets` (B, T) say which token each place should predict, so
-        that one prefix can serve many questions. With either, logits are computed only where there is something to
-        predict, (n, vocab).
+        The image's inputs come as `images`, or one by one, as transformers' `generate` hands them on (see
+        `ImageInputs`). `n_visual_tokens` is V of this call, of an elastic model. `labels` are transformers' (same
+        places as input_ids); `targets` (B, T) say which token each place should predict, so that one prefix can serve
+        many questions. With either, logits are computed only where there is something to predict, (n, vocab). With
+        `cu_seq_lens_q`, where documents begin and end, the one row is packed (see `attention`).
         """
-        if n_visual_tokens is not None and n_visual_tokens != self.compressor.n_visual_tokens:
-            self.set_n_visual_tokens(n_visual_tokens)
-        if self.compressor.inside_llm and past_key_values is None and kwargs.get("use_cache", True):
+        given = (pixel_values, patches, question_ids, question_mask, image_of, importance, keys)
+        images = ImageInputs(*given).joined(images or ImageInputs())
+        compressor = self.compressor.with_n_visual_tokens(n_visual_tokens)
+        if compressor.inside_llm and past_key_values is None and kwargs.get("use_cache", True):
             past_key_values = DynamicCache(config=self.language_model.config)  # it keeps the choice
         if inputs_embeds is None and past_key_values is not None and past_key_values.get_seq_length() > 0:
             inputs_embeds = self.get_input_embeddings()(input_ids)  # the image is in the cache
         elif inputs_embeds is None:
             assert input_ids is not None
-            inputs_embeds = self.embed(
-                input_ids,
-                pixel_values=pixel_values,
-                patches=patches,
-                question_ids=question_ids,
-                question_mask=question_mask,
-                image_of=image_of,
-                importance=importance,
-                keys=keys,
-            )
+            inputs_embeds = self.embed(input_ids, images, n_visual_tokens=n_visual_tokens)
         if labels is not None:
             targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
-        with self._pruning(input_ids, targets, attention_mask, past_key_values):
-            outputs = self.language_model.base_model(
-                inputs_embeds=inputs_embeds,
-                attention_mask=fitting_mask(
-                    attention_mask, self.language_model.config._attn_implementation, inputs_embeds.dtype
-                ),
-                position_ids=position_ids,
-                past_key_values=past_key_values,
+        outputs = self._read(
+            inputs_embeds,
+            self._pruning(compressor, input_ids, targets, attention_mask, past_key_values),
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            **kwargs,
+        )
+        return self._predicted(outputs, targets, logits_to_keep)
+
+    def _read(
+        self,
+        embeds_BTD: Tensor,
+        pruning_of_call: AbstractContextManager[None] | None,
+        *,
+        attention_mask: Any,
+        cu_seq_lens_q: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """The LLM's outputs, by the attention of this call: packed, eager where it prunes, or the LLM's own."""
+        if cu_seq_lens_q is not None:
+            kwargs["cu_seq_lens_q"] = cu_seq_lens_q
+            parts = self.language_model.modules() if self.training else ()
+            if any(getattr(part, "gradient_checkpointing", False) for part in parts):
+                raise ValueError(
+                    "found transformers' gradient checkpointing with a packed row (cu_seq_lens_q), whose layers would "
+                    "be recomputed with other attention; recompute by `vlmlaw.prepare`, or give padded rows"
+                )
+        wanted = "eager" if pruning_of_call else None if cu_seq_lens_q is None else PACKED
+        with attention_of_call(self.language_model, wanted) as implementation, pruning_of_call or nullcontext():
+            return self.language_model.base_model(
+                inputs_embeds=embeds_BTD,
+                attention_mask=fitting_mask(attention_mask, implementation, embeds_BTD.dtype),
                 **kwargs,
             )
-        return self._predicted(outputs, targets, logits_to_keep)
 
     def _predicted(self, outputs: Any, targets: Tensor | None, logits_to_keep: int | Tensor) -> CausalLMOutputWithPast:
         """Logits where they are wanted: where there is a target, with the loss, or else at the places to keep."""
@@ -338,16 +357,15 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
     def _pruning(
-        self, input_ids: Tensor | None, targets: Tensor | None, mask: Any, cache: Any
-    ) -> AbstractContextManager[None]:
-        """Where the compressor works inside the LLM, what makes it read fewer tokens; else nothing."""
-        compressor = self.compressor
-        if not isinstance(compressor, FastV) or compressor.n_visual_tokens == compressor.n_patches:
-            return nullcontext()
+        self, compressor: Compressor, input_ids: Tensor | None, targets: Tensor | None, mask: Any, cache: Any
+    ) -> AbstractContextManager[None] | None:
+        """Where the compressor works inside the LLM, what makes it read fewer tokens; it needs eager attention."""
+        if not isinstance(compressor, FastV):
+            return None
+        if compressor.n_visual_tokens == compressor.n_patches and not pruning.is_pruned(cache):
+            return None
         if input_ids is None:
             raise ValueError("compressor fastv must see which tokens are an image's; give input_ids, not embeddings")
-        if self.language_model.config._attn_implementation != "eager":
-            self.language_model.set_attn_implementation("eager")  # the one that shows its weights
         return pruning.pruned(
             self.language_model,
             after=compressor.layer,
@@ -365,7 +383,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         parent: Any = super()
         inputs = parent.prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
-            for name in IMAGE_INPUTS:
+            for name in ("images", *IMAGE_INPUTS):
                 inputs.pop(name, None)
         return inputs
 

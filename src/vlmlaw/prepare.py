@@ -8,6 +8,7 @@ gathered, in the arithmetic's precision, while it computes. In float32 on one pr
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,9 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vlmlaw.attention import PACKED
+from vlmlaw.attention import attention_of_call
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from vlmlaw.machine import Machine
     from vlmlaw.model import VlmForConditionalGeneration
     from vlmlaw.stage_settings import ComputeSettings
@@ -29,18 +32,15 @@ def prepare(
     machine: Machine,
     compute: ComputeSettings,
     dtype: torch.dtype = torch.float32,
-    packed: bool = False,
 ) -> None:
     """Put the model on its device, its layers compiled, recomputed and sharded as is asked for.
 
     Do it before the optimizer is made, since sharding replaces the parameters.
     """
-    if packed:
-        model.language_model.set_attn_implementation(PACKED)
     layers = list(_layers(model.language_model))
     for layer in layers:
         if compute.recompute:
-            _recompute(layer)
+            _recompute(layer, model.language_model)
         if compute.compile:
             layer.compile(dynamic=True)
     if machine.n_processes > 1 or dtype != torch.float32:
@@ -55,15 +55,24 @@ def _layers(language_model: nn.Module) -> Iterator[nn.Module]:
     return (module for module in language_model.modules() if type(module).__name__ in names)
 
 
-def _recompute(layer: nn.Module) -> None:
+def _recompute(layer: nn.Module, language_model: PreTrainedModel) -> None:
     """Let the layer keep its inputs alone for the backward pass.
 
     Within its forward, where the compiler sees it: under transformers' own switch a compiled layer runs uncompiled.
+    The backward pass comes when the call, and its choice of attention, is over, so that choice is made once more. What
+    the compiler made computes the same in both.
     """
     inner = layer.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:  # a function of ours: the compiler starts at none of torch's own
-        return checkpoint(inner, *args, use_reentrant=False, **kwargs)
+        if torch.compiler.is_compiling():
+            return checkpoint(inner, *args, use_reentrant=False, **kwargs)
+        chosen = language_model.config._attn_implementation
+
+        def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+            return nullcontext(), attention_of_call(language_model, chosen)
+
+        return checkpoint(inner, *args, use_reentrant=False, context_fn=contexts, **kwargs)
 
     layer.forward = forward
 
@@ -74,9 +83,10 @@ def _shard(
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    # The tower is frozen and small beside its activations: each process has it whole. The rest goes onto the device
-    # layer by layer, of which each process keeps its part, so that a model larger than one GPU's memory gets there.
-    nn.Module.to(model.vision_tower, device=machine.device, dtype=dtype)
+    # The tower is frozen and small beside its activations: each process has it whole, in the tower's own type. The
+    # rest goes onto the device layer by layer, of which each process keeps its part, so that a model larger than one
+    # GPU's memory gets there.
+    nn.Module.to(model.vision_tower, device=machine.device)
     options: dict[str, Any] = {
         # Said, since torch would take a GPU wherever there is one, also for a training on the CPU.
         "mesh": init_device_mesh(machine.device.type, (machine.n_processes,)),
@@ -92,7 +102,7 @@ def _shard(
 def save_whole(model: VlmForConditionalGeneration, folder: Path, *, machine: Machine, dtype: torch.dtype) -> None:
     """Write the model as transformers loads it, gathered from all processes, all of which must take part.
 
-    In the arithmetic's precision: what the model was trained to compute with.
+    In the arithmetic's precision, what the model was trained to compute with; the tower in its own.
     """
     from vlmlaw.model import VlmForConditionalGeneration
 
@@ -105,7 +115,8 @@ def save_whole(model: VlmForConditionalGeneration, folder: Path, *, machine: Mac
         return
     with torch.device("meta"):
         plain = VlmForConditionalGeneration(cast(Any, model.config))
-    plain.load_state_dict({name: tensor.to(dtype) for name, tensor in whole.items()}, assign=True)
+    cast_weights = {name: w if name.startswith("vision_tower.") else w.to(dtype) for name, w in whole.items()}
+    plain.load_state_dict(cast_weights, assign=True)
     plain.tie_weights()
     plain.generation_config = model.generation_config  # chat models name more ends there than in their configuration
     plain.save_pretrained(folder)

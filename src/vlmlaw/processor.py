@@ -15,13 +15,22 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from vlmlaw.data.framing import square
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
+from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.model import VlmForConditionalGeneration  # its import makes it known, too
 from vlmlaw.towers import normalise
 from vlmlaw.vlm_config import VlmConfig
 
 
 class VlmProcessor(ProcessorMixin):
-    """Makes an image the square that the tower reads, and puts V tokens in the place of each `<image>`."""
+    """Makes an image the square that the tower reads, and puts V tokens in the place of each `<image>`.
+
+    >>> from PIL import Image
+    >>> from vlmlaw.data.miniature import build_tokenizer
+    >>> processor = VlmProcessor(build_tokenizer(), n_visual_tokens=4, image_px=32)
+    >>> inputs = processor(text="<image> shape red", images=Image.new("RGB", (50, 40)))
+    >>> inputs["input_ids"].shape, inputs["pixel_values"].shape
+    (torch.Size([1, 6]), torch.Size([1, 3, 32, 32]))
+    """
 
     def __init__(
         self,
@@ -45,12 +54,14 @@ class VlmProcessor(ProcessorMixin):
         self.image_std = list(image_std)
 
     @classmethod
-    def of_model(cls, model: VlmForConditionalGeneration, tokenizer: Any) -> VlmProcessor:
-        """The processor that goes with a model."""
+    def of_model(
+        cls, model: VlmForConditionalGeneration, tokenizer: Any, *, n_visual_tokens: int | None = None
+    ) -> VlmProcessor:
+        """The processor that goes with a model, or with an elastic one's calls at V = `n_visual_tokens`."""
         config = model.config
         return cls(
             tokenizer,
-            n_visual_tokens=model.compressor.n_input_tokens,
+            n_visual_tokens=model.compressor.with_n_visual_tokens(n_visual_tokens).n_input_tokens,
             reads_question=model.compressor.needs_question,
             image_px=config.vision_config.image_size,
             image_fit=config.image_fit,
@@ -74,16 +85,16 @@ class VlmProcessor(ProcessorMixin):
             )
         repeated = IMAGE_PLACEHOLDER * self.n_visual_tokens
         spread = [one.replace(IMAGE_PLACEHOLDER, repeated) for one in texts]
-        given: dict[str, Any] = self._tokens(spread, side="left")
-        if pictures:
-            given["pixel_values"] = self.pixels(pictures)
+        seen = ImageInputs(pixel_values=self.pixels(pictures)) if pictures else ImageInputs()
         if pictures and self.reads_question:
             if any(one.count(IMAGE_PLACEHOLDER) > 1 for one in texts):
                 raise ValueError("a compressor that reads the question takes one image a text")
             asked = [one.replace(IMAGE_PLACEHOLDER, "") for one in texts if IMAGE_PLACEHOLDER in one]
             question = self._tokens(asked, side="right")
-            given |= {"question_ids": question["input_ids"], "question_mask": question["attention_mask"].bool()}
-        return BatchFeature(given)
+            mask = question["attention_mask"].bool()
+            seen = seen.joined(ImageInputs(question_ids=question["input_ids"], question_mask=mask))
+        # One by one, by the names that transformers' `generate` hands on.
+        return BatchFeature({**self._tokens(spread, side="left"), **seen.tensors()})
 
     def pixels(self, pictures: Sequence[Any]) -> Tensor:
         """pixel_values (n, 3, H, W) of PIL images."""

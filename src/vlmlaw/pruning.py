@@ -7,6 +7,7 @@ analytically (`vlmlaw.cost`), not in seconds. B sequences, T tokens, S tokens wi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,14 @@ from vlmlaw.errors import UserError
 
 
 def require_layers(n_layers: int, *, after: int) -> None:
-    """Raise UserError where no layer is left after the one that chooses."""
+    """Raise UserError where no layer is left after the one that chooses.
+
+    >>> require_layers(3, after=2)
+    >>> require_layers(2, after=2)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    vlmlaw.errors.UserError: compressor fastv: layer is 2 and the LLM has 2 layers, ...
+    """
     if after >= n_layers:
         raise UserError(
             f"compressor fastv: layer is {after} and the LLM has {n_layers} layers, so that none is left to read fewer "
@@ -29,7 +37,12 @@ def require_layers(n_layers: int, *, after: int) -> None:
 
 
 def asking_places(targets_BT: Tensor | None, mask: Tensor | None, shape: torch.Size, device: Any) -> Tensor:
-    """(B,) the last token of each question: before the first answer, or the sequence's last that is no padding."""
+    """(B,) the last token of each question: before the first answer, or the sequence's last that is no padding.
+
+    >>> mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 0]])
+    >>> asking_places(None, mask, mask.shape, "cpu").tolist()
+    [3, 2]
+    """
     n_rows, n_tokens = shape[:2]
     if targets_BT is not None:
         return (targets_BT >= 0).int().argmax(dim=1)
@@ -46,7 +59,8 @@ def pruned(
     """Passes of the LLM inside see, after its layer number `after`, only `n_kept` image tokens of each sequence.
 
     They are those that the token `asking_B` attends to most in that layer, heads averaged. The choice stays with the
-    `cache`, for the steps that generate. The LLM must use eager attention, the one that shows its weights.
+    `cache`, for the steps that generate. The LLM must use eager attention, the one that shows its weights. Passes of
+    other threads see what they saw before.
     """
     layers = _layers(llm)
     require_layers(len(layers), after=after)
@@ -60,6 +74,11 @@ def pruned(
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def is_pruned(cache: Any) -> bool:
+    """Whether a key-value cache is of a prompt whose tokens were chosen, so that later steps must keep the choice."""
+    return getattr(cache, "vlmlaw_kept", None) is not None
 
 
 def _layers(llm: Any) -> nn.ModuleList:
@@ -78,8 +97,11 @@ class _Choice:
     def __init__(self, n_kept: int, is_image_BT: Tensor, asking_B: Tensor, cache: Any) -> None:
         self.n_kept, self.is_image_BT, self.asking_B, self.cache = n_kept, is_image_BT, asking_B, cache
         self.kept_BS: Tensor | None = getattr(cache, "vlmlaw_kept", None)
+        self.thread = threading.get_ident()  # hooks are called by all that pass through the layer
 
     def make(self, _module: Any, _inputs: Any, output: Any) -> None:
+        if threading.get_ident() != self.thread:
+            return
         weights_BHTT = output[1]
         if weights_BHTT is None:
             raise ValueError("fastv reads attention weights; load the LLM with attn_implementation='eager'")
@@ -91,7 +113,9 @@ class _Choice:
         if self.cache is not None:
             self.cache.vlmlaw_kept = self.kept_BS
 
-    def mask(self, _module: Any, inputs: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def mask(self, _module: Any, inputs: tuple[Any, ...], given: dict[str, Any]) -> tuple[Any, dict[str, Any]] | None:
+        if threading.get_ident() != self.thread:
+            return None
         assert self.kept_BS is not None
         mask_B1TS, (states_BTD,) = given["attention_mask"], inputs
         n_keys = mask_B1TS.shape[-1]

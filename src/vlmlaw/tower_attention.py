@@ -8,6 +8,7 @@ miniature's, has neither, and `received_attention` of the patches stands in. B i
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -73,8 +74,14 @@ def watched(tower: PreTrainedModel, *, layer: int) -> Iterator[Watched]:
     # Of the configured layers: those behind the last that is read may be left out of the pass.
     place = max(layer % (tower.config.num_hidden_layers + 1) - 1, 0)
     watch = Watched(tower.config.num_attention_heads)
+    thread = threading.get_ident()
+
+    def keep(name: str, output: Tensor) -> None:
+        if threading.get_ident() == thread:  # another thread's pass is another watch's
+            watch.seen[name] = output
+
     hooks = [
-        part[place].register_forward_hook(lambda _module, _inputs, output, name=name: watch.seen.update({name: output}))
+        part[place].register_forward_hook(lambda _module, _inputs, output, name=name: keep(name, output))
         for name, part in (("q", queries), ("k", keys))
     ]
     try:

@@ -65,6 +65,7 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
         image_std=std,
         image_fit=settings.fit,
         pad_color=list(settings.pad_color),
+        vision_dtype=str(tower.dtype).removeprefix("torch."),
         tie_word_embeddings=llm.config.tie_word_embeddings,
     )
     model = VlmForConditionalGeneration.assemble(config, tower, llm)
@@ -198,7 +199,6 @@ def _train(
     words, table = load_tokenizer(language_model), TokenTable.load(tokens)
     plan = replace(settings.training, steps=settings.training.steps_of(len(table)), epochs=0.0)
     dtype = getattr(torch, plan.dtype)
-    serves_any_v, most_tokens = settings.n_visual_tokens is None, model.config.n_visual_tokens
     tokens_of_step = functools.partial(model.compressor.tokens_of_step, seed=settings.seed)
     with join(compute, sharded=dtype != torch.float32) as machine:
         passes_of = StepPasses(
@@ -207,14 +207,14 @@ def _train(
             batch_size=plan.batch_size,
             seed=settings.seed,
             n_visual_tokens=model.config.n_visual_tokens,
-            tokens_of_step=tokens_of_step if serves_any_v else None,
+            tokens_of_step=tokens_of_step if settings.n_visual_tokens is None else None,
             pad_id=words.pad_token_id,
             reads_question=model.reads_question,
             compute=compute,
             machine=machine,
         )
         flops = training_flops(model, with_tower=not are_features(images))
-        prepare(model, machine=machine, compute=compute, dtype=dtype, packed=passes_of.packed)
+        prepare(model, machine=machine, compute=compute, dtype=dtype)
         new = [p for part in model.connector.values() for p in part.parameters()]
         groups = [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())]
         with without_unused_layers(model.vision_tower, layers=settings.feature_layers):
@@ -230,8 +230,6 @@ def _train(
                 machine=machine,
                 compute=compute,
             )
-        if serves_any_v:
-            model.set_n_visual_tokens(most_tokens)  # wherever the last step left it
         save(model, out, machine)
         if machine.is_first:
             keep_logs(workspace_of(out), out)

@@ -8,7 +8,14 @@ from vlmlaw import vision  # noqa: F401  its import makes the miniature's own to
 
 
 class VlmConfig(PreTrainedConfig):
-    """What a VLM consists of. `feature_layers` index the tower's hidden states, shallow to deep."""
+    """What a VLM consists of. `feature_layers` index the tower's hidden states, shallow to deep.
+
+    `vision_dtype` is the type of the frozen tower's weights and arithmetic, whatever the rest has; None: the rest's.
+
+    >>> config = VlmConfig(compressor="m3", n_visual_tokens=4, vision_dtype="float32")
+    >>> config.vision_config.model_type, config.text_config.model_type, config.vision_dtype
+    ('clip_vision_model', 'qwen2', 'float32')
+    """
 
     model_type = "vlmlaw"
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012 transformers' own convention
@@ -27,6 +34,7 @@ class VlmConfig(PreTrainedConfig):
         image_std: list[float] | None = None,
         image_fit: str = "stretch",
         pad_color: list[int] | None = None,
+        vision_dtype: str | None = None,
         **kwargs: Any,
     ):
         self.vision_config = _as_config(vision_config or {"model_type": "clip_vision_model"})
@@ -41,6 +49,7 @@ class VlmConfig(PreTrainedConfig):
         self.image_std = image_std or [0.5] * 3
         self.image_fit = image_fit
         self.pad_color = pad_color or [0, 0, 0]
+        self.vision_dtype = vision_dtype
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
 

@@ -174,7 +174,7 @@ def test_a_training_step_is_taken_at_numbers_of_tokens_that_it_can_make(name):
 def test_an_elastic_training_covers_the_tokens_it_is_given(name):
     compressor = make(name, 36, training_tokens=[9, 1])
     assert {n for step in range(50) for n in compressor.tokens_of_step(step, seed=0)} == {1, 9}
-    compressor.set_n_visual_tokens(4)  # it can still make others
+    assert compressor.with_n_visual_tokens(4).n_visual_tokens == 4  # it can still make others
     with pytest.raises(UserError, match="cannot make V = 37"):
         make(name, 36, training_tokens=[37])
 
@@ -184,17 +184,19 @@ def test_elastic_weights_serve_every_number_of_tokens(name):
     allowed = some_allowed(name)
     compressor, inputs = make(name, allowed[-1]), make_inputs()
     if not compressor.elastic:
-        with pytest.raises(UserError, match=rf"{name}.*cannot make V = {allowed[0]}"):
-            compressor.set_n_visual_tokens(allowed[0])
+        with pytest.raises(UserError, match=rf"{name}.*cannot make V = {allowed[-1] - 1}"):
+            compressor.with_n_visual_tokens(allowed[-1] - 1)
+        assert compressor.with_n_visual_tokens(allowed[-1]) is compressor
         return
     for n_tokens in allowed:
         built = make(name, n_tokens)
         built.load_state_dict(compressor.state_dict())
-        compressor.set_n_visual_tokens(n_tokens)
-        torch.testing.assert_close(compressor(**inputs), built(**inputs))
-        assert compressor.flops(5) == built.flops(5)
+        at_another = compressor.with_n_visual_tokens(n_tokens)
+        torch.testing.assert_close(at_another(**inputs), built(**inputs))
+        assert at_another.flops(5) == built.flops(5)
+        assert compressor.n_visual_tokens == allowed[-1]
     with pytest.raises(UserError, match="V can be"):
-        compressor.set_n_visual_tokens(N_PATCHES + 1)
+        compressor.with_n_visual_tokens(N_PATCHES + 1)
 
 
 @every_name

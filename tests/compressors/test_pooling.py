@@ -82,8 +82,7 @@ def test_matryoshka_pooling_nests():
     compressor, inputs = make("m3", 36), make_inputs()
     tokens = {}
     for n_tokens in (1, 4, 9, 36):
-        compressor.set_n_visual_tokens(n_tokens)
-        tokens[n_tokens] = compressor(**inputs)
+        tokens[n_tokens] = compressor.with_n_visual_tokens(n_tokens)(**inputs)
         torch.testing.assert_close(tokens[n_tokens], make("average", n_tokens)(**inputs), rtol=0, atol=0)
     for fine in (4, 9, 36):
         torch.testing.assert_close(tokens[fine].mean(dim=1), tokens[1][:, 0])

@@ -21,9 +21,9 @@ need it ignores, so that a model may pass everything it has. `forward_with_posit
 property `positions` (V x 2), and learned queries have None in both.
 
 What a workflow asks of a class before building it: `allowed_tokens(grid_side)`, `option_names()`, and the flags
-`elastic` (one set of weights serves every V; `set_n_visual_tokens` switches), `training_free` (applied at inference to
-a model trained on all patches; also elastic), `needs_question`, `needs_importance`, `moves_with_content`,
-`reads_all_levels`.
+`elastic` (one set of weights serves every V; `with_n_visual_tokens(v)` is the compressor at another),
+`training_free` (applied at inference to a model trained on all patches; also elastic), `needs_question`,
+`needs_importance`, `moves_with_content`, `reads_all_levels`.
 Of an instance: `out_width` (the vision width: the MLP projector to the LLM is the model's), `n_params()`, `flops()`.
 A model with an initialisation of its own must call `reset_parameters()` after it, since zero-initialised maps matter;
 a PreTrainedModel does so in `initialize_weights`, under `transformers.initialization.guard_torch_init_functions`.

@@ -5,9 +5,10 @@ Shapes: B images (or image-question pairs), I images where several questions sha
 C vision width, L levels of the vision tower, K = L * C, T question tokens, D question width, H key width.
 """
 
+import copy
 import inspect
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class Compressor(nn.Module):
     """
 
     name: ClassVar[str]  # its name in the table and in the experiment file
-    elastic: ClassVar[bool] = False  # one set of weights serves every allowed V: see set_n_visual_tokens
+    elastic: ClassVar[bool] = False  # one set of weights serves every V: see with_n_visual_tokens
     training_free: ClassVar[bool] = False  # applied at inference to a model trained on all patches (elastic too)
     needs_question: ClassVar[bool] = False
     shares_images: ClassVar[bool] = False  # does once an image what does not depend on the question
@@ -171,14 +172,27 @@ class Compressor(nn.Module):
             return visual_BVC, None
         return visual_BVC, positions_V2.to(visual_BVC.device).expand(len(visual_BVC), -1, -1)
 
-    def set_n_visual_tokens(self, n_visual_tokens: int) -> None:
-        """Make another number of tokens from now on, with the same weights. Raises UserError unless elastic."""
+    def with_n_visual_tokens(self, n_visual_tokens: int | None) -> Self:
+        """The same compressor at another V (None: its own), with the same weights; it itself stays as it is.
+
+        Raises UserError unless it is elastic, or for a V that it cannot make.
+
+        >>> from vlmlaw.compressors import build_compressor
+        >>> compressor = build_compressor("m3", 4, 8, 16)
+        >>> fewer = compressor.with_n_visual_tokens(4)
+        >>> fewer(torch.zeros(1, 16, 8)).shape, compressor.n_visual_tokens
+        (torch.Size([1, 4, 8]), 16)
+        """
+        if n_visual_tokens is None or n_visual_tokens == self.n_visual_tokens:
+            return self
         if not self.elastic:
             raise UserError(
                 f"compressor {self.name}: its weights belong to V = {self.n_visual_tokens} and cannot make "
                 f"V = {n_visual_tokens}; build another one, or use an elastic compressor."
             )
-        self.n_visual_tokens = self._allowed(n_visual_tokens)
+        other = copy.copy(self)  # of the module alone: weights and inner modules are shared
+        other.n_visual_tokens = self._allowed(n_visual_tokens)
+        return other
 
     def _trained_at(self, training_tokens: Sequence[int] | None) -> list[int]:
         """The numbers of tokens that an elastic compressor's training covers: those given, or all that it can make."""

@@ -138,7 +138,7 @@ class Freshness:
         return Job(rule=name, record=record, outputs=others, given=given, files=files)
 
     def _same_as_recorded(self, job: Job) -> bool | None:
-        """Whether Snakemake's record of the job has these parameters and this command; None where it has none."""
+        """Whether Snakemake's record of the job has these parameters; None where it has none."""
         record = record_of_output(self._workflow.persistence, job.recorded_as)
         if record is None or record.params is None:
             return None
