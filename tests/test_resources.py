@@ -11,7 +11,7 @@ from vlmlaw.budget import estimate
 from vlmlaw.experiment import Experiment, read_experiment
 from vlmlaw.workflow import attempts
 from vlmlaw.workflow.resources import Needs
-from vlmlaw.workflow.stages import wildcards_of
+from vlmlaw.workflow.stage import wildcards_of
 
 FILE = "workflow/experiments/tiny.yaml"
 

@@ -7,7 +7,7 @@ import yaml
 
 from vlmlaw.data.practice import write_practice
 from vlmlaw.workflow.plan import Plan
-from vlmlaw.workflow.stages import Read
+from vlmlaw.workflow.stage import Read
 
 from .project import ROOT, Project, new_project, tiny_experiment
 

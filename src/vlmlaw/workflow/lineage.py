@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 
 from vlmlaw.runtime.fingerprint import code_version
-from vlmlaw.workflow.stages import Read, Stage, Wildcards
+from vlmlaw.workflow.stage import Read, Stage, Wildcards
 
 
 class Lineage:

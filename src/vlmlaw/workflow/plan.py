@@ -20,9 +20,11 @@ from vlmlaw.runtime.fingerprint import code_version
 from vlmlaw.settings import to_json
 from vlmlaw.stage_settings import LlavaData
 from vlmlaw.workflow.lineage import Lineage
+from vlmlaw.workflow.reads import training_of
 from vlmlaw.workflow.resources import Needs
 from vlmlaw.workflow.snakemake_patches import limit_of_this_machine
-from vlmlaw.workflow.stages import MODEL, TRAIN, Read, Stage, name_of, stages_of, training_of
+from vlmlaw.workflow.stage import MODEL, TRAIN, Read, Stage, name_of
+from vlmlaw.workflow.stages import stages_of
 
 # Beside its log a job records what became of it, for retries and `vlmlaw status`; and it takes GPUs of its own.
 MEASURED = " --log {log:q} --memory-mb {resources.mem_mb} --minutes {resources.runtime} --gpus {resources.gpu}"

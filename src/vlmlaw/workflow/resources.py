@@ -18,7 +18,8 @@ from vlmlaw import budget
 from vlmlaw.experiment import Experiment
 from vlmlaw.stage_settings import CellSettings, DataSettings, OptimizerSettings
 from vlmlaw.workflow.attempts import KILLED, MEMORY, TIME, failures
-from vlmlaw.workflow.stages import ALIGN, TRAIN, Stage, name_of, stages_of
+from vlmlaw.workflow.stage import ALIGN, TRAIN, Stage, name_of
+from vlmlaw.workflow.stages import stages_of
 
 BASE_MB = 1500  # Python, torch, transformers and a small dataset took 450 MB, Snakemake's own processes 250 MB
 BASE_MINUTES = 10  # to start, read the data and write the result

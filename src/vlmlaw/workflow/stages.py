@@ -6,30 +6,29 @@ depends on follow from the rows. `stages_of(experiment)` is the table of one exp
 miniature is fetched in an experiment with pretrained models.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vlmlaw.experiment import Experiment
-from vlmlaw.names import CELL_KEYS, RULE_OF_RUNNER, cell_name
 from vlmlaw.report import described, templates_version
-from vlmlaw.settings import to_json
-from vlmlaw.stage_settings import CellSettings, ModelSettings, SplitSettings
+from vlmlaw.workflow.reads import Reads, evaluations_of, whole_as_json
+from vlmlaw.workflow.stage import (
+    CELL,
+    CELL_MODEL,
+    ELASTIC,
+    FETCHED,
+    LANGUAGE_MODEL,
+    MODEL,
+    PICTURES,
+    TOKENIZER,
+    Read,
+    Stage,
+    Wildcards,
+)
 
-Wildcards = Mapping[str, str]
-
-CELL = "{size}_v{n_visual_tokens}_{compressor}_s{seed}"
-ELASTIC = "{size}_{compressor}_s{seed}"  # a training whose weights serve every V
-MODEL = ("model.safetensors", "config.json")
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-LANGUAGE_MODEL = (*MODEL, "generation_config.json", *TOKENIZER)
-CELL_MODEL = (*LANGUAGE_MODEL, "processor_config.json")
-PICTURES = ("index.npz", "conversations.json", "images-00000.tar")
-TRAIN, ALIGN = ("train_cell", "train_elastic"), ("align_cell", "align_elastic")
-FETCHED = "model.json"  # a pretrained model is not copied into the results: a small file says what it is
-OF_A_MODEL = (".json", ".safetensors", ".jinja", ".txt", ".model")  # files of a model that lies in a folder here
 FIGURES = {  # of the report: category and title in Snakemake's own report
     "error_against_tokens": ("Law", "error against visual tokens"),
     "error_against_flops": ("Law", "error against FLOPs, frontier"),
@@ -44,184 +43,15 @@ FIGURES = {  # of the report: category and title in Snakemake's own report
 }
 
 
-@dataclass(frozen=True)
-class Read:
-    """What a job reads of another job: some of its files, or with none named all that it makes."""
-
-    rule: str
-    wildcards: Wildcards = field(default_factory=dict)
-    files: tuple[str, ...] = ()
-
-    @property
-    def job(self) -> tuple[str, Wildcards]:
-        return self.rule, self.wildcards
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A row of the table; paths are below the results folder, with wildcards in braces.
-
-    `command` is the verb with its options. In it `{x}` stands for the input, parameter, resource or wildcard x, `{x/}`
-    for the folder of an input's first file, `{out}` for the first file made and `{out/}` for its folder.
-    """
-
-    rule: str
-    message: str
-    command: str
-    code: tuple[str, ...]  # roots of the fingerprint: the functions that make the result
-    folder: str
-    files: tuple[str, ...]
-    record: str = "record.json"
-    made: tuple[str, ...] = ()  # what of the folder the record lists; (): what `--out` names
-    reads: Mapping[str, Callable[[Wildcards], Iterable[Read]]] = field(default_factory=dict)
-    many: tuple[str, ...] = ()  # of them those that read many jobs, which a record does not list
-    theirs: Mapping[str, Callable[[Wildcards], Iterable[str]]] = field(default_factory=dict)  # files of the user's own
-    params: Mapping[str, Callable[[Wildcards], Any]] = field(default_factory=dict)
-    own_params: tuple[str, ...] = ()  # parameters that do not matter to what is made from the result
-    resources: Mapping[str, Callable[[Wildcards], Any]] = field(default_factory=dict)
-    of_compressor: bool = False  # of all compressors only the job's own counts as its code
-    lasts: bool = True  # False: a cache, neither recorded nor shared, and made again where a job needs it
-    memory_mb: int = 0
-    minutes: int = 0
-    measured: bool = False  # asks for time and memory by its size, records attempts, and may have GPUs
-    local: bool = False  # takes seconds, or needs the network: runs where Snakemake runs
-    first: bool = False  # every cell waits for it
-    environment: str = "environment"  # the file of envs/ with what it needs
-    shown: bool = False  # its output goes to the terminal, too
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Its wildcards, in the order of its paths."""
-        named = [part.split("}")[0] for part in self.paths()[0].split("{")[1:]]
-        return tuple(dict.fromkeys(named))
-
-    @property
-    def log(self) -> str:
-        """Its log below logs/, without the suffix: the rule, and the wildcards as its results have them."""
-        cell = ELASTIC if "{size}_{compressor}" in self.folder else CELL
-        of_cell = [cell] if "compressor" in self.names else []
-        rest = [f"{{{name}}}" for name in self.names if not (of_cell and name in CELL_KEYS)]
-        return "/".join([self.rule, *of_cell, *rest])
-
-    def log_of(self, results: str, wildcards: Wildcards) -> Path:
-        """The log that a job of this stage writes."""
-        return Path(results) / "logs" / f"{self.log.format_map(wildcards)}.log"
-
-    def paths(self, *files: str) -> list[str]:
-        """Patterns of files that it makes; of all where none is named."""
-        joined = (f"{self.folder}/{file}" if self.folder else file for file in files or self.files)
-        return [file.removeprefix("cells/../") for file in joined]
-
-
 def stages_of(experiment: Experiment) -> dict[str, Stage]:
     """Every stage that the experiment may have, by its rule, in the order of the work."""
-    of = _Settings(experiment)
+    of = Reads(experiment)
     made = _pretrained(of) if experiment.pretrained else _miniature(of)
     cells = [*_trainings(of), *_evaluations(of)]
     return {stage.rule: stage for stage in [*made, *_inputs(of), *cells, *_results(of)]}
 
 
-class _Settings:
-    """What rows ask of the experiment: settings of a job by its wildcards, and who makes what."""
-
-    def __init__(self, experiment: Experiment):
-        self.experiment = experiment
-        self.pictures_rule = "prepare_pictures" if experiment.pretrained else "draw_pictures"
-
-    # Settings.
-
-    def every(self, wildcards: Wildcards) -> CellSettings:
-        """The cell, or the training that several cells share, of this name."""
-        name = name_of(wildcards)
-        experiment = self.experiment
-        return experiment.trainings.get(name) or experiment.cells.get(name) or experiment.cell_settings(name)
-
-    def aligned(self, wildcards: Wildcards) -> CellSettings:
-        return self.experiment.alignments.get(name_of(wildcards)) or self.experiment.cell_settings(name_of(wildcards))
-
-    def benchmark(self, wildcards: Wildcards) -> Any:
-        """The section of the experiment file."""
-        return next(own for own in self.experiment.evaluation.benchmarks if own.name == wildcards["benchmark"])
-
-    def settings(self, part: Callable[[Wildcards], Any]) -> dict[str, Callable[[Wildcards], Any]]:
-        return {"settings": lambda wildcards: to_json(part(wildcards))}
-
-    def measured(self, wildcards: Wildcards) -> str:
-        """Which cell an evaluation is of; its weights may be those of many."""
-        return to_json(self.every(wildcards).measured)
-
-    # Inputs.
-
-    def pictures(self, split: str | None = None, *more: str) -> Callable[[Wildcards], list[Read]]:
-        return lambda w: [Read(self.pictures_rule, {"split": split or w["split"]}, (*PICTURES, *more))]
-
-    def tokens(self, split: str) -> Callable[[Wildcards], list[Read]]:
-        return lambda _: [Read("tokenize", {"split": split})]
-
-    def tokenizer(self, _: Wildcards) -> list[Read]:
-        return [Read("take_tokenizer" if self.experiment.pretrained else "build_tokenizer")]
-
-    def encoder(self, _: Wildcards) -> list[Read]:
-        return [
-            Read("fetch_encoder", files=(FETCHED,))
-            if self.experiment.pretrained
-            else Read("train_encoder", files=MODEL)
-        ]
-
-    def language_model(self, wildcards: Wildcards) -> list[Read]:
-        size = {"size": wildcards["size"]}
-        if self.experiment.pretrained:
-            return [Read("fetch_language_model", size)]
-        return [Read("pretrain_language_model", size, LANGUAGE_MODEL)]
-
-    def images(self, split: str, of: Callable[[Wildcards], CellSettings]) -> Callable[[Wildcards], list[Read]]:
-        """What a cell sees of a split: cached features of the layers that it reads, or the images themselves."""
-
-        def read(wildcards: Wildcards) -> list[Read]:
-            if not self.experiment.caches_features:
-                return [Read(self.pictures_rule, {"split": split}, PICTURES)]
-            layers = tuple(f"layer{layer}.npy" for layer in of(wildcards).feature_layers)
-            return [Read("cache_features", {"split": split}, layers)]
-
-        return read
-
-    def stage_1(self, wildcards: Wildcards) -> list[Read]:
-        stage = self.experiment.stage_1_of(self.every(wildcards))
-        return [Read(_rule("align", stage), wildcards_of(stage), ("connector.safetensors",))] if stage else []
-
-    def training(self, wildcards: Wildcards) -> list[Read]:
-        """The training whose weights a cell has."""
-        training = self.experiment.training_of(self.every(wildcards))
-        return [training_of(training, "training.json", *(f"model/{name}" for name in LANGUAGE_MODEL))]
-
-    def trainings(self, *files: str) -> Callable[[Wildcards], list[Read]]:
-        return lambda _: [training_of(training, *files) for training in self.experiment.trainings.values()]
-
-    def before_cells(self, _: Wildcards) -> list[Read]:
-        """training.json of everything that is trained before the cells."""
-        of = ("training.json",)
-        if self.experiment.pretrained:
-            stages = self.experiment.alignments.values()
-            return [Read(_rule("align", stage), wildcards_of(stage), of) for stage in stages]
-        language_models = [Read("pretrain_language_model", {"size": size}, of) for size in self.experiment.sizes]
-        return [Read("train_encoder", files=of), *language_models]
-
-    def model_files(self, part: Callable[[Wildcards], Any], wildcards: Wildcards) -> list[str]:
-        """The files of a model that lies in a folder here; none for a model of the hub."""
-        settings = part(wildcards)
-        assert isinstance(settings, ModelSettings)
-        folder = Path(settings.source)
-        files = sorted(folder.iterdir()) if folder.is_dir() else []
-        return [str(file) for file in files if file.suffix in OF_A_MODEL]
-
-    def conversations(self, wildcards: Wildcards) -> list[str]:
-        """The files of conversations of a split that lie on this machine."""
-        settings = self.experiment.picture_settings(wildcards["split"])
-        assert isinstance(settings, SplitSettings)
-        return [file.conversations for file in settings.files.values() if not file.repository]
-
-
-def _miniature(of: _Settings) -> list[Stage]:
+def _miniature(of: Reads) -> list[Stage]:
     """Everything is made: pictures, text, tokenizer, vision encoder, language models."""
     experiment = of.experiment
     drawn = (*PICTURES, "patch_labels.npz")
@@ -302,7 +132,7 @@ def _miniature(of: _Settings) -> list[Stage]:
     ]
 
 
-def _pretrained(of: _Settings) -> list[Stage]:
+def _pretrained(of: Reads) -> list[Stage]:
     """Data in LLaVA's format, and models of the hub or of folders here."""
     experiment = of.experiment
     size_settings: Callable[[Wildcards], Any] = lambda w: experiment.size_settings(w["size"])  # noqa: E731
@@ -371,7 +201,7 @@ def _pretrained(of: _Settings) -> list[Stage]:
     ]
 
 
-def _inputs(of: _Settings) -> list[Stage]:
+def _inputs(of: Reads) -> list[Stage]:
     """What cells read: conversations as tokens, and images as cached features."""
     experiment = of.experiment
     return [
@@ -411,7 +241,7 @@ def _inputs(of: _Settings) -> list[Stage]:
     ]
 
 
-def _trainings(of: _Settings) -> list[Stage]:
+def _trainings(of: Reads) -> list[Stage]:
     """Both stages of a cell; each also for a training that serves every V."""
     common = {"language_model": of.language_model, "encoder": of.encoder}
     options = (
@@ -464,7 +294,7 @@ def _elastic(stage: Stage) -> Stage:
 WHO = "{wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
 
 
-def _evaluations(of: _Settings) -> list[Stage]:
+def _evaluations(of: Reads) -> list[Stage]:
     """A cell on the test split and on benchmarks."""
     experiment = of.experiment
     test = Stage(
@@ -529,7 +359,7 @@ def _evaluations(of: _Settings) -> list[Stage]:
     return [test, asked, by_lmms_eval]
 
 
-def _results(of: _Settings) -> list[Stage]:
+def _results(of: Reads) -> list[Stage]:
     """The cards of all cells, the table of them, the law, the study in a few numbers, and the page."""
     experiment = of.experiment
 
@@ -617,44 +447,6 @@ def _results(of: _Settings) -> list[Stage]:
             local=True,
         ),
     ]
-
-
-def _rule(step: str, training: CellSettings) -> str:
-    return f"{step}_elastic" if training.n_visual_tokens is None else f"{step}_cell"
-
-
-def training_of(training: CellSettings, *files: str) -> Read:
-    """Files of a training."""
-    return Read(_rule("train", training), wildcards_of(training), files)
-
-
-def evaluations_of(experiment: Experiment, cell: CellSettings) -> list[Read]:
-    """Every evaluation of a cell: on the test split, and on each benchmark."""
-    own = wildcards_of(cell)
-    tested = [Read("evaluate_cell", own)] if experiment.has_test else []
-    asked = ((RULE_OF_RUNNER[section.by], section.name) for section in experiment.evaluation.benchmarks)
-    return tested + [Read(rule, {**own, "benchmark": name}, (f"{name}.json",)) for rule, name in asked]
-
-
-def name_of(wildcards: Wildcards) -> str:
-    """The name of the cell or training that a job's wildcards give."""
-    n_visual_tokens = int(wildcards["n_visual_tokens"]) if "n_visual_tokens" in wildcards else None
-    return cell_name(wildcards["size"], n_visual_tokens, wildcards["compressor"], int(wildcards["seed"]))
-
-
-def wildcards_of(cell: CellSettings) -> dict[str, str]:
-    """The wildcards of a cell's jobs; one that serves every V has no V among them."""
-    named = {name: getattr(cell, name) for name in CELL_KEYS}
-    return {name: str(value) for name, value in named.items() if value is not None}
-
-
-def whole_as_json(experiment: Experiment) -> str:
-    """The whole experiment as JSON. No parameter of a rule: what a job depends on of it is behind its inputs."""
-    import json
-
-    from vlmlaw.settings import as_data
-
-    return json.dumps(as_data(experiment))
 
 
 def _pretraining(experiment: Experiment, size: str) -> Any:

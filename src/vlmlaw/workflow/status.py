@@ -13,8 +13,10 @@ from pathlib import Path
 
 from vlmlaw.experiment import Experiment
 from vlmlaw.workflow.attempts import DONE, KILLED, Attempt, cause_of, read_attempts
+from vlmlaw.workflow.reads import evaluations_of, training_of
 from vlmlaw.workflow.resources import Needs
-from vlmlaw.workflow.stages import TRAIN, Read, evaluations_of, stages_of, training_of
+from vlmlaw.workflow.stage import TRAIN, Read
+from vlmlaw.workflow.stages import stages_of
 
 SIGN_OF_LIFE_S = 300  # a job writes into its log far more often, but for the reading of large weights
 

@@ -1,0 +1,144 @@
+"""Who makes what a job reads, and the settings of a job: what the rows of the table ask of an experiment."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.experiment import Experiment
+from vlmlaw.names import RULE_OF_RUNNER
+from vlmlaw.settings import as_data, to_json
+from vlmlaw.stage_settings import CellSettings, ModelSettings, SplitSettings
+from vlmlaw.workflow.stage import (
+    FETCHED,
+    LANGUAGE_MODEL,
+    MODEL,
+    OF_A_MODEL,
+    PICTURES,
+    Read,
+    Wildcards,
+    name_of,
+    wildcards_of,
+)
+
+
+class Reads:
+    """What rows ask of the experiment: settings of a job by its wildcards, and who makes what."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.pictures_rule = "prepare_pictures" if experiment.pretrained else "draw_pictures"
+
+    # Settings.
+
+    def every(self, wildcards: Wildcards) -> CellSettings:
+        """The cell, or the training that several cells share, of this name."""
+        name = name_of(wildcards)
+        experiment = self.experiment
+        return experiment.trainings.get(name) or experiment.cells.get(name) or experiment.cell_settings(name)
+
+    def aligned(self, wildcards: Wildcards) -> CellSettings:
+        return self.experiment.alignments.get(name_of(wildcards)) or self.experiment.cell_settings(name_of(wildcards))
+
+    def benchmark(self, wildcards: Wildcards) -> Any:
+        """The section of the experiment file."""
+        return next(own for own in self.experiment.evaluation.benchmarks if own.name == wildcards["benchmark"])
+
+    def settings(self, part: Callable[[Wildcards], Any]) -> dict[str, Callable[[Wildcards], Any]]:
+        return {"settings": lambda wildcards: to_json(part(wildcards))}
+
+    def measured(self, wildcards: Wildcards) -> str:
+        """Which cell an evaluation is of; its weights may be those of many."""
+        return to_json(self.every(wildcards).measured)
+
+    # Inputs.
+
+    def pictures(self, split: str | None = None, *more: str) -> Callable[[Wildcards], list[Read]]:
+        return lambda w: [Read(self.pictures_rule, {"split": split or w["split"]}, (*PICTURES, *more))]
+
+    def tokens(self, split: str) -> Callable[[Wildcards], list[Read]]:
+        return lambda _: [Read("tokenize", {"split": split})]
+
+    def tokenizer(self, _: Wildcards) -> list[Read]:
+        return [Read("take_tokenizer" if self.experiment.pretrained else "build_tokenizer")]
+
+    def encoder(self, _: Wildcards) -> list[Read]:
+        return [
+            Read("fetch_encoder", files=(FETCHED,))
+            if self.experiment.pretrained
+            else Read("train_encoder", files=MODEL)
+        ]
+
+    def language_model(self, wildcards: Wildcards) -> list[Read]:
+        size = {"size": wildcards["size"]}
+        if self.experiment.pretrained:
+            return [Read("fetch_language_model", size)]
+        return [Read("pretrain_language_model", size, LANGUAGE_MODEL)]
+
+    def images(self, split: str, of: Callable[[Wildcards], CellSettings]) -> Callable[[Wildcards], list[Read]]:
+        """What a cell sees of a split: cached features of the layers that it reads, or the images themselves."""
+
+        def read(wildcards: Wildcards) -> list[Read]:
+            if not self.experiment.caches_features:
+                return [Read(self.pictures_rule, {"split": split}, PICTURES)]
+            layers = tuple(f"layer{layer}.npy" for layer in of(wildcards).feature_layers)
+            return [Read("cache_features", {"split": split}, layers)]
+
+        return read
+
+    def stage_1(self, wildcards: Wildcards) -> list[Read]:
+        stage = self.experiment.stage_1_of(self.every(wildcards))
+        return [Read(_rule("align", stage), wildcards_of(stage), ("connector.safetensors",))] if stage else []
+
+    def training(self, wildcards: Wildcards) -> list[Read]:
+        """The training whose weights a cell has."""
+        training = self.experiment.training_of(self.every(wildcards))
+        return [training_of(training, "training.json", *(f"model/{name}" for name in LANGUAGE_MODEL))]
+
+    def trainings(self, *files: str) -> Callable[[Wildcards], list[Read]]:
+        return lambda _: [training_of(training, *files) for training in self.experiment.trainings.values()]
+
+    def before_cells(self, _: Wildcards) -> list[Read]:
+        """training.json of everything that is trained before the cells."""
+        of = ("training.json",)
+        if self.experiment.pretrained:
+            stages = self.experiment.alignments.values()
+            return [Read(_rule("align", stage), wildcards_of(stage), of) for stage in stages]
+        language_models = [Read("pretrain_language_model", {"size": size}, of) for size in self.experiment.sizes]
+        return [Read("train_encoder", files=of), *language_models]
+
+    def model_files(self, part: Callable[[Wildcards], Any], wildcards: Wildcards) -> list[str]:
+        """The files of a model that lies in a folder here; none for a model of the hub."""
+        settings = part(wildcards)
+        assert isinstance(settings, ModelSettings)
+        folder = Path(settings.source)
+        files = sorted(folder.iterdir()) if folder.is_dir() else []
+        return [str(file) for file in files if file.suffix in OF_A_MODEL]
+
+    def conversations(self, wildcards: Wildcards) -> list[str]:
+        """The files of conversations of a split that lie on this machine."""
+        settings = self.experiment.picture_settings(wildcards["split"])
+        assert isinstance(settings, SplitSettings)
+        return [file.conversations for file in settings.files.values() if not file.repository]
+
+
+def _rule(step: str, training: CellSettings) -> str:
+    return f"{step}_elastic" if training.n_visual_tokens is None else f"{step}_cell"
+
+
+def training_of(training: CellSettings, *files: str) -> Read:
+    """Files of a training."""
+    return Read(_rule("train", training), wildcards_of(training), files)
+
+
+def evaluations_of(experiment: Experiment, cell: CellSettings) -> list[Read]:
+    """Every evaluation of a cell: on the test split, and on each benchmark."""
+    own = wildcards_of(cell)
+    tested = [Read("evaluate_cell", own)] if experiment.has_test else []
+    asked = ((RULE_OF_RUNNER[section.by], section.name) for section in experiment.evaluation.benchmarks)
+    return tested + [Read(rule, {**own, "benchmark": name}, (f"{name}.json",)) for rule, name in asked]
+
+
+def whole_as_json(experiment: Experiment) -> str:
+    """The whole experiment as JSON. No parameter of a rule: what a job depends on of it is behind its inputs."""
+    return json.dumps(as_data(experiment))

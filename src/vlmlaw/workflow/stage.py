@@ -1,0 +1,103 @@
+"""What the workflow knows of a stage, and how jobs are named: a job is a rule with its wildcards filled in."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.names import CELL_KEYS, cell_name
+from vlmlaw.stage_settings import CellSettings
+
+Wildcards = Mapping[str, str]
+
+CELL = "{size}_v{n_visual_tokens}_{compressor}_s{seed}"
+ELASTIC = "{size}_{compressor}_s{seed}"  # a training whose weights serve every V
+MODEL = ("model.safetensors", "config.json")
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+LANGUAGE_MODEL = (*MODEL, "generation_config.json", *TOKENIZER)
+CELL_MODEL = (*LANGUAGE_MODEL, "processor_config.json")
+PICTURES = ("index.npz", "conversations.json", "images-00000.tar")
+TRAIN, ALIGN = ("train_cell", "train_elastic"), ("align_cell", "align_elastic")
+FETCHED = "model.json"  # a pretrained model is not copied into the results: a small file says what it is
+OF_A_MODEL = (".json", ".safetensors", ".jinja", ".txt", ".model")  # files of a model that lies in a folder here
+
+
+@dataclass(frozen=True)
+class Read:
+    """What a job reads of another job: some of its files, or with none named all that it makes."""
+
+    rule: str
+    wildcards: Wildcards = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+
+    @property
+    def job(self) -> tuple[str, Wildcards]:
+        return self.rule, self.wildcards
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A row of the table; paths are below the results folder, with wildcards in braces.
+
+    `command` is the verb with its options. In it `{x}` stands for the input, parameter, resource or wildcard x, `{x/}`
+    for the folder of an input's first file, `{out}` for the first file made and `{out/}` for its folder.
+    """
+
+    rule: str
+    message: str
+    command: str
+    code: tuple[str, ...]  # roots of the fingerprint: the functions that make the result
+    folder: str
+    files: tuple[str, ...]
+    record: str = "record.json"
+    made: tuple[str, ...] = ()  # what of the folder the record lists; (): what `--out` names
+    reads: Mapping[str, Callable[[Wildcards], Iterable[Read]]] = field(default_factory=dict)
+    many: tuple[str, ...] = ()  # of them those that read many jobs, which a record does not list
+    theirs: Mapping[str, Callable[[Wildcards], Iterable[str]]] = field(default_factory=dict)  # files of the user's own
+    params: Mapping[str, Callable[[Wildcards], Any]] = field(default_factory=dict)
+    own_params: tuple[str, ...] = ()  # parameters that do not matter to what is made from the result
+    resources: Mapping[str, Callable[[Wildcards], Any]] = field(default_factory=dict)
+    of_compressor: bool = False  # of all compressors only the job's own counts as its code
+    lasts: bool = True  # False: a cache, neither recorded nor shared, and made again where a job needs it
+    memory_mb: int = 0
+    minutes: int = 0
+    measured: bool = False  # asks for time and memory by its size, records attempts, and may have GPUs
+    local: bool = False  # takes seconds, or needs the network: runs where Snakemake runs
+    first: bool = False  # every cell waits for it
+    environment: str = "environment"  # the file of envs/ with what it needs
+    shown: bool = False  # its output goes to the terminal, too
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its wildcards, in the order of its paths."""
+        named = [part.split("}")[0] for part in self.paths()[0].split("{")[1:]]
+        return tuple(dict.fromkeys(named))
+
+    @property
+    def log(self) -> str:
+        """Its log below logs/, without the suffix: the rule, and the wildcards as its results have them."""
+        cell = ELASTIC if "{size}_{compressor}" in self.folder else CELL
+        of_cell = [cell] if "compressor" in self.names else []
+        rest = [f"{{{name}}}" for name in self.names if not (of_cell and name in CELL_KEYS)]
+        return "/".join([self.rule, *of_cell, *rest])
+
+    def log_of(self, results: str, wildcards: Wildcards) -> Path:
+        """The log that a job of this stage writes."""
+        return Path(results) / "logs" / f"{self.log.format_map(wildcards)}.log"
+
+    def paths(self, *files: str) -> list[str]:
+        """Patterns of files that it makes; of all where none is named."""
+        joined = (f"{self.folder}/{file}" if self.folder else file for file in files or self.files)
+        return [file.removeprefix("cells/../") for file in joined]
+
+
+def name_of(wildcards: Wildcards) -> str:
+    """The name of the cell or training that a job's wildcards give."""
+    n_visual_tokens = int(wildcards["n_visual_tokens"]) if "n_visual_tokens" in wildcards else None
+    return cell_name(wildcards["size"], n_visual_tokens, wildcards["compressor"], int(wildcards["seed"]))
+
+
+def wildcards_of(cell: CellSettings) -> dict[str, str]:
+    """The wildcards of a cell's jobs; one that serves every V has no V among them."""
+    named = {name: getattr(cell, name) for name in CELL_KEYS}
+    return {name: str(value) for name, value in named.items() if value is not None}
