@@ -1,6 +1,10 @@
 """The table of stages, Snakemake's own graph and dvc.yaml say the same."""
 
+import json
+import subprocess
+import sys
 from collections import defaultdict
+from collections.abc import Iterator
 
 import pytest
 import yaml
@@ -9,7 +13,7 @@ from vlmlaw.data.practice import write_practice
 from vlmlaw.workflow.plan import Plan
 from vlmlaw.workflow.stage import Read
 
-from .project import ROOT, Project, new_project, tiny_experiment
+from .project import ROOT, Project, environment, new_project, tiny_experiment
 
 pytestmark = pytest.mark.workflow
 CACHES = ("results/data/", "results/tokens/", "results/features/")
@@ -44,6 +48,24 @@ def graph_of(project: Project) -> dict[str, set[str]]:
     return {row["output_file"]: set(row["input-file(s)"].split(",")) - {"", "-"} for row in rows}
 
 
+TELL_JOBS = """
+import json, sys
+import snakemake.cli
+from snakemake.jobs import Job
+
+Job.log_info = lambda job, *_, **__: print("JOB", json.dumps([list(map(str, job.output)), list(map(str, job.input))]))
+snakemake.cli.main(sys.argv[1:])
+"""
+
+
+def planned_graph_of(project: Project) -> dict[str, set[str]]:
+    """As `graph_of`, where nothing has run yet: what a dry run shows of each job, but for its message."""
+    command = [sys.executable, "-c", TELL_JOBS, "--dry-run", "--forceall", "--cores", "2"]
+    done = subprocess.run(command, cwd=project.folder, env=environment(), capture_output=True, text=True, check=False)
+    jobs = [json.loads(line.removeprefix("JOB ")) for line in done.stdout.splitlines() if line.startswith("JOB ")]
+    return {file: set(inputs) for outputs, inputs in jobs for file in outputs}
+
+
 @pytest.fixture(scope="module")
 def graph(recorded_once) -> dict[str, set[str]]:
     return graph_of(recorded_once)
@@ -59,14 +81,14 @@ EXPERIMENTS = {
 
 
 @pytest.fixture(scope="module", params=EXPERIMENTS)
-def planned(request, tmp_path_factory) -> tuple[Plan, dict[str, set[str]]]:
+def planned(request, tmp_path_factory) -> Iterator[tuple[Plan, dict[str, set[str]]]]:
     """The plan of an experiment, made where it lies, and Snakemake's graph of it."""
     project = new_project(tmp_path_factory.mktemp("drift") / "project", EXPERIMENTS[request.param])
     if request.param == "pretrained":
         write_practice(project.folder / "practice")
     with pytest.MonkeyPatch.context() as at:
         at.chdir(project.folder)
-        return Plan(project.params), graph_of(project)
+        yield Plan(project.params), planned_graph_of(project)
 
 
 def all_jobs(plan: Plan) -> dict[tuple, Read]:

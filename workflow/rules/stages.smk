@@ -33,7 +33,7 @@ for rule in plan.stages:
         benchmark:
             f"<benchmarks>/{plan.stages[rule].log}.tsv"
         wildcard_constraints:
-            benchmark=plan.benchmarks_by(rule),
+            **plan.own_constraints(rule),
         priority: plan.priority(rule)
         localrule: plan.stages[rule].local
         conda:

@@ -85,11 +85,12 @@ class Plan:
         words = {name: "|".join(map(re.escape, values)) for name, values in names.items()}
         return words | {"n_visual_tokens": "[0-9]+", "seed": "[0-9]+"}
 
-    def benchmarks_by(self, rule: str) -> str:
-        """A regular expression of the benchmarks that the rule runs."""
+    def own_constraints(self, rule: str) -> dict[str, str]:
+        """What wildcards may be in this rule, where that is less than in others."""
         by = {"evaluate_benchmark": "vlmlaw", "evaluate_by_lmms_eval": "lmms-eval"}.get(rule)
         names = [own.name for own in self.experiment.evaluation.benchmarks if by in (None, own.by)]
-        return "|".join(map(re.escape, names)) or "none"
+        own = {"benchmark": "|".join(map(re.escape, names)) or "none"}
+        return own | ({"split": "|".join(self.experiment.splits)} if rule == self.pictures_rule else {})
 
     # What a result depends on.
 
@@ -189,12 +190,12 @@ class Plan:
         splits = [split for split in experiment.splits if split != "development"]
         text = [] if experiment.pretrained else ["text"]
         reads = [Read("tokenize", {"split": split}) for split in [*splits, *text]]
-        pictures = "cache_features" if experiment.caches_features else self.stages_of_pictures
+        pictures = "cache_features" if experiment.caches_features else self.pictures_rule
         reads += [Read(pictures, {"split": split}) for split in splits]
         return [file for read in reads for file in self.files(read)]
 
     @property
-    def stages_of_pictures(self) -> str:
+    def pictures_rule(self) -> str:
         return "prepare_pictures" if self.experiment.pretrained else "draw_pictures"
 
     @property
