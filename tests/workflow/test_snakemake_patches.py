@@ -52,7 +52,6 @@ RESHAPED = {
     ),
     ("snakemake.persistence", "PersistenceBase", "metadata"): (ANOTHER_FUNCTION, "record_of_output"),
     ("snakemake.persistence", "MetadataRecord", "params"): ("del {0}.__annotations__['{1}']", "record_of_output"),
-    ("snakemake.persistence", "MetadataRecord", "code"): ("del {0}.__annotations__['{1}']", "record_of_output"),
     ("snakemake.workflow", "Workflow", "local_exec"): (ANOTHER_PROPERTY, "limit_of_this_machine"),
     ("snakemake.resources", "Resource", "value"): (ANOTHER_PROPERTY, "limit_of_this_machine"),
 }

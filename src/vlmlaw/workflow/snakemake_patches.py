@@ -210,13 +210,12 @@ def marked_incomplete(persistence: Any, files: Iterable[Any]) -> bool:
 @relies_on(
     Part("snakemake.persistence", "PersistenceBase", "metadata", "(self, target)"),
     Part("snakemake.persistence", "MetadataRecord", "params", ATTRIBUTE),
-    Part("snakemake.persistence", "MetadataRecord", "code", ATTRIBUTE),
     Part("snakemake.persistence", "MetadataRecord", "input_checksums", ATTRIBUTE),
     lost="results are judged by the records beside them alone, and where caches are missing, their readers run again",
     until="no issue found: a documented way to read an output's record",
 )
 def record_of_output(persistence: Any, file: Any) -> Any:
-    """Snakemake's record of an output, with `params`, `code` and `input_checksums`; None where it has none."""
+    """Snakemake's record of an output, with `params` and `input_checksums`; None where it has none."""
     return persistence.metadata(file)
 
 
