@@ -18,7 +18,7 @@ from typing import Any
 from vlmlaw.files import whole_file
 from vlmlaw.workflow import records
 from vlmlaw.workflow.plan import Plan
-from vlmlaw.workflow.snakemake_patches import marked_incomplete, record_of_output
+from vlmlaw.workflow.snakemake_patches import foresees_reruns, marked_incomplete, record_of_output
 
 HOME = Path(".snakemake") / "vlmlaw"  # what this machine knows; nothing breaks where it is deleted
 
@@ -80,7 +80,8 @@ class Freshness:
         caches = self._plan.cached_inputs(rule, wildcards)
         options = self._workflow.dag_settings
         forced = options is not None and (options.forceall or options.forcerun)
-        return caches if caches and not forced and self.is_current(rule, wildcards) else []
+        hidden = caches and not forced and foresees_reruns() and self.is_current(rule, wildcards)
+        return caches if hidden else []
 
     def rerun(self, rule: str, wildcards: Mapping[str, str]) -> list[str]:
         """A file newer than the job's outputs where they cannot be trusted, so that the job runs; else nothing."""

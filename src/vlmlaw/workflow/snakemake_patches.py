@@ -117,7 +117,7 @@ def keep_locks_of_other_runs() -> None:
 
 @relies_on(
     Part("snakemake.persistence", "PersistenceBase", "input_checksums", "(self, job, input_path)"),
-    lost="where `.snakemake` is missing, as in a clone, jobs whose inputs have newer times run again",
+    lost="where caches or `.snakemake` are missing, as in a clone, they are made again and the jobs that read them run",
     until="https://github.com/snakemake/snakemake/issues/2210: records can be written for results that are there",
 )
 def trust_record_without_checksum(vouches: Callable[[Any, str], bool], digest: Callable[[str], str]) -> None:
@@ -210,14 +210,22 @@ def marked_incomplete(persistence: Any, files: Iterable[Any]) -> bool:
 @relies_on(
     Part("snakemake.persistence", "PersistenceBase", "metadata", "(self, target)"),
     Part("snakemake.persistence", "MetadataRecord", "params", ATTRIBUTE),
-    Part("snakemake.persistence", "MetadataRecord", "code", ATTRIBUTE),
     Part("snakemake.persistence", "MetadataRecord", "input_checksums", ATTRIBUTE),
-    lost="whether results are up to date is judged by the records beside them alone",
+    lost="results are judged by the records beside them alone, and where caches are missing, their readers run again",
     until="no issue found: a documented way to read an output's record",
 )
 def record_of_output(persistence: Any, file: Any) -> Any:
-    """Snakemake's record of an output, with `params`, `code` and `input_checksums`; None where it has none."""
+    """Snakemake's record of an output, with `params` and `input_checksums`; None where it has none."""
     return persistence.metadata(file)
+
+
+def foresees_reruns() -> bool:
+    """Whether a job runs only if its results are not up to date by our own judgement.
+
+    Without Snakemake's records or a say in them it may run by Snakemake's, and then has to get all its inputs.
+    """
+    needed = (trust_record_without_checksum.__name__, record_of_output.__name__)
+    return not any(RELIANCES[name].differences for name in needed)
 
 
 @relies_on(
