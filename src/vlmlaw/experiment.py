@@ -195,9 +195,7 @@ class Experiment:
         assert isinstance(self.data, DataSettings)
         own = {**self.pretraining, **section.pretraining}
         return SizeSettings(
-            hidden_size=section.hidden_size,
-            num_hidden_layers=section.num_hidden_layers,
-            num_attention_heads=section.num_attention_heads,
+            **section.shape,
             pretraining=build(OptimizerSettings, own, where=f"pretraining of size {size}"),
             seed=self.data.seed,
         )
