@@ -315,16 +315,11 @@ class Experiment:
 
 def read_experiment(path: str | Path) -> Experiment:
     """The experiment of a YAML file. Raises UserError naming the file, the key and what would do."""
-    import yaml
+    from vlmlaw.yaml_file import read_yaml
 
     if not Path(path).is_file():
         raise UserError(f"cannot read {path}: there is no such file; name an experiment file, such as params.yaml.")
-    try:
-        with Path(path).open(encoding="utf-8") as file:  # not its text: the parser's messages then name the file
-            mapping = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path} as YAML: {error}") from error
-    return Experiment.from_mapping(mapping, source=str(path))
+    return Experiment.from_mapping(read_yaml(Path(path)), source=str(path))
 
 
 def _model_settings(section: LoadedVision | LoadedSize) -> ModelSettings:
