@@ -78,7 +78,7 @@ def small(tmp_path_factory, words) -> SimpleNamespace:
     from vlmlaw.data.miniature import draw_split, write_corpus
     from vlmlaw.images import cache_features
     from vlmlaw.language_model import qwen2_config
-    from vlmlaw.stage_settings import DataSettings, TextSettings, TokenSettings
+    from vlmlaw.stage_settings import DataSettings, ShapeSettings, TextSettings, TokenSettings
     from vlmlaw.token_table import tokenize_dataset
     from vlmlaw.vision import ConvTowerConfig
 
@@ -105,7 +105,7 @@ def small(tmp_path_factory, words) -> SimpleNamespace:
     words.save_pretrained(folders.tokenizer)
     torch.manual_seed(0)
     AutoModel.from_config(ConvTowerConfig(hidden_size=16, num_hidden_layers=2)).save_pretrained(folders.encoder)
-    shape = SimpleNamespace(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
+    shape = ShapeSettings(hidden_size=16, num_hidden_layers=1, num_attention_heads=2)
     config = qwen2_config(
         shape, vocab_size=len(words), pad_token_id=words.pad_token_id, eos_token_id=words.eos_token_id
     )

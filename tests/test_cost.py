@@ -117,12 +117,11 @@ def test_parameters_are_counted_with_and_without_embeddings(make_vlm, tied):
 
 def test_a_layer_has_12_times_its_width_squared(small, words):
     """What the law's N stands for (Kaplan et al. 2020), up to the rounding of the MLP's width, norms and biases."""
-    from types import SimpleNamespace
-
     from vlmlaw.language_model import HEAD_MULTIPLE, qwen2_config
+    from vlmlaw.stage_settings import ShapeSettings
 
     for width in (48, 96, 192):
-        settings = SimpleNamespace(hidden_size=width, num_hidden_layers=3, num_attention_heads=3)
+        settings = ShapeSettings(hidden_size=width, num_hidden_layers=3, num_attention_heads=3)
         config = qwen2_config(settings, vocab_size=10, pad_token_id=0, eos_token_id=2)
         assert config.intermediate_size % HEAD_MULTIPLE == 0
         layers = AutoModelForCausalLM.from_config(config).model.layers

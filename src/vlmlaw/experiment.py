@@ -195,9 +195,7 @@ class Experiment:
         assert isinstance(self.data, DataSettings)
         own = {**self.pretraining, **section.pretraining}
         return SizeSettings(
-            hidden_size=section.hidden_size,
-            num_hidden_layers=section.num_hidden_layers,
-            num_attention_heads=section.num_attention_heads,
+            **section.shape,
             pretraining=build(OptimizerSettings, own, where=f"pretraining of size {size}"),
             seed=self.data.seed,
         )
@@ -317,16 +315,11 @@ class Experiment:
 
 def read_experiment(path: str | Path) -> Experiment:
     """The experiment of a YAML file. Raises UserError naming the file, the key and what would do."""
-    import yaml
+    from vlmlaw.yaml_file import read_yaml
 
     if not Path(path).is_file():
         raise UserError(f"cannot read {path}: there is no such file; name an experiment file, such as params.yaml.")
-    try:
-        with Path(path).open(encoding="utf-8") as file:  # not its text: the parser's messages then name the file
-            mapping = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path} as YAML: {error}") from error
-    return Experiment.from_mapping(mapping, source=str(path))
+    return Experiment.from_mapping(read_yaml(Path(path)), source=str(path))
 
 
 def _model_settings(section: LoadedVision | LoadedSize) -> ModelSettings:

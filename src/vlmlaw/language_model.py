@@ -20,27 +20,27 @@ from vlmlaw.packing import Batch, make_batch, records_of_step
 from vlmlaw.token_table import IGNORE_INDEX, PREFIX, TokenTable, load_tokenizer
 
 if TYPE_CHECKING:
-    from vlmlaw.stage_settings import SizeSettings
+    from vlmlaw.stage_settings import ShapeSettings, SizeSettings
 
 HEAD_MULTIPLE = 8  # the MLP's width is rounded to a multiple of this
 N_PATCHES = GRID_SIDE**2  # the most visual tokens that a question of the miniature can stand behind
 ROPE_THETA = 1000.0  # prompts of the miniature are short; Qwen2's 1e6 would leave most rotary dimensions unused
 
 
-def qwen2_config(settings: SizeSettings, *, vocab_size: int, pad_token_id: int, eos_token_id: int) -> Qwen2Config:
-    """A Qwen2 of that width and depth, MLP 8/3 wide, so that a layer has 12 d^2 parameters (8/3 * 3 + 4)."""
-    width, heads = settings.hidden_size, settings.num_attention_heads
-    return Qwen2Config(
-        vocab_size=vocab_size,
-        hidden_size=width,
-        num_hidden_layers=settings.num_hidden_layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        intermediate_size=width * 8 // 3 // HEAD_MULTIPLE * HEAD_MULTIPLE,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        tie_word_embeddings=True,
+def qwen2_config(settings: ShapeSettings, *, vocab_size: int, pad_token_id: int, eos_token_id: int) -> Qwen2Config:
+    """A Qwen2 of that shape. Unless the settings say otherwise its MLP is 8/3 wide: 12 d^2 parameters a layer."""
+    width = settings.hidden_size
+    unless_set = {
+        "num_key_value_heads": settings.num_attention_heads,
+        "intermediate_size": width * 8 // 3 // HEAD_MULTIPLE * HEAD_MULTIPLE,  # of three matrices; attention has 4 d^2
+        "rope_theta": ROPE_THETA,
         # Narrow models need more than the 0.02 that is usual at width 1,000 and above.
-        initializer_range=0.5 * width**-0.5,
+        "initializer_range": 0.5 * width**-0.5,
+    }
+    return Qwen2Config(
+        **{**unless_set, **settings.shape},
+        vocab_size=vocab_size,
+        tie_word_embeddings=True,
         pad_token_id=pad_token_id,
         eos_token_id=eos_token_id,
         bos_token_id=None,

@@ -1,6 +1,8 @@
-"""Strict settings: a mapping read from YAML or JSON becomes a frozen dataclass, or a message that says what is wrong.
+"""Strict settings: a mapping read from YAML or JSON becomes a frozen dataclass, or a message with all that is wrong.
 
 A dataclass's annotations are its schema. Ranges stand in a field's metadata (see `number`), defaults in the dataclass.
+pydantic's core (https://docs.pydantic.dev/latest/api/pydantic_core_schema/) does the checking; pydantic itself would
+derive the same schema from the annotations, but takes four times as long to start.
 """
 
 import dataclasses
@@ -8,14 +10,20 @@ import json
 import math
 import types
 import typing
-from collections.abc import Mapping
-from functools import cache
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from vlmlaw.errors import UserError
 
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema, ErrorDetails, SchemaValidator
+
 T = TypeVar("T")
-WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", types.NoneType: "null"}
+WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+BOUNDS = {"least": ("ge", "at least"), "above": ("gt", "above"), "most": ("le", "at most")}
+INT64 = 2**63 - 1  # the largest whole number of torch's and numpy's arrays, seeds included
+MISSING = object()  # stands for a key that is not there, so that its fault says what was expected
 
 
 def number(
@@ -37,7 +45,7 @@ def choice(*words: str, default: Any = dataclasses.MISSING) -> Any:
 
 def choices(*words: str, default: Any = dataclasses.MISSING) -> Any:
     """A dataclass field that holds a list of some of these words."""
-    return dataclasses.field(default=default, metadata={"each_of_words": words})
+    return dataclasses.field(default=default, metadata={"words": words})
 
 
 def passive(field: Any) -> Any:
@@ -52,25 +60,18 @@ def passive_names(cls: type) -> set[str]:
 
 
 def build(cls: type[T], mapping: Any, *, where: str) -> T:
-    """An instance of the dataclass `cls`. Raises UserError: unknown or missing key, wrong type, out of range."""
-    if not isinstance(mapping, Mapping):
-        raise UserError(f"{where}: found {_shown(mapping)}; expected a section with {', '.join(_fields(cls))}.")
-    known = _fields(cls)
-    unknown = [key for key in mapping if key not in known]
-    if unknown:
-        raise UserError(f"{where}: unknown key {unknown[0]!r}; the keys there are {', '.join(known)}.")
-    missing = [name for name, field in known.items() if name not in mapping and _required(field)]
-    if missing:
-        raise UserError(f"{where}: {', '.join(missing)} is missing; add it.")
-    hints = _hints(cls)  # type: ignore[arg-type]  # a class is hashable
-    values = {}
-    for name, value in mapping.items():
-        values[name] = _convert(value, hints[name], where=f"{where}.{name}")
-        _check(values[name], known[name].metadata, where=f"{where}.{name}")
+    """An instance of the dataclass `cls`. Raises UserError that lists every unknown or missing key and wrong value."""
+    from pydantic_core import ValidationError
+
     try:
-        return cls(**values)
-    except UserError as error:  # of what the section checks by itself
-        raise UserError(f"{where}: {error}") from error
+        return _validator(cls).validate_python(mapping)  # type: ignore[arg-type]  # a class is hashable
+    except ValidationError as error:
+        raise UserError(listing([_fault(one, where) for one in error.errors(include_url=False)])) from None
+
+
+def listing(faults: list[str]) -> str:
+    """One fault as it is, several as a list with one a line."""
+    return faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} settings are wrong:", *faults])
 
 
 def to_json(settings: Any) -> str:
@@ -82,16 +83,18 @@ def from_json(cls: type[T], text: str, *, where: str = "--settings") -> T:
     """The inverse of `to_json`. Raises UserError where the text is no JSON or does not fit `cls`."""
     try:
         mapping = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(f"{where}: not JSON ({error}); expected what a rule passes.") from error
     return build(cls, mapping, where=where)
 
 
 def as_data(value: Any, *, passive_too: bool = True) -> Any:
-    """Settings as plain dictionaries, lists and scalars."""
+    """Settings as plain dictionaries, lists and scalars. A class with LEAVES_OUT_NONE leaves out what is None."""
     if dataclasses.is_dataclass(value):
         kept = [f for f in dataclasses.fields(value) if passive_too or not f.metadata.get("passive")]
-        return {f.name: as_data(getattr(value, f.name), passive_too=passive_too) for f in kept}
+        own = {f.name: as_data(getattr(value, f.name), passive_too=passive_too) for f in kept}
+        leaves_out_none = getattr(value, "LEAVES_OUT_NONE", False)
+        return {name: item for name, item in own.items() if not (leaves_out_none and item is None)}
     if isinstance(value, Mapping):
         return {str(key): as_data(item, passive_too=passive_too) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -112,49 +115,119 @@ def _required(field: dataclasses.Field) -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-def _convert(value: Any, hint: Any, *, where: str) -> Any:
-    """The value as the annotation wants it: nested sections and lists too, an int where a float is asked for."""
+@cache
+def _validator(cls: Any) -> "SchemaValidator":
+    from pydantic_core import SchemaValidator
+
+    return SchemaValidator(_section(cls))
+
+
+@cache
+def _section(cls: Any) -> "CoreSchema":
+    """The schema of a dataclass: its fields, each key of another name refused, and its own `__post_init__`."""
+    from pydantic_core import core_schema
+
+    fields = {}
+    for name, field in _fields(cls).items():
+        schema = _schema(_hints(cls)[name], field.metadata)
+        if _required(field):
+            schema = core_schema.with_default_schema(schema, default=MISSING, validate_default=True)
+        fields[name] = core_schema.typed_dict_field(schema, required=False)
+    unknown = core_schema.no_info_plain_validator_function(partial(_refuse, "unknown", keys=", ".join(fields)))
+    inner = core_schema.typed_dict_schema(fields, extra_behavior="allow", extras_schema=unknown)
+
+    def make(value: Any, check: Callable[[Any], dict[str, Any]]) -> Any:
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, Mapping):
+            _refuse("setting", value, expected=f"a section with {', '.join(fields)}")
+        values = check({str(key): item for key, item in value.items()})
+        try:
+            return cls(**values)
+        except UserError as error:  # of what the section checks by itself
+            _refuse("section", value, message=str(error))
+
+    return core_schema.no_info_wrap_validator_function(make, inner)
+
+
+def _schema(hint: Any, bounds: Mapping[str, Any]) -> "CoreSchema":
+    """The schema of a field from its annotation; bounds of a list or of named values are of each of them."""
+    from pydantic_core import core_schema
+
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
-        return value
-    if origin in (types.UnionType, typing.Union):
-        if value is None and types.NoneType in arguments:
-            return None
-        if dataclasses.is_dataclass(arguments[0]) and isinstance(value, Mapping):
-            return _convert(value, _by_source(arguments, value, where=where), where=where)
-        fitting = [kind for kind in arguments if isinstance(kind, type) and type(value) is kind]
-        return _convert(value, (fitting or [kind for kind in arguments if kind is not types.NoneType])[0], where=where)
+        return core_schema.any_schema()
     if dataclasses.is_dataclass(hint):
-        return value if isinstance(value, hint) else build(hint, value, where=where)  # type: ignore[arg-type]
+        return _section(hint)  # type: ignore[arg-type]  # a class is hashable
+    if origin in (types.UnionType, typing.Union):
+        kinds = tuple(kind for kind in arguments if kind is not types.NoneType)
+        schema = _schema(kinds[0], bounds)
+        if len(kinds) > 1:
+            schema = core_schema.no_info_plain_validator_function(partial(_build_by_source, kinds))
+        return core_schema.nullable_schema(schema) if len(kinds) < len(arguments) else schema
     if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise UserError(f"{where}: found {_shown(value)}; expected a list.")
-        return tuple(_convert(item, arguments[0], where=f"{where}[{i}]") for i, item in enumerate(value))
+        items = core_schema.tuple_schema([_schema(arguments[0], bounds)], variadic_item_index=0)
+        return core_schema.no_info_wrap_validator_function(_check_list, items)
     if origin in (Mapping, dict):
-        if not isinstance(value, Mapping):
-            raise UserError(f"{where}: found {_shown(value)}; expected names with their values.")
-        return {str(key): _convert(item, arguments[1], where=f"{where}.{key}") for key, item in value.items()}
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        raise UserError(f"{where}: found {_shown(value)}; expected {WORDS[hint]}.{_yaml_hint(value, hint)}")
-    return value
+        values = core_schema.dict_schema(core_schema.str_schema(), _schema(arguments[1], bounds))
+        return core_schema.no_info_wrap_validator_function(_check_names, values)
+    return _scalar(hint, bounds)
 
 
-def _by_source(kinds: tuple[Any, ...], value: Mapping[str, Any], *, where: str) -> Any:
+def _scalar(hint: type, bounds: Mapping[str, Any]) -> "CoreSchema":
+    """The schema of one number, text or truth value, or of one of a few words; with what its error says."""
+    from pydantic_core import core_schema
+
+    limits = {limit: bounds[key] for key, (limit, _) in BOUNDS.items() if key in bounds}
+    wanted = " and ".join(f"{word} {bounds[key]:g}" for key, (_, word) in BOUNDS.items() if key in bounds)
+    words = ", ".join(bounds.get("words", ()))
+    if words:
+        schema: Any = core_schema.literal_schema(list(bounds["words"]))
+    elif hint is int:
+        schema = core_schema.int_schema(strict=True, **{"ge": -INT64, "le": INT64} | limits)
+    elif hint is float:
+        schema = core_schema.float_schema(strict=True, allow_inf_nan=False, **limits)
+    else:
+        schema = core_schema.bool_schema(strict=True) if hint is bool else core_schema.str_schema(strict=True)
+    expected = f"one of {words}" if words else f"{WORDS[hint]} {wanted}".strip()
+    context = {"expected": expected, "kind": hint.__name__, "words": words}
+    return core_schema.custom_error_schema(
+        schema, "setting", custom_error_message="{expected}", custom_error_context=context
+    )
+
+
+def _check_list(value: Any, check: Callable[[Any], Any]) -> Any:
+    return check(value) if isinstance(value, (list, tuple)) else _refuse("setting", value, expected="a list")
+
+
+def _check_names(value: Any, check: Callable[[Any], Any]) -> Any:
+    if not isinstance(value, Mapping):
+        _refuse("setting", value, expected="names with their values")
+    for name in value:
+        if name is None or isinstance(name, bool):
+            _refuse("setting", value, expected="text as a name", found=repr(name), kind="str")
+    return check({str(name): item for name, item in value.items()})
+
+
+def _build_by_source(kinds: tuple[Any, ...], value: Any) -> Any:
+    if isinstance(value, kinds):
+        return value
+    return _validator(_by_source(kinds, value)).validate_python(value)
+
+
+def _by_source(kinds: tuple[Any, ...], value: Any) -> Any:
     """Which of these sections it is, by its key `source`: the one that has this word, else the one for any text.
 
-    A section without that key is the one that needs none. Raises UserError for a word that no section has.
+    A section without that key is the one that needs none.
     """
-    kinds = tuple(kind for kind in kinds if kind is not types.NoneType)
     words = {word: kind for kind in kinds for word in _source_words(kind)}
     for_any_text = [kind for kind in kinds if "source" in _fields(kind) and not _source_words(kind)]
     needing_none = [kind for kind in kinds if "source" not in _fields(kind) or not _required(_fields(kind)["source"])]
-    if "source" not in value:
+    if not isinstance(value, Mapping) or "source" not in value:
         return (needing_none or list(kinds))[0]
     found = value["source"]
     if not isinstance(found, str) or not (found in words or for_any_text):
-        raise UserError(f"{where}.source: found {_shown(found)}; expected one of {', '.join(words)}.")
+        _refuse("setting", value, expected=f"one of {', '.join(words)}", found=_shown(found), at=".source")
     return words.get(found) or for_any_text[0]
 
 
@@ -163,25 +236,39 @@ def _source_words(kind: type) -> tuple[str, ...]:
     return () if field is None else field.metadata.get("words", ())
 
 
-def _check(value: Any, bounds: Mapping[str, Any], *, where: str) -> None:
-    """Raises UserError unless the value, or each number in it, is within the field's bounds."""
-    if "words" in bounds and value not in bounds["words"]:
-        raise UserError(f"{where}: found {value!r}; expected one of {', '.join(bounds['words'])}.")
-    for item in value if "each_of_words" in bounds else ():
-        if item not in bounds["each_of_words"]:
-            raise UserError(f"{where}: found {item!r}; expected some of {', '.join(bounds['each_of_words'])}.")
-    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple) else (value,):
-        if type(item) not in (int, float):
-            continue
-        wanted = [
-            f"{word} {bounds[key]:g}"
-            for key, word in (("least", "at least"), ("above", "above"), ("most", "at most"))
-            if key in bounds
-        ]
-        good = math.isfinite(item)
-        good = good and item >= bounds.get("least", item) and item <= bounds.get("most", item)
-        if not (good and ("above" not in bounds or item > bounds["above"])):
-            raise UserError(f"{where}: found {item!r}; expected a number {' and '.join(wanted) or 'that is finite'}.")
+def _refuse(fault: str, _value: Any, **context: str) -> NoReturn:
+    """Raise what pydantic's core collects; `_fault` makes a sentence of it."""
+    from pydantic_core import PydanticCustomError
+
+    raise PydanticCustomError(fault, "{expected}", {"expected": "", **context})  # type: ignore[arg-type]
+
+
+def _fault(error: "ErrorDetails", where: str) -> str:
+    """An error as a sentence: the place, what was found, what was expected and what to do."""
+    value, context = error["input"], error.get("ctx", {})
+    path = where + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in error["loc"])
+    if error["type"] == "unknown":
+        key = str(error["loc"][-1])
+        return _unknown_key(path.removesuffix(f".{key}"), key, context["keys"])
+    if error["type"] == "section":
+        return f"{path}: {context['message']}"
+    expected = context.get("expected", error["msg"])
+    if value is MISSING:
+        return f"{path} is missing; expected {expected}: add it."
+    if context.get("kind") == "int" and type(value) is int and abs(value) > INT64:
+        expected += f" (64 bits hold {INT64} at most)"
+    found = context.get("found") or _shown(value)
+    return f"{path}{context.get('at', '')}: found {found}; expected {expected}.{_remedy(value, context)}"
+
+
+def _unknown_key(where: str, key: str, known: str) -> str:
+    return f"{where}: unknown key {key!r}; the keys there are {known}.{_nearest(key, known)}"
+
+
+def _nearest(found: str, words: str) -> str:
+    from difflib import get_close_matches
+
+    return "".join(f" Did you mean {word}?" for word in get_close_matches(found, words.split(", "), n=1))
 
 
 def _shown(value: Any) -> str:
@@ -191,13 +278,24 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _yaml_hint(value: Any, hint: type) -> str:
-    """Where YAML read a number as text, say how to write it."""
-    if hint is not float or not isinstance(value, str):
+def _remedy(value: Any, context: Mapping[str, Any]) -> str:
+    """What to write instead, where YAML read a number as text, or text as something else."""
+    kind = context.get("kind")
+    if isinstance(value, str) and (words := context.get("words")):
+        return _nearest(value, words)
+    if kind == "str" and not isinstance(value, str) and value is not None:
+        return " YAML reads this as something else than text; put it in quotes."
+    if isinstance(value, float) and not math.isfinite(value):
+        return " It must be finite."
+    if kind == "int" and isinstance(value, float) and value.is_integer():
+        return f" Write {value:.0f}."
+    if kind not in ("int", "float") or not isinstance(value, str):
         return ""
     try:
         number_read = float(value)
     except ValueError:
         return ""
+    if kind == "int":
+        return f" This is text; write {number_read:.0f} without quotes." if number_read.is_integer() else ""
     mantissa, _, exponent = f"{number_read:e}".partition("e")
     return f" YAML reads this as text; write {float(mantissa)}e{int(exponent):+d}."

@@ -1,8 +1,8 @@
 """What each stage gets to know: the part of an experiment that its result depends on. And the file's own sections."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
 from vlmlaw.data.framing import CLIP_GREY, FITS
 from vlmlaw.errors import UserError
@@ -150,12 +150,30 @@ class VisionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeSettings:
-    """A language model of one size and its pretraining on text."""
+class ShapeSettings:
+    """What a size says of its language model: options of transformers' Qwen2Config under their names there.
+
+    A line here is a new option of a size, for the file, the stage and the model. Let its default be None: then
+    `qwen2_config` decides, the settings' JSON leaves the option out, and sizes that do not set it keep their results.
+    """
+
+    LEAVES_OUT_NONE: ClassVar[bool] = True
 
     hidden_size: int = number(least=1)
     num_hidden_layers: int = number(least=1)
     num_attention_heads: int = number(least=1)
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """The options that are set, by name."""
+        values = {option.name: getattr(self, option.name) for option in fields(ShapeSettings)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SizeSettings(ShapeSettings):
+    """A language model of one size and its pretraining on text."""
+
     pretraining: OptimizerSettings
     seed: int = number(least=0)
 
@@ -308,10 +326,9 @@ class LoadedSize(ModelSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SizeSection:
-    hidden_size: int = number(least=1)
-    num_hidden_layers: int = number(least=1)
-    num_attention_heads: int = number(least=1)
+class SizeSection(ShapeSettings):
+    """A language model that is pretrained here."""
+
     pretraining: Mapping[str, Any] = field(default_factory=dict)  # what differs from the file's section
     training: Mapping[str, Any] = field(default_factory=dict)
 

@@ -43,6 +43,20 @@ class Project:
         """Run the project's own copy of the command line there."""
         return self._run("vlmlaw", *arguments, check=check, PYTHONPATH=str(self.folder / "src"))
 
+    def python(self, code: str) -> str:
+        """What a few lines print that use the project's own copy of the package."""
+        source = {"PYTHONPATH": str(self.folder / "src")}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=self.folder,
+            env=environment() | source,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
     def repro(self, *arguments: str) -> dict[str, int]:
         """Run `dvc repro`: how many jobs of each rule it ran."""
         done = self.dvc("repro", *arguments)
