@@ -150,7 +150,7 @@ def _demand_same_shape(source: str, planned: Mapping[str, Any], found: Mapping[s
     if wrong:
         told = ", ".join(f"{key} {value} but has {found[key]}" for key, value in wrong.items())
         raise UserError(
-            f"{source} was planned with {told}: the table of shapes (published/models.json) is wrong, or the revision "
+            f"{source} was planned with {told}: the table of shapes (models.json) is wrong, or the revision "
             "is another. The model's own config.json is here now and goes before the table; start again."
         )
 

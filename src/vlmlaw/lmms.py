@@ -20,6 +20,7 @@ from typing import Any
 from vlmlaw.benchmarks import BENCHMARKS, Benchmark, benchmark_of_task
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
+from vlmlaw.runtime.source import import_path
 from vlmlaw.scores import Score
 
 MODEL_ID = "vlmlaw"
@@ -51,11 +52,11 @@ def run_lmms_eval(model: Path, out: Path, *, name: str, dtype: str, batch_size: 
     task = BENCHMARKS[name].task
     python = os.environ.get(PYTHON, sys.executable)
     with tempfile.TemporaryDirectory() as folder:
-        command = [python, "-c", "from vlmlaw.lmms import launch; launch()"]
+        command = [python, "-c", f"from {__name__} import launch; launch()"]
         command += ["--model", MODEL_ID, "--model_args", f"pretrained={model},dtype={dtype}"]
         command += ["--tasks", task, "--batch_size", str(batch_size), "--output_path", folder, "--log_samples"]
         command += ["--include_path", str(tasks)] if tasks else []
-        source = str(Path(__file__).resolve().parents[1])
+        source = import_path()
         path = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
         done = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=False)
         results = sorted(Path(folder).rglob("*_results.json"))

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmlaw.errors import UserError
+from vlmlaw.runtime.source import import_path
 
 if TYPE_CHECKING:
     import torch
@@ -121,8 +121,7 @@ def launch(arguments: Sequence[str], *, n_processes: int) -> int:
     shared = {"WORLD_SIZE": str(n_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     if "OMP_NUM_THREADS" in os.environ:  # the job's threads, which its processes share
         shared["OMP_NUM_THREADS"] = str(max(1, int(os.environ["OMP_NUM_THREADS"]) // n_processes))
-    package = str(Path(__file__).resolve().parents[1])
-    shared["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
+    shared["PYTHONPATH"] = os.pathsep.join([import_path(), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "vlmlaw", *arguments]
     workers = [
         subprocess.Popen(

@@ -17,7 +17,7 @@ from typing import Any
 from vlmlaw.download import download
 from vlmlaw.errors import UserError
 
-TABLE = Path(__file__).parent / "published" / "models.json"
+TABLE = Path(__file__).parent / "models.json"
 VISION_DEFAULTS = {  # transformers leaves out of config.json what is its class's default
     "clip_vision_model": {"hidden_size": 768, "num_hidden_layers": 12, "image_size": 224, "patch_size": 32},
     "siglip_vision_model": {"hidden_size": 768, "num_hidden_layers": 12, "image_size": 224, "patch_size": 16},
