@@ -15,9 +15,9 @@ import pandas as pd
 
 from vlmlaw.errors import UserError
 from vlmlaw.files import whole_file
+from vlmlaw.laws.table import ALL_KINDS
 from vlmlaw.names import cell_named_in
 from vlmlaw.scores import Score, mean_score
-from vlmlaw.stage_settings import ALL
 
 COLUMNS = {
     "cell": "name of the cell's folder",
@@ -81,7 +81,7 @@ def collect(evaluations: Sequence[Path], out: Path, *, held_out: str | None) -> 
     names = table.groupby(["cell", "suite", "kind"]).size()
     if (names > 1).any():
         cell, suite, kind = names[names > 1].index[0]
-        what = "" if kind == ALL else f" ({suite}: {kind})"
+        what = "" if kind == ALL_KINDS else f" ({suite}: {kind})"
         raise UserError(f"the cell {cell}{what} was given twice; give each evaluation once.")
     table = pd.concat([table, *_suites_of_benchmarks(table)], ignore_index=True)
     table = table.sort_values(["suite", "kind", "compressor", "n_params", "n_visual_tokens", "seed", "cell"])
@@ -91,7 +91,7 @@ def collect(evaluations: Sequence[Path], out: Path, *, held_out: str | None) -> 
 
 def _suites_of_benchmarks(table: pd.DataFrame) -> list[pd.DataFrame]:
     """The row `all` of each cell's suite that has none: the mean of its benchmarks."""
-    whole = set(table[table.kind == ALL].suite)
+    whole = set(table[table.kind == ALL_KINDS].suite)
     made = []
     for suite, of_suite in table[~table.suite.isin(whole)].groupby("suite"):
         wanted = set(of_suite.kind)
@@ -105,7 +105,7 @@ def _suites_of_benchmarks(table: pd.DataFrame) -> list[pd.DataFrame]:
             mean = mean_score([Score(row.error, row.error_se, row.n_questions) for row in own.itertuples()])
             # What an answer costs is the mean question's: prompts differ in length from benchmark to benchmark.
             costs = {key: round(own[key].mean()) for key in ("n_text_tokens", "llm_flops", "compressor_flops")}
-            made.append(own.head(1).assign(kind=ALL, **vars(mean), **costs))
+            made.append(own.head(1).assign(kind=ALL_KINDS, **vars(mean), **costs))
     return made
 
 
