@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
 
 from vlmlaw.benchmarks import BENCHMARKS, READING, REASONING
 from vlmlaw.errors import UserError
+from vlmlaw.experiment_file import ExperimentFile
 from vlmlaw.metrics import metric_called
 from vlmlaw.stage_settings import BenchmarkSection, BenchmarkSettings
-
-if TYPE_CHECKING:
-    from vlmlaw.experiment import Experiment
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
-def benchmarks_of(experiment: Experiment) -> dict[str, BenchmarkSettings]:
+def benchmarks_of(experiment: ExperimentFile) -> dict[str, BenchmarkSettings]:
     """Each benchmark's settings by name. Raises UserError for one that cannot be run, or is there twice."""
     found: dict[str, BenchmarkSettings] = {}
     for number, section in enumerate(experiment.evaluation.benchmarks):
@@ -29,7 +26,7 @@ def benchmarks_of(experiment: Experiment) -> dict[str, BenchmarkSettings]:
     return found
 
 
-def _resolve(section: BenchmarkSection, experiment: Experiment, *, where: str) -> BenchmarkSettings:
+def _resolve(section: BenchmarkSection, experiment: ExperimentFile, *, where: str) -> BenchmarkSettings:
     known = BENCHMARKS.get(section.name)
     suite = section.suite or (known.suite if known else "")
     if not suite:
@@ -62,7 +59,7 @@ def _resolve(section: BenchmarkSection, experiment: Experiment, *, where: str) -
 
 def _settings(
     section: BenchmarkSection,
-    experiment: Experiment,
+    experiment: ExperimentFile,
     *,
     suite: str,
     metric: str,

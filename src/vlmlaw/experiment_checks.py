@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 
 from vlmlaw.errors import UserError
-from vlmlaw.experiment import SPLITS, Experiment
+from vlmlaw.experiment_file import SPLITS, ExperimentFile
 from vlmlaw.stage_settings import DataSettings, LlavaData, LoadedSize, LoadedVision, SizeSection
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 TEMPLATES = ("chatml", "model")
 
 
-def check_sections(experiment: Experiment, source: str) -> None:
+def check_sections(experiment: ExperimentFile, source: str) -> None:
     """Raises UserError, naming the place in the file, for sections that cannot run together."""
     results = Path(experiment.results)
     if results.is_absolute() or ".." in results.parts:
@@ -32,7 +32,7 @@ def check_sections(experiment: Experiment, source: str) -> None:
         )
 
 
-def _check_data(experiment: Experiment, source: str) -> None:
+def _check_data(experiment: ExperimentFile, source: str) -> None:
     data = experiment.data
     if isinstance(data, DataSettings):
         if set(data.images) != set(SPLITS):
@@ -58,7 +58,7 @@ def _check_data(experiment: Experiment, source: str) -> None:
         )
 
 
-def _check_kinds(experiment: Experiment, source: str) -> None:
+def _check_kinds(experiment: ExperimentFile, source: str) -> None:
     """The miniature makes everything; LLaVA's data go with loaded models. One without the other has no tokens."""
     if isinstance(experiment.data, LlavaData):
         wrong = [f"sizes.{name}" for name, size in experiment.sizes.items() if not isinstance(size, LoadedSize)]
@@ -79,7 +79,7 @@ def _check_kinds(experiment: Experiment, source: str) -> None:
         raise UserError(f"{source}.{wrong[0]}: loaded models and stage 1 need data of the source llava, not miniature.")
 
 
-def _check_sizes(experiment: Experiment, source: str) -> None:
+def _check_sizes(experiment: ExperimentFile, source: str) -> None:
     if not experiment.sizes:
         raise UserError(f"{source}.sizes: there is none; add a line such as 56k: {{hidden_size: 48, ...}}.")
     for name, section in experiment.sizes.items():
@@ -96,7 +96,7 @@ def _check_sizes(experiment: Experiment, source: str) -> None:
             )
 
 
-def _check_layers(experiment: Experiment, source: str) -> None:
+def _check_layers(experiment: ExperimentFile, source: str) -> None:
     n_states = experiment.tower.num_hidden_layers + 1
     for key in ("feature_layers", "multi_level_layers"):
         layers = getattr(experiment.vision, key)
@@ -108,7 +108,7 @@ def _check_layers(experiment: Experiment, source: str) -> None:
             )
 
 
-def _check_law(experiment: Experiment, source: str) -> None:
+def _check_law(experiment: ExperimentFile, source: str) -> None:
     from vlmlaw.laws.options import LawOptions
 
     try:

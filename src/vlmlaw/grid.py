@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from vlmlaw.catalogue import Request, Traits, check_compressors
 from vlmlaw.errors import UserError
+from vlmlaw.experiment_file import ExperimentFile
 from vlmlaw.stage_settings import ALL, CellSettings, Product
 
-if TYPE_CHECKING:
-    from vlmlaw.experiment import Experiment
 
-
-def cells_of(experiment: Experiment) -> dict[str, CellSettings]:
+def cells_of(experiment: ExperimentFile, traits: Mapping[str, Traits]) -> dict[str, CellSettings]:
     """Every cell by name, in the order of the file. Raises UserError for one that is there twice, or cannot be."""
     training = {size: experiment.training_settings(size) for size in experiment.sizes}
     cells: dict[str, CellSettings] = {}
     for where, part in _parts(experiment):
         for compressor, own in _compressors_of(part, where).items():
-            layers = experiment.layers(deep=experiment.traits[compressor].reads_all_levels)
+            layers = experiment.layers(deep=traits[compressor].reads_all_levels)
             sizes = _sizes_of(part, experiment, where)
             for size, n_tokens, seed in product(sizes, part.visual_tokens, part.seeds):
                 cell = CellSettings(
@@ -42,7 +40,7 @@ def cells_of(experiment: Experiment) -> dict[str, CellSettings]:
     return cells
 
 
-def traits_of(experiment: Experiment) -> dict[str, Traits]:
+def traits_of(experiment: ExperimentFile) -> dict[str, Traits]:
     """Each compressor's traits by name. Raises UserError for those that cannot be."""
     requests, options = [], dict[str, Any]()
     for where, part in _parts(experiment):
@@ -69,13 +67,13 @@ def traits_of(experiment: Experiment) -> dict[str, Traits]:
     return check_compressors(requests)
 
 
-def _parts(experiment: Experiment) -> list[tuple[str, Product]]:
+def _parts(experiment: ExperimentFile) -> list[tuple[str, Product]]:
     """The products of cells and where in the file each stands."""
     grid = experiment.grid
     return [("grid", grid), *((f"grid.more[{i}]", part) for i, part in enumerate(grid.more))]
 
 
-def _sizes_of(part: Product, experiment: Experiment, where: str) -> list[str]:
+def _sizes_of(part: Product, experiment: ExperimentFile, where: str) -> list[str]:
     known = experiment.sizes
     return list(known) if part.sizes == ALL else _names(part.sizes, known, where=f"{where}.sizes")
 

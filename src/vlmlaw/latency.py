@@ -6,7 +6,7 @@ Measured when it is asked for and kept out of the results, which are the same on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -19,8 +19,8 @@ from vlmlaw.errors import UserError
 from vlmlaw.weights import load_cell
 
 if TYPE_CHECKING:
-    from vlmlaw.experiment import Experiment
     from vlmlaw.model import VlmForConditionalGeneration
+    from vlmlaw.stage_settings import MeasuredCell
 
 WARM_UP = 3  # passes that are not counted
 
@@ -102,23 +102,20 @@ def _now(device: torch.device) -> float:
 
 
 def latency_table(
-    experiment: Experiment, cells: Sequence[str], *, n_text_tokens: int, n_repeats: int, dtype: str
+    cells: Mapping[str, tuple[Path, MeasuredCell]], *, n_text_tokens: int, n_repeats: int, dtype: str
 ) -> Iterator[str]:
-    """Lines of a Markdown table, a row for each trained cell. Raises UserError for a cell that is not there."""
-    folders = {name: _model_of(experiment, name) for name in cells}  # all are looked for before the first is measured
+    """Lines of a Markdown table, a row for each trained cell: its name, its model's folder and what it is measured as.
+
+    Raises UserError for a cell that has no model.
+    """
+    for name, (folder, _) in cells.items():  # all are looked for before the first is measured
+        if not (folder / "config.json").is_file():
+            target = folder / "model.safetensors"
+            raise UserError(f"the cell {name} has no model in {folder}; train it: snakemake --cores all {target}")
     names = [field.name.replace("_", " ") for field in fields(Latency)]
     yield "| cell, ms | " + " | ".join([*names, "first token"]) + " |"
     yield "|---" + "|--:" * (len(names) + 1) + "|"
-    for name, folder in folders.items():
-        model, _ = load_cell(folder, dtype=dtype, cell=experiment.cell_settings(name).measured)
+    for name, (folder, cell) in cells.items():
+        model, _ = load_cell(folder, dtype=dtype, cell=cell)
         found = measure(model, n_text_tokens=n_text_tokens, n_repeats=n_repeats)
         yield f"| `{name}` | " + " | ".join(f"{ms:.3g}" for ms in (*astuple(found), found.all)) + " |"
-
-
-def _model_of(experiment: Experiment, name: str) -> Path:
-    training = experiment.training_of(experiment.cell_settings(name)).name
-    folder = Path(experiment.results) / "cells" / training / "model"
-    if not (folder / "config.json").is_file():
-        target = folder / "model.safetensors"
-        raise UserError(f"the cell {name} has no model in {folder}; train it: snakemake --cores all {target}")
-    return folder

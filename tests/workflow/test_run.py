@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from vlmlaw.experiment import SPLITS, read_experiment
+from vlmlaw.experiment import read_experiment
+from vlmlaw.experiment_file import SPLITS
 from vlmlaw.workflow import records
 
 from .project import ROOT, environment

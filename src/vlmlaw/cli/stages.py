@@ -13,7 +13,8 @@ from typing import Any
 
 from vlmlaw.cli.arguments import existing, file, folder_of
 from vlmlaw.errors import UserError
-from vlmlaw.experiment import SPLITS, Experiment, read_experiment
+from vlmlaw.experiment import Experiment, read_experiment
+from vlmlaw.experiment_file import SPLITS
 from vlmlaw.settings import from_json
 from vlmlaw.stage_settings import (
     CellSettings,
@@ -247,7 +248,9 @@ def run_latency(args: argparse.Namespace) -> None:
 
     torch.set_num_threads(args.threads)
     asked = {"n_text_tokens": args.text_tokens, "n_repeats": args.repeats, "dtype": args.dtype}
-    for line in latency_table(read_experiment(args.experiment), args.cells, **asked):
+    experiment = read_experiment(args.experiment)
+    cells = {name: (experiment.model_of(name), experiment.cell_settings(name).measured) for name in args.cells}
+    for line in latency_table(cells, **asked):
         print(line, flush=True)
 
 
