@@ -17,7 +17,6 @@ from torch import nn
 from vlmlaw import loop
 from vlmlaw.errors import UserError
 from vlmlaw.loop import (
-    EXIT_RUN_ME_AGAIN,
     LEAST_SHARE_OF_RATE,
     Stopped,
     clear_workspace,
@@ -27,6 +26,7 @@ from vlmlaw.loop import (
     use_repeatable_arithmetic,
     workspace_of,
 )
+from vlmlaw.machine import EXIT_RUN_ME_AGAIN
 from vlmlaw.stage_settings import OptimizerSettings
 
 STEPS = 12

@@ -59,13 +59,13 @@ def fetch_vision(out: Path, *, settings: ModelSettings) -> None:
     from vlmlaw.towers import load_tower, pixel_statistics
 
     planned = config_of(settings.source, settings.revision)
-    folder, commit = _fetch(settings, (*CONFIG_FILES, *WEIGHT_FILES))
+    folder, commit = fetch_files(settings, (*CONFIG_FILES, *WEIGHT_FILES))
     _demand_same_shape(settings.source, vision_config(planned), vision_config(read_config(folder)))
     mean, std = pixel_statistics(folder)
-    pin = _pin(folder, settings, commit=commit, image_mean=mean, image_std=std)
+    pin = pin_of(folder, settings, commit=commit, image_mean=mean, image_std=std)
     load_tower(Opened(folder, pin))
     with whole_folder(out) as partial:
-        _write(pin, partial)
+        write_pin(pin, partial)
 
 
 def fetch_language_model(tokenizer: Path, out: Path, *, settings: ModelSettings) -> None:
@@ -79,11 +79,11 @@ def fetch_language_model(tokenizer: Path, out: Path, *, settings: ModelSettings)
 
     patterns = (*CONFIG_FILES, *WEIGHT_FILES, *TOKENIZER_PATTERNS)
     planned = config_of(settings.source, settings.revision)
-    folder, commit = _fetch(settings, patterns)
+    folder, commit = fetch_files(settings, patterns)
     _demand_same_shape(settings.source, text_config(planned), text_config(read_config(folder)))
     demand_same_tokens(folder, tokenizer, settings=settings)
     with whole_folder(out) as partial:
-        _write(_pin(folder, settings, commit=commit), partial)
+        write_pin(pin_of(folder, settings, commit=commit), partial)
         for file in tokenizer.iterdir():
             shutil.copyfile(file, partial / file.name)
 
@@ -93,7 +93,7 @@ TOKENIZER_PATTERNS = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.
 
 def fetch_tokenizer_files(settings: ModelSettings) -> Path:
     """A folder with the files of a model's tokenizer."""
-    return _fetch(settings, (*CONFIG_FILES, *TOKENIZER_PATTERNS), weights=False)[0]
+    return fetch_files(settings, (*CONFIG_FILES, *TOKENIZER_PATTERNS), weights=False)[0]
 
 
 def open_model(folder: Path) -> Opened:
@@ -101,7 +101,7 @@ def open_model(folder: Path) -> Opened:
     path = folder / PIN
     if not path.exists():
         return Opened(folder, None)
-    pin = _read(path)
+    pin = read_pin(path)
     found = Path(pin.source)
     if pin.commit:
         found = download(pin.source, pin.commit, tuple(pin.files))
@@ -118,11 +118,11 @@ def open_model(folder: Path) -> Opened:
 
 def origins_of(**folders: Path) -> dict[str, dict[str, str]]:
     """Source and commit of each model that was loaded, by its part in the VLM; of our own stages' there are none."""
-    pins = {part: _read(folder / PIN) for part, folder in folders.items() if (folder / PIN).exists()}
+    pins = {part: read_pin(folder / PIN) for part, folder in folders.items() if (folder / PIN).exists()}
     return {part: {"source": pin.source, "commit": pin.commit} for part, pin in pins.items()}
 
 
-def _fetch(settings: ModelSettings, patterns: Sequence[str], *, weights: bool = True) -> tuple[Path, str]:
+def fetch_files(settings: ModelSettings, patterns: Sequence[str], *, weights: bool = True) -> tuple[Path, str]:
     """The model's folder, downloaded where it is of the hub, and its commit. Raises UserError: unsafe or incomplete."""
     folder, commit = Path(settings.source), ""
     if not folder.is_dir():
@@ -155,7 +155,7 @@ def _demand_same_shape(source: str, planned: Mapping[str, Any], found: Mapping[s
         )
 
 
-def _pin(folder: Path, settings: ModelSettings, *, commit: str, **more: Any) -> Pin:
+def pin_of(folder: Path, settings: ModelSettings, *, commit: str, **more: Any) -> Pin:
     names = [path.name for pattern in (*CONFIG_FILES, *WEIGHT_FILES) for path in sorted(folder.glob(pattern))]
     files = {name: ((folder / name).stat().st_size, _sha256(folder / name)) for name in names}
     return Pin(
@@ -168,11 +168,11 @@ def _pin(folder: Path, settings: ModelSettings, *, commit: str, **more: Any) -> 
     )
 
 
-def _write(pin: Pin, folder: Path) -> None:
+def write_pin(pin: Pin, folder: Path) -> None:
     (folder / PIN).write_text(json.dumps(asdict(pin), indent=1), encoding="utf-8")
 
 
-def _read(path: Path) -> Pin:
+def read_pin(path: Path) -> Pin:
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         return Pin(**fields | {"files": {name: (int(size), sha) for name, (size, sha) in fields["files"].items()}})

@@ -69,7 +69,7 @@ class Stopped(SystemExit):
         super().__init__(EXIT_RUN_ME_AGAIN)
 
 
-class _StopSwitch:
+class StopSwitch:
     """Turns SIGTERM, a cluster's notice before it kills, and Ctrl-C into a flag that the loop reads between steps.
 
     A second Ctrl-C acts at once, as if there were no switch; a second SIGTERM adds nothing, since a cluster may send
@@ -78,7 +78,7 @@ class _StopSwitch:
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-    def __enter__(self) -> _StopSwitch:
+    def __enter__(self) -> StopSwitch:
         self.pressed = False
         self._before = {number: signal.signal(number, self._press) for number in self.SIGNALS}
         return self
@@ -121,8 +121,8 @@ def fit(
     log = TrainLog(workspace, what, steps=settings.steps, kinds=compute.logs, first=first, on=machine.is_first)
     shown = Progress(settings.steps, what, done=first, on=machine.is_first)
     module.train()
-    with _StopSwitch() as stop, log, shown:
-        clock = _CheckpointClock(settings.checkpoint_seconds)
+    with StopSwitch() as stop, log, shown:
+        clock = CheckpointClock(settings.checkpoint_seconds)
         waiting = time.monotonic()
         steps = range(first, settings.steps)
         for step, passes in feed(passes_of, steps, device=machine.device, ahead=compute.inputs_ahead):
@@ -189,7 +189,7 @@ def _note(loss: float, rates: dict[str, float]) -> str:
     return f"loss {loss:.3f}" + (f", MFU {100 * rates['mfu']:.1f} %" if rates else "")
 
 
-class _CheckpointClock:
+class CheckpointClock:
     """Says when a checkpoint is due: after so many seconds, and never so often that it takes much of the time."""
 
     def __init__(self, seconds: float):
