@@ -23,8 +23,6 @@ from vlmlaw.scores import Score
 from vlmlaw.settings import to_json
 from vlmlaw.stage_settings import BenchmarkSettings
 
-pytest_plugins = ["science_fixtures"]
-
 SETTINGS = BenchmarkSettings(
     name="mini", suite="reasoning", metric="exact_match", instruction="", max_new_tokens=2, batch_size=3
 )

@@ -18,8 +18,6 @@ from vlmlaw.prepare import prepare
 from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.token_table import TokenTable
 
-pytest_plugins = ["science_fixtures"]
-
 
 @pytest.fixture(scope="module")
 def model(words):

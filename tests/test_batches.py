@@ -15,8 +15,6 @@ from vlmlaw.packing import make_batch, records_of_step
 from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.token_table import TokenTable, load_tokenizer, tokenize
 
-pytest_plugins = ["science_fixtures"]
-
 V = 4
 CPU = torch.device("cpu")
 LAYOUT = {"n_visual_tokens": V, "pad_id": 0, "reads_question": False}

@@ -16,8 +16,6 @@ from transformers import (
 from vlmlaw.cost import count_parameters, inference_flops, llm_flops, vision_flops
 from vlmlaw.vision import ConvTower, ConvTowerConfig
 
-pytest_plugins = ["science_fixtures"]
-
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 LLMS = {
     "qwen2": Qwen2Config(**SHAPE, num_key_value_heads=4, vocab_size=60),

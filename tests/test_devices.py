@@ -17,8 +17,6 @@ from vlmlaw.machine import Machine
 from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.token_table import TokenTable, load_tokenizer
 
-pytest_plugins = ["science_fixtures", "pretrained_fixtures"]
-
 CLIP = CLIPVisionConfig(
     hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24, image_size=64, patch_size=16
 )

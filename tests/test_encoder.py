@@ -16,8 +16,6 @@ from vlmlaw.images import cache_features, feature_file, load_features
 from vlmlaw.stage_settings import OptimizerSettings, VisionSettings
 from vlmlaw.towers import PIXEL_MEAN, PIXEL_STD
 
-pytest_plugins = ["science_fixtures"]
-
 N_CLASSES = 1 + len(GLYPHS) * len(COLORS) + len(LETTERS)
 SETTINGS = VisionSettings(
     hidden_size=16,

@@ -17,8 +17,6 @@ from vlmlaw.packing import make_batch
 from vlmlaw.stage_settings import EvaluationSettings
 from vlmlaw.token_table import TokenTable, tokenize
 
-pytest_plugins = ["science_fixtures"]
-
 
 @pytest.fixture(scope="module")
 def tested_split(small, words):

@@ -15,8 +15,6 @@ from vlmlaw.images import load_features
 from vlmlaw.packing import make_batch
 from vlmlaw.token_table import TokenTable
 
-pytest_plugins = ["science_fixtures"]
-
 FEATURES = {row: torch.randn(16, 16, generator=torch.Generator().manual_seed(row)) for row in range(5)}
 QUESTIONS = ("shape red", "count c7 c8 pet", "owner", "shape", "count c1", "shape blue c3", "owner ada", "c4 c5")
 

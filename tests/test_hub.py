@@ -14,8 +14,6 @@ from vlmlaw.token_table import load_tokenizer
 from vlmlaw.tokenizers import take_tokenizer
 from vlmlaw.towers import load_tower, normalise, statistics_of
 
-pytest_plugins = ["pretrained_fixtures"]
-
 
 @pytest.fixture
 def model(practice, tmp_path):

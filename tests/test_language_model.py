@@ -8,8 +8,6 @@ from vlmlaw.language_model import N_PATCHES, move_questions_away
 from vlmlaw.packing import make_batch
 from vlmlaw.token_table import PREFIX, tokenize
 
-pytest_plugins = ["science_fixtures"]
-
 
 @pytest.fixture
 def batch(tmp_path, words):

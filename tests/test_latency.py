@@ -10,8 +10,6 @@ from vlmlaw.errors import UserError
 from vlmlaw.experiment import read_experiment
 from vlmlaw.latency import latency_table, measure
 
-pytest_plugins = ["science_fixtures"]
-
 SLEEP = 0.02
 
 

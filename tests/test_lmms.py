@@ -23,8 +23,6 @@ from vlmlaw.measurements import collect
 from vlmlaw.metrics import METRICS
 from vlmlaw.stage_settings import BenchmarkSettings
 
-pytest_plugins = ["science_fixtures"]
-
 # The layout that lmms-eval 0.7.3 wrote of a local task, with the tasks and scores of its own task files.
 RESULTS = {
     "results": {

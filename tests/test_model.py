@@ -18,8 +18,6 @@ from vlmlaw.model import VlmForConditionalGeneration
 from vlmlaw.projector import PlaceEmbedding
 from vlmlaw.vlm_config import VlmConfig
 
-pytest_plugins = ["science_fixtures"]
-
 IMAGE, PAD = 1, 0
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
 CLIP = CLIPVisionConfig(**TINY, image_size=32, patch_size=8)

@@ -15,8 +15,6 @@ from vlmlaw.packing import _positions, attention_rule, expand_image, make_batch,
 from vlmlaw.stage_settings import TokenSettings
 from vlmlaw.token_table import IGNORE_INDEX, TokenTable, tokenize, tokenize_dataset
 
-pytest_plugins = ["science_fixtures"]
-
 V = 4
 QUESTIONS = ("shape red", "count c7", "letter b2", "pet")
 ANSWERS = ("disc", "blue", "Q", "seven")

@@ -15,8 +15,6 @@ from vlmlaw.packing import make_batch
 from vlmlaw.token_table import TokenTable, load_tokenizer
 from vlmlaw.vlm_config import VlmConfig
 
-pytest_plugins = ["pretrained_fixtures"]
-
 GRID, SIDE = 4, 2  # patches and visual tokens along a side
 LLMS = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}
 

@@ -25,8 +25,6 @@ from vlmlaw.stage_settings import CellSettings, ComputeSettings, TrainingSetting
 from vlmlaw.token_table import TokenTable
 from vlmlaw.train import CONNECTOR, align_cell, train_cell
 
-pytest_plugins = ["science_fixtures", "pretrained_fixtures"]
-
 STEPS = 60
 PLAN = TrainingSettings(
     steps=STEPS, batch_size=4, learning_rate=3e-3, new_learning_rate=1e-2, weight_decay=0.1, checkpoint_seconds=1e9

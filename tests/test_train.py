@@ -18,8 +18,6 @@ from vlmlaw.stage_settings import CellSettings, EvaluationSettings, OptimizerSet
 from vlmlaw.token_table import load_tokenizer
 from vlmlaw.train import build_vlm, train_cell
 
-pytest_plugins = ["science_fixtures"]
-
 PLAN = TrainingSettings(
     steps=8, batch_size=4, learning_rate=3e-3, new_learning_rate=1e-2, weight_decay=0.1, checkpoint_seconds=1e9
 )

@@ -15,8 +15,6 @@ from vlmlaw.tower_attention import watched
 from vlmlaw.vision import ConvTowerConfig, patch_features
 from vlmlaw.weights import config_of
 
-pytest_plugins = ["science_fixtures"]
-
 TINY = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
 TOWERS = {
     "conv": ConvTowerConfig(hidden_size=16, num_hidden_layers=3, image_size=32),

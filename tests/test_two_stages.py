@@ -18,8 +18,6 @@ from vlmlaw.stage_settings import CellSettings, TrainingSettings
 from vlmlaw.token_table import load_tokenizer
 from vlmlaw.train import CONNECTOR, align_cell, build_vlm, load_connector, train_cell
 
-pytest_plugins = ["pretrained_fixtures"]
-
 PLAN = TrainingSettings(steps=3, batch_size=4, learning_rate=1e-2, new_learning_rate=1e-2)
 CELL = CellSettings(
     size="10k",

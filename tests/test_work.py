@@ -14,8 +14,6 @@ from vlmlaw.machine import Machine
 from vlmlaw.vision import patch_features, without_unused_layers
 from vlmlaw.work import Meter, Pass, Work, measured_peak
 
-pytest_plugins = ["science_fixtures"]
-
 CPU = torch.device("cpu")
 TINY = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}
 T = 64

@@ -15,8 +15,6 @@ from vlmlaw.data.scenes import describe_scene
 from vlmlaw.data.shards import Dataset
 from vlmlaw.stage_settings import DataSettings, TextSettings
 
-pytest_plugins = ["science_fixtures"]
-
 KB = KnowledgeBase.draw(3, n_relations=4)
 COLOR_NAMES = tuple(COLORS)
 
