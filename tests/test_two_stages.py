@@ -165,7 +165,7 @@ def test_a_cell_loads_by_transformers_auto_classes_and_sees_what_training_saw(st
 def test_the_processor_wants_an_image_for_each_place(trained):
     from transformers import AutoProcessor
 
-    from vlmlaw import processor  # noqa: F401
+    import vlmlaw.auto  # noqa: F401
 
     reader = AutoProcessor.from_pretrained(trained.cell / "model")
     with pytest.raises(ValueError, match="found 0 images for 1 <image> in the text"):

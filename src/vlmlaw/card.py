@@ -15,7 +15,7 @@ from vlmlaw.names import CELL_KEYS, cell_named_in
 CARD = "README.md"
 TEST = "evaluation.json"  # a cell on the test split; on a benchmark it is benchmarks/NAME.json
 USE = """```python
-import vlmlaw.processor  # makes the model known to transformers
+import vlmlaw.auto  # makes the model known to transformers
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -25,7 +25,7 @@ processor = AutoProcessor.from_pretrained("{folder}")
 USE_SHARED = """```python
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoTokenizer
-from vlmlaw.processor import VlmProcessor
+from vlmlaw.auto import VlmProcessor
 
 # The weights are those of {training}, which several cells share: what makes them this one is said here.
 cell = {cell}
