@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SIZES, TOKENS, make_cells
 
+from conftest import SIZES, TOKENS, make_cells
 from vlmlaw.errors import UserError
 from vlmlaw.laws import LawFit, fit_law, read_measurements
 from vlmlaw.laws.cells import Cells, format_size

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from conftest import make_cells
 
+from conftest import make_cells
 from vlmlaw.errors import UserError
 from vlmlaw.laws import read_measurements
 from vlmlaw.laws.bootstrap import residual_bootstrap, size_bootstrap, size_resamples, step_quantile, weighted_quantile

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import make_cells
 
+from conftest import make_cells
 from vlmlaw.errors import UserError
 from vlmlaw.laws import read_measurements
 from vlmlaw.laws.bootstrap import residual_bootstrap
