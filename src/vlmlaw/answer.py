@@ -13,12 +13,12 @@ import numpy as np
 from vlmlaw.account import describe_cell
 from vlmlaw.data.questions import image_reader, read_questions
 from vlmlaw.errors import UserError
-from vlmlaw.files import whole_file
 from vlmlaw.generate import Prompter, replies
 from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.images import pixel_values
 from vlmlaw.metrics import LETTERS, Question, Verdict, metric_called
-from vlmlaw.progress import Progress
+from vlmlaw.runtime.progress import Progress
+from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.scores import Score, score
 from vlmlaw.weights import load_cell
 

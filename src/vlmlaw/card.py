@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.errors import UserError
-from vlmlaw.files import whole_file
 from vlmlaw.names import CELL_KEYS, cell_named_in
+from vlmlaw.runtime.whole_files import whole_file
 
 CARD = "README.md"
 TEST = "evaluation.json"  # a cell on the test split; on a benchmark it is benchmarks/NAME.json

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vlmlaw.errors import UserError
-from vlmlaw.memory import recall, remember
 from vlmlaw.runtime.fingerprint import code_version
+from vlmlaw.runtime.memo import recall, remember
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmlaw.errors import UserError
-from vlmlaw.files import whole_file
+from vlmlaw.runtime.whole_files import whole_file
 
 if TYPE_CHECKING:
     from vlmlaw.machine import Machine

@@ -20,10 +20,10 @@ from vlmlaw import towers, vision
 from vlmlaw.data.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.miniature import LABELS_FILE
 from vlmlaw.data.shards import Dataset
-from vlmlaw.files import whole_folder
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.packing import records_of_step
-from vlmlaw.progress import progress
+from vlmlaw.runtime.progress import progress
+from vlmlaw.runtime.whole_files import whole_folder
 from vlmlaw.towers import PIXEL_MEAN, PIXEL_STD
 
 if TYPE_CHECKING:

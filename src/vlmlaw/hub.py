@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmlaw.download import download
 from vlmlaw.errors import UserError
-from vlmlaw.files import whole_folder
+from vlmlaw.runtime.whole_files import whole_folder
 from vlmlaw.shapes import config_of, read_config, text_config, vision_config
 
 if TYPE_CHECKING:

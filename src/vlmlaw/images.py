@@ -18,11 +18,11 @@ from vlmlaw import vision
 from vlmlaw.data.framing import square
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.files import whole_folder
 from vlmlaw.hub import open_model
 from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.machine import best_device
-from vlmlaw.progress import progress
+from vlmlaw.runtime.progress import progress
+from vlmlaw.runtime.whole_files import whole_folder
 from vlmlaw.towers import load_tower, normalise, statistics_of
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from typing import Any
 
 from vlmlaw.benchmarks import BENCHMARKS, Benchmark, benchmark_of_task
 from vlmlaw.errors import UserError
-from vlmlaw.files import whole_file
 from vlmlaw.runtime.source import import_path
+from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.scores import Score
 
 MODEL_ID = "vlmlaw"

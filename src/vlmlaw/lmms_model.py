@@ -19,7 +19,7 @@ from vlmlaw.answer import pad_id_of, patches_reader
 from vlmlaw.errors import UserError
 from vlmlaw.generate import Prompt, Prompter, prompt_tensors, replies
 from vlmlaw.lmms import MODEL_ID
-from vlmlaw.progress import Progress
+from vlmlaw.runtime.progress import Progress
 from vlmlaw.weights import load_cell
 
 DEFAULT_NEW_TOKENS = 1024  # as lmms-eval's own models, where a task does not say

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from vlmlaw import checkpoint
 from vlmlaw.errors import UserError
 from vlmlaw.feed import feed
-from vlmlaw.logs import TrainLog
 from vlmlaw.machine import EXIT_RUN_ME_AGAIN, Machine
-from vlmlaw.progress import Progress
+from vlmlaw.runtime.loggers import TrainLog
+from vlmlaw.runtime.progress import Progress
 from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.work import Meter, Pass, whole_step
 

@@ -17,7 +17,7 @@ import numpy as np
 from vlmlaw.chats import Renderer
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER, Dataset, Record
 from vlmlaw.errors import UserError
-from vlmlaw.files import whole_file
+from vlmlaw.runtime.whole_files import whole_file
 
 if TYPE_CHECKING:
     from vlmlaw.stage_settings import TokenSettings

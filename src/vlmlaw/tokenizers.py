@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
-from vlmlaw.files import whole_folder
 from vlmlaw.hub import fetch_tokenizer_files
+from vlmlaw.runtime.whole_files import whole_folder
 
 if TYPE_CHECKING:
     from vlmlaw.stage_settings import ModelSettings, TokenizerSettings

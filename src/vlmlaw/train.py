@@ -25,15 +25,15 @@ from vlmlaw.cost import training_flops
 from vlmlaw.data.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
-from vlmlaw.files import whole_file, whole_folder
 from vlmlaw.hub import open_model, origins_of
 from vlmlaw.images import are_features, open_images
-from vlmlaw.logs import keep_logs
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.machine import Machine, join
 from vlmlaw.model import VlmForConditionalGeneration
 from vlmlaw.prepare import gathered, prepare, save_whole
 from vlmlaw.processor import VlmProcessor
+from vlmlaw.runtime.loggers import keep_logs
+from vlmlaw.runtime.whole_files import whole_file, whole_folder
 from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.token_table import TokenTable, load_tokenizer
 from vlmlaw.towers import demand_whole, load_tower, statistics_of

@@ -70,8 +70,8 @@ def test_the_order_of_keys_is_no_change(finished):
         ("src/vlmlaw/train.py", "def build_vlm(", "# What a cell starts from.\ndef build_vlm(", {}),
         ("src/vlmlaw/train.py", "position_embedding=settings.place_embedding", "position_embedding=False", cells(10)),
         # What cannot change a number reruns nothing.
-        ("src/vlmlaw/progress.py", "s left", "s to go", {}),
-        ("src/vlmlaw/logs.py", "POINTS = 300", "UNUSED = 1\nPOINTS = 300", {}),
+        ("src/vlmlaw/runtime/progress.py", "s left", "s to go", {}),
+        ("src/vlmlaw/runtime/loggers.py", "POINTS = 300", "UNUSED = 1\nPOINTS = 300", {}),
         ("src/vlmlaw/stage_settings.py", "default=24 * 60", "default=48 * 60", {}),
         ("src/vlmlaw/compressors/base.py", "found no question_width", "there is no question_width", {}),
         ("src/vlmlaw/laws/render.py", "MAX_LAWS = 6", "MAX_LAWS = 7", {}),

@@ -21,8 +21,8 @@ from vlmlaw.data.framing import square
 from vlmlaw.data.shards import Record, ShardWriter, encoded
 from vlmlaw.download import download
 from vlmlaw.errors import UserError
-from vlmlaw.files import whole_folder
-from vlmlaw.progress import progress
+from vlmlaw.runtime.progress import progress
+from vlmlaw.runtime.whole_files import whole_folder
 
 if TYPE_CHECKING:
     from vlmlaw.stage_settings import LlavaFile, SplitSettings

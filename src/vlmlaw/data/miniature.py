@@ -15,8 +15,8 @@ from vlmlaw.data.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
 from vlmlaw.data.reading import DENSITIES, describe_page, draw_page
 from vlmlaw.data.scenes import describe_scene, draw_scene
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER, Record, ShardWriter
-from vlmlaw.files import whole_folder
-from vlmlaw.progress import progress
+from vlmlaw.runtime.progress import progress
+from vlmlaw.runtime.whole_files import whole_folder
 
 if TYPE_CHECKING:
     from vlmlaw.stage_settings import DataSettings

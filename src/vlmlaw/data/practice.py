@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
-from vlmlaw.files import whole_folder
+from vlmlaw.runtime.whole_files import whole_folder
 
 SIZES = {"10k": (16, 2), "50k": (32, 3)}  # width and depth of the language models
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}

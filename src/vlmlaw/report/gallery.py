@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from vlmlaw.files import whole_file
 from vlmlaw.report import TEMPLATES, curves, doubts, multiples, style
 from vlmlaw.report.accounts import Cell
 from vlmlaw.report.study import Study, Suite
+from vlmlaw.runtime.whole_files import whole_file
 
 PNG_DPI = 160
 METADATA = {"Date": None, "Creator": "vlmlaw"}

@@ -10,11 +10,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vlmlaw.files import whole_file
 from vlmlaw.report import comparison, findings, gallery, origin, style, svg, tables, words
 from vlmlaw.report.accounts import Cell, Sample, Training
 from vlmlaw.report.study import Study, Suite
 from vlmlaw.runtime.git import commit
+from vlmlaw.runtime.whole_files import whole_file
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,12 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from vlmlaw.memory import recall, remember
 from vlmlaw.runtime.definitions import PACKAGE, Definition, Package, Place
+from vlmlaw.runtime.memo import recall, remember
 
 COMPRESSORS = f"{PACKAGE}.compressors"  # a table of classes, of which a cell uses one
 # Nothing in here can change a number: how files are written, what is shown or logged, how the machine is used.
-LEFT_OUT = tuple(
-    f"{PACKAGE}.{place}"
-    for place in ("runtime", "errors", "files", "progress", "memory", "gpus", "logs", "stage_settings:ComputeSettings")
-)
+LEFT_OUT = tuple(f"{PACKAGE}.{place}" for place in ("runtime", "errors", "stage_settings:ComputeSettings"))
 SOURCE = Path(__file__).resolve().parents[1]
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.files import whole_file
 from vlmlaw.runtime.fingerprint import code_version
+from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.settings import to_json
 
 READ_UP_TO = 16 * 2**20  # bytes; a larger input (cached features may be terabytes) is known by its size and time

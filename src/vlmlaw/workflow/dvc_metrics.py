@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from vlmlaw.errors import UserError
-from vlmlaw.files import whole_file, whole_folder
 from vlmlaw.laws.analysis import read_analysis
 from vlmlaw.laws.table import ALL_KINDS
+from vlmlaw.runtime.whole_files import whole_file, whole_folder
 
 METRICS, ERRORS = "metrics", "errors.csv"
 DIGITS = 4

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.files import whole_file
+from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.workflow import records
 from vlmlaw.workflow.plan import Plan
 from vlmlaw.workflow.snakemake_patches import foresees_reruns, marked_incomplete, record_of_output

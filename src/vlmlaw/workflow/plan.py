@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.experiment import Experiment
-from vlmlaw.memory import recall, remember
 from vlmlaw.runtime.fingerprint import code_version
+from vlmlaw.runtime.memo import recall, remember
 from vlmlaw.settings import to_json
 from vlmlaw.stage_settings import LlavaData
 from vlmlaw.workflow.lineage import Lineage

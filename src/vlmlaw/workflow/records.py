@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw import __version__
-from vlmlaw.files import whole_file
 from vlmlaw.runtime.git import commit
+from vlmlaw.runtime.whole_files import whole_file
 
 NAME = "record.json"
 GIVEN = ("settings", "code", "upstream")  # what a job's result depends on, as the workflow's parameters have it

@@ -94,7 +94,7 @@ def _watchers(folder: Path, what: str, first: int, kinds: Sequence[str]) -> list
 
 def keep_logs(workspace: Path, out: Path) -> None:
     """Put the logs of a finished training into its folder."""
-    from vlmlaw.files import whole_file
+    from vlmlaw.runtime.whole_files import whole_file
 
     for old in out.glob(f"{EVENTS}*"):
         old.unlink()

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.files import whole_file
+from vlmlaw.runtime.whole_files import whole_file
 
 
 def recall(*question: str) -> Any:

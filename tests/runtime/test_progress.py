@@ -2,8 +2,8 @@
 
 import pytest
 
-from vlmlaw import progress as module
-from vlmlaw.progress import Progress, progress
+from vlmlaw.runtime import progress as module
+from vlmlaw.runtime.progress import Progress, progress
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmlaw.files import whole_file, whole_folder
+from vlmlaw.runtime.whole_files import whole_file, whole_folder
 
 
 def test_a_file_appears_at_the_end(tmp_path):
@@ -57,7 +57,7 @@ def test_a_full_disk_is_noticed(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from vlmlaw.files import whole_file, whole_folder
+from vlmlaw.runtime.whole_files import whole_file, whole_folder
 out = Path(sys.argv[2])
 with globals()[sys.argv[1]](out) as partial:
     (partial / "a" if sys.argv[1] == "whole_folder" else partial).write_text("half")
@@ -68,7 +68,7 @@ with globals()[sys.argv[1]](out) as partial:
 @pytest.mark.parametrize("context", ["whole_file", "whole_folder"])
 def test_a_killed_process_leaves_nothing_that_looks_whole(tmp_path, context):
     out = tmp_path / "out"
-    source = str(Path(__file__).parents[1] / "src")
+    source = str(Path(__file__).parents[2] / "src")
     done = subprocess.run(
         [sys.executable, "-c", KILLED, context, str(out)], env=os.environ | {"PYTHONPATH": source}, check=False
     )

@@ -12,7 +12,7 @@ import torch
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from vlmlaw.errors import UserError
-from vlmlaw.logs import DVCLIVE, EVENTS, POINTS, TrainLog, keep_logs
+from vlmlaw.runtime.loggers import DVCLIVE, EVENTS, POINTS, TrainLog, keep_logs
 
 
 def events(path):

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from vlmlaw.errors import UserError
-from vlmlaw.gpus import SCHEDULERS, VISIBLE, own_gpus, visible_devices
+from vlmlaw.runtime.gpu_locks import SCHEDULERS, VISIBLE, own_gpus, visible_devices
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +72,8 @@ def test_many_processes_never_share_a_device():
 
 def test_a_killed_job_leaves_its_device_free():
     program = (
-        "import time; from vlmlaw.gpus import own_gpus\nwith own_gpus(2): print('held', flush=True); time.sleep(60)"
+        "import time; from vlmlaw.runtime.gpu_locks import own_gpus\n"
+        "with own_gpus(2): print('held', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as job:
         assert job.stdout is not None and job.stdout.readline() == "held\n"
