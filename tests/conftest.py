@@ -137,10 +137,11 @@ def practice(tmp_path_factory) -> Path:
 def stages(practice, tmp_path_factory) -> SimpleNamespace:
     """The folders that the stages before training make of it: encoder, tokenizer, language_model, data, tokens."""
     from vlmlaw.data.llava import prepare_split
-    from vlmlaw.hub import fetch_language_model, fetch_vision
-    from vlmlaw.stage_settings import LlavaFile, ModelSettings, SplitSettings, TokenizerSettings, TokenSettings
+    from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
+    from vlmlaw.stage_settings import LlavaFile, SplitSettings, TokenSettings
     from vlmlaw.token_table import tokenize_dataset
     from vlmlaw.tokenizers import take_tokenizer
+    from vlmlaw.training.pretrained import fetch_language_model, fetch_vision
 
     root: Path = tmp_path_factory.mktemp("stages")
     model = ModelSettings(source=str(practice / "language_models" / "10k"), dtype="float32")

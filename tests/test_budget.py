@@ -7,7 +7,7 @@ import yaml
 from vlmlaw.budget import describe, estimate
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import Experiment, read_experiment
-from vlmlaw.shapes import Tower, config_of, text_config, vision_config
+from vlmlaw.hub.shapes import Tower, config_of, text_config, vision_config
 
 EXPERIMENTS = Path(__file__).parents[1] / "workflow" / "experiments"
 

@@ -139,9 +139,10 @@ def test_sharded_training_keeps_the_towers_type(make_vlm, words, tmp_path, of_to
 @pytest.mark.parametrize("of_tower", ["float32", "bfloat16"])
 def test_vision_dtype_of_the_experiment_is_the_towers(make_vlm, small, tmp_path, of_tower):
     """From the fetched tower's pin to the cell's model."""
-    from vlmlaw.hub import fetch_vision
-    from vlmlaw.stage_settings import CellSettings, ModelSettings, TrainingSettings
+    from vlmlaw.hub.settings import ModelSettings
+    from vlmlaw.stage_settings import CellSettings, TrainingSettings
     from vlmlaw.train import build_vlm
+    from vlmlaw.training.pretrained import fetch_vision
 
     source = tmp_path / "source"
     from transformers import CLIPImageProcessor, CLIPVisionModel

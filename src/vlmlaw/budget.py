@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+from vlmlaw.hub.shapes import config_of, text_config, vision_config
 from vlmlaw.runtime.fingerprint import code_version
 from vlmlaw.runtime.memo import recall, remember
 from vlmlaw.settings import to_json
-from vlmlaw.shapes import config_of, text_config, vision_config
 
 if TYPE_CHECKING:
     from vlmlaw.experiment import Experiment

@@ -6,8 +6,9 @@ from functools import cached_property
 from typing import Any
 
 from vlmlaw.errors import UserError
+from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
+from vlmlaw.hub.shapes import Tower, config_of, text_config
 from vlmlaw.settings import build
-from vlmlaw.shapes import Tower, config_of, text_config
 from vlmlaw.stage_settings import (
     AlignmentSettings,
     ComputeSettings,
@@ -17,13 +18,11 @@ from vlmlaw.stage_settings import (
     LlavaData,
     LoadedSize,
     LoadedVision,
-    ModelSettings,
     OptimizerSettings,
     ReportSettings,
     SizeSection,
     SizeSettings,
     SplitSettings,
-    TokenizerSettings,
     TokenSettings,
     TrainingSettings,
     VisionSection,

@@ -18,7 +18,7 @@ from vlmlaw import vision
 from vlmlaw.data.framing import square
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.hub import open_model
+from vlmlaw.hub.pins import open_model
 from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.machine import best_device
 from vlmlaw.runtime.progress import progress

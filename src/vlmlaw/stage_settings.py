@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from vlmlaw.data.framing import CLIP_GREY, FITS
 from vlmlaw.errors import UserError
+from vlmlaw.hub.settings import ModelSettings
 from vlmlaw.names import cell_name
 from vlmlaw.settings import choice, choices, number, passive
 
@@ -118,24 +119,6 @@ class TokenSettings:
     independent: bool
     max_text_tokens: int = number(least=0, default=0)  # 0: any number
     skip_at_most: float = number(least=0, most=1, default=0.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """A pretrained model: an id of the hub or a folder. `dtype` is that of its arithmetic."""
-
-    source: str
-    revision: str = "main"
-    dtype: str = choice("float32", "bfloat16", default="bfloat16")
-    trust_remote_code: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenizerSettings:
-    """The tokenizer of a pretrained model, with `<image>` added where it has no such token."""
-
-    model: ModelSettings
-    chat_template: str
 
 
 @dataclass(frozen=True, kw_only=True)

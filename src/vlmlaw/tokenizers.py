@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
-from vlmlaw.hub import fetch_tokenizer_files
+from vlmlaw.hub.fetch import fetch_tokenizer_files
 from vlmlaw.runtime.whole_files import whole_folder
 
 if TYPE_CHECKING:
-    from vlmlaw.stage_settings import ModelSettings, TokenizerSettings
+    from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
 
 # The template of Qwen and many others without the system prompt that theirs may add, which would cost every question
 # some twenty tokens, and without the rewriting of earlier turns that reasoning models' templates do.

@@ -15,7 +15,7 @@ from transformers.utils import logging
 
 from vlmlaw import vision  # its import makes the miniature's own tower known to AutoModel
 from vlmlaw.errors import UserError
-from vlmlaw.hub import Opened
+from vlmlaw.hub.pins import Opened
 
 if TYPE_CHECKING:
     import numpy as np

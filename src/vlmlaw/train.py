@@ -25,7 +25,7 @@ from vlmlaw.cost import training_flops
 from vlmlaw.data.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
-from vlmlaw.hub import open_model, origins_of
+from vlmlaw.hub.pins import open_model, origins_of
 from vlmlaw.images import are_features, open_images
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.machine import Machine, join

@@ -15,6 +15,7 @@ from vlmlaw.cli.arguments import existing, file, folder_of
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import Experiment, read_experiment
 from vlmlaw.experiment_file import SPLITS
+from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
 from vlmlaw.settings import from_json
 from vlmlaw.stage_settings import (
     CellSettings,
@@ -22,10 +23,8 @@ from vlmlaw.stage_settings import (
     DataSettings,
     EvaluationSettings,
     MeasuredCell,
-    ModelSettings,
     SizeSettings,
     SplitSettings,
-    TokenizerSettings,
     TokenSettings,
     VisionSettings,
 )
@@ -267,13 +266,13 @@ def run_fetch_tokenizer(args: argparse.Namespace) -> None:
 
 
 def run_fetch_vision(args: argparse.Namespace) -> None:
-    from vlmlaw.hub import fetch_vision
+    from vlmlaw.training.pretrained import fetch_vision
 
     fetch_vision(args.out, settings=_settings(args, ModelSettings, lambda e: e.encoder_settings))
 
 
 def run_fetch_language_model(args: argparse.Namespace) -> None:
-    from vlmlaw.hub import fetch_language_model
+    from vlmlaw.training.pretrained import fetch_language_model
 
     settings = _settings(args, ModelSettings, lambda e: e.size_settings(_chosen(args, "size")))
     fetch_language_model(args.tokenizer, args.out, settings=settings)

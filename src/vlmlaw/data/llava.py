@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from vlmlaw.data.framing import square
 from vlmlaw.data.shards import Record, ShardWriter, encoded
-from vlmlaw.download import download
 from vlmlaw.errors import UserError
+from vlmlaw.hub.download import download
 from vlmlaw.runtime.progress import progress
 from vlmlaw.runtime.whole_files import whole_folder
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.experiment import Experiment
+from vlmlaw.hub.settings import ModelSettings
 from vlmlaw.names import RULE_OF_RUNNER
 from vlmlaw.settings import as_data, to_json
-from vlmlaw.stage_settings import CellSettings, ModelSettings, SplitSettings
+from vlmlaw.stage_settings import CellSettings, SplitSettings
 from vlmlaw.workflow.stage import (
     FETCHED,
     LANGUAGE_MODEL,

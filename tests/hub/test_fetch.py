@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from vlmlaw.errors import UserError
-from vlmlaw.hub import PIN, fetch_language_model, fetch_vision, open_model
-from vlmlaw.shapes import config_of
-from vlmlaw.stage_settings import ModelSettings, TokenizerSettings
+from vlmlaw.hub.pins import PIN, open_model
+from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
+from vlmlaw.hub.shapes import config_of
 from vlmlaw.token_table import load_tokenizer
 from vlmlaw.tokenizers import take_tokenizer
 from vlmlaw.towers import load_tower, normalise, statistics_of
+from vlmlaw.training.pretrained import fetch_language_model, fetch_vision
 
 
 @pytest.fixture
@@ -150,7 +151,7 @@ def test_a_tower_without_what_it_needs_is_refused(tower, tmp_path, change, messa
 def test_a_model_that_is_not_what_was_planned_is_refused(tower, tmp_path, monkeypatch):
     _, settings = tower
     table = {"model_type": "clip_vision_model", "hidden_size": 1024, "num_hidden_layers": 3}
-    monkeypatch.setattr("vlmlaw.hub.config_of", lambda *_: table | {"image_size": 64, "patch_size": 16})
+    monkeypatch.setattr("vlmlaw.training.pretrained.config_of", lambda *_: table | {"image_size": 64, "patch_size": 16})
     with pytest.raises(UserError, match="was planned with hidden_size 1024 but has 32"):
         fetch_vision(tmp_path / "out", settings=settings)
 

@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.download import download
 from vlmlaw.errors import UserError
+from vlmlaw.hub.download import download
 
 TABLE = Path(__file__).parent / "models.json"
 VISION_DEFAULTS = {  # transformers leaves out of config.json what is its class's default

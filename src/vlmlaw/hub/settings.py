@@ -1,0 +1,23 @@
+"""Settings of what is fetched: a pretrained model, and its tokenizer."""
+
+from dataclasses import dataclass
+
+from vlmlaw.settings import choice
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """A pretrained model: an id of the hub or a folder. `dtype` is that of its arithmetic."""
+
+    source: str
+    revision: str = "main"
+    dtype: str = choice("float32", "bfloat16", default="bfloat16")
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerSettings:
+    """The tokenizer of a pretrained model, with `<image>` added where it has no such token."""
+
+    model: ModelSettings
+    chat_template: str

@@ -1,0 +1,61 @@
+"""The stages that fetch a vision tower or a language model, and refuse one that a training could not use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmlaw.errors import UserError
+from vlmlaw.hub.fetch import TOKENIZER_PATTERNS, fetch_files
+from vlmlaw.hub.pins import CONFIG_FILES, WEIGHT_FILES, Opened, pin_of, write_pin
+from vlmlaw.hub.shapes import config_of, read_config, text_config, vision_config
+from vlmlaw.runtime.whole_files import whole_folder
+
+if TYPE_CHECKING:
+    from vlmlaw.hub.settings import ModelSettings
+
+
+def fetch_vision(out: Path, *, settings: ModelSettings) -> None:
+    """Fetch a vision tower; `out` gets its pin. Raises UserError where it cannot be one, or would not load whole."""
+    from vlmlaw.towers import load_tower, pixel_statistics
+
+    planned = config_of(settings.source, settings.revision)
+    folder, commit = fetch_files(settings, (*CONFIG_FILES, *WEIGHT_FILES))
+    _demand_same_shape(settings.source, vision_config(planned), vision_config(read_config(folder)))
+    mean, std = pixel_statistics(folder)
+    pin = pin_of(folder, settings, commit=commit, image_mean=mean, image_std=std)
+    load_tower(Opened(folder, pin))
+    with whole_folder(out) as partial:
+        write_pin(pin, partial)
+
+
+def fetch_language_model(tokenizer: Path, out: Path, *, settings: ModelSettings) -> None:
+    """Fetch a language model; `out` gets its pin, and the tokenizer that all sizes share.
+
+    Raises UserError where its own tokenizer is another.
+    """
+    import shutil
+
+    from vlmlaw.tokenizers import demand_same_tokens
+
+    patterns = (*CONFIG_FILES, *WEIGHT_FILES, *TOKENIZER_PATTERNS)
+    planned = config_of(settings.source, settings.revision)
+    folder, commit = fetch_files(settings, patterns)
+    _demand_same_shape(settings.source, text_config(planned), text_config(read_config(folder)))
+    demand_same_tokens(folder, tokenizer, settings=settings)
+    with whole_folder(out) as partial:
+        write_pin(pin_of(folder, settings, commit=commit), partial)
+        for file in tokenizer.iterdir():
+            shutil.copyfile(file, partial / file.name)
+
+
+def _demand_same_shape(source: str, planned: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Raises UserError where the model is not what the experiment was planned with."""
+    wrong = {key: value for key, value in planned.items() if key in found and found[key] != value}
+    if wrong:
+        told = ", ".join(f"{key} {value} but has {found[key]}" for key, value in wrong.items())
+        raise UserError(
+            f"{source} was planned with {told}: the table of shapes (models.json) is wrong, or the revision "
+            "is another. The model's own config.json is here now and goes before the table; start again."
+        )
