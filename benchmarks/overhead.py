@@ -17,9 +17,9 @@ from pathlib import Path
 import pandas as pd
 
 MODULE_OF_RULE = {
-    "draw_pictures": "vlmlaw.data.miniature",
-    "write_text": "vlmlaw.data.miniature",
-    "build_tokenizer": "vlmlaw.data.miniature",
+    "draw_pictures": "vlmlaw.data.miniature.write",
+    "write_text": "vlmlaw.data.miniature.write",
+    "build_tokenizer": "vlmlaw.data.miniature.write",
     "tokenize": "vlmlaw.token_table",
     "train_encoder": "vlmlaw.encoder",
     "cache_features": "vlmlaw.images",

@@ -16,7 +16,7 @@ N_QUESTIONS = 4
 @pytest.fixture(scope="session")
 def words() -> Any:
     """The miniature's tokenizer."""
-    from vlmlaw.data.miniature import build_tokenizer
+    from vlmlaw.data.miniature.write import build_tokenizer
 
     return build_tokenizer()
 
@@ -78,10 +78,11 @@ def small(tmp_path_factory, words) -> SimpleNamespace:
     import torch
     from transformers import AutoModel, Qwen2ForCausalLM
 
-    from vlmlaw.data.miniature import draw_split, write_corpus
+    from vlmlaw.data.miniature.write import draw_split, write_corpus
+    from vlmlaw.data.settings import DataSettings, TextSettings, TokenSettings
     from vlmlaw.images import cache_features
     from vlmlaw.language_model import qwen2_config
-    from vlmlaw.stage_settings import DataSettings, ShapeSettings, TextSettings, TokenSettings
+    from vlmlaw.stage_settings import ShapeSettings
     from vlmlaw.token_table import tokenize_dataset
     from vlmlaw.vision import ConvTowerConfig
 
@@ -137,8 +138,8 @@ def practice(tmp_path_factory) -> Path:
 def stages(practice, tmp_path_factory) -> SimpleNamespace:
     """The folders that the stages before training make of it: encoder, tokenizer, language_model, data, tokens."""
     from vlmlaw.data.llava import prepare_split
+    from vlmlaw.data.settings import LlavaFile, SplitSettings, TokenSettings
     from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
-    from vlmlaw.stage_settings import LlavaFile, SplitSettings, TokenSettings
     from vlmlaw.token_table import tokenize_dataset
     from vlmlaw.tokenizers import take_tokenizer
     from vlmlaw.training.pretrained import fetch_language_model, fetch_vision

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel
 
 from vlmlaw import vision
-from vlmlaw.data.glyphs import COLORS, GLYPHS, LETTERS
+from vlmlaw.data.miniature.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.shards import Dataset
 from vlmlaw.encoder import PatchReader, accuracy, normalise, patch_classes, train_encoder
 from vlmlaw.errors import UserError

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 
 from vlmlaw.batches import model_inputs
+from vlmlaw.data.settings import TokenSettings
 from vlmlaw.data.shards import Dataset, Record, ShardWriter
 from vlmlaw.errors import UserError
 from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.packing import _positions, attention_rule, expand_image, make_batch, record_order, records_of_step
-from vlmlaw.stage_settings import TokenSettings
 from vlmlaw.token_table import IGNORE_INDEX, TokenTable, tokenize, tokenize_dataset
 
 V = 4

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from vlmlaw.data.practice import write_practice
+from vlmlaw.data.settings import DataSettings
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import Experiment, read_experiment
 from vlmlaw.settings import as_data, build, choice, choices, from_json, number, passive, passive_names, to_json
-from vlmlaw.stage_settings import DataSettings, LoadedVision, SizeSection, SizeSettings, VisionSection
+from vlmlaw.stage_settings import LoadedVision, SizeSection, SizeSettings, VisionSection
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "workflow" / "experiments").glob("*.yaml"))]

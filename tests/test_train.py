@@ -183,7 +183,7 @@ def test_a_vlm_starts_from_its_parts(small):
     """Pretrained weights in their places, tied as they were; places start from the words for them."""
     from transformers import AutoModelForCausalLM
 
-    from vlmlaw.data.canvas import place_words
+    from vlmlaw.data.miniature.canvas import place_words
 
     vlm = build_vlm(small.language_model, small.encoder, settings=SETTINGS)
     llm = AutoModelForCausalLM.from_pretrained(small.language_model)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
 from vlmlaw import towers, vision
-from vlmlaw.data.glyphs import COLORS, GLYPHS, LETTERS
-from vlmlaw.data.miniature import LABELS_FILE
+from vlmlaw.data.miniature.glyphs import COLORS, GLYPHS, LETTERS
+from vlmlaw.data.miniature.write import LABELS_FILE
 from vlmlaw.data.shards import Dataset
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.packing import records_of_step

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from vlmlaw.data.settings import DataSettings, LlavaData
 from vlmlaw.errors import UserError
 from vlmlaw.experiment_file import SPLITS, ExperimentFile
-from vlmlaw.stage_settings import DataSettings, LlavaData, LoadedSize, LoadedVision, SizeSection
+from vlmlaw.stage_settings import LoadedSize, LoadedVision, SizeSection
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 TEMPLATES = ("chatml", "model")

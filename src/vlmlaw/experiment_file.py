@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
+from vlmlaw.data.settings import DataSettings, LlavaData, SplitSettings, TokenSettings
 from vlmlaw.errors import UserError
 from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
 from vlmlaw.hub.shapes import Tower, config_of, text_config
@@ -12,18 +13,14 @@ from vlmlaw.settings import build
 from vlmlaw.stage_settings import (
     AlignmentSettings,
     ComputeSettings,
-    DataSettings,
     EvaluationSettings,
     Grid,
-    LlavaData,
     LoadedSize,
     LoadedVision,
     OptimizerSettings,
     ReportSettings,
     SizeSection,
     SizeSettings,
-    SplitSettings,
-    TokenSettings,
     TrainingSettings,
     VisionSection,
     VisionSettings,
@@ -134,7 +131,7 @@ class ExperimentFile:
         section = self.vision
         if isinstance(section, LoadedVision):
             return Tower.of_config(config_of(section.source, section.revision))
-        from vlmlaw.data.canvas import IMAGE_PX, PATCH_PX
+        from vlmlaw.data.miniature.canvas import IMAGE_PX, PATCH_PX
 
         return Tower(section.hidden_size, section.num_hidden_layers, IMAGE_PX, PATCH_PX)
 

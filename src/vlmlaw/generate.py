@@ -40,7 +40,7 @@ class Prompt:
 class Prompter:
     """Turns what a user says into prompts, through the tokenizer's chat template.
 
-    >>> from vlmlaw.data.miniature import build_tokenizer
+    >>> from vlmlaw.data.miniature.write import build_tokenizer
     >>> words = build_tokenizer()
     >>> image = words.convert_tokens_to_ids("<image>")
     >>> prompter = Prompter(words, n_visual_tokens=4, image_token_id=image)

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from vlmlaw.attention import fitting_mask
 from vlmlaw.batches import tensors
-from vlmlaw.data.canvas import GRID_SIDE
+from vlmlaw.data.miniature.canvas import GRID_SIDE
 from vlmlaw.head import prediction_loss
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.packing import Batch, make_batch, records_of_step

@@ -25,7 +25,7 @@ class VlmProcessor(ProcessorMixin):
     """Makes an image the square that the tower reads, and puts V tokens in the place of each `<image>`.
 
     >>> from PIL import Image
-    >>> from vlmlaw.data.miniature import build_tokenizer
+    >>> from vlmlaw.data.miniature.write import build_tokenizer
     >>> processor = VlmProcessor(build_tokenizer(), n_visual_tokens=4, image_px=32)
     >>> inputs = processor(text="<image> shape red", images=Image.new("RGB", (50, 40)))
     >>> inputs["input_ids"].shape, inputs["pixel_values"].shape

@@ -20,7 +20,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.runtime.whole_files import whole_file
 
 if TYPE_CHECKING:
-    from vlmlaw.stage_settings import TokenSettings
+    from vlmlaw.data.settings import TokenSettings
 
 IGNORE_INDEX = -100
 NO_TOKEN = -1

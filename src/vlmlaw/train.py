@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from vlmlaw.batches import StepPasses
 from vlmlaw.compressors import compressor_class
 from vlmlaw.cost import training_flops
-from vlmlaw.data.canvas import place_words
+from vlmlaw.data.miniature.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.hub.pins import open_model, origins_of

@@ -9,9 +9,9 @@ from PIL import Image
 
 from vlmlaw.data.framing import square
 from vlmlaw.data.llava import SKIPPED, Broken, prepare_split, read_record
+from vlmlaw.data.settings import LlavaFile, SplitSettings
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.stage_settings import LlavaFile, SplitSettings
 
 
 def said(*values):

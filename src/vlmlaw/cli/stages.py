@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.cli.arguments import existing, file, folder_of
+from vlmlaw.data.settings import DataSettings, SplitSettings, TokenSettings
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import Experiment, read_experiment
 from vlmlaw.experiment_file import SPLITS
@@ -20,12 +21,9 @@ from vlmlaw.settings import from_json
 from vlmlaw.stage_settings import (
     CellSettings,
     ComputeSettings,
-    DataSettings,
     EvaluationSettings,
     MeasuredCell,
     SizeSettings,
-    SplitSettings,
-    TokenSettings,
     VisionSettings,
 )
 
@@ -199,20 +197,20 @@ def _carry_on(args: argparse.Namespace, settings: Any, code: str, *inputs: Path)
 
 
 def run_pictures(args: argparse.Namespace) -> None:
-    from vlmlaw.data.miniature import draw_split
+    from vlmlaw.data.miniature.write import draw_split
 
     settings = _settings(args, DataSettings, lambda experiment: experiment.picture_settings(args.split))
     draw_split(args.out, split=args.split, settings=settings)
 
 
 def run_text(args: argparse.Namespace) -> None:
-    from vlmlaw.data.miniature import write_corpus
+    from vlmlaw.data.miniature.write import write_corpus
 
     write_corpus(args.out, settings=_settings(args, DataSettings, lambda experiment: experiment.text_settings))
 
 
 def run_tokenizer(args: argparse.Namespace) -> None:
-    from vlmlaw.data.miniature import write_tokenizer
+    from vlmlaw.data.miniature.write import write_tokenizer
 
     write_tokenizer(args.out)
 

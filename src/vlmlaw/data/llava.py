@@ -25,7 +25,7 @@ from vlmlaw.runtime.progress import progress
 from vlmlaw.runtime.whole_files import whole_folder
 
 if TYPE_CHECKING:
-    from vlmlaw.stage_settings import LlavaFile, SplitSettings
+    from vlmlaw.data.settings import LlavaFile, SplitSettings
 
 SKIPPED = "skipped.json"
 IMAGES_AHEAD = 64  # of each thread

@@ -14,11 +14,11 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from vlmlaw.data.settings import LlavaData
 from vlmlaw.experiment import Experiment
 from vlmlaw.runtime.fingerprint import code_version
 from vlmlaw.runtime.memo import recall, remember
 from vlmlaw.settings import to_json
-from vlmlaw.stage_settings import LlavaData
 from vlmlaw.workflow.lineage import Lineage
 from vlmlaw.workflow.reads import training_of
 from vlmlaw.workflow.resources import Needs

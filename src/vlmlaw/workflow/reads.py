@@ -5,11 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vlmlaw.data.settings import SplitSettings
 from vlmlaw.experiment import Experiment
 from vlmlaw.hub.settings import ModelSettings
 from vlmlaw.names import RULE_OF_RUNNER
 from vlmlaw.settings import as_data, to_json
-from vlmlaw.stage_settings import CellSettings, SplitSettings
+from vlmlaw.stage_settings import CellSettings
 from vlmlaw.workflow.stage import (
     FETCHED,
     LANGUAGE_MODEL,

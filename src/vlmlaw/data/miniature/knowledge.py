@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlmlaw.data.glyphs import COLORS, GLYPHS
+from vlmlaw.data.miniature.glyphs import COLORS, GLYPHS
 
 RELATIONS = (
     *("pet", "food", "home", "tool", "song", "game", "tree", "drink", "hobby", "metal", "fabric", "planet"),

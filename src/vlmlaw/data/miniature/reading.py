@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from vlmlaw.data.canvas import GRID_SIDE, IMAGE_PX, PATCH_PX, Picture, background, finish, place_at
-from vlmlaw.data.glyphs import FONT_FILES, GLYPHS, LETTERS, letter_mask
+from vlmlaw.data.miniature.canvas import GRID_SIDE, IMAGE_PX, PATCH_PX, Picture, background, finish, place_at
+from vlmlaw.data.miniature.glyphs import FONT_FILES, GLYPHS, LETTERS, letter_mask
 
 # Letters along a side of the page. Each divides the patch grid; together they make the number of letters that one
 # visual token must carry vary in small steps, so that the suite's error falls gradually with V.

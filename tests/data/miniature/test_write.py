@@ -5,15 +5,15 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vlmlaw.data import scenes
-from vlmlaw.data.canvas import GRID_SIDE, PATCH_PX, place_words
-from vlmlaw.data.glyphs import COLORS, DIGITS, GLYPHS, LETTERS, _digit_pool
-from vlmlaw.data.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
-from vlmlaw.data.miniature import SUITES, draw, draw_split, write_corpus
-from vlmlaw.data.reading import DENSITIES
-from vlmlaw.data.scenes import describe_scene
+from vlmlaw.data.miniature import scenes
+from vlmlaw.data.miniature.canvas import GRID_SIDE, PATCH_PX, place_words
+from vlmlaw.data.miniature.glyphs import COLORS, DIGITS, GLYPHS, LETTERS, _digit_pool
+from vlmlaw.data.miniature.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
+from vlmlaw.data.miniature.reading import DENSITIES
+from vlmlaw.data.miniature.scenes import describe_scene
+from vlmlaw.data.miniature.write import SUITES, draw, draw_split, write_corpus
+from vlmlaw.data.settings import DataSettings, TextSettings
 from vlmlaw.data.shards import Dataset
-from vlmlaw.stage_settings import DataSettings, TextSettings
 
 KB = KnowledgeBase.draw(3, n_relations=4)
 COLOR_NAMES = tuple(COLORS)

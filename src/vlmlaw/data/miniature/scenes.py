@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vlmlaw.data.canvas import GRID_SIDE, IMAGE_PX, PATCH_PX, Picture, background, finish, place_at
-from vlmlaw.data.glyphs import COLORS, DIGITS, GLYPHS, glyph_mask
-from vlmlaw.data.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
+from vlmlaw.data.miniature.canvas import GRID_SIDE, IMAGE_PX, PATCH_PX, Picture, background, finish, place_at
+from vlmlaw.data.miniature.glyphs import COLORS, DIGITS, GLYPHS, glyph_mask
+from vlmlaw.data.miniature.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
 
 SLOTS_SIDE = 4
 SLOT_PX = IMAGE_PX // SLOTS_SIDE

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmlaw.data.canvas import GRID_SIDE, Picture, place_words
-from vlmlaw.data.glyphs import COLORS, GLYPHS, LETTERS
-from vlmlaw.data.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
-from vlmlaw.data.reading import DENSITIES, describe_page, draw_page
-from vlmlaw.data.scenes import describe_scene, draw_scene
+from vlmlaw.data.miniature.canvas import GRID_SIDE, Picture, place_words
+from vlmlaw.data.miniature.glyphs import COLORS, GLYPHS, LETTERS
+from vlmlaw.data.miniature.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
+from vlmlaw.data.miniature.reading import DENSITIES, describe_page, draw_page
+from vlmlaw.data.miniature.scenes import describe_scene, draw_scene
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER, Record, ShardWriter
 from vlmlaw.runtime.progress import progress
 from vlmlaw.runtime.whole_files import whole_folder
 
 if TYPE_CHECKING:
-    from vlmlaw.stage_settings import DataSettings
+    from vlmlaw.data.settings import DataSettings
 
 SPLITS = ("train", "development", "test", "text")
 SUITES = ("reasoning", "reading")

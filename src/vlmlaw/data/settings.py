@@ -1,0 +1,78 @@
+"""Settings of the stages that make data: the miniature's pictures and text, LLaVA's files, tokens."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vlmlaw.data.framing import CLIP_GREY, FITS
+from vlmlaw.settings import choice, number, passive
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSettings:
+    """The text that the miniature's language models are pretrained on."""
+
+    records: int = number(least=1)
+    reading_share: float = number(least=0, most=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Pictures and questions. A stage that draws one split sees the number of its own images only."""
+
+    source: str = choice("miniature")
+    seed: int = number(least=0)
+    n_relations: int = number(least=1)
+    questions_per_image: int = number(least=1)
+    images: Mapping[str, int] = number(least=1)
+    text: TextSettings | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaFile:
+    """A LLaVA-style JSON file and the folder or .zip archive of its images; both may be files of a hub dataset.
+
+    `records` is how many records the file must hold. `text_tokens`, a record's mean, is for estimates of cost only.
+    """
+
+    conversations: str
+    images: str = ""
+    repository: str = ""  # a dataset of the hub; conversations and images are then files of it
+    revision: str = "main"
+    records: int | None = number(least=1, default=None)
+    text_tokens: int = passive(number(least=1, default=100))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaData:
+    """Conversations about images in LLaVA's layout: for stage 1, for stage 2, and suites of questions as a test."""
+
+    source: str = choice("llava")
+    align: LlavaFile | None = None
+    train: LlavaFile
+    test: Mapping[str, LlavaFile] = field(default_factory=dict)  # may be left out where there are benchmarks
+    fit: str = choice(*FITS, default="pad")  # how an image becomes a square
+    pad_color: tuple[int, ...] = number(least=0, most=255, default=CLIP_GREY)
+    skip_at_most: float = number(least=0, most=1, default=0.0)  # share of a training file's records
+    max_text_tokens: int = number(least=8, default=2048)  # what a record says beyond is cut off, whatever V is
+    chat_template: str = "chatml"  # or `model` for the language model's own, or a .jinja file
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSettings:
+    """One split's records, and its images as squares of `image_px`. Questions of a test become records each."""
+
+    files: Mapping[str, LlavaFile]  # by suite; a training split has one, without a name
+    image_px: int = number(least=1)
+    fit: str = choice(*FITS)
+    pad_color: tuple[int, ...] = number(least=0, most=255)
+    skip_at_most: float = number(least=0, most=1, default=0.0)
+    one_question_each: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSettings:
+    """How conversations become tokens; `independent` questions do not see one another."""
+
+    independent: bool
+    max_text_tokens: int = number(least=0, default=0)  # 0: any number
+    skip_at_most: float = number(least=0, most=1, default=0.0)
