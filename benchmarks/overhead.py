@@ -20,7 +20,7 @@ MODULE_OF_RULE = {
     "draw_pictures": "vlmlaw.data.miniature.write",
     "write_text": "vlmlaw.data.miniature.write",
     "build_tokenizer": "vlmlaw.data.miniature.write",
-    "tokenize": "vlmlaw.token_table",
+    "tokenize": "vlmlaw.tokens.token_table",
     "train_encoder": "vlmlaw.encoder",
     "cache_features": "vlmlaw.images",
     "pretrain_language_model": "vlmlaw.language_model",

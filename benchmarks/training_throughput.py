@@ -37,7 +37,7 @@ from vlmlaw.machine import Machine, join
 from vlmlaw.model import VlmForConditionalGeneration
 from vlmlaw.prepare import prepare
 from vlmlaw.stage_settings import ComputeSettings, OptimizerSettings
-from vlmlaw.token_table import IGNORE_INDEX, TokenTable
+from vlmlaw.tokens.token_table import IGNORE_INDEX, TokenTable
 from vlmlaw.vision import grid_side, without_unused_layers
 from vlmlaw.vlm_config import VlmConfig
 from vlmlaw.work import Pass, measured_peak

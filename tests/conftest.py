@@ -83,7 +83,7 @@ def small(tmp_path_factory, words) -> SimpleNamespace:
     from vlmlaw.images import cache_features
     from vlmlaw.language_model import qwen2_config
     from vlmlaw.stage_settings import ShapeSettings
-    from vlmlaw.token_table import tokenize_dataset
+    from vlmlaw.tokens.token_table import tokenize_dataset
     from vlmlaw.vision import ConvTowerConfig
 
     root: Path = tmp_path_factory.mktemp("small")
@@ -140,8 +140,8 @@ def stages(practice, tmp_path_factory) -> SimpleNamespace:
     from vlmlaw.data.llava import prepare_split
     from vlmlaw.data.settings import LlavaFile, SplitSettings, TokenSettings
     from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
-    from vlmlaw.token_table import tokenize_dataset
-    from vlmlaw.tokenizers import take_tokenizer
+    from vlmlaw.tokens.token_table import tokenize_dataset
+    from vlmlaw.tokens.tokenizer import take_tokenizer
     from vlmlaw.training.pretrained import fetch_language_model, fetch_vision
 
     root: Path = tmp_path_factory.mktemp("stages")

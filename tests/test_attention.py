@@ -8,15 +8,14 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from vlmlaw import attention, head
 from vlmlaw.attention import PACKED, fitting_mask
-from vlmlaw.batches import tensors
 from vlmlaw.errors import UserError
 from vlmlaw.head import prediction_loss
 from vlmlaw.language_model import answer_loss
 from vlmlaw.machine import Machine
-from vlmlaw.packing import make_batch
 from vlmlaw.prepare import prepare
 from vlmlaw.stage_settings import ComputeSettings
-from vlmlaw.token_table import TokenTable
+from vlmlaw.tokens.packing import make_batch, tensors
+from vlmlaw.tokens.token_table import TokenTable
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.machine import Machine
-from vlmlaw.packing import make_batch, records_of_step
 from vlmlaw.stage_settings import ComputeSettings
-from vlmlaw.token_table import TokenTable, load_tokenizer, tokenize
+from vlmlaw.tokens.packing import make_batch, records_of_step
+from vlmlaw.tokens.token_table import TokenTable, load_tokenizer, tokenize
 
 V = 4
 CPU = torch.device("cpu")

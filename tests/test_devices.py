@@ -15,7 +15,7 @@ from vlmlaw.generate import Prompter, replies
 from vlmlaw.images import open_images
 from vlmlaw.machine import Machine
 from vlmlaw.stage_settings import ComputeSettings
-from vlmlaw.token_table import TokenTable, load_tokenizer
+from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
 
 CLIP = CLIPVisionConfig(
     hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24, image_size=64, patch_size=16

@@ -13,9 +13,9 @@ from vlmlaw.batches import model_inputs
 from vlmlaw.data.shards import Dataset, Record
 from vlmlaw.evaluate import ALL_KINDS, evaluate_cell, judge, mean_text_tokens, scores_of
 from vlmlaw.images import open_images
-from vlmlaw.packing import make_batch
 from vlmlaw.stage_settings import EvaluationSettings
-from vlmlaw.token_table import TokenTable, tokenize
+from vlmlaw.tokens.packing import make_batch
+from vlmlaw.tokens.token_table import TokenTable, tokenize
 
 
 @pytest.fixture(scope="module")

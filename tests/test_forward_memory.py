@@ -17,7 +17,7 @@ from vlmlaw.machine import Machine
 from vlmlaw.prepare import prepare
 from vlmlaw.processor import VlmProcessor
 from vlmlaw.stage_settings import ComputeSettings
-from vlmlaw.token_table import load_tokenizer, tokenize
+from vlmlaw.tokens.token_table import load_tokenizer, tokenize
 
 pytest_plugins = ["science_fixtures"]
 

@@ -12,8 +12,8 @@ from vlmlaw.evaluate import judge
 from vlmlaw.generate import Prompter, replies
 from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.images import load_features
-from vlmlaw.packing import make_batch
-from vlmlaw.token_table import TokenTable
+from vlmlaw.tokens.packing import make_batch
+from vlmlaw.tokens.token_table import TokenTable
 
 FEATURES = {row: torch.randn(16, 16, generator=torch.Generator().manual_seed(row)) for row in range(5)}
 QUESTIONS = ("shape red", "count c7 c8 pet", "owner", "shape", "count c1", "shape blue c3", "owner ada", "c4 c5")

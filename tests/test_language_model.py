@@ -5,8 +5,8 @@ import pytest
 
 from vlmlaw.data.shards import Dataset, Record, ShardWriter
 from vlmlaw.language_model import N_PATCHES, move_questions_away
-from vlmlaw.packing import make_batch
-from vlmlaw.token_table import PREFIX, tokenize
+from vlmlaw.tokens.packing import make_batch
+from vlmlaw.tokens.token_table import PREFIX, tokenize
 
 
 @pytest.fixture

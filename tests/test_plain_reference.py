@@ -8,11 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from vlmlaw.batches import tensors
 from vlmlaw.data.shards import Dataset
 from vlmlaw.model import VlmForConditionalGeneration
-from vlmlaw.packing import make_batch
-from vlmlaw.token_table import TokenTable, load_tokenizer
+from vlmlaw.tokens.packing import make_batch, tensors
+from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
 from vlmlaw.vlm_config import VlmConfig
 
 GRID, SIDE = 4, 2  # patches and visual tokens along a side

@@ -22,7 +22,7 @@ from vlmlaw.loop import Stopped, workspace_of
 from vlmlaw.machine import Machine, join
 from vlmlaw.settings import to_json
 from vlmlaw.stage_settings import CellSettings, ComputeSettings, TrainingSettings
-from vlmlaw.token_table import TokenTable
+from vlmlaw.tokens.token_table import TokenTable
 from vlmlaw.train import CONNECTOR, align_cell, train_cell
 
 STEPS = 60

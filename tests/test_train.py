@@ -15,7 +15,7 @@ from vlmlaw.evaluate import evaluate_cell
 from vlmlaw.language_model import pretrain, qwen2_config
 from vlmlaw.loop import Stopped
 from vlmlaw.stage_settings import CellSettings, EvaluationSettings, OptimizerSettings, SizeSettings, TrainingSettings
-from vlmlaw.token_table import load_tokenizer
+from vlmlaw.tokens.token_table import load_tokenizer
 from vlmlaw.train import build_vlm, train_cell
 
 PLAN = TrainingSettings(
@@ -153,8 +153,8 @@ def test_a_step_of_m3_takes_the_mean_loss_of_every_scale(small, tmp_path):
     from vlmlaw.batches import model_inputs
     from vlmlaw.images import open_images
     from vlmlaw.loop import use_repeatable_arithmetic
-    from vlmlaw.packing import make_batch, records_of_step
-    from vlmlaw.token_table import TokenTable
+    from vlmlaw.tokens.packing import make_batch, records_of_step
+    from vlmlaw.tokens.token_table import TokenTable
 
     settings = replace(SETTINGS, compressor="m3", n_visual_tokens=None, training=replace(PLAN, steps=1))
     train_and_evaluate(small, tmp_path / settings.name, settings)
@@ -214,10 +214,9 @@ def test_language_models_learn_their_own_loss(small):
     """The loss of a packed batch equals transformers' own on each question alone, weighted by its labels."""
     from transformers import Qwen2ForCausalLM
 
-    from vlmlaw.batches import tensors
     from vlmlaw.language_model import answer_loss
-    from vlmlaw.packing import make_batch
-    from vlmlaw.token_table import IGNORE_INDEX, TokenTable
+    from vlmlaw.tokens.packing import make_batch, tensors
+    from vlmlaw.tokens.token_table import IGNORE_INDEX, TokenTable
 
     torch.manual_seed(0)
     config = qwen2_config(

@@ -15,7 +15,7 @@ from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.images import open_images
 from vlmlaw.stage_settings import CellSettings, TrainingSettings
-from vlmlaw.token_table import load_tokenizer
+from vlmlaw.tokens.token_table import load_tokenizer
 from vlmlaw.train import CONNECTOR, align_cell, build_vlm, load_connector, train_cell
 
 PLAN = TrainingSettings(steps=3, batch_size=4, learning_rate=1e-2, new_learning_rate=1e-2)
@@ -140,8 +140,8 @@ def test_a_cell_loads_by_transformers_auto_classes_and_sees_what_training_saw(st
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     from vlmlaw.batches import model_inputs
-    from vlmlaw.packing import make_batch
-    from vlmlaw.token_table import TokenTable
+    from vlmlaw.tokens.packing import make_batch
+    from vlmlaw.tokens.token_table import TokenTable
 
     model = AutoModelForImageTextToText.from_pretrained(trained.cell / "model").eval()
     processor = AutoProcessor.from_pretrained(trained.cell / "model")

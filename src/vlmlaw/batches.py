@@ -15,28 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from vlmlaw.errors import UserError
 from vlmlaw.image_inputs import ImageInputs
-from vlmlaw.packing import Batch, expand_image, make_batch, questions_alone, records_of_step
-from vlmlaw.token_table import IGNORE_INDEX, PREFIX, TokenTable
+from vlmlaw.tokens.packing import Batch, expand_image, make_batch, questions_alone, records_of_step, tensors
+from vlmlaw.tokens.token_table import IGNORE_INDEX, PREFIX, TokenTable
 from vlmlaw.work import Pass, Work
 
 if TYPE_CHECKING:
     from vlmlaw.machine import Machine
     from vlmlaw.stage_settings import ComputeSettings
-
-
-def tensors(batch: Batch) -> dict[str, Tensor]:
-    """The text of a batch as the arguments that a language model's forward takes."""
-    arrays = {
-        "input_ids": batch.input_ids,
-        "position_ids": batch.position_ids,
-        "attention_mask": batch.attends,
-        "targets": batch.targets,
-    }
-    return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 def model_inputs(batch: Batch, images: ImageInputs) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from vlmlaw.data.miniature.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.miniature.write import LABELS_FILE
 from vlmlaw.data.shards import Dataset
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
-from vlmlaw.packing import records_of_step
 from vlmlaw.runtime.progress import progress
 from vlmlaw.runtime.whole_files import whole_folder
+from vlmlaw.tokens.packing import records_of_step
 from vlmlaw.towers import PIXEL_MEAN, PIXEL_STD
 
 if TYPE_CHECKING:

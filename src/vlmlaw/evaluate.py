@@ -21,11 +21,11 @@ from vlmlaw.batches import model_inputs
 from vlmlaw.data.shards import Dataset
 from vlmlaw.images import ImagesOf, open_images
 from vlmlaw.model import VlmForConditionalGeneration
-from vlmlaw.packing import make_batch
 from vlmlaw.runtime.progress import progress
 from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.scores import Score, score
-from vlmlaw.token_table import IGNORE_INDEX, PREFIX, TokenTable
+from vlmlaw.tokens.packing import make_batch
+from vlmlaw.tokens.token_table import IGNORE_INDEX, PREFIX, TokenTable
 from vlmlaw.weights import load_cell
 
 if TYPE_CHECKING:

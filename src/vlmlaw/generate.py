@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlmlaw.chats import Renderer
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.image_inputs import ImageInputs
+from vlmlaw.tokens.chat_template import Renderer
 
 if TYPE_CHECKING:
     from vlmlaw.model import VlmForConditionalGeneration

@@ -189,7 +189,7 @@ def _samples(results: Path, task: str) -> Path:
 def _mean_text_tokens(model: Path, samples: Path) -> int:
     """Tokens of the prompts that were logged, on average and rounded, without the images'."""
     from vlmlaw.generate import Prompter
-    from vlmlaw.token_table import load_tokenizer
+    from vlmlaw.tokens.token_table import load_tokenizer
 
     asked = [str(json.loads(line)["input"]) for line in samples.read_text(encoding="utf-8").splitlines() if line]
     prompter = Prompter(load_tokenizer(model), n_visual_tokens=1, image_token_id=-1)

@@ -35,7 +35,7 @@ from vlmlaw.processor import VlmProcessor
 from vlmlaw.runtime.loggers import keep_logs
 from vlmlaw.runtime.whole_files import whole_file, whole_folder
 from vlmlaw.stage_settings import ComputeSettings
-from vlmlaw.token_table import TokenTable, load_tokenizer
+from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
 from vlmlaw.towers import demand_whole, load_tower, statistics_of
 from vlmlaw.vision import grid_side, without_unused_layers
 from vlmlaw.vlm_config import VlmConfig

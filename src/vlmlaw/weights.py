@@ -12,7 +12,7 @@ from vlmlaw.compressors import ALL_PATCHES, compressor_class
 from vlmlaw.errors import UserError
 from vlmlaw.machine import best_device
 from vlmlaw.model import VlmForConditionalGeneration  # noqa: F401  registers the class
-from vlmlaw.token_table import load_tokenizer
+from vlmlaw.tokens.token_table import load_tokenizer
 
 if TYPE_CHECKING:
     from vlmlaw.stage_settings import MeasuredCell

@@ -10,8 +10,8 @@ from vlmlaw.errors import UserError
 from vlmlaw.hub.pins import PIN, open_model
 from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
 from vlmlaw.hub.shapes import config_of
-from vlmlaw.token_table import load_tokenizer
-from vlmlaw.tokenizers import take_tokenizer
+from vlmlaw.tokens.token_table import load_tokenizer
+from vlmlaw.tokens.tokenizer import take_tokenizer
 from vlmlaw.towers import load_tower, normalise, statistics_of
 from vlmlaw.training.pretrained import fetch_language_model, fetch_vision
 

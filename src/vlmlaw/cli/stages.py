@@ -216,7 +216,7 @@ def run_tokenizer(args: argparse.Namespace) -> None:
 
 
 def run_tokenize(args: argparse.Namespace) -> None:
-    from vlmlaw.token_table import tokenize_dataset
+    from vlmlaw.tokens.token_table import tokenize_dataset
 
     settings = _settings(args, TokenSettings, lambda experiment: experiment.token_settings(_chosen(args, "split")))
     tokenize_dataset(args.dataset, args.tokenizer, args.out, settings=settings)
@@ -258,7 +258,7 @@ def run_practice(args: argparse.Namespace) -> None:
 
 
 def run_fetch_tokenizer(args: argparse.Namespace) -> None:
-    from vlmlaw.tokenizers import take_tokenizer
+    from vlmlaw.tokens.tokenizer import take_tokenizer
 
     take_tokenizer(args.out, settings=_settings(args, TokenizerSettings, lambda e: e.tokenizer_settings))
 

@@ -37,7 +37,7 @@ def fetch_language_model(tokenizer: Path, out: Path, *, settings: ModelSettings)
     """
     import shutil
 
-    from vlmlaw.tokenizers import demand_same_tokens
+    from vlmlaw.tokens.tokenizer import demand_same_tokens
 
     patterns = (*CONFIG_FILES, *WEIGHT_FILES, *TOKENIZER_PATTERNS)
     planned = config_of(settings.source, settings.revision)

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from vlmlaw.token_table import IGNORE_INDEX, PREFIX, TokenTable
+from vlmlaw.tokens.token_table import IGNORE_INDEX, PREFIX, TokenTable
 
 
 @dataclass(frozen=True)
@@ -137,3 +139,14 @@ def records_of_step(n_records: int, batch_size: int, *, seed: int, step: int) ->
     """The records of one step, a pure function of (seed, step), so that a resumed run sees the same ones."""
     epoch, index = divmod(step, max(n_records // batch_size, 1))
     return record_order(n_records, seed=seed, epoch=epoch)[index * batch_size : (index + 1) * batch_size].copy()
+
+
+def tensors(batch: Batch) -> dict[str, Tensor]:
+    """The text of a batch as the arguments that a language model's forward takes."""
+    arrays = {
+        "input_ids": batch.input_ids,
+        "position_ids": batch.position_ids,
+        "attention_mask": batch.attends,
+        "targets": batch.targets,
+    }
+    return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -43,7 +43,7 @@ def take_tokenizer(out: Path, *, settings: TokenizerSettings) -> None:
 
 def demand_same_tokens(folder: Path, shared: Path, *, settings: ModelSettings) -> None:
     """Raises UserError where the model in `folder` has another tokenizer than the one that the grid shares."""
-    from vlmlaw.token_table import load_tokenizer
+    from vlmlaw.tokens.token_table import load_tokenizer
 
     own, common = _load(folder, settings), load_tokenizer(shared)
     if own.get_vocab() != {word: i for word, i in common.get_vocab().items() if word in own.get_vocab()}:
@@ -87,7 +87,7 @@ def _template(name: str, tokenizer: Any, *, source: str) -> str:
 
 def _demand_reads_back(tokenizer: Any, folder: Path) -> None:
     """The stages read tokenizer.json alone; it must split text as the model's own class does."""
-    from vlmlaw.token_table import load_tokenizer
+    from vlmlaw.tokens.token_table import load_tokenizer
 
     ours = load_tokenizer(folder)
     found, wanted = (t(SAMPLE, add_special_tokens=False)["input_ids"] for t in (ours, tokenizer))

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from vlmlaw.chats import Renderer
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER, Dataset, Record
 from vlmlaw.errors import UserError
 from vlmlaw.runtime.whole_files import whole_file
+from vlmlaw.tokens.chat_template import Renderer
 
 if TYPE_CHECKING:
     from vlmlaw.data.settings import TokenSettings

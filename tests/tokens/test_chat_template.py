@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from vlmlaw.chats import PLAIN, Renderer
 from vlmlaw.data.shards import Record
 from vlmlaw.errors import UserError
-from vlmlaw.token_table import IGNORE_INDEX, tokenize
+from vlmlaw.tokens.chat_template import PLAIN, Renderer
+from vlmlaw.tokens.token_table import IGNORE_INDEX, tokenize
 
 CHATML = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are helpful.<|im_end|>\n{% endif %}"
