@@ -22,7 +22,7 @@ MODULE_OF_RULE = {
     "build_tokenizer": "vlmlaw.data.miniature.write",
     "tokenize": "vlmlaw.tokens.token_table",
     "train_encoder": "vlmlaw.encoder",
-    "cache_features": "vlmlaw.images",
+    "cache_features": "vlmlaw.vlm.images",
     "pretrain_language_model": "vlmlaw.language_model",
     "train_cell": "vlmlaw.train",
     "evaluate_cell": "vlmlaw.evaluate",

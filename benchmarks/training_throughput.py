@@ -30,16 +30,16 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, Qwen2Config
 
 from vlmlaw.batches import StepPasses
-from vlmlaw.cost import training_flops
 from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.loop import fit, make_optimizer
 from vlmlaw.machine import Machine, join
-from vlmlaw.model import VlmForConditionalGeneration
 from vlmlaw.prepare import prepare
 from vlmlaw.stage_settings import ComputeSettings, OptimizerSettings
 from vlmlaw.tokens.token_table import IGNORE_INDEX, TokenTable
-from vlmlaw.vision import grid_side, without_unused_layers
-from vlmlaw.vlm_config import VlmConfig
+from vlmlaw.vlm.config import VlmConfig
+from vlmlaw.vlm.cost import training_flops
+from vlmlaw.vlm.model import VlmForConditionalGeneration
+from vlmlaw.vlm.towers.features import grid_side, without_unused_layers
 from vlmlaw.work import Pass, measured_peak
 
 IMAGE_TOKEN, PAD_TOKEN, FIRST_WORD = 1, 0, 2

@@ -27,9 +27,9 @@ def make_vlm(words):
     import torch
     from transformers import PreTrainedConfig, Qwen2Config
 
-    from vlmlaw.model import VlmForConditionalGeneration
-    from vlmlaw.vision import ConvTowerConfig
-    from vlmlaw.vlm_config import VlmConfig
+    from vlmlaw.vlm.config import VlmConfig
+    from vlmlaw.vlm.model import VlmForConditionalGeneration
+    from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
 
     def make(*, vision: PreTrainedConfig | None = None, text: PreTrainedConfig | None = None, seed: int = 0, **options):
         tower = vision or ConvTowerConfig(hidden_size=16, num_hidden_layers=2, image_size=32)
@@ -60,7 +60,7 @@ def make_vlm(words):
 @pytest.fixture(scope="module")
 def cell(tmp_path_factory, make_vlm, words) -> Path:
     """A trained cell's folder as far as an evaluation needs it: model/ and training.json."""
-    from vlmlaw.vision import ConvTowerConfig
+    from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
 
     folder: Path = tmp_path_factory.mktemp("cells") / "3k_v4_block_linear_s7"
     vlm = make_vlm(vision=ConvTowerConfig(hidden_size=16, num_hidden_layers=2), seed=5)
@@ -80,11 +80,11 @@ def small(tmp_path_factory, words) -> SimpleNamespace:
 
     from vlmlaw.data.miniature.write import draw_split, write_corpus
     from vlmlaw.data.settings import DataSettings, TextSettings, TokenSettings
-    from vlmlaw.images import cache_features
     from vlmlaw.language_model import qwen2_config
     from vlmlaw.stage_settings import ShapeSettings
     from vlmlaw.tokens.token_table import tokenize_dataset
-    from vlmlaw.vision import ConvTowerConfig
+    from vlmlaw.vlm.images import cache_features
+    from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
 
     root: Path = tmp_path_factory.mktemp("small")
     images = {"train": 12, "development": 4, "test": 8}

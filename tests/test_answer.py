@@ -17,11 +17,11 @@ from vlmlaw.data.shards import Dataset
 from vlmlaw.encoder import normalise
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import Experiment
-from vlmlaw.images import pixel_values
 from vlmlaw.metrics import METRICS, Question, Verdict
 from vlmlaw.scores import Score
 from vlmlaw.settings import to_json
 from vlmlaw.stage_settings import BenchmarkSettings
+from vlmlaw.vlm.images import pixel_values
 
 SETTINGS = BenchmarkSettings(
     name="mini", suite="reasoning", metric="exact_match", instruction="", max_new_tokens=2, batch_size=3

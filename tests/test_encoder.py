@@ -7,14 +7,14 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from vlmlaw import vision
 from vlmlaw.data.miniature.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.shards import Dataset
 from vlmlaw.encoder import PatchReader, accuracy, normalise, patch_classes, train_encoder
 from vlmlaw.errors import UserError
-from vlmlaw.images import cache_features, feature_file, load_features
 from vlmlaw.stage_settings import OptimizerSettings, VisionSettings
-from vlmlaw.towers import PIXEL_MEAN, PIXEL_STD
+from vlmlaw.vlm.images import cache_features, feature_file, load_features
+from vlmlaw.vlm.towers import conv_tower, features
+from vlmlaw.vlm.towers.load import PIXEL_MEAN, PIXEL_STD
 
 N_CLASSES = 1 + len(GLYPHS) * len(COLORS) + len(LETTERS)
 SETTINGS = VisionSettings(
@@ -33,7 +33,7 @@ def test_every_thing_that_a_patch_can_show_is_a_class_of_its_own():
     shown += [(len(GLYPHS) + 1 + letter, 0) for letter in range(len(LETTERS))]
     glyphs, colors = np.array(shown).T
     assert patch_classes(glyphs, colors).tolist() == list(range(N_CLASSES))
-    head = PatchReader(AutoModel.from_config(vision.ConvTowerConfig(hidden_size=16, num_hidden_layers=1))).head
+    head = PatchReader(AutoModel.from_config(conv_tower.ConvTowerConfig(hidden_size=16, num_hidden_layers=1))).head
     assert head.out_features == N_CLASSES
 
 
@@ -54,10 +54,10 @@ def test_the_cache_holds_what_the_tower_computes(small, tmp_path, monkeypatch, l
     tower, data = AutoModel.from_pretrained(small.encoder).eval(), Dataset(small.data["train"])
     found = load_features(tmp_path / "features", layers=layers)
     rows = np.array([11, 0, 3, 3])
-    direct = vision.patch_features(tower, normalise(np.stack(list(data.images(rows)))), layers=layers)
+    direct = features.patch_features(tower, normalise(np.stack(list(data.images(rows)))), layers=layers)
     assert found(rows).dtype == torch.float32
     torch.testing.assert_close(found(rows), direct.half().float(), atol=1e-3, rtol=1e-3)  # the batch rounds, too
-    together = vision.patch_features(tower, normalise(np.stack(list(data.images(range(5))))), layers=layers)
+    together = features.patch_features(tower, normalise(np.stack(list(data.images(range(5))))), layers=layers)
     assert torch.equal(found(np.arange(5)), together.half().float())
     assert found(np.array([], dtype=int)).shape == (0, 144, 16 * len(layers))
 
@@ -101,7 +101,7 @@ def test_training_again_gives_the_same_weights(trained, small, tmp_path):
 
 def test_accuracy_is_the_share_of_patches_named_rightly(small):
     """A reader that always says the same class is right where that class is shown, and nowhere else."""
-    reader = PatchReader(AutoModel.from_config(vision.ConvTowerConfig(hidden_size=16, num_hidden_layers=1)))
+    reader = PatchReader(AutoModel.from_config(conv_tower.ConvTowerConfig(hidden_size=16, num_hidden_layers=1)))
     with np.load(small.data["development"] / "patch_labels.npz") as labels:
         classes = patch_classes(labels["glyphs"].astype(int), labels["colors"].astype(int))
     letters = classes[classes >= N_CLASSES - len(LETTERS)]

@@ -12,10 +12,10 @@ import torch
 from vlmlaw.batches import model_inputs
 from vlmlaw.data.shards import Dataset, Record
 from vlmlaw.evaluate import ALL_KINDS, evaluate_cell, judge, mean_text_tokens, scores_of
-from vlmlaw.images import open_images
 from vlmlaw.stage_settings import EvaluationSettings
 from vlmlaw.tokens.packing import make_batch
 from vlmlaw.tokens.token_table import TokenTable, tokenize
+from vlmlaw.vlm.images import open_images
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def tested_split(small, words):
 @pytest.fixture(scope="module", params=["block_linear", "quecc"])
 def half_right(request, make_vlm, tested_split, words):
     """A VLM that has learnt some of the test split by heart."""
-    from vlmlaw.vision import ConvTowerConfig
+    from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
 
     _, table, features = tested_split
     torch.manual_seed(1)
@@ -123,7 +123,7 @@ def test_text_tokens_of_dialogues_leave_answers_out(words):
 
 
 def test_a_cell_is_evaluated_into_one_file(small, make_vlm, words, tmp_path):
-    from vlmlaw.vision import ConvTowerConfig
+    from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
 
     vlm = make_vlm(vision=ConvTowerConfig(hidden_size=16, num_hidden_layers=2), n_visual_tokens=9)
     vlm.save_pretrained(tmp_path / "cell" / "model")
@@ -144,7 +144,7 @@ def test_a_cell_is_evaluated_into_one_file(small, make_vlm, words, tmp_path):
     assert counts == {"reasoning": 16, "reading": 16}
     for kinds in result["scores"].values():
         assert sum(kind["n_questions"] for name, kind in kinds.items() if name != ALL_KINDS) == 16
-    from vlmlaw import cost
+    from vlmlaw.vlm import cost
 
     assert result["parameters"] == asdict(cost.count_parameters(vlm))
     flops = cost.inference_flops(vlm, n_text_tokens=result["n_text_tokens"])

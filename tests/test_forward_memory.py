@@ -7,17 +7,17 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, Qwen2Config
 
-from vlmlaw.attention import PACKED, attention_of_call
 from vlmlaw.batches import packed_inputs
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.generate import Prompt, replies
 from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.machine import Machine
 from vlmlaw.prepare import prepare
-from vlmlaw.processor import VlmProcessor
 from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.tokens.token_table import load_tokenizer, tokenize
+from vlmlaw.vlm.generate import Prompt, replies
+from vlmlaw.vlm.packed_attention import PACKED, attention_of_call
+from vlmlaw.vlm.processor import VlmProcessor
 
 pytest_plugins = ["science_fixtures"]
 

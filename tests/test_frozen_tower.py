@@ -14,7 +14,7 @@ from transformers import (
 from vlmlaw.machine import join
 from vlmlaw.prepare import prepare, save_whole
 from vlmlaw.stage_settings import ComputeSettings
-from vlmlaw.weights import load_cell
+from vlmlaw.vlm.load import load_cell
 
 pytest_plugins = ["science_fixtures"]
 
@@ -43,17 +43,18 @@ def test_two_passes_in_training_see_the_same(make_vlm, kind):
 
 def test_the_tower_is_in_eval_mode_in_a_training(small, monkeypatch, tmp_path):
     """In every pass of the loop, where the rest is in training mode; its weights stay what they were."""
-    from vlmlaw import train, vision
+    from vlmlaw import train
     from vlmlaw.data.shards import Dataset
     from vlmlaw.stage_settings import CellSettings, TrainingSettings
+    from vlmlaw.vlm.towers import features
 
-    modes, see = [], vision.patch_features
+    modes, see = [], features.patch_features
 
     def watched(tower, pixel_values, **options):
         modes.append((tower.training, {p.dtype for p in tower.parameters()}))
         return see(tower, pixel_values, **options)
 
-    monkeypatch.setattr(vision, "patch_features", watched)
+    monkeypatch.setattr(features, "patch_features", watched)
     plan = TrainingSettings(steps=2, batch_size=4, learning_rate=1e-3, new_learning_rate=1e-2, dtype="bfloat16")
     cell = {"size": "3k", "n_visual_tokens": 4, "compressor": "average", "compressor_options": {}, "seed": 0}
     settings = CellSettings(**cell, feature_layers=(2,), training=plan)

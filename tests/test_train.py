@@ -151,10 +151,10 @@ def test_the_tokenizer_stays_what_it_was(words, cell):
 def test_a_step_of_m3_takes_the_mean_loss_of_every_scale(small, tmp_path):
     """With questions at V = 1, 4, ..., 144 each computed alone, from the same start."""
     from vlmlaw.batches import model_inputs
-    from vlmlaw.images import open_images
     from vlmlaw.loop import use_repeatable_arithmetic
     from vlmlaw.tokens.packing import make_batch, records_of_step
     from vlmlaw.tokens.token_table import TokenTable
+    from vlmlaw.vlm.images import open_images
 
     settings = replace(SETTINGS, compressor="m3", n_visual_tokens=None, training=replace(PLAN, steps=1))
     train_and_evaluate(small, tmp_path / settings.name, settings)

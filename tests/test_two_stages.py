@@ -13,10 +13,10 @@ from transformers import GenerationConfig
 
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.images import open_images
 from vlmlaw.stage_settings import CellSettings, TrainingSettings
 from vlmlaw.tokens.token_table import load_tokenizer
 from vlmlaw.train import CONNECTOR, align_cell, build_vlm, load_connector, train_cell
+from vlmlaw.vlm.images import open_images
 
 PLAN = TrainingSettings(steps=3, batch_size=4, learning_rate=1e-2, new_learning_rate=1e-2)
 CELL = CellSettings(

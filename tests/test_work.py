@@ -8,10 +8,10 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, SiglipVisionConfig
 
-from vlmlaw.cost import training_flops
 from vlmlaw.feed import feed
 from vlmlaw.machine import Machine
-from vlmlaw.vision import patch_features, without_unused_layers
+from vlmlaw.vlm.cost import training_flops
+from vlmlaw.vlm.towers.features import patch_features, without_unused_layers
 from vlmlaw.work import Meter, Pass, Work, measured_peak
 
 CPU = torch.device("cpu")

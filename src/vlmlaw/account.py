@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmlaw import cost
 from vlmlaw.errors import UserError
-from vlmlaw.names import CELL_KEYS, cell_named_in
+from vlmlaw.vlm import cost
+from vlmlaw.vlm.cell_name import CELL_KEYS, cell_named_in
 
 if TYPE_CHECKING:
-    from vlmlaw.model import VlmForConditionalGeneration
+    from vlmlaw.vlm.model import VlmForConditionalGeneration
 
 
 def describe_cell(vlm: VlmForConditionalGeneration, folder: Path, *, n_text_tokens: int) -> dict[str, Any]:

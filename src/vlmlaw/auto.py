@@ -3,8 +3,8 @@
 Every cell's card has this line, so the name stays, wherever the classes lie.
 """
 
-from vlmlaw.model import VlmForConditionalGeneration
-from vlmlaw.processor import VlmProcessor
-from vlmlaw.vlm_config import VlmConfig
+from vlmlaw.vlm.config import VlmConfig
+from vlmlaw.vlm.model import VlmForConditionalGeneration
+from vlmlaw.vlm.processor import VlmProcessor
 
 __all__ = ["VlmConfig", "VlmForConditionalGeneration", "VlmProcessor"]

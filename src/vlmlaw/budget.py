@@ -1,6 +1,6 @@
 """GPU-hours of an experiment, estimated from shapes before anything starts, with what the estimate rests on.
 
-Forward FLOPs are those of `vlmlaw.cost`; a backward pass costs twice its forward pass where weights are trained, once
+Forward FLOPs are those of `vlm/cost.py`; a backward pass costs twice its forward pass where weights are trained, once
 where gradients only pass through (the LLM in stage 1), nothing where none do (the tower).
 """
 
@@ -72,7 +72,7 @@ def training_flops(experiment: Experiment) -> dict[str, dict[str, float]]:
 
 def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
     """FLOPs of a stage: every record with an image, the output head at every text token."""
-    from vlmlaw import cost
+    from vlmlaw.vlm import cost
 
     data: Any = experiment.data
     file: LlavaFile = data.train if cell.trains_language_model else data.align
@@ -90,7 +90,7 @@ def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
 
 
 def _shape(config: Mapping[str, Any]) -> Any:
-    """A config as the functions of `vlmlaw.cost` take it."""
+    """A config as the functions of `vlmlaw.vlm.cost` take it."""
     return SimpleNamespace(**{"num_key_value_heads": config.get("num_attention_heads"), **config})
 
 

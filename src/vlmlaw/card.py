@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.errors import UserError
-from vlmlaw.names import CELL_KEYS, cell_named_in
 from vlmlaw.runtime.whole_files import whole_file
+from vlmlaw.vlm.cell_name import CELL_KEYS, cell_named_in
 
 CARD = "README.md"
 TEST = "evaluation.json"  # a cell on the test split; on a benchmark it is benchmarks/NAME.json

@@ -57,7 +57,7 @@ def _check(request: Request) -> Traits:
     import torch
 
     from vlmlaw.compressors import ALL_PATCHES, FastV, build_compressor, compressor_class
-    from vlmlaw.pruning import require_layers
+    from vlmlaw.vlm.fastv import require_layers
 
     try:
         kind = compressor_class(request.compressor)

@@ -12,10 +12,10 @@ from transformers import GenerationConfig
 
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
-from vlmlaw.processor import VlmProcessor
 from vlmlaw.settings import build
-from vlmlaw.stage_settings import MeasuredCell
-from vlmlaw.weights import load_cell
+from vlmlaw.vlm.cell_name import MeasuredCell
+from vlmlaw.vlm.load import load_cell
+from vlmlaw.vlm.processor import VlmProcessor
 
 
 def find_model(cell: str, *, results: Path) -> tuple[Path, MeasuredCell | None]:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedModel
 
-from vlmlaw import towers, vision
 from vlmlaw.data.miniature.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.miniature.write import LABELS_FILE
 from vlmlaw.data.shards import Dataset
@@ -24,7 +23,8 @@ from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repea
 from vlmlaw.runtime.progress import progress
 from vlmlaw.runtime.whole_files import whole_folder
 from vlmlaw.tokens.packing import records_of_step
-from vlmlaw.towers import PIXEL_MEAN, PIXEL_STD
+from vlmlaw.vlm.towers import conv_tower, features, load
+from vlmlaw.vlm.towers.load import PIXEL_MEAN, PIXEL_STD
 
 if TYPE_CHECKING:
     from vlmlaw.stage_settings import VisionSettings
@@ -37,7 +37,7 @@ QUIET = 0.1  # weight of the empty patches' loudness in the encoder's loss
 
 def normalise(pixels_BHWC: np.ndarray) -> Tensor:
     """pixel_values (B, 3, H, W) of the miniature's pictures."""
-    return towers.normalise(pixels_BHWC, [PIXEL_MEAN] * 3, [PIXEL_STD] * 3)
+    return load.normalise(pixels_BHWC, [PIXEL_MEAN] * 3, [PIXEL_STD] * 3)
 
 
 class PatchReader(nn.Module):
@@ -55,7 +55,7 @@ class PatchReader(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, P, C) and logits (B, P, number of classes)."""
-        features_BPC = vision.patch_features(self.tower, pixel_values, layers=[-1])
+        features_BPC = features.patch_features(self.tower, pixel_values, layers=[-1])
         return features_BPC, self.head(features_BPC)
 
     def loss(self, pixel_values: Tensor, classes_BP: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def _load(folder: Path, what: str) -> tuple[np.ndarray, Tensor]:
 def train_encoder(train: Path, development: Path, out: Path, *, settings: VisionSettings) -> None:
     """Train the encoder on `train`, measure it on `development`, and write it with `training.json` to `out`."""
     use_repeatable_arithmetic(settings.seed)
-    config = vision.ConvTowerConfig(hidden_size=settings.hidden_size, num_hidden_layers=settings.num_hidden_layers)
+    config = conv_tower.ConvTowerConfig(hidden_size=settings.hidden_size, num_hidden_layers=settings.num_hidden_layers)
     reader = PatchReader(AutoModel.from_config(config))
     pixels, classes = _load(train, "encoder: reading images")
     optimizer = make_optimizer(

@@ -19,17 +19,18 @@ import torch
 from vlmlaw.account import describe_cell
 from vlmlaw.batches import model_inputs
 from vlmlaw.data.shards import Dataset
-from vlmlaw.images import ImagesOf, open_images
-from vlmlaw.model import VlmForConditionalGeneration
 from vlmlaw.runtime.progress import progress
 from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.scores import Score, score
 from vlmlaw.tokens.packing import make_batch
 from vlmlaw.tokens.token_table import IGNORE_INDEX, PREFIX, TokenTable
-from vlmlaw.weights import load_cell
+from vlmlaw.vlm.images import ImagesOf, open_images
+from vlmlaw.vlm.load import load_cell
+from vlmlaw.vlm.model import VlmForConditionalGeneration
 
 if TYPE_CHECKING:
-    from vlmlaw.stage_settings import EvaluationSettings, MeasuredCell
+    from vlmlaw.stage_settings import EvaluationSettings
+    from vlmlaw.vlm.cell_name import MeasuredCell
 
 ALL_KINDS = "all"
 

@@ -10,13 +10,13 @@ import numpy as np
 from torch import Tensor
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from vlmlaw.attention import fitting_mask
 from vlmlaw.data.miniature.canvas import GRID_SIDE
-from vlmlaw.head import prediction_loss
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.runtime.whole_files import whole_folder
 from vlmlaw.tokens.packing import Batch, make_batch, records_of_step, tensors
 from vlmlaw.tokens.token_table import IGNORE_INDEX, PREFIX, TokenTable, load_tokenizer
+from vlmlaw.vlm.loss import prediction_loss
+from vlmlaw.vlm.packed_attention import fitting_mask
 
 if TYPE_CHECKING:
     from vlmlaw.stage_settings import ShapeSettings, SizeSettings

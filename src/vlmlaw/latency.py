@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vlmlaw.errors import UserError
-from vlmlaw.weights import load_cell
+from vlmlaw.vlm.load import load_cell
 
 if TYPE_CHECKING:
-    from vlmlaw.model import VlmForConditionalGeneration
-    from vlmlaw.stage_settings import MeasuredCell
+    from vlmlaw.vlm.cell_name import MeasuredCell
+    from vlmlaw.vlm.model import VlmForConditionalGeneration
 
 WARM_UP = 3  # passes that are not counted
 

@@ -170,7 +170,7 @@ def _describe(model: Path, results: Path, tasks: Sequence[str], n_text_tokens: i
     """For each task, which cell it is and what a question costs; Q is counted on the samples that were logged."""
     lengths = {task: n_text_tokens or _mean_text_tokens(model, _samples(results, task)) for task in tasks}
     from vlmlaw.account import describe_cell
-    from vlmlaw.weights import load_cell
+    from vlmlaw.vlm.load import load_cell
 
     vlm, _ = load_cell(model, dtype="float32")
     return {task: describe_cell(vlm, model, n_text_tokens=n) for task, n in lengths.items()}
@@ -188,8 +188,8 @@ def _samples(results: Path, task: str) -> Path:
 
 def _mean_text_tokens(model: Path, samples: Path) -> int:
     """Tokens of the prompts that were logged, on average and rounded, without the images'."""
-    from vlmlaw.generate import Prompter
     from vlmlaw.tokens.token_table import load_tokenizer
+    from vlmlaw.vlm.generate import Prompter
 
     asked = [str(json.loads(line)["input"]) for line in samples.read_text(encoding="utf-8").splitlines() if line]
     prompter = Prompter(load_tokenizer(model), n_visual_tokens=1, image_token_id=-1)

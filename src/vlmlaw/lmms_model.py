@@ -17,10 +17,10 @@ from PIL import Image
 
 from vlmlaw.answer import pad_id_of, patches_reader
 from vlmlaw.errors import UserError
-from vlmlaw.generate import Prompt, Prompter, prompt_tensors, replies
 from vlmlaw.lmms import MODEL_ID
 from vlmlaw.runtime.progress import Progress
-from vlmlaw.weights import load_cell
+from vlmlaw.vlm.generate import Prompt, Prompter, prompt_tensors, replies
+from vlmlaw.vlm.load import load_cell
 
 DEFAULT_NEW_TOKENS = 1024  # as lmms-eval's own models, where a task does not say
 ImageKey = tuple[str, str, Any, int]  # task, split, document, which of its images

@@ -32,8 +32,8 @@ from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.work import Meter, Pass, whole_step
 
 if TYPE_CHECKING:
-    from vlmlaw.cost import TrainingFlops
     from vlmlaw.stage_settings import OptimizerSettings
+    from vlmlaw.vlm.cost import TrainingFlops
 
 LEAST_TIME_BETWEEN_CHECKPOINTS = 20  # times what the last one took, so that they take 5 % of the time at most
 LEAST_SHARE_OF_RATE = 0.02  # the cosine ends here, not at zero, where the last steps would be wasted

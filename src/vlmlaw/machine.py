@@ -94,13 +94,6 @@ def join(compute: ComputeSettings, *, sharded: bool = False) -> Iterator[Machine
         dist.destroy_process_group()
 
 
-def best_device() -> torch.device:
-    """Where one process evaluates: on a GPU where it sees one."""
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 def is_launched() -> bool:
     """Whether this process is one of several that something has started."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ

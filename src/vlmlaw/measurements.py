@@ -15,9 +15,9 @@ import pandas as pd
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.table import ALL_KINDS
-from vlmlaw.names import cell_named_in
 from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.scores import Score, mean_score
+from vlmlaw.vlm.cell_name import cell_named_in
 
 COLUMNS = {
     "cell": "name of the cell's folder",

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vlmlaw.attention import attention_of_call
+from vlmlaw.vlm.packed_attention import attention_of_call
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from vlmlaw.machine import Machine
-    from vlmlaw.model import VlmForConditionalGeneration
     from vlmlaw.stage_settings import ComputeSettings
+    from vlmlaw.vlm.model import VlmForConditionalGeneration
 
 
 def prepare(
@@ -104,7 +104,7 @@ def save_whole(model: VlmForConditionalGeneration, folder: Path, *, machine: Mac
 
     In the arithmetic's precision, what the model was trained to compute with; the tower in its own.
     """
-    from vlmlaw.model import VlmForConditionalGeneration
+    from vlmlaw.vlm.model import VlmForConditionalGeneration
 
     if not _is_sharded(model):
         if machine.is_first:

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 from vlmlaw.data.framing import CLIP_GREY, FITS
 from vlmlaw.errors import UserError
 from vlmlaw.hub.settings import ModelSettings
-from vlmlaw.names import cell_name
 from vlmlaw.settings import choice, choices, number, passive
+from vlmlaw.vlm.cell_name import MeasuredCell, cell_name
 
 ALL = "all"
 
@@ -121,17 +121,6 @@ class CellSettings:
             compressor_options=self.compressor_options,
             seed=self.seed,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class MeasuredCell:
-    """Which cell a model is evaluated as; one whose weights serve many cells does not tell by itself."""
-
-    size: str
-    n_visual_tokens: int
-    compressor: str
-    compressor_options: Mapping[str, Any] = field(default_factory=dict)
-    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,24 +21,24 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from vlmlaw.batches import StepPasses
 from vlmlaw.compressors import compressor_class
-from vlmlaw.cost import training_flops
 from vlmlaw.data.miniature.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.hub.pins import open_model, origins_of
-from vlmlaw.images import are_features, open_images
 from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.machine import Machine, join
-from vlmlaw.model import VlmForConditionalGeneration
 from vlmlaw.prepare import gathered, prepare, save_whole
-from vlmlaw.processor import VlmProcessor
 from vlmlaw.runtime.loggers import keep_logs
 from vlmlaw.runtime.whole_files import whole_file, whole_folder
 from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
-from vlmlaw.towers import demand_whole, load_tower, statistics_of
-from vlmlaw.vision import grid_side, without_unused_layers
-from vlmlaw.vlm_config import VlmConfig
+from vlmlaw.vlm.config import VlmConfig
+from vlmlaw.vlm.cost import training_flops
+from vlmlaw.vlm.images import are_features, open_images
+from vlmlaw.vlm.model import VlmForConditionalGeneration
+from vlmlaw.vlm.processor import VlmProcessor
+from vlmlaw.vlm.towers.features import grid_side, without_unused_layers
+from vlmlaw.vlm.towers.load import demand_whole, load_tower, statistics_of
 
 if TYPE_CHECKING:
     from vlmlaw.stage_settings import CellSettings

@@ -12,8 +12,8 @@ from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
 from vlmlaw.hub.shapes import config_of
 from vlmlaw.tokens.token_table import load_tokenizer
 from vlmlaw.tokens.tokenizer import take_tokenizer
-from vlmlaw.towers import load_tower, normalise, statistics_of
 from vlmlaw.training.pretrained import fetch_language_model, fetch_vision
+from vlmlaw.vlm.towers.load import load_tower, normalise, statistics_of
 
 
 @pytest.fixture

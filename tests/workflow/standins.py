@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vlmlaw.names import cell_name
+from vlmlaw.vlm.cell_name import cell_name
 
 CALLED_INSTEAD = """
 

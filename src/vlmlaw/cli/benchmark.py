@@ -10,7 +10,8 @@ from vlmlaw.cli.arguments import existing, file, folder_of
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import read_experiment
 from vlmlaw.settings import from_json
-from vlmlaw.stage_settings import BenchmarkSettings, MeasuredCell
+from vlmlaw.stage_settings import BenchmarkSettings
+from vlmlaw.vlm.cell_name import MeasuredCell
 
 MODEL = folder_of("config.json")
 

@@ -18,14 +18,8 @@ from vlmlaw.experiment import Experiment, read_experiment
 from vlmlaw.experiment_file import SPLITS
 from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
 from vlmlaw.settings import from_json
-from vlmlaw.stage_settings import (
-    CellSettings,
-    ComputeSettings,
-    EvaluationSettings,
-    MeasuredCell,
-    SizeSettings,
-    VisionSettings,
-)
+from vlmlaw.stage_settings import CellSettings, ComputeSettings, EvaluationSettings, SizeSettings, VisionSettings
+from vlmlaw.vlm.cell_name import MeasuredCell
 
 MODEL = folder_of("config.json", "model.json")  # trained here, or fetched
 DATASET = folder_of("index.npz")
@@ -286,7 +280,7 @@ def run_encoder(args: argparse.Namespace) -> None:
 
 
 def run_features(args: argparse.Namespace) -> None:
-    from vlmlaw.images import cache_features
+    from vlmlaw.vlm.images import cache_features
 
     cache_features(args.encoder, args.dataset, args.out, layers=args.layers)
 

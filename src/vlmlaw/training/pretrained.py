@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def fetch_vision(out: Path, *, settings: ModelSettings) -> None:
     """Fetch a vision tower; `out` gets its pin. Raises UserError where it cannot be one, or would not load whole."""
-    from vlmlaw.towers import load_tower, pixel_statistics
+    from vlmlaw.vlm.towers.load import load_tower, pixel_statistics
 
     planned = config_of(settings.source, settings.revision)
     folder, commit = fetch_files(settings, (*CONFIG_FILES, *WEIGHT_FILES))

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.names import CELL_KEYS, cell_name
 from vlmlaw.stage_settings import CellSettings
+from vlmlaw.vlm.cell_name import CELL_KEYS, cell_name
 
 Wildcards = Mapping[str, str]
 

@@ -226,7 +226,7 @@ def _inputs(of: Reads) -> list[Stage]:
             rule="cache_features",
             message="Cache the encoder's patch features of {wildcards.split}",
             command="encoder features --encoder {encoder/} --dataset {dataset/} --layers {layers} --out {out/}",
-            code=("vlmlaw.images:cache_features",),
+            code=("vlmlaw.vlm.images:cache_features",),
             folder="features/{split}",
             files=tuple(f"layer{layer}.npy" for layer in experiment.cached_layers),
             reads={"encoder": of.encoder, "dataset": of.pictures()},

@@ -2,7 +2,7 @@
 
 FastV (Chen et al. 2024, arXiv 2403.06764, section 4.1). The tokens keep their places and are masked instead of taken
 out, which gives every token that is read the same states as taking them out: the cost that this saves is counted
-analytically (`vlmlaw.cost`), not in seconds. B sequences, T tokens, S tokens with those in the cache, H heads.
+analytically (`vlmlaw.vlm.cost`), not in seconds. B sequences, T tokens, S tokens with those in the cache, H heads.
 """
 
 from __future__ import annotations

@@ -6,14 +6,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, Qwen2Config, SiglipVisionConfig
 
 from vlmlaw.compressors import COMPRESSORS, received_attention
-from vlmlaw.cost import inference_flops
 from vlmlaw.errors import UserError
 from vlmlaw.image_inputs import ImageInputs
-from vlmlaw.pruning import asking_places
-from vlmlaw.stage_settings import MeasuredCell
-from vlmlaw.tower_attention import watched
-from vlmlaw.vision import ConvTowerConfig, patch_features
-from vlmlaw.weights import config_of
+from vlmlaw.vlm.cell_name import MeasuredCell
+from vlmlaw.vlm.cost import inference_flops
+from vlmlaw.vlm.fastv import asking_places
+from vlmlaw.vlm.load import config_of
+from vlmlaw.vlm.towers.attention import watched
+from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
+from vlmlaw.vlm.towers.features import patch_features
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
 TOWERS = {

@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from vlmlaw import vision  # noqa: F401  its import makes the miniature's own tower known, too
+from vlmlaw.vlm.towers import conv_tower  # noqa: F401  its import makes the miniature's own tower known, too
 
 
 class VlmConfig(PreTrainedConfig):

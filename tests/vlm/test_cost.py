@@ -13,8 +13,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from vlmlaw.cost import count_parameters, inference_flops, llm_flops, vision_flops
-from vlmlaw.vision import ConvTower, ConvTowerConfig
+from vlmlaw.vlm.cost import count_parameters, inference_flops, llm_flops, vision_flops
+from vlmlaw.vlm.towers.conv_tower import ConvTower, ConvTowerConfig
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
 LLMS = {

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
 
-from vlmlaw import vision  # its import makes the miniature's own tower known to AutoModel
 from vlmlaw.errors import UserError
 from vlmlaw.hub.pins import Opened
+from vlmlaw.vlm.towers import conv_tower, features  # noqa: F401  conv_tower makes the miniature's own tower known to AutoModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +38,7 @@ def load_tower(opened: Opened) -> PreTrainedModel:
     except (OSError, ValueError) as error:
         raise UserError(f"{opened.folder} cannot be loaded as a vision tower: {error}") from error
     demand_whole(opened.folder, type(tower), info["missing_keys"])
-    vision.grid_side(tower.config)
+    features.grid_side(tower.config)
     return tower.requires_grad_(False).eval()
 
 

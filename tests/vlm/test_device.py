@@ -6,16 +6,17 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, Qwen2Config
 
-from elsewhere import Elsewhere, elsewhere, move
 from vlmlaw.answer import patches_reader
 from vlmlaw.batches import StepPasses
 from vlmlaw.compressors import ALL_PATCHES, COMPRESSORS
 from vlmlaw.evaluate import judge
-from vlmlaw.generate import Prompter, replies
-from vlmlaw.images import open_images
 from vlmlaw.machine import Machine
 from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
+from vlmlaw.vlm.generate import Prompter, replies
+from vlmlaw.vlm.images import open_images
+
+from .elsewhere import Elsewhere, elsewhere, move
 
 CLIP = CLIPVisionConfig(
     hidden_size=16, num_hidden_layers=3, num_attention_heads=2, intermediate_size=24, image_size=64, patch_size=16

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from vlmlaw import tower_attention
 from vlmlaw.compressors import FastV
 from vlmlaw.compressors.base import ATTENTION, LLM, PROJECTED
+from vlmlaw.vlm.towers import attention
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
     from vlmlaw.compressors import Compressor
-    from vlmlaw.model import VlmForConditionalGeneration
+    from vlmlaw.vlm.model import VlmForConditionalGeneration
 
 
 @dataclass(frozen=True)
@@ -104,10 +104,10 @@ def importance_flops(compressor: Compressor, vision_config: PreTrainedConfig) ->
     n_patches = compressor.n_patches
     if compressor.inside_llm:
         return 0
-    if tower_attention.has_attention(vision_config):
+    if attention.has_attention(vision_config):
         wanted = compressor.needs_importance or compressor.keys_from == ATTENTION
         n_tokens = n_patches + class_tokens(vision_config)
-        return tower_attention.attention_flops(vision_config, n_patches=n_patches, n_tokens=n_tokens) if wanted else 0
+        return attention.attention_flops(vision_config, n_patches=n_patches, n_tokens=n_tokens) if wanted else 0
     return 2 * n_patches**2 * compressor.width if compressor.needs_importance else 0
 
 
@@ -136,7 +136,7 @@ class TrainingFlops:
 
 def training_flops(model: VlmForConditionalGeneration, *, with_tower: bool) -> TrainingFlops:
     """What a token, a pair, a target and an image cost in training; `with_tower` where features are not cached."""
-    from vlmlaw.vision import layers_read
+    from vlmlaw.vlm.towers.features import layers_read
 
     text = model.config.text_config
     times = 3 if any(p.requires_grad for p in model.language_model.parameters()) else 2
@@ -190,7 +190,7 @@ def vision_flops(config: PreTrainedConfig) -> int:
 
 
 def _conv_tower_flops(config: Any) -> int:
-    from vlmlaw.vision import stem_widths
+    from vlmlaw.vlm.towers.conv_tower import stem_widths
 
     flops, side = 0, config.image_size
     for w_in, w_out in pairwise(stem_widths(config)):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, CLIPVisionConfig, CLIPVisionModel, SiglipVisionConfig, SiglipVisionModel
 
-from vlmlaw.vision import ConvTower, ConvTowerConfig, grid_side, patch_features, stem_widths
+from vlmlaw.vlm.towers.conv_tower import ConvTower, ConvTowerConfig, stem_widths
+from vlmlaw.vlm.towers.features import grid_side, patch_features
 
 SHAPE = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
 PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))

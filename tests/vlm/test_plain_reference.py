@@ -9,10 +9,10 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from vlmlaw.data.shards import Dataset
-from vlmlaw.model import VlmForConditionalGeneration
 from vlmlaw.tokens.packing import make_batch, tensors
 from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
-from vlmlaw.vlm_config import VlmConfig
+from vlmlaw.vlm.config import VlmConfig
+from vlmlaw.vlm.model import VlmForConditionalGeneration
 
 GRID, SIDE = 4, 2  # patches and visual tokens along a side
 LLMS = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "qwen3": (Qwen3Config, Qwen3ForCausalLM)}

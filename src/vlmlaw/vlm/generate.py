@@ -22,7 +22,7 @@ from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.tokens.chat_template import Renderer
 
 if TYPE_CHECKING:
-    from vlmlaw.model import VlmForConditionalGeneration
+    from vlmlaw.vlm.model import VlmForConditionalGeneration
 
 # images, as prompts name them, to what the tower makes of them
 PatchesOf = Callable[[Sequence[Any]], ImageInputs]

@@ -14,9 +14,9 @@ from transformers import (
 )
 
 from vlmlaw.image_inputs import ImageInputs
-from vlmlaw.model import VlmForConditionalGeneration
-from vlmlaw.projector import PlaceEmbedding
-from vlmlaw.vlm_config import VlmConfig
+from vlmlaw.vlm.config import VlmConfig
+from vlmlaw.vlm.model import VlmForConditionalGeneration
+from vlmlaw.vlm.projector import PlaceEmbedding
 
 IMAGE, PAD = 1, 0
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
@@ -162,7 +162,7 @@ def test_no_gradient_goes_through_the_pass_over_the_question(make_vlm):
 
 @torch.no_grad()
 def test_cached_features_stand_for_the_image(vlm):
-    from vlmlaw.vision import patch_features
+    from vlmlaw.vlm.towers.features import patch_features
 
     given = inputs(vlm)
     patches = patch_features(vlm.vision_tower, given["pixel_values"], layers=vlm.config.feature_layers)

@@ -10,12 +10,12 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlmlaw.compressors import ALL_PATCHES, compressor_class
 from vlmlaw.errors import UserError
-from vlmlaw.machine import best_device
-from vlmlaw.model import VlmForConditionalGeneration  # noqa: F401  registers the class
 from vlmlaw.tokens.token_table import load_tokenizer
+from vlmlaw.vlm.device import best_device
+from vlmlaw.vlm.model import VlmForConditionalGeneration  # noqa: F401  registers the class
 
 if TYPE_CHECKING:
-    from vlmlaw.stage_settings import MeasuredCell
+    from vlmlaw.vlm.cell_name import MeasuredCell
 
 
 def load_cell(model: Path, *, dtype: str = "", cell: MeasuredCell | None = None) -> tuple[Any, Any]:

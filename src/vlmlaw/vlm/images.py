@@ -14,19 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vlmlaw import vision
 from vlmlaw.data.framing import square
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.hub.pins import open_model
 from vlmlaw.image_inputs import ImageInputs
-from vlmlaw.machine import best_device
 from vlmlaw.runtime.progress import progress
 from vlmlaw.runtime.whole_files import whole_folder
-from vlmlaw.towers import load_tower, normalise, statistics_of
+from vlmlaw.vlm.device import best_device
+from vlmlaw.vlm.towers import features
+from vlmlaw.vlm.towers.load import load_tower, normalise, statistics_of
 
 if TYPE_CHECKING:
-    from vlmlaw.vlm_config import VlmConfig
+    from vlmlaw.vlm.config import VlmConfig
 
 IMAGES_AT_ONCE = 64
 
@@ -36,8 +36,8 @@ ImagesOf = Callable[[np.ndarray], ImageInputs]  # image rows to what the model r
 def pixel_values(pictures_HWC: Sequence[np.ndarray], config: VlmConfig) -> Tensor:
     """pixel_values (B, 3, H, W) of uint8 images of any size: square and normalised as the model was trained.
 
-    >>> from vlmlaw.vision import ConvTowerConfig
-    >>> from vlmlaw.vlm_config import VlmConfig
+    >>> from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
+    >>> from vlmlaw.vlm.config import VlmConfig
     >>> config = VlmConfig(vision_config=ConvTowerConfig(image_size=16), image_mean=[0.5] * 3, image_std=[0.5] * 3)
     >>> white = pixel_values([np.full((20, 30, 3), 255, np.uint8)], config)
     >>> white.shape, white.unique().tolist()
@@ -97,7 +97,7 @@ def cache_features(encoder: Path, dataset: Path, out: Path, *, layers: Sequence[
     torch.nn.Module.to(tower, best_device())  # whose type, unlike transformers' own, says what it takes
     data = Dataset(dataset)
     n_images = len(data.image_names)
-    shape = (n_images, vision.grid_side(tower.config) ** 2, tower.config.hidden_size)
+    shape = (n_images, features.grid_side(tower.config) ** 2, tower.config.hidden_size)
     with whole_folder(out) as folder:
         files = [
             np.lib.format.open_memmap(feature_file(folder, layer), mode="w+", dtype=np.float16, shape=shape)
@@ -107,7 +107,7 @@ def cache_features(encoder: Path, dataset: Path, out: Path, *, layers: Sequence[
         for start in progress(starts, len(starts), "features"):
             rows = range(start, min(start + IMAGES_AT_ONCE, n_images))
             pixel_values = normalise(np.stack(list(data.images(rows))), mean, std).to(tower.device, tower.dtype)
-            features_BPK = vision.patch_features(tower, pixel_values, layers=layers).to(torch.float16)
+            features_BPK = features.patch_features(tower, pixel_values, layers=layers).to(torch.float16)
             if not features_BPK.isfinite().all():
                 raise UserError(
                     f"{encoder}: features of images {rows.start} to {rows.stop - 1} of {dataset} do not fit into half "

@@ -6,16 +6,17 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from vlmlaw import attention, head
-from vlmlaw.attention import PACKED, fitting_mask
 from vlmlaw.errors import UserError
-from vlmlaw.head import prediction_loss
 from vlmlaw.language_model import answer_loss
 from vlmlaw.machine import Machine
 from vlmlaw.prepare import prepare
 from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.tokens.packing import make_batch, tensors
 from vlmlaw.tokens.token_table import TokenTable
+from vlmlaw.vlm import loss as head
+from vlmlaw.vlm import packed_attention
+from vlmlaw.vlm.loss import prediction_loss
+from vlmlaw.vlm.packed_attention import PACKED, fitting_mask
 
 
 @pytest.fixture(scope="module")
@@ -89,13 +90,13 @@ def test_logits_in_parts_give_the_same_loss_and_gradients(monkeypatch):
         assert prediction_loss(layer, hidden, targets)[1].shape == (37, 50)  # who asks for logits gets them
 
 
-@pytest.mark.parametrize("takes_groups", [attention.TAKES_GROUPS, False])
+@pytest.mark.parametrize("takes_groups", [packed_attention.TAKES_GROUPS, False])
 def test_the_kernel_of_gpus_is_called_as_this_torch_has_it(monkeypatch, takes_groups):
     """As far as shapes and arguments go: on tensors without content, which torch has on every machine."""
-    monkeypatch.setattr(attention, "TAKES_GROUPS", takes_groups)
+    monkeypatch.setattr(packed_attention, "TAKES_GROUPS", takes_groups)
     q, k, v = (torch.empty(10, heads, 8, dtype=torch.bfloat16, device="meta") for heads in (4, 2, 2))
     starts = torch.tensor([0, 4, 10], dtype=torch.int32, device="meta")
-    assert attention._variable_length(q, k, v, starts, 6, 0.3).shape == q.shape
+    assert packed_attention._variable_length(q, k, v, starts, 6, 0.3).shape == q.shape
 
 
 def one_attention_for_all(q, k, v, starts, scaling):
@@ -114,7 +115,7 @@ def test_all_layers_compile_to_one_graph_whatever_is_packed(make_vlm, monkeypatc
 
     compile_whole = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, **given: compile_whole(self, backend="eager", **given))
-    monkeypatch.setattr(attention, "_document_by_document", one_attention_for_all)
+    monkeypatch.setattr(packed_attention, "_document_by_document", one_attention_for_all)
     shape = {"hidden_size": 16, "num_hidden_layers": 10, "num_attention_heads": 2, "intermediate_size": 24}
     vlm = make_vlm(text=Qwen2Config(vocab_size=60, num_key_value_heads=1, **shape), compressor="average").train()
     reset()

@@ -9,11 +9,11 @@ from vlmlaw.batches import model_inputs
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.evaluate import judge
-from vlmlaw.generate import Prompter, replies
 from vlmlaw.image_inputs import ImageInputs
-from vlmlaw.images import load_features
 from vlmlaw.tokens.packing import make_batch
 from vlmlaw.tokens.token_table import TokenTable
+from vlmlaw.vlm.generate import Prompter, replies
+from vlmlaw.vlm.images import load_features
 
 FEATURES = {row: torch.randn(16, 16, generator=torch.Generator().manual_seed(row)) for row in range(5)}
 QUESTIONS = ("shape red", "count c7 c8 pet", "owner", "shape", "count c1", "shape blue c3", "owner ada", "c4 c5")
@@ -107,7 +107,7 @@ def test_a_tokenizer_that_loses_the_image_is_refused(make_vlm, words):
 @torch.no_grad()
 def test_verdicts_are_those_of_teacher_forcing(make_vlm, small, words, compressor):
     """Exact match by generating against one pass with all answers in place, on the miniature's own questions."""
-    from vlmlaw.vision import ConvTowerConfig
+    from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
 
     data, table = Dataset(small.data["test"]), TokenTable.load(small.tokens["test"])
     features = load_features(small.features["test"], layers=[2])

@@ -4,12 +4,9 @@ The miniature's own tower, a small convolutional net, is one more `AutoModel`, s
 line of the experiment file. B images, P patches in raster order, C tower width, L levels, K = L * C.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -83,46 +80,3 @@ class ConvTower(PreTrainedModel):
 
 AutoConfig.register(ConvTowerConfig.model_type, ConvTowerConfig, exist_ok=True)
 AutoModel.register(ConvTowerConfig, ConvTower, exist_ok=True)
-
-
-def patch_features(tower: PreTrainedModel, pixel_values: Tensor, *, layers: Sequence[int]) -> Tensor:
-    """Features (B, P, K) of the tower's hidden states `layers`, concatenated; class tokens are left out."""
-    states = tower(pixel_values=pixel_values, output_hidden_states=True, return_dict=True).hidden_states
-    n_patches = grid_side(tower.config) ** 2
-    return torch.cat([states[i][:, -n_patches:] for i in _from_the_start(tower.config, layers)], dim=-1)
-
-
-def _from_the_start(vision_config: Any, layers: Sequence[int]) -> list[int]:
-    """Indices of hidden states, of which there are as many as the configuration has layers, and one."""
-    return [layer % (vision_config.num_hidden_layers + 1) for layer in layers]
-
-
-def layers_read(vision_config: Any, layers: Sequence[int]) -> int:
-    """How many of the tower's layers must be computed for these hidden states."""
-    return max(1, *_from_the_start(vision_config, layers))
-
-
-@contextmanager
-def without_unused_layers(tower: PreTrainedModel, *, layers: Sequence[int]) -> Iterator[None]:
-    """Leave the tower's layers behind the last hidden state that is read uncomputed: LLaVA reads the last but one.
-
-    Towers whose layers are no plain list stay as they are.
-    """
-    n_layers = tower.config.num_hidden_layers
-    stacks = [part for part in tower.modules() if isinstance(part, nn.ModuleList) and len(part) == n_layers]
-    n_needed = layers_read(tower.config, layers)
-    if len(stacks) != 1:
-        yield
-        return
-    (stack,) = stacks
-    dropped = list(stack[n_needed:])
-    del stack[n_needed:]
-    try:
-        yield
-    finally:
-        stack.extend(dropped)
-
-
-def grid_side(vision_config: PreTrainedConfig) -> int:
-    """Patches along a side of the image."""
-    return vision_config.image_size // vision_config.patch_size

@@ -22,14 +22,15 @@ from transformers import (
 from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from vlmlaw import pruning, tower_attention, towers, vision
-from vlmlaw.attention import PACKED, attention_of_call, fitting_mask
 from vlmlaw.compressors import Compressor, FastV, build_compressor, compressor_class
 from vlmlaw.compressors.base import ATTENTION, EMBEDDING, PROJECTED, patch_positions
-from vlmlaw.head import prediction_loss
 from vlmlaw.image_inputs import IMAGE_INPUTS, ImageInputs
-from vlmlaw.projector import PlaceEmbedding, Projector
-from vlmlaw.vlm_config import VlmConfig
+from vlmlaw.vlm import fastv
+from vlmlaw.vlm.config import VlmConfig
+from vlmlaw.vlm.loss import prediction_loss
+from vlmlaw.vlm.packed_attention import PACKED, attention_of_call, fitting_mask
+from vlmlaw.vlm.projector import PlaceEmbedding, Projector
+from vlmlaw.vlm.towers import attention, features, load
 
 IGNORE_INDEX = -100  # torch's cross-entropy leaves such targets out
 
@@ -38,7 +39,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     """Image and text to text. The prompt holds V image tokens, which the compressed image replaces.
 
     >>> from transformers import Qwen2Config
-    >>> from vlmlaw.vision import ConvTowerConfig
+    >>> from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
     >>> shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     >>> config = VlmConfig(
     ...     vision_config=ConvTowerConfig(hidden_size=8, num_hidden_layers=1, image_size=32),
@@ -64,10 +65,10 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         super().__init__(config)
         vision_width = config.vision_config.hidden_size
         text_width = config.text_config.hidden_size
-        side = vision.grid_side(config.vision_config)
+        side = features.grid_side(config.vision_config)
         tower_options = {"dtype": config.vision_dtype} if config.vision_dtype else {}
         self.vision_tower = AutoModel.from_config(config.vision_config, **tower_options)
-        key_width = tower_attention.key_width(config.vision_config)
+        key_width = attention.key_width(config.vision_config)
         key_options = compressor_class(config.compressor).key_options(projected=text_width, attention=key_width)
         self.compressor: Compressor = build_compressor(
             config.compressor,
@@ -188,7 +189,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     def _compared_by(self, images: ImageInputs, patches_BPK: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """What the compressor weighs and compares patches by, made of the patches where the tower says nothing."""
-        compressor, has_attention = self.compressor, tower_attention.has_attention(self.config.vision_config)
+        compressor, has_attention = self.compressor, attention.has_attention(self.config.vision_config)
         patches_BPC, importance_BP = patches_BPK[..., -compressor.width :], images.importance
         if compressor.needs_importance and importance_BP is None:
             if has_attention:
@@ -196,7 +197,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                     f"compressor {self.config.compressor} reads the tower's attention, which cached patches do not "
                     "hold; give pixel_values, or importance and keys beside patches"
                 )
-            importance_BP = tower_attention.received_importance(patches_BPC)
+            importance_BP = attention.received_importance(patches_BPC)
         if compressor.keys_from == PROJECTED:
             return importance_BP, self.projector(patches_BPC)
         return importance_BP, images.keys if images.keys is None else images.keys.to(patches_BPK.dtype)
@@ -220,13 +221,13 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         tower, layers, compressor = self.vision_tower, self.config.feature_layers, self.compressor
         if pixel_values.dtype == torch.uint8:
-            pixel_values = towers.normalise(pixel_values, self.config.image_mean, self.config.image_std)
+            pixel_values = load.normalise(pixel_values, self.config.image_mean, self.config.image_std)
         pixel_values = pixel_values.to(tower.dtype)
         wanted = compressor.needs_importance or compressor.keys_from == ATTENTION
-        if compressor.inside_llm or not (wanted and tower_attention.has_attention(self.config.vision_config)):
-            return ImageInputs(patches=vision.patch_features(tower, pixel_values, layers=layers))
-        with tower_attention.watched(tower, layer=layers[-1]) as watch:
-            patches = vision.patch_features(tower, pixel_values, layers=layers)
+        if compressor.inside_llm or not (wanted and attention.has_attention(self.config.vision_config)):
+            return ImageInputs(patches=features.patch_features(tower, pixel_values, layers=layers))
+        with attention.watched(tower, layer=layers[-1]) as watch:
+            patches = features.patch_features(tower, pixel_values, layers=layers)
         importance, keys = watch.read(compressor.n_patches)
         return ImageInputs(patches=patches, importance=importance, keys=keys)
 
@@ -257,7 +258,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Processes that train together exchange gradients at every pass, also where one of them has no image.
         """
-        side, width = vision.grid_side(self.config.vision_config), self.config.vision_config.hidden_size
+        side, width = features.grid_side(self.config.vision_config), self.config.vision_config.hidden_size
         device = self.projector.norm.weight.device
         words = torch.zeros(1, 1, dtype=torch.long, device=device)
         images = ImageInputs(
@@ -362,16 +363,16 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """Where the compressor works inside the LLM, what makes it read fewer tokens; it needs eager attention."""
         if not isinstance(compressor, FastV):
             return None
-        if compressor.n_visual_tokens == compressor.n_patches and not pruning.is_pruned(cache):
+        if compressor.n_visual_tokens == compressor.n_patches and not fastv.is_pruned(cache):
             return None
         if input_ids is None:
             raise ValueError("compressor fastv must see which tokens are an image's; give input_ids, not embeddings")
-        return pruning.pruned(
+        return fastv.pruned(
             self.language_model,
             after=compressor.layer,
             n_kept=compressor.n_visual_tokens,
             is_image_BT=input_ids == self.config.image_token_id,
-            asking_B=pruning.asking_places(targets, mask, input_ids.shape, input_ids.device),
+            asking_B=fastv.asking_places(targets, mask, input_ids.shape, input_ids.device),
             cache=cache,
         )
 
