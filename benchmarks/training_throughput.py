@@ -29,18 +29,19 @@ import transformers
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, Qwen2Config
 
-from vlmlaw.batches import StepPasses
 from vlmlaw.image_inputs import ImageInputs
-from vlmlaw.loop import fit, make_optimizer
-from vlmlaw.machine import Machine, join
-from vlmlaw.prepare import prepare
-from vlmlaw.stage_settings import ComputeSettings, OptimizerSettings
 from vlmlaw.tokens.token_table import IGNORE_INDEX, TokenTable
+from vlmlaw.training.batches import StepPasses
+from vlmlaw.training.distributed import Machine, join
+from vlmlaw.training.loop import fit
+from vlmlaw.training.optimizer import make_optimizer
+from vlmlaw.training.settings import ComputeSettings, OptimizerSettings
+from vlmlaw.training.sharding import prepare
+from vlmlaw.training.throughput import Pass, measured_peak
 from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.cost import training_flops
 from vlmlaw.vlm.model import VlmForConditionalGeneration
 from vlmlaw.vlm.towers.features import grid_side, without_unused_layers
-from vlmlaw.work import Pass, measured_peak
 
 IMAGE_TOKEN, PAD_TOKEN, FIRST_WORD = 1, 0, 2
 WARM_UP_STEPS = 3

@@ -80,10 +80,10 @@ def small(tmp_path_factory, words) -> SimpleNamespace:
 
     from vlmlaw.data.miniature.write import draw_split, write_corpus
     from vlmlaw.data.settings import DataSettings, TextSettings, TokenSettings
-    from vlmlaw.language_model import qwen2_config
-    from vlmlaw.stage_settings import ShapeSettings
     from vlmlaw.tokens.token_table import tokenize_dataset
-    from vlmlaw.vlm.images import cache_features
+    from vlmlaw.training.features import cache_features
+    from vlmlaw.training.language_model import qwen2_config
+    from vlmlaw.training.settings import ShapeSettings
     from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
 
     root: Path = tmp_path_factory.mktemp("small")

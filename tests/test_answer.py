@@ -14,13 +14,13 @@ import yaml
 from vlmlaw.answer import evaluate_benchmark, said_by_user, score_of
 from vlmlaw.cli.main import main
 from vlmlaw.data.shards import Dataset
-from vlmlaw.encoder import normalise
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import Experiment
 from vlmlaw.metrics import METRICS, Question, Verdict
 from vlmlaw.scores import Score
 from vlmlaw.settings import to_json
 from vlmlaw.stage_settings import BenchmarkSettings
+from vlmlaw.training.encoder import normalise
 from vlmlaw.vlm.images import pixel_values
 
 SETTINGS = BenchmarkSettings(

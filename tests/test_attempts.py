@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from vlmlaw import loop
 from vlmlaw.cli.main import main
 from vlmlaw.errors import UserError
+from vlmlaw.training import interruption
 from vlmlaw.workflow import attempts
 
 
@@ -45,7 +45,7 @@ def test_the_record_lies_beside_the_log_whatever_dots_the_cell_has(log):
     ("error", "cause"),
     [
         (UserError("bad"), attempts.BAD_INPUT),
-        (loop.Stopped(), attempts.STOPPED),
+        (interruption.Stopped(), attempts.STOPPED),
         (KeyboardInterrupt(), attempts.STOPPED),
         (SystemExit(1), attempts.ERROR),
         (MemoryError(), attempts.MEMORY),

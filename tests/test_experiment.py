@@ -13,7 +13,7 @@ from vlmlaw.data.practice import write_practice
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import Experiment, read_experiment
 from vlmlaw.settings import from_json, to_json
-from vlmlaw.stage_settings import CellSettings
+from vlmlaw.training.settings import CellSettings
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "workflow" / "experiments").glob("*.yaml"))]

@@ -11,9 +11,9 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from vlmlaw.machine import join
-from vlmlaw.prepare import prepare, save_whole
-from vlmlaw.stage_settings import ComputeSettings
+from vlmlaw.training.distributed import join
+from vlmlaw.training.settings import ComputeSettings
+from vlmlaw.training.sharding import prepare, save_whole
 from vlmlaw.vlm.load import load_cell
 
 pytest_plugins = ["science_fixtures"]
@@ -43,9 +43,9 @@ def test_two_passes_in_training_see_the_same(make_vlm, kind):
 
 def test_the_tower_is_in_eval_mode_in_a_training(small, monkeypatch, tmp_path):
     """In every pass of the loop, where the rest is in training mode; its weights stay what they were."""
-    from vlmlaw import train
     from vlmlaw.data.shards import Dataset
-    from vlmlaw.stage_settings import CellSettings, TrainingSettings
+    from vlmlaw.training import cell as train
+    from vlmlaw.training.settings import CellSettings, TrainingSettings
     from vlmlaw.vlm.towers import features
 
     modes, see = [], features.patch_features
@@ -141,9 +141,9 @@ def test_sharded_training_keeps_the_towers_type(make_vlm, words, tmp_path, of_to
 def test_vision_dtype_of_the_experiment_is_the_towers(make_vlm, small, tmp_path, of_tower):
     """From the fetched tower's pin to the cell's model."""
     from vlmlaw.hub.settings import ModelSettings
-    from vlmlaw.stage_settings import CellSettings, TrainingSettings
-    from vlmlaw.train import build_vlm
+    from vlmlaw.training.cell import build_vlm
     from vlmlaw.training.pretrained import fetch_vision
+    from vlmlaw.training.settings import CellSettings, TrainingSettings
 
     source = tmp_path / "source"
     from transformers import CLIPImageProcessor, CLIPVisionModel

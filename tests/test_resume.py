@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from vlmlaw.stage_settings import OptimizerSettings
+from vlmlaw.training.settings import OptimizerSettings
 from vlmlaw.workflow import checkpoint_owner as resume
 
 SETTINGS = OptimizerSettings(steps=3, batch_size=2, learning_rate=0.1)

@@ -17,7 +17,8 @@ from vlmlaw.data.settings import DataSettings
 from vlmlaw.errors import UserError
 from vlmlaw.experiment import Experiment, read_experiment
 from vlmlaw.settings import as_data, build, choice, choices, from_json, number, passive, passive_names, to_json
-from vlmlaw.stage_settings import LoadedVision, SizeSection, SizeSettings, VisionSection
+from vlmlaw.stage_settings import LoadedVision, SizeSection, VisionSection
+from vlmlaw.training.settings import SizeSettings
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "workflow" / "experiments").glob("*.yaml"))]

@@ -19,7 +19,7 @@ from vlmlaw.settings import to_json
 if TYPE_CHECKING:
     from vlmlaw.data.settings import LlavaData, LlavaFile
     from vlmlaw.experiment import Experiment
-    from vlmlaw.stage_settings import CellSettings
+    from vlmlaw.training.settings import CellSettings
 
 FROZEN, TRAINED = 2, 3  # forward and backward passes, in forward passes
 UNCOUNTED = 665_298  # records of a file that nobody has counted: as many as LLaVA's mix has

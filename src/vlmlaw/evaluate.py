@@ -17,13 +17,13 @@ import pandas as pd
 import torch
 
 from vlmlaw.account import describe_cell
-from vlmlaw.batches import model_inputs
 from vlmlaw.data.shards import Dataset
 from vlmlaw.runtime.progress import progress
 from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.scores import Score, score
 from vlmlaw.tokens.packing import make_batch
 from vlmlaw.tokens.token_table import IGNORE_INDEX, PREFIX, TokenTable
+from vlmlaw.training.batches import model_inputs
 from vlmlaw.vlm.images import ImagesOf, open_images
 from vlmlaw.vlm.load import load_cell
 from vlmlaw.vlm.model import VlmForConditionalGeneration

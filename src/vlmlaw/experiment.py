@@ -16,12 +16,8 @@ from vlmlaw.experiment_checks import check_sections
 from vlmlaw.experiment_file import ExperimentFile
 from vlmlaw.grid import cells_of, traits_of
 from vlmlaw.settings import build
-from vlmlaw.stage_settings import (
-    BenchmarkSettings,
-    CellSettings,
-    OptimizerSettings,
-    TrainingSettings,
-)
+from vlmlaw.stage_settings import BenchmarkSettings
+from vlmlaw.training.settings import CellSettings, OptimizerSettings, TrainingSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,18 +11,20 @@ from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
 from vlmlaw.hub.shapes import Tower, config_of, text_config
 from vlmlaw.settings import build
 from vlmlaw.stage_settings import (
-    AlignmentSettings,
-    ComputeSettings,
     EvaluationSettings,
     Grid,
     LoadedSize,
     LoadedVision,
-    OptimizerSettings,
     ReportSettings,
     SizeSection,
+    VisionSection,
+)
+from vlmlaw.training.settings import (
+    AlignmentSettings,
+    ComputeSettings,
+    OptimizerSettings,
     SizeSettings,
     TrainingSettings,
-    VisionSection,
     VisionSettings,
 )
 

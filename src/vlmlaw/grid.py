@@ -9,7 +9,8 @@ from typing import Any
 from vlmlaw.catalogue import Request, Traits, check_compressors
 from vlmlaw.errors import UserError
 from vlmlaw.experiment_file import ExperimentFile
-from vlmlaw.stage_settings import ALL, CellSettings, Product
+from vlmlaw.stage_settings import ALL, Product
+from vlmlaw.training.settings import CellSettings
 
 
 def cells_of(experiment: ExperimentFile, traits: Mapping[str, Traits]) -> dict[str, CellSettings]:

@@ -1,126 +1,14 @@
 """What each stage gets to know: the part of an experiment that its result depends on. And the file's own sections."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any
 
-from vlmlaw.data.framing import CLIP_GREY, FITS
-from vlmlaw.errors import UserError
 from vlmlaw.hub.settings import ModelSettings
-from vlmlaw.settings import choice, choices, number, passive
-from vlmlaw.vlm.cell_name import MeasuredCell, cell_name
+from vlmlaw.settings import choice, number, passive
+from vlmlaw.training.settings import OptimizerSettings, ShapeSettings
 
 ALL = "all"
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptimizerSettings:
-    """One run of AdamW with warm-up and cosine decay, for so many `steps` or so many `epochs` of its records."""
-
-    steps: int = number(least=0, default=0)
-    epochs: float = number(least=0, default=0.0)
-    batch_size: int = number(least=1)
-    learning_rate: float = number(above=0)
-    weight_decay: float = number(least=0, default=0.0)
-    warmup_share: float = number(least=0, most=1, default=0.05)
-    clip_norm: float = number(above=0, default=1.0)
-    dtype: str = choice("float32", "bfloat16", default="float32")  # of the arithmetic; weights are kept in float32
-    checkpoint_seconds: float = passive(number(above=0, default=60.0))
-
-    def __post_init__(self) -> None:
-        if (self.steps > 0) == (self.epochs > 0):
-            raise UserError(f"found steps {self.steps} and epochs {self.epochs:g}; give one of the two.")
-
-    def steps_of(self, n_records: int) -> int:
-        """Steps of the training on so many records; an epoch leaves out the records that fill no batch."""
-        return self.steps or max(1, round(self.epochs * max(1, n_records // self.batch_size)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingSettings(OptimizerSettings):
-    """The training of a cell; what starts untrained (compressor and projector) has a learning rate of its own."""
-
-    new_learning_rate: float = number(above=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlignmentSettings(OptimizerSettings):
-    """Stage 1: compressor and projector alone, the LLM frozen. With a `seed` all seeds of a cell share it."""
-
-    seed: int | None = number(least=0, default=None)
-
-
-@dataclass(frozen=True, kw_only=True)
-class VisionSettings:
-    """The vision tower and its training; with a `source` other than `train` it would be loaded, not trained."""
-
-    source: str = choice("train")
-    hidden_size: int = number(least=1)
-    num_hidden_layers: int = number(least=1)
-    training: OptimizerSettings
-    seed: int = number(least=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShapeSettings:
-    """What a size says of its language model: options of transformers' Qwen2Config under their names there.
-
-    A line here is a new option of a size, for the file, the stage and the model. Let its default be None: then
-    `qwen2_config` decides, the settings' JSON leaves the option out, and sizes that do not set it keep their results.
-    """
-
-    LEAVES_OUT_NONE: ClassVar[bool] = True
-
-    hidden_size: int = number(least=1)
-    num_hidden_layers: int = number(least=1)
-    num_attention_heads: int = number(least=1)
-
-    @property
-    def shape(self) -> dict[str, Any]:
-        """The options that are set, by name."""
-        values = {option.name: getattr(self, option.name) for option in fields(ShapeSettings)}
-        return {name: value for name, value in values.items() if value is not None}
-
-
-@dataclass(frozen=True, kw_only=True)
-class SizeSettings(ShapeSettings):
-    """A language model of one size and its pretraining on text."""
-
-    pretraining: OptimizerSettings
-    seed: int = number(least=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellSettings:
-    """All that the training of one cell depends on, beside its inputs. Without a V: a training that serves any V."""
-
-    size: str
-    n_visual_tokens: int | None
-    compressor: str
-    compressor_options: Mapping[str, Any]
-    seed: int
-    feature_layers: tuple[int, ...]
-    training: TrainingSettings
-    fit: str = choice(*FITS, default="stretch")  # how an image becomes a square
-    pad_color: tuple[int, ...] = number(least=0, most=255, default=CLIP_GREY)
-    place_embedding: bool = True  # whether visual tokens carry where they are from
-    trains_language_model: bool = True  # False in stage 1
-
-    @property
-    def name(self) -> str:
-        return cell_name(self.size, self.n_visual_tokens, self.compressor, self.seed)
-
-    @property
-    def measured(self) -> "MeasuredCell":
-        """What an evaluation of it is of."""
-        assert self.n_visual_tokens is not None
-        return MeasuredCell(
-            size=self.size,
-            n_visual_tokens=self.n_visual_tokens,
-            compressor=self.compressor,
-            compressor_options=self.compressor_options,
-            seed=self.seed,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,34 +54,6 @@ class ReportSettings:
     title: str = "Larger LLM or more visual tokens?"
     samples: int = number(least=0, default=8)
     compressor: str = ""  # whose law the page is about, where each has its own; "": the one with the most cells
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComputeSettings:
-    """How jobs use the machine. Changing it reruns nothing: results change by rounding at most.
-
-    `gpus` is of a training; with several, each has a process, and they share out the model (FSDP2) and the batch.
-    """
-
-    gpus: int = number(least=0, default=0)
-    processes: int = number(least=0, default=0)  # of a training; 0: one for each GPU, or one
-    threads: int = number(least=1, default=1)
-    tokens_per_pass: int | None = number(least=1, default=None)  # None: the whole batch in one forward and backward
-    layout: str = choice("packed", "padded", default="packed")  # of dialogues: one behind the other, or a row each
-    recompute: bool = False  # activations in the backward pass: less memory, a third more FLOPs
-    compile: bool = False  # the LLM's layers by torch.compile: pays on a GPU, for long trainings
-    deterministic: bool = True  # the same bits again; slower on a GPU
-    inputs_ahead: int = number(least=0, default=0)  # threads that make the next batches while this one is computed
-    peak_tflops: float = number(above=0, default=989.0)  # of a GPU in bf16, dense (H100 and H200 data sheet)
-    utilisation: float = number(above=0, most=1, default=0.4)  # of that peak; both for estimates only
-    logs: tuple[str, ...] = choices("tensorboard", "wandb", "dvclive", default=("tensorboard",))
-    gpu_memory_gb: float = number(above=0, default=80.0)  # of each; where weights need more, a cluster gives more GPUs
-    max_minutes: int = number(least=1, default=24 * 60)  # that a cluster grants a job; trainings go on in the next
-    max_memory_mb: int = number(least=1, default=500_000)  # of a node
-
-    @property
-    def n_processes(self) -> int:
-        return self.processes or max(self.gpus, 1)
 
 
 # The file's own sections, from which the parts above are made.

@@ -197,13 +197,15 @@ def test_a_cell_depends_on_its_own_compressor_and_on_what_that_builds_on(compres
 
 
 def test_a_real_training_reaches_neither_the_experiment_file_nor_the_report():
-    modules = {place.module for place in reached("vlmlaw.train:train_cell")}
-    assert {"vlmlaw.train", "vlmlaw.vlm.model", "vlmlaw.compressors.region_attention"} <= modules
+    modules = {place.module for place in reached("vlmlaw.training.cell:train_cell")}
+    assert {"vlmlaw.training.cell", "vlmlaw.vlm.model", "vlmlaw.compressors.region_attention"} <= modules
     assert not [
         name for name in modules if re.match(r"vlmlaw\.(experiment|plan|stages|report|laws|card|runtime)\b", name)
     ]
 
 
 def test_real_cells_differ_by_their_compressor():
-    versions = {name: code_version("vlmlaw.train:train_cell", compressor=name) for name in ("quecc", "tome", "average")}
+    versions = {
+        name: code_version("vlmlaw.training.cell:train_cell", compressor=name) for name in ("quecc", "tome", "average")
+    }
     assert len(set(versions.values())) == 3

@@ -115,8 +115,8 @@ def test_parameters_are_counted_with_and_without_embeddings(make_vlm, tied):
 
 def test_a_layer_has_12_times_its_width_squared(small, words):
     """What the law's N stands for (Kaplan et al. 2020), up to the rounding of the MLP's width, norms and biases."""
-    from vlmlaw.language_model import HEAD_MULTIPLE, qwen2_config
-    from vlmlaw.stage_settings import ShapeSettings
+    from vlmlaw.training.language_model import HEAD_MULTIPLE, qwen2_config
+    from vlmlaw.training.settings import ShapeSettings
 
     for width in (48, 96, 192):
         settings = ShapeSettings(hidden_size=width, num_hidden_layers=3, num_attention_heads=3)

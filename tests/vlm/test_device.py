@@ -7,12 +7,12 @@ import torch
 from transformers import CLIPVisionConfig, Qwen2Config
 
 from vlmlaw.answer import patches_reader
-from vlmlaw.batches import StepPasses
 from vlmlaw.compressors import ALL_PATCHES, COMPRESSORS
 from vlmlaw.evaluate import judge
-from vlmlaw.machine import Machine
-from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
+from vlmlaw.training.batches import StepPasses
+from vlmlaw.training.distributed import Machine
+from vlmlaw.training.settings import ComputeSettings
 from vlmlaw.vlm.generate import Prompter, replies
 from vlmlaw.vlm.images import open_images
 

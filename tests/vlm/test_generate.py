@@ -5,13 +5,13 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from vlmlaw.batches import model_inputs
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.evaluate import judge
 from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.tokens.packing import make_batch
 from vlmlaw.tokens.token_table import TokenTable
+from vlmlaw.training.batches import model_inputs
 from vlmlaw.vlm.generate import Prompter, replies
 from vlmlaw.vlm.images import load_features
 

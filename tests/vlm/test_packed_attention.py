@@ -7,12 +7,12 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from vlmlaw.errors import UserError
-from vlmlaw.language_model import answer_loss
-from vlmlaw.machine import Machine
-from vlmlaw.prepare import prepare
-from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.tokens.packing import make_batch, tensors
 from vlmlaw.tokens.token_table import TokenTable
+from vlmlaw.training.distributed import Machine
+from vlmlaw.training.language_model import answer_loss
+from vlmlaw.training.settings import ComputeSettings
+from vlmlaw.training.sharding import prepare
 from vlmlaw.vlm import loss as head
 from vlmlaw.vlm import packed_attention
 from vlmlaw.vlm.loss import prediction_loss

@@ -67,8 +67,13 @@ def test_the_order_of_keys_is_no_change(finished):
 @pytest.mark.parametrize(
     ("path", "old", "new", "jobs"),
     [
-        ("src/vlmlaw/train.py", "def build_vlm(", "# What a cell starts from.\ndef build_vlm(", {}),
-        ("src/vlmlaw/train.py", "position_embedding=settings.place_embedding", "position_embedding=False", cells(10)),
+        ("src/vlmlaw/training/cell.py", "def build_vlm(", "# What a cell starts from.\ndef build_vlm(", {}),
+        (
+            "src/vlmlaw/training/cell.py",
+            "position_embedding=settings.place_embedding",
+            "position_embedding=False",
+            cells(10),
+        ),
         # What cannot change a number reruns nothing.
         ("src/vlmlaw/runtime/progress.py", "s left", "s to go", {}),
         ("src/vlmlaw/runtime/loggers.py", "POINTS = 300", "UNUSED = 1\nPOINTS = 300", {}),
@@ -83,7 +88,7 @@ def test_the_order_of_keys_is_no_change(finished):
         ("src/vlmlaw/card.py", "## Size and training", "## Size", {"write_cards": 1}),
         ("src/vlmlaw/report/page.py", "def render(study: Study, ", "def render(study: Study, /, ", {"write_report": 1}),
         (
-            "src/vlmlaw/loop.py",
+            "src/vlmlaw/training/loop.py",
             "BETAS = (0.9, ",
             "BETAS = (0.8, ",
             MODELS | cells(10),

@@ -90,8 +90,13 @@ def test_dvc_runs_jobs_by_the_profile_that_the_user_chose(recorded, tmp_path):
 
 def test_each_change_of_the_code(recorded):
     for path, old, new, jobs in [
-        ("src/vlmlaw/train.py", "def build_vlm(", "# What a cell starts from.\ndef build_vlm(", {}),
-        ("src/vlmlaw/train.py", "position_embedding=settings.place_embedding", "position_embedding=False", cells(10)),
+        ("src/vlmlaw/training/cell.py", "def build_vlm(", "# What a cell starts from.\ndef build_vlm(", {}),
+        (
+            "src/vlmlaw/training/cell.py",
+            "position_embedding=settings.place_embedding",
+            "position_embedding=False",
+            cells(10),
+        ),
         ("src/vlmlaw/laws/fit.py", "import numpy as np\n", "import numpy as np\n\nUNUSED = 1\n", LAW),
     ]:
         recorded.edit(path, old, new)

@@ -18,7 +18,7 @@ print("\\n".join(to_json(experiment.size_settings(size)) for size in experiment.
 """
 KEY_VALUE_HEADS = """
 from vlmlaw.experiment import read_experiment
-from vlmlaw.language_model import qwen2_config
+from vlmlaw.training.language_model import qwen2_config
 experiment = read_experiment("params.yaml")
 for size in experiment.sizes:
     config = qwen2_config(experiment.size_settings(size), vocab_size=10, pad_token_id=0, eos_token_id=1)

@@ -11,8 +11,8 @@ from vlmlaw.cli import adopt, benchmark, experiment, law, provenance, report, st
 from vlmlaw.cli.arguments import Parser
 from vlmlaw.cli.output import outlive_readers
 from vlmlaw.errors import UserError
-from vlmlaw.machine import is_launched, rank
 from vlmlaw.runtime.gpu_locks import own_gpus
+from vlmlaw.training.distributed import is_launched, rank
 from vlmlaw.workflow import records
 from vlmlaw.workflow.attempts import recorded
 

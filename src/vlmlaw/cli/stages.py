@@ -18,7 +18,8 @@ from vlmlaw.experiment import Experiment, read_experiment
 from vlmlaw.experiment_file import SPLITS
 from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
 from vlmlaw.settings import from_json
-from vlmlaw.stage_settings import CellSettings, ComputeSettings, EvaluationSettings, SizeSettings, VisionSettings
+from vlmlaw.stage_settings import EvaluationSettings
+from vlmlaw.training.settings import CellSettings, ComputeSettings, SizeSettings, VisionSettings
 from vlmlaw.vlm.cell_name import MeasuredCell
 
 MODEL = folder_of("config.json", "model.json")  # trained here, or fetched
@@ -183,7 +184,7 @@ def _compute(args: argparse.Namespace) -> ComputeSettings:
 
 def _carry_on(args: argparse.Namespace, settings: Any, code: str, *inputs: Path) -> None:
     """Say whether an interrupted training goes on; a checkpoint of any other training is thrown away."""
-    from vlmlaw.loop import workspace_of
+    from vlmlaw.training.workspace import workspace_of
     from vlmlaw.workflow.checkpoint_owner import claim
 
     if claim(workspace_of(args.out), code=code, settings=settings, inputs=inputs):
@@ -271,26 +272,26 @@ def run_fetch_language_model(args: argparse.Namespace) -> None:
 
 
 def run_encoder(args: argparse.Namespace) -> None:
-    from vlmlaw.encoder import train_encoder
+    from vlmlaw.training.encoder import train_encoder
 
     settings = _settings(args, VisionSettings, lambda experiment: experiment.encoder_settings)
     settings = _with_checkpoints(args, settings, "training")
-    _carry_on(args, settings, "vlmlaw.encoder:train_encoder", args.train, args.development)
+    _carry_on(args, settings, "vlmlaw.training.encoder:train_encoder", args.train, args.development)
     train_encoder(args.train, args.development, args.out, settings=settings)
 
 
 def run_features(args: argparse.Namespace) -> None:
-    from vlmlaw.vlm.images import cache_features
+    from vlmlaw.training.features import cache_features
 
     cache_features(args.encoder, args.dataset, args.out, layers=args.layers)
 
 
 def run_language_model(args: argparse.Namespace) -> None:
-    from vlmlaw.language_model import pretrain
+    from vlmlaw.training.language_model import pretrain
 
     settings = _settings(args, SizeSettings, lambda experiment: experiment.size_settings(_chosen(args, "size")))
     settings = _with_checkpoints(args, settings, "pretraining")
-    _carry_on(args, settings, "vlmlaw.language_model:pretrain", args.tokens, args.tokenizer)
+    _carry_on(args, settings, "vlmlaw.training.language_model:pretrain", args.tokens, args.tokenizer)
     pretrain(args.tokens, args.tokenizer, args.out, settings=settings)
 
 
@@ -306,18 +307,20 @@ def run_train(args: argparse.Namespace) -> int | None:
 
 def _run_training(args: argparse.Namespace, settings: CellSettings) -> int | None:
     """Either stage of a cell, in as many processes as it is to have."""
-    from vlmlaw import machine
+    from vlmlaw.training import distributed
 
     compute = _compute(args)
-    if compute.n_processes > 1 and not machine.is_launched():
-        return machine.launch(args.argv, n_processes=compute.n_processes)
-    from vlmlaw.train import align_cell, train_cell
+    if compute.n_processes > 1 and not distributed.is_launched():
+        return distributed.launch(args.argv, n_processes=compute.n_processes)
+    from vlmlaw.training.cell import align_cell, train_cell
 
     settings = _with_checkpoints(args, settings, "training")
     inputs = (args.language_model, args.encoder, args.tokens, args.images)
     aligned = getattr(args, "aligned", None)
-    if machine.rank() == 0:  # the others wait for it when they join
-        code = "vlmlaw.train:train_cell" if settings.trains_language_model else "vlmlaw.train:align_cell"
+    if distributed.rank() == 0:  # the others wait for it when they join
+        code = (
+            "vlmlaw.training.cell:train_cell" if settings.trains_language_model else "vlmlaw.training.cell:align_cell"
+        )
         _carry_on(args, settings, code, *inputs, *([aligned] if aligned else []))
     if settings.trains_language_model:
         train_cell(*inputs, args.out, settings=settings, compute=compute, aligned=aligned)

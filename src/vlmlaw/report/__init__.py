@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.settings import as_data, passive_names
-from vlmlaw.stage_settings import TrainingSettings
+from vlmlaw.training.settings import TrainingSettings
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOT_OF_THE_RESULT = ("compute", "report")  # sections of an experiment that change nothing the page shows of the run

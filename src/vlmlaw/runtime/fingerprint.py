@@ -16,7 +16,7 @@ from vlmlaw.runtime.memo import recall, remember
 
 COMPRESSORS = f"{PACKAGE}.compressors"  # a table of classes, of which a cell uses one
 # Nothing in here can change a number: how files are written, what is shown or logged, how the machine is used.
-LEFT_OUT = tuple(f"{PACKAGE}.{place}" for place in ("runtime", "errors", "stage_settings:ComputeSettings"))
+LEFT_OUT = tuple(f"{PACKAGE}.{place}" for place in ("runtime", "errors", "training.settings:ComputeSettings"))
 SOURCE = Path(__file__).resolve().parents[1]
 
 

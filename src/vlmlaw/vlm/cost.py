@@ -113,7 +113,7 @@ def importance_flops(compressor: Compressor, vision_config: PreTrainedConfig) ->
 
 @dataclass(frozen=True)
 class TrainingFlops:
-    """FLOPs of training steps, by what `vlmlaw.work.Work` counts.
+    """FLOPs of training steps, by what `vlmlaw.training.throughput.Work` counts.
 
     A backward pass costs its forward pass twice, and where gradients only pass through frozen weights, once.
     Attention counts the pairs that see each other, a causal model's half of the square. Left out: the pass over the

@@ -336,7 +336,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if any(getattr(part, "gradient_checkpointing", False) for part in parts):
                 raise ValueError(
                     "found transformers' gradient checkpointing with a packed row (cu_seq_lens_q), whose layers would "
-                    "be recomputed with other attention; recompute by `vlmlaw.prepare`, or give padded rows"
+                    "be recomputed with other attention; recompute by `vlmlaw.training.sharding`, or give padded rows"
                 )
         wanted = "eager" if pruning_of_call else None if cu_seq_lens_q is None else PACKED
         with attention_of_call(self.language_model, wanted) as implementation, pruning_of_call or nullcontext():

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from vlmlaw.errors import UserError
-from vlmlaw.machine import EXIT_RUN_ME_AGAIN
+from vlmlaw.training.distributed import EXIT_RUN_ME_AGAIN
 
 SLURM_LOGS = Path(".snakemake/slurm_logs")
 

@@ -10,7 +10,7 @@ from vlmlaw.experiment import Experiment
 from vlmlaw.hub.settings import ModelSettings
 from vlmlaw.names import RULE_OF_RUNNER
 from vlmlaw.settings import as_data, to_json
-from vlmlaw.stage_settings import CellSettings
+from vlmlaw.training.settings import CellSettings
 from vlmlaw.workflow.stage import (
     FETCHED,
     LANGUAGE_MODEL,

@@ -17,7 +17,7 @@ from typing import Any
 from vlmlaw import budget
 from vlmlaw.data.settings import DataSettings
 from vlmlaw.experiment import Experiment
-from vlmlaw.stage_settings import CellSettings, OptimizerSettings
+from vlmlaw.training.settings import CellSettings, OptimizerSettings
 from vlmlaw.workflow.attempts import KILLED, MEMORY, TIME, failures
 from vlmlaw.workflow.stage import ALIGN, TRAIN, Stage, name_of
 from vlmlaw.workflow.stages import stages_of

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.stage_settings import CellSettings
+from vlmlaw.training.settings import CellSettings
 from vlmlaw.vlm.cell_name import CELL_KEYS, cell_name
 
 Wildcards = Mapping[str, str]

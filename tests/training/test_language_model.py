@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from vlmlaw.data.shards import Dataset, Record, ShardWriter
-from vlmlaw.language_model import N_PATCHES, move_questions_away
 from vlmlaw.tokens.packing import make_batch
 from vlmlaw.tokens.token_table import PREFIX, tokenize
+from vlmlaw.training.language_model import N_PATCHES, move_questions_away
 
 
 @pytest.fixture

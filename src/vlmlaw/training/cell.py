@@ -19,19 +19,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from vlmlaw.batches import StepPasses
 from vlmlaw.compressors import compressor_class
 from vlmlaw.data.miniature.canvas import place_words
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.hub.pins import open_model, origins_of
-from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
-from vlmlaw.machine import Machine, join
-from vlmlaw.prepare import gathered, prepare, save_whole
 from vlmlaw.runtime.loggers import keep_logs
 from vlmlaw.runtime.whole_files import whole_file, whole_folder
-from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
+from vlmlaw.training.batches import StepPasses
+from vlmlaw.training.distributed import Machine, join
+from vlmlaw.training.loop import fit
+from vlmlaw.training.optimizer import make_optimizer
+from vlmlaw.training.settings import ComputeSettings
+from vlmlaw.training.sharding import gathered, prepare, save_whole
+from vlmlaw.training.workspace import account, clear_workspace, use_repeatable_arithmetic, workspace_of
 from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.cost import training_flops
 from vlmlaw.vlm.images import are_features, open_images
@@ -41,7 +43,7 @@ from vlmlaw.vlm.towers.features import grid_side, without_unused_layers
 from vlmlaw.vlm.towers.load import demand_whole, load_tower, statistics_of
 
 if TYPE_CHECKING:
-    from vlmlaw.stage_settings import CellSettings
+    from vlmlaw.training.settings import CellSettings
 
 CONNECTOR = "connector.safetensors"
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from vlmlaw.machine import Machine
+    from vlmlaw.training.distributed import Machine
     from vlmlaw.vlm.cost import TrainingFlops
 
 PEAK_SIDE = {"cpu": 512, "cuda": 8192}  # of the matrices, so large that the product alone counts

@@ -10,13 +10,14 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from vlmlaw import batches
 from vlmlaw.evaluate import evaluate_cell
-from vlmlaw.language_model import pretrain, qwen2_config
-from vlmlaw.loop import Stopped
-from vlmlaw.stage_settings import CellSettings, EvaluationSettings, OptimizerSettings, SizeSettings, TrainingSettings
+from vlmlaw.stage_settings import EvaluationSettings
 from vlmlaw.tokens.token_table import load_tokenizer
-from vlmlaw.train import build_vlm, train_cell
+from vlmlaw.training import batches
+from vlmlaw.training.cell import build_vlm, train_cell
+from vlmlaw.training.interruption import Stopped
+from vlmlaw.training.language_model import pretrain, qwen2_config
+from vlmlaw.training.settings import CellSettings, OptimizerSettings, SizeSettings, TrainingSettings
 
 PLAN = TrainingSettings(
     steps=8, batch_size=4, learning_rate=3e-3, new_learning_rate=1e-2, weight_decay=0.1, checkpoint_seconds=1e9
@@ -125,7 +126,7 @@ def test_the_tower_stays_as_it_was(small, cell):
 def test_a_cell_answers_a_question_about_an_image(small, settings, cell):
     """From the saved folder alone: pixels and words in, a word out."""
     from vlmlaw.data.shards import Dataset
-    from vlmlaw.encoder import normalise
+    from vlmlaw.training.encoder import normalise
 
     vlm = AutoModelForImageTextToText.from_pretrained(cell[0] / "model")
     words = AutoTokenizer.from_pretrained(cell[0] / "model")
@@ -150,10 +151,10 @@ def test_the_tokenizer_stays_what_it_was(words, cell):
 
 def test_a_step_of_m3_takes_the_mean_loss_of_every_scale(small, tmp_path):
     """With questions at V = 1, 4, ..., 144 each computed alone, from the same start."""
-    from vlmlaw.batches import model_inputs
-    from vlmlaw.loop import use_repeatable_arithmetic
     from vlmlaw.tokens.packing import make_batch, records_of_step
     from vlmlaw.tokens.token_table import TokenTable
+    from vlmlaw.training.batches import model_inputs
+    from vlmlaw.training.workspace import use_repeatable_arithmetic
     from vlmlaw.vlm.images import open_images
 
     settings = replace(SETTINGS, compressor="m3", n_visual_tokens=None, training=replace(PLAN, steps=1))
@@ -214,9 +215,9 @@ def test_language_models_learn_their_own_loss(small):
     """The loss of a packed batch equals transformers' own on each question alone, weighted by its labels."""
     from transformers import Qwen2ForCausalLM
 
-    from vlmlaw.language_model import answer_loss
     from vlmlaw.tokens.packing import make_batch, tensors
     from vlmlaw.tokens.token_table import IGNORE_INDEX, TokenTable
+    from vlmlaw.training.language_model import answer_loss
 
     torch.manual_seed(0)
     config = qwen2_config(

@@ -8,11 +8,11 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, SiglipVisionConfig
 
-from vlmlaw.feed import feed
-from vlmlaw.machine import Machine
+from vlmlaw.training.distributed import Machine
+from vlmlaw.training.prefetch import feed
+from vlmlaw.training.throughput import Meter, Pass, Work, measured_peak
 from vlmlaw.vlm.cost import training_flops
 from vlmlaw.vlm.towers.features import patch_features, without_unused_layers
-from vlmlaw.work import Meter, Pass, Work, measured_peak
 
 CPU = torch.device("cpu")
 TINY = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 24}

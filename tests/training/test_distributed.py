@@ -16,14 +16,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vlmlaw import checkpoint, machine
 from vlmlaw.errors import UserError
-from vlmlaw.loop import Stopped, workspace_of
-from vlmlaw.machine import Machine, join
 from vlmlaw.settings import to_json
-from vlmlaw.stage_settings import CellSettings, ComputeSettings, TrainingSettings
 from vlmlaw.tokens.token_table import TokenTable
-from vlmlaw.train import CONNECTOR, align_cell, train_cell
+from vlmlaw.training import checkpoint, distributed
+from vlmlaw.training.cell import CONNECTOR, align_cell, train_cell
+from vlmlaw.training.distributed import Machine, join
+from vlmlaw.training.interruption import Stopped
+from vlmlaw.training.settings import CellSettings, ComputeSettings, TrainingSettings
+from vlmlaw.training.workspace import workspace_of
 
 STEPS = 60
 PLAN = TrainingSettings(
@@ -63,7 +64,7 @@ def start(inputs, out, *, settings=CELL, checkpoint_seconds=1e9, **compute):
     given += ["--settings", to_json(settings), "--compute", to_json(ComputeSettings(logs=(), **compute))]
     command = [sys.executable, "-m", "vlmlaw", "train", *given]
     command += ["--checkpoint-seconds", str(checkpoint_seconds), "--out", str(out)]
-    source = str(Path(machine.__file__).parents[1])
+    source = str(Path(distributed.__file__).parents[1])
     environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -86,7 +87,7 @@ def stop_after_a_checkpoint(process, workspace):
         time.sleep(0.02)
     process.terminate()
     _, said = process.communicate(timeout=240)
-    assert process.returncode == machine.EXIT_RUN_ME_AGAIN, said
+    assert process.returncode == distributed.EXIT_RUN_ME_AGAIN, said
     (folder,) = workspace.glob("checkpoint-*")
     return folder
 
@@ -197,5 +198,5 @@ def test_a_process_that_fails_takes_the_others_with_it():
     workers = [
         subprocess.Popen([sys.executable, "-c", script], env=os.environ | {"RANK": str(rank)}) for rank in range(3)
     ]
-    assert machine._status_of(workers) == 3
+    assert distributed._status_of(workers) == 3
     assert [worker.poll() for worker in workers] == [-signal.SIGKILL, 3, -signal.SIGKILL]

@@ -21,8 +21,8 @@ from vlmlaw.vlm.packed_attention import attention_of_call
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from vlmlaw.machine import Machine
-    from vlmlaw.stage_settings import ComputeSettings
+    from vlmlaw.training.distributed import Machine
+    from vlmlaw.training.settings import ComputeSettings
     from vlmlaw.vlm.model import VlmForConditionalGeneration
 
 

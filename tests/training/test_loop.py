@@ -14,20 +14,14 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 
-from vlmlaw import loop
 from vlmlaw.errors import UserError
-from vlmlaw.loop import (
-    LEAST_SHARE_OF_RATE,
-    Stopped,
-    clear_workspace,
-    fit,
-    learning_rate_share,
-    make_optimizer,
-    use_repeatable_arithmetic,
-    workspace_of,
-)
-from vlmlaw.machine import EXIT_RUN_ME_AGAIN
-from vlmlaw.stage_settings import OptimizerSettings
+from vlmlaw.training import interruption
+from vlmlaw.training.distributed import EXIT_RUN_ME_AGAIN
+from vlmlaw.training.interruption import Stopped
+from vlmlaw.training.loop import fit
+from vlmlaw.training.optimizer import LEAST_SHARE_OF_RATE, learning_rate_share, make_optimizer
+from vlmlaw.training.settings import OptimizerSettings
+from vlmlaw.training.workspace import clear_workspace, use_repeatable_arithmetic, workspace_of
 
 STEPS = 12
 
@@ -133,7 +127,7 @@ def test_killed_and_resumed_equals_uninterrupted(tmp_path, uninterrupted):
 
 
 def test_checkpoints_have_no_effect(tmp_path, uninterrupted, monkeypatch):
-    monkeypatch.setattr(loop, "LEAST_TIME_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(interruption, "LEAST_TIME_BETWEEN_CHECKPOINTS", 0)
     training = Training(checkpoint_seconds=1e-9)
     spent = training.run(tmp_path)
     assert_same(training.result(tmp_path), uninterrupted[1])
@@ -180,7 +174,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, uni
         save(state, checkpoint_id=checkpoint_id, **given)
 
     monkeypatch.setattr(dcp, "save", save_until_full)
-    monkeypatch.setattr(loop, "LEAST_TIME_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(interruption, "LEAST_TIME_BETWEEN_CHECKPOINTS", 0)
     with pytest.raises(OSError, match="No space left"):
         Training(checkpoint_seconds=1e-9).run(tmp_path)
     monkeypatch.undo()

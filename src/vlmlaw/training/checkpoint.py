@@ -22,7 +22,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.runtime.whole_files import whole_file
 
 if TYPE_CHECKING:
-    from vlmlaw.machine import Machine
+    from vlmlaw.training.distributed import Machine
 
 STATE = "state.json"
 WEIGHT, OPTIMIZER, RANDOM = "weight.", "optimizer.", "random."

@@ -19,15 +19,17 @@ from transformers import AutoModel, PreTrainedModel
 from vlmlaw.data.miniature.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.miniature.write import LABELS_FILE
 from vlmlaw.data.shards import Dataset
-from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.runtime.progress import progress
 from vlmlaw.runtime.whole_files import whole_folder
 from vlmlaw.tokens.packing import records_of_step
+from vlmlaw.training.loop import fit
+from vlmlaw.training.optimizer import make_optimizer
+from vlmlaw.training.workspace import account, clear_workspace, use_repeatable_arithmetic, workspace_of
 from vlmlaw.vlm.towers import conv_tower, features, load
 from vlmlaw.vlm.towers.load import PIXEL_MEAN, PIXEL_STD
 
 if TYPE_CHECKING:
-    from vlmlaw.stage_settings import VisionSettings
+    from vlmlaw.training.settings import VisionSettings
 
 IMAGES_AT_ONCE = 64
 EMPTY, FIRST_OBJECT = 0, 1

@@ -23,7 +23,7 @@ from vlmlaw.runtime.source import import_path
 if TYPE_CHECKING:
     import torch
 
-    from vlmlaw.stage_settings import ComputeSettings
+    from vlmlaw.training.settings import ComputeSettings
 
 EXIT_RUN_ME_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: stopped from outside, with a checkpoint to go on from
 

@@ -9,10 +9,11 @@ from transformers import AutoModel
 
 from vlmlaw.data.miniature.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.shards import Dataset
-from vlmlaw.encoder import PatchReader, accuracy, normalise, patch_classes, train_encoder
 from vlmlaw.errors import UserError
-from vlmlaw.stage_settings import OptimizerSettings, VisionSettings
-from vlmlaw.vlm.images import cache_features, feature_file, load_features
+from vlmlaw.training.encoder import PatchReader, accuracy, normalise, patch_classes, train_encoder
+from vlmlaw.training.features import cache_features
+from vlmlaw.training.settings import OptimizerSettings, VisionSettings
+from vlmlaw.vlm.images import feature_file, load_features
 from vlmlaw.vlm.towers import conv_tower, features
 from vlmlaw.vlm.towers.load import PIXEL_MEAN, PIXEL_STD
 
@@ -48,7 +49,7 @@ def test_pixels_are_normalised_channels_first():
 @torch.no_grad()
 def test_the_cache_holds_what_the_tower_computes(small, tmp_path, monkeypatch, layers):
     """In half precision, image by image, whatever the number of images at once."""
-    monkeypatch.setattr("vlmlaw.encoder.IMAGES_AT_ONCE", 5)
+    monkeypatch.setattr("vlmlaw.training.encoder.IMAGES_AT_ONCE", 5)
     cache_features(small.encoder, small.data["train"], tmp_path / "features", layers=layers)
     assert {path.name for path in (tmp_path / "features").iterdir()} == {f"layer{layer}.npy" for layer in layers}
     tower, data = AutoModel.from_pretrained(small.encoder).eval(), Dataset(small.data["train"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vlmlaw.image_inputs import ImageInputs
-from vlmlaw.work import Pass
+from vlmlaw.training.throughput import Pass
 
 Passes = Sequence[Pass]
 

@@ -20,11 +20,11 @@ from vlmlaw.errors import UserError
 from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.tokens.packing import Batch, expand_image, make_batch, questions_alone, records_of_step, tensors
 from vlmlaw.tokens.token_table import IGNORE_INDEX, PREFIX, TokenTable
-from vlmlaw.work import Pass, Work
+from vlmlaw.training.throughput import Pass, Work
 
 if TYPE_CHECKING:
-    from vlmlaw.machine import Machine
-    from vlmlaw.stage_settings import ComputeSettings
+    from vlmlaw.training.distributed import Machine
+    from vlmlaw.training.settings import ComputeSettings
 
 
 def model_inputs(batch: Batch, images: ImageInputs) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmlaw.batches import StepPasses, packed_inputs, share_out
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.image_inputs import ImageInputs
-from vlmlaw.machine import Machine
-from vlmlaw.stage_settings import ComputeSettings
 from vlmlaw.tokens.packing import make_batch, records_of_step
 from vlmlaw.tokens.token_table import TokenTable, load_tokenizer, tokenize
+from vlmlaw.training.batches import StepPasses, packed_inputs, share_out
+from vlmlaw.training.distributed import Machine
+from vlmlaw.training.settings import ComputeSettings
 
 V = 4
 CPU = torch.device("cpu")

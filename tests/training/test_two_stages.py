@@ -13,9 +13,9 @@ from transformers import GenerationConfig
 
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.stage_settings import CellSettings, TrainingSettings
 from vlmlaw.tokens.token_table import load_tokenizer
-from vlmlaw.train import CONNECTOR, align_cell, build_vlm, load_connector, train_cell
+from vlmlaw.training.cell import CONNECTOR, align_cell, build_vlm, load_connector, train_cell
+from vlmlaw.training.settings import CellSettings, TrainingSettings
 from vlmlaw.vlm.images import open_images
 
 PLAN = TrainingSettings(steps=3, batch_size=4, learning_rate=1e-2, new_learning_rate=1e-2)
@@ -86,7 +86,7 @@ def test_a_cell_in_bfloat16_ends_its_replies_where_its_language_model_does(stage
         model.generation_config.eos_token_id = [3, 5]
         return model
 
-    monkeypatch.setattr("vlmlaw.train.build_vlm", with_two_ends)
+    monkeypatch.setattr("vlmlaw.training.cell.build_vlm", with_two_ends)
     given = (stages.language_model, stages.encoder, stages.tokens["train"], stages.data["train"])
     train_cell(*given, tmp_path / "cell", settings=replace(CELL, training=replace(PLAN, steps=1, dtype="bfloat16")))
     assert GenerationConfig.from_pretrained(tmp_path / "cell" / "model").eos_token_id == [3, 5]
@@ -139,9 +139,9 @@ def test_images_of_another_size_than_the_tower_reads_are_refused(stages):
 def test_a_cell_loads_by_transformers_auto_classes_and_sees_what_training_saw(stages, trained):
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    from vlmlaw.batches import model_inputs
     from vlmlaw.tokens.packing import make_batch
     from vlmlaw.tokens.token_table import TokenTable
+    from vlmlaw.training.batches import model_inputs
 
     model = AutoModelForImageTextToText.from_pretrained(trained.cell / "model").eval()
     processor = AutoProcessor.from_pretrained(trained.cell / "model")

@@ -11,15 +11,17 @@ from torch import Tensor
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from vlmlaw.data.miniature.canvas import GRID_SIDE
-from vlmlaw.loop import account, clear_workspace, fit, make_optimizer, use_repeatable_arithmetic, workspace_of
 from vlmlaw.runtime.whole_files import whole_folder
 from vlmlaw.tokens.packing import Batch, make_batch, records_of_step, tensors
 from vlmlaw.tokens.token_table import IGNORE_INDEX, PREFIX, TokenTable, load_tokenizer
+from vlmlaw.training.loop import fit
+from vlmlaw.training.optimizer import make_optimizer
+from vlmlaw.training.workspace import account, clear_workspace, use_repeatable_arithmetic, workspace_of
 from vlmlaw.vlm.loss import prediction_loss
 from vlmlaw.vlm.packed_attention import fitting_mask
 
 if TYPE_CHECKING:
-    from vlmlaw.stage_settings import ShapeSettings, SizeSettings
+    from vlmlaw.training.settings import ShapeSettings, SizeSettings
 
 HEAD_MULTIPLE = 8  # the MLP's width is rounded to a multiple of this
 N_PATCHES = GRID_SIDE**2  # the most visual tokens that a question of the miniature can stand behind

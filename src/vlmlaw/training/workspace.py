@@ -1,0 +1,42 @@
+"""Where an unfinished training keeps its state, what a finished one says of itself, and arithmetic that repeats."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+
+def workspace_of(out: Path) -> Path:
+    """The folder beside `out` where an unfinished training keeps its checkpoint and log."""
+    return out.parent / f"{out.name}.work"
+
+
+def clear_workspace(out: Path) -> None:
+    """Remove what only an unfinished training needs."""
+    shutil.rmtree(workspace_of(out), ignore_errors=True)
+
+
+def use_repeatable_arithmetic(seed: int, *, deterministic: bool = True) -> None:
+    """Seed torch and, where it is asked for, refuse operations whose result differs from run to run."""
+    torch.manual_seed(seed)
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing here reads memory before it is written
+    torch.use_deterministic_algorithms(deterministic)
+
+
+def account(settings: Any, spent: dict[str, Any]) -> dict[str, Any]:
+    """What a training was made from and what it took: the content of its training.json."""
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    return {"settings": asdict(settings), "versions": versions, "threads": torch.get_num_threads()} | spent
