@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from vlmlaw.benchmarks import BENCHMARKS, READING, REASONING
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.metrics import metric_called
+from vlmlaw.evaluation.settings import BenchmarkSection, BenchmarkSettings
+from vlmlaw.evaluation.suites import BENCHMARKS, READING, REASONING
 from vlmlaw.experiment_file import ExperimentFile
-from vlmlaw.metrics import metric_called
-from vlmlaw.stage_settings import BenchmarkSection, BenchmarkSettings
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 

@@ -12,11 +12,11 @@ from typing import Any
 from vlmlaw.benchmark_settings import benchmarks_of
 from vlmlaw.catalogue import Traits
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.settings import BenchmarkSettings
 from vlmlaw.experiment_checks import check_sections
 from vlmlaw.experiment_file import ExperimentFile
 from vlmlaw.grid import cells_of, traits_of
 from vlmlaw.settings import build
-from vlmlaw.stage_settings import BenchmarkSettings
 from vlmlaw.training.settings import CellSettings, OptimizerSettings, TrainingSettings
 
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
-from vlmlaw.evaluate import evaluate_cell
-from vlmlaw.stage_settings import EvaluationSettings
+from vlmlaw.evaluation.settings import EvaluationSettings
+from vlmlaw.evaluation.test_split import evaluate_cell
 from vlmlaw.tokens.token_table import load_tokenizer
 from vlmlaw.training import batches
 from vlmlaw.training.cell import build_vlm, train_cell

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, Qwen2Config
 
-from vlmlaw.answer import patches_reader
 from vlmlaw.compressors import ALL_PATCHES, COMPRESSORS
-from vlmlaw.evaluate import judge
+from vlmlaw.evaluation.benchmark import patches_reader
+from vlmlaw.evaluation.test_split import judge
 from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
 from vlmlaw.training.batches import StepPasses
 from vlmlaw.training.distributed import Machine

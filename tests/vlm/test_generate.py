@@ -7,7 +7,7 @@ from transformers import GenerationConfig
 
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.evaluate import judge
+from vlmlaw.evaluation.test_split import judge
 from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.tokens.packing import make_batch
 from vlmlaw.tokens.token_table import TokenTable

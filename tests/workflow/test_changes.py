@@ -82,10 +82,10 @@ def test_the_order_of_keys_is_no_change(finished):
         ("src/vlmlaw/laws/render.py", "MAX_LAWS = 6", "MAX_LAWS = 7", {}),
         ("src/vlmlaw/laws/fit.py", "import numpy as np\n", "import numpy as np\n\nUNUSED = 1\n", {}),
         ("src/vlmlaw/experiment.py", "from pathlib import Path\n", "from pathlib import Path\n\nUNUSED = 1\n", {}),
-        ("src/vlmlaw/card.py", "TEST = ", "UNUSED = 1\nTEST = ", {}),
+        ("src/vlmlaw/evaluation/card.py", "TEST = ", "UNUSED = 1\nTEST = ", {}),
         ("src/vlmlaw/workflow/stages.py", '"Train "', '"Train the size "', {}),
         # What can change one reruns what uses it, and what follows.
-        ("src/vlmlaw/card.py", "## Size and training", "## Size", {"write_cards": 1}),
+        ("src/vlmlaw/evaluation/card.py", "## Size and training", "## Size", {"write_cards": 1}),
         ("src/vlmlaw/report/page.py", "def render(study: Study, ", "def render(study: Study, /, ", {"write_report": 1}),
         (
             "src/vlmlaw/training/loop.py",

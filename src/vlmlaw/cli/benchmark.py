@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.benchmarks import READING, REASONING, Benchmark, table_lines
 from vlmlaw.cli.arguments import existing, file, folder_of
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.settings import BenchmarkSettings
+from vlmlaw.evaluation.suites import READING, REASONING, Benchmark, table_lines
 from vlmlaw.experiment import read_experiment
 from vlmlaw.settings import from_json
-from vlmlaw.stage_settings import BenchmarkSettings
 from vlmlaw.vlm.cell_name import MeasuredCell
 
 MODEL = folder_of("config.json")
@@ -71,7 +71,7 @@ def _settings(args: argparse.Namespace) -> BenchmarkSettings:
 
 
 def run_benchmark(args: argparse.Namespace) -> None:
-    from vlmlaw.answer import evaluate_benchmark
+    from vlmlaw.evaluation.benchmark import evaluate_benchmark
 
     images = args.images or args.questions.parent
     cell = from_json(MeasuredCell, args.cell, where="--cell") if args.cell else None
@@ -79,14 +79,14 @@ def run_benchmark(args: argparse.Namespace) -> None:
 
 
 def run_lmms(args: argparse.Namespace) -> None:
-    from vlmlaw.lmms import run_lmms_eval
+    from vlmlaw.evaluation.lmms_eval.run import run_lmms_eval
 
     own = _settings(args)
     run_lmms_eval(args.model, args.out, name=own.name, dtype=own.dtype, batch_size=own.batch_size)
 
 
 def run_import(args: argparse.Namespace) -> None:
-    from vlmlaw.lmms import import_results
+    from vlmlaw.evaluation.lmms_eval.run import import_results
 
     written = import_results(
         args.results,

@@ -14,11 +14,11 @@ from typing import Any
 from vlmlaw.cli.arguments import existing, file, folder_of
 from vlmlaw.data.settings import DataSettings, SplitSettings, TokenSettings
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.settings import EvaluationSettings
 from vlmlaw.experiment import Experiment, read_experiment
 from vlmlaw.experiment_file import SPLITS
 from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
 from vlmlaw.settings import from_json
-from vlmlaw.stage_settings import EvaluationSettings
 from vlmlaw.training.settings import CellSettings, ComputeSettings, SizeSettings, VisionSettings
 from vlmlaw.vlm.cell_name import MeasuredCell
 
@@ -225,7 +225,7 @@ def run_prepare(args: argparse.Namespace) -> None:
 
 
 def run_chat(args: argparse.Namespace) -> None:
-    from vlmlaw.chat import ask, find_model
+    from vlmlaw.evaluation.chat import ask, find_model
 
     *images, question = args.asked
     folder, cell = find_model(args.cell, results=Path(args.results))
@@ -236,7 +236,7 @@ def run_chat(args: argparse.Namespace) -> None:
 def run_latency(args: argparse.Namespace) -> None:
     import torch
 
-    from vlmlaw.latency import latency_table
+    from vlmlaw.evaluation.latency import latency_table
 
     torch.set_num_threads(args.threads)
     asked = {"n_text_tokens": args.text_tokens, "n_repeats": args.repeats, "dtype": args.dtype}
@@ -330,7 +330,7 @@ def _run_training(args: argparse.Namespace, settings: CellSettings) -> int | Non
 
 
 def run_evaluate(args: argparse.Namespace) -> None:
-    from vlmlaw.evaluate import evaluate_cell
+    from vlmlaw.evaluation.test_split import evaluate_cell
 
     settings = _settings(args, EvaluationSettings, lambda experiment: experiment.evaluation)
     cell = from_json(MeasuredCell, args.cell, where="--cell") if args.cell else None
@@ -338,20 +338,20 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 
 def run_card(args: argparse.Namespace) -> None:
-    from vlmlaw.card import card_of
+    from vlmlaw.evaluation.card import card_of
 
     card_of(args.scores, args.model, args.out)
 
 
 def run_cards(args: argparse.Namespace) -> None:
-    from vlmlaw.card import write_cards
+    from vlmlaw.evaluation.card import write_cards
 
     experiment = _whole(args.experiment)
     write_cards(args.cells, dict.fromkeys(experiment.cells, experiment.evaluations))
 
 
 def run_collect(args: argparse.Namespace) -> None:
-    from vlmlaw.measurements import collect
+    from vlmlaw.evaluation.measurements import collect
 
     if bool(args.evaluations) == bool(args.cells):
         raise UserError("give evaluations, or the folder of all cells with --cells and --experiment.")

@@ -8,7 +8,6 @@ from typing import Any
 from vlmlaw.data.settings import SplitSettings
 from vlmlaw.experiment import Experiment
 from vlmlaw.hub.settings import ModelSettings
-from vlmlaw.names import RULE_OF_RUNNER
 from vlmlaw.settings import as_data, to_json
 from vlmlaw.training.settings import CellSettings
 from vlmlaw.workflow.stage import (
@@ -22,6 +21,7 @@ from vlmlaw.workflow.stage import (
     name_of,
     wildcards_of,
 )
+from vlmlaw.workflow.stages import RULE_OF_RUNNER
 
 
 class Reads:

@@ -29,6 +29,9 @@ from vlmlaw.workflow.stage import (
     Wildcards,
 )
 
+RULE_OF_RUNNER = {"vlmlaw": "evaluate_benchmark", "lmms-eval": "evaluate_by_lmms_eval"}  # who runs a benchmark
+
+
 FIGURES = {  # of the report: category and title in Snakemake's own report
     "error_against_tokens": ("Law", "error against visual tokens"),
     "error_against_flops": ("Law", "error against FLOPs, frontier"),
@@ -302,7 +305,7 @@ def _evaluations(of: Reads) -> list[Stage]:
         message=f"Evaluate {WHO}",
         command="evaluate --model {model/}/model --dataset {dataset/} --tokens {tokens} --images {images/}"
         " --settings {settings} --cell {cell} --out {out}",
-        code=("vlmlaw.evaluate:evaluate_cell",),
+        code=("vlmlaw.evaluation.test_split:evaluate_cell",),
         folder=f"cells/{CELL}",
         files=("evaluation.json",),
         record="evaluation.record.json",
@@ -322,7 +325,7 @@ def _evaluations(of: Reads) -> list[Stage]:
         message=f"Ask {WHO} the questions of {{wildcards.benchmark}}",
         command="benchmark run --model {model/}/model --questions {questions} --images {images} --settings {settings}"
         " --cell {cell} --batch-size {batch_size} --out {out}",
-        code=("vlmlaw.answer:evaluate_benchmark",),
+        code=("vlmlaw.evaluation.benchmark:evaluate_benchmark",),
         folder=f"cells/{CELL}/benchmarks",
         files=("{benchmark}.json", "{benchmark}.jsonl"),
         record="{benchmark}.record.json",
@@ -347,7 +350,7 @@ def _evaluations(of: Reads) -> list[Stage]:
         message=f"Run lmms-eval's {{wildcards.benchmark}} on {WHO}",
         command="benchmark lmms-eval --model {model/}/model --settings {settings} --batch-size {batch_size}"
         " --out {out}",
-        code=("vlmlaw.lmms:run_lmms_eval", "vlmlaw.lmms_model:VlmlawModel"),
+        code=("vlmlaw.evaluation.lmms_eval.run:run_lmms_eval", "vlmlaw.evaluation.lmms_eval.model:VlmlawModel"),
         files=("{benchmark}.json",),
         made=("{benchmark}.json",),
         theirs={},
@@ -375,7 +378,7 @@ def _results(of: Reads) -> list[Stage]:
             rule="write_cards",
             message="Write the cards of all cells",
             command="cards --cells {results}/cells --experiment {experiment} --out {results}/cells",
-            code=("vlmlaw.card:write_cards",),
+            code=("vlmlaw.evaluation.card:write_cards",),
             folder="cells",
             files=tuple(f"{cell}/README.md" for cell in experiment.cells),
             record="../cards.record.json",
@@ -389,7 +392,7 @@ def _results(of: Reads) -> list[Stage]:
             rule="collect_measurements",
             message="Collect the measurements of all cells",
             command="collect --cells {results}/cells --experiment {experiment} --held-out={held_out} --out {out}",
-            code=("vlmlaw.measurements:collect",),
+            code=("vlmlaw.evaluation.measurements:collect",),
             folder="",
             files=("measurements.csv",),
             record="measurements.record.json",

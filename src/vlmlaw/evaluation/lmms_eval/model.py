@@ -15,9 +15,9 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from PIL import Image
 
-from vlmlaw.answer import pad_id_of, patches_reader
 from vlmlaw.errors import UserError
-from vlmlaw.lmms import MODEL_ID
+from vlmlaw.evaluation.benchmark import pad_id_of, patches_reader
+from vlmlaw.evaluation.lmms_eval.run import MODEL_ID
 from vlmlaw.runtime.progress import Progress
 from vlmlaw.vlm.generate import Prompt, Prompter, prompt_tensors, replies
 from vlmlaw.vlm.load import load_cell

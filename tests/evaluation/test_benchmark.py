@@ -11,15 +11,15 @@ import pytest
 import torch
 import yaml
 
-from vlmlaw.answer import evaluate_benchmark, said_by_user, score_of
 from vlmlaw.cli.main import main
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.benchmark import evaluate_benchmark, said_by_user, score_of
+from vlmlaw.evaluation.metrics import METRICS, Question, Verdict
+from vlmlaw.evaluation.scores import Score
+from vlmlaw.evaluation.settings import BenchmarkSettings
 from vlmlaw.experiment import Experiment
-from vlmlaw.metrics import METRICS, Question, Verdict
-from vlmlaw.scores import Score
 from vlmlaw.settings import to_json
-from vlmlaw.stage_settings import BenchmarkSettings
 from vlmlaw.training.encoder import normalise
 from vlmlaw.vlm.images import pixel_values
 
@@ -137,7 +137,7 @@ def test_pictures_for_clip_are_those_of_its_own_processor():
 
 # Benchmarks in an experiment.
 
-TINY = yaml.safe_load((Path(__file__).parents[1] / "workflow/experiments/tiny.yaml").read_text())
+TINY = yaml.safe_load((Path(__file__).parents[2] / "workflow/experiments/tiny.yaml").read_text())
 
 
 def with_benchmarks(*sections, **evaluation):

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vlmlaw.data.questions import image_reader, read_questions
 from vlmlaw.data.shards import ShardWriter
 from vlmlaw.errors import UserError
-from vlmlaw.metrics import METRICS, Question
+from vlmlaw.evaluation.metrics import METRICS, Question
+from vlmlaw.evaluation.questions import image_reader, read_questions
 
 ROWS = [
     {"id": 1, "image": "a.png", "question": "Is it red?", "answer": "yes", "kind": "color"},

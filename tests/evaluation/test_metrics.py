@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 
 from vlmlaw.errors import UserError
-from vlmlaw.metrics import (
+from vlmlaw.evaluation.metrics import (
     METRICS,
     Question,
     Verdict,

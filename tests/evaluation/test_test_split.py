@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from vlmlaw.data.shards import Dataset, Record
-from vlmlaw.evaluate import ALL_KINDS, evaluate_cell, judge, mean_text_tokens, scores_of
-from vlmlaw.stage_settings import EvaluationSettings
+from vlmlaw.evaluation.settings import EvaluationSettings
+from vlmlaw.evaluation.test_split import ALL_KINDS, evaluate_cell, judge, mean_text_tokens, scores_of
 from vlmlaw.tokens.packing import make_batch
 from vlmlaw.tokens.token_table import TokenTable, tokenize
 from vlmlaw.training.batches import model_inputs

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from vlmlaw.card import write_card
 from vlmlaw.cli.main import main
+from vlmlaw.evaluation.card import write_card
 
 NAMED = {"size": "0.5b", "n_visual_tokens": 16, "compressor": "quecc", "seed": 3}
 PLAN = {"batch_size": 4, "learning_rate": 1e-3, "new_learning_rate": 2e-3, "warmup_share": 0.03, "dtype": "bfloat16"}

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vlmlaw import lmms
-from vlmlaw.answer import evaluate_benchmark
-from vlmlaw.benchmarks import BENCHMARKS, Benchmark, benchmark_of_task, table_lines
 from vlmlaw.cli.main import main
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.lmms import PYTHON, import_results, run_lmms_eval
-from vlmlaw.measurements import collect
-from vlmlaw.metrics import METRICS
-from vlmlaw.stage_settings import BenchmarkSettings
+from vlmlaw.evaluation.benchmark import evaluate_benchmark
+from vlmlaw.evaluation.lmms_eval import run
+from vlmlaw.evaluation.lmms_eval.run import PYTHON, import_results, run_lmms_eval
+from vlmlaw.evaluation.measurements import collect
+from vlmlaw.evaluation.metrics import METRICS
+from vlmlaw.evaluation.settings import BenchmarkSettings
+from vlmlaw.evaluation.suites import BENCHMARKS, Benchmark, benchmark_of_task, table_lines
 
 # The layout that lmms-eval 0.7.3 wrote of a local task, with the tasks and scores of its own task files.
 RESULTS = {
@@ -174,7 +174,7 @@ def test_every_error_is_within_0_and_1():
 
 
 def test_the_docs_have_the_table_of_the_code(capsys):
-    docs = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text()
+    docs = (Path(__file__).parents[3] / "docs" / "benchmarks.md").read_text()
     assert "\n".join(table_lines()) in docs, "print it by `vlmlaw benchmark table`"
     assert main(["benchmark", "table"]) == 0
     assert capsys.readouterr().out.splitlines() == list(table_lines())
@@ -234,7 +234,7 @@ def test_lmms_eval_says_the_same_as_the_own_evaluator(cell, local_task, tmp_path
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     own = Benchmark("local", "reading", "", "", "exact_match", "vlmlaw_local", {"exact_match": 1.0}, reports_se=True)
-    monkeypatch.setitem(lmms.BENCHMARKS, "local", own)
+    monkeypatch.setitem(run.BENCHMARKS, "local", own)
     out = tmp_path / "benchmarks" / "local.json"
     run_lmms_eval(cell / "model", out, name="local", dtype="float32", batch_size=5, tasks=local_task)
     settings = BenchmarkSettings(name="local", suite="reading", metric="exact_match", instruction="", max_new_tokens=3)

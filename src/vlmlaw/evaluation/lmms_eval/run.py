@@ -1,6 +1,6 @@
 """lmms-eval, in an environment of its own: cells as one of its models, its scores as measurements.
 
-Its plug-in entry point (group `lmms_eval.models`) is `manifest`; the model class is in vlmlaw.lmms_model. Written for
+Its plug-in entry point (group `lmms_eval.models`) is `manifest`; the model class is in `model.py`. Written for
 lmms-eval 0.7 (github.com/EvolvingLMMs-Lab/lmms-eval).
 """
 
@@ -17,11 +17,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.benchmarks import BENCHMARKS, Benchmark, benchmark_of_task
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.scores import Score
+from vlmlaw.evaluation.suites import BENCHMARKS, Benchmark, benchmark_of_task
 from vlmlaw.runtime.source import import_path
 from vlmlaw.runtime.whole_files import whole_file
-from vlmlaw.scores import Score
 
 MODEL_ID = "vlmlaw"
 PYTHON = "VLMLAW_LMMS_PYTHON"  # the interpreter of lmms-eval's environment, where it is another
@@ -31,7 +31,7 @@ def manifest() -> Any:
     """What lmms-eval's registry of models asks a plug-in for."""
     from lmms_eval.models.registry_v2 import ModelManifest
 
-    return ModelManifest(model_id=MODEL_ID, simple_class_path="vlmlaw.lmms_model.VlmlawModel")
+    return ModelManifest(model_id=MODEL_ID, simple_class_path="vlmlaw.evaluation.lmms_eval.model.VlmlawModel")
 
 
 def launch() -> None:
@@ -169,7 +169,7 @@ def _is_number(value: Any) -> bool:
 def _describe(model: Path, results: Path, tasks: Sequence[str], n_text_tokens: int | None) -> dict[str, dict[str, Any]]:
     """For each task, which cell it is and what a question costs; Q is counted on the samples that were logged."""
     lengths = {task: n_text_tokens or _mean_text_tokens(model, _samples(results, task)) for task in tasks}
-    from vlmlaw.account import describe_cell
+    from vlmlaw.evaluation.cell_facts import describe_cell
     from vlmlaw.vlm.load import load_cell
 
     vlm, _ = load_cell(model, dtype="float32")

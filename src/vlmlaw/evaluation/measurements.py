@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.scores import Score, mean_score
 from vlmlaw.laws.table import ALL_KINDS
 from vlmlaw.runtime.whole_files import whole_file
-from vlmlaw.scores import Score, mean_score
 from vlmlaw.vlm.cell_name import cell_named_in
 
 COLUMNS = {

@@ -10,11 +10,11 @@ import pytest
 
 from vlmlaw.cli.main import main
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.measurements import COLUMNS, collect
 from vlmlaw.experiment import read_experiment
-from vlmlaw.measurements import COLUMNS, collect
 from vlmlaw.settings import as_data
 
-TINY = Path(__file__).parents[1] / "workflow" / "experiments" / "tiny.yaml"
+TINY = Path(__file__).parents[2] / "workflow" / "experiments" / "tiny.yaml"
 
 SCORE = {"error": 1 / 3, "error_se": 0.0123456789, "n_questions": 30}
 EVALUATION = {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vlmlaw.scores import Score, mean_score, score
+from vlmlaw.evaluation.scores import Score, mean_score, score
 
 
 def test_the_standard_error_is_the_cluster_robust_one():

@@ -16,7 +16,7 @@ import numpy as np
 
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.metrics import Metric, Question
+from vlmlaw.evaluation.metrics import Metric, Question
 
 KEYS = {"id", "image", "question", "answer", "answers", "options", "kind"}
 

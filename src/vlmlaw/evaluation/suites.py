@@ -15,7 +15,7 @@ REASONING, READING = "reasoning", "reading"
 class Benchmark:
     """A published benchmark: where its error comes from. `parts` are lmms-eval's scores, each with its maximum.
 
-    The error is 1 - sum of scores / sum of maxima. `metric` names the project's own (vlmlaw.metrics), if it has one.
+    The error is 1 - sum of scores / sum of maxima. `metric` names the project's own (`metrics.py`), if it has one.
     """
 
     title: str

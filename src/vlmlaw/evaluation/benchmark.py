@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmlaw.account import describe_cell
-from vlmlaw.data.questions import image_reader, read_questions
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.cell_facts import describe_cell
+from vlmlaw.evaluation.metrics import LETTERS, Question, Verdict, metric_called
+from vlmlaw.evaluation.questions import image_reader, read_questions
+from vlmlaw.evaluation.scores import Score, score
 from vlmlaw.image_inputs import ImageInputs
-from vlmlaw.metrics import LETTERS, Question, Verdict, metric_called
 from vlmlaw.runtime.progress import Progress
 from vlmlaw.runtime.whole_files import whole_file
-from vlmlaw.scores import Score, score
 from vlmlaw.vlm.generate import Prompter, replies
 from vlmlaw.vlm.images import pixel_values
 from vlmlaw.vlm.load import load_cell
 
 if TYPE_CHECKING:
-    from vlmlaw.stage_settings import BenchmarkSettings
+    from vlmlaw.evaluation.settings import BenchmarkSettings
     from vlmlaw.vlm.cell_name import MeasuredCell
 
 

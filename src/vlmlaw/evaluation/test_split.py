@@ -16,11 +16,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from vlmlaw.account import describe_cell
 from vlmlaw.data.shards import Dataset
+from vlmlaw.evaluation.cell_facts import describe_cell
+from vlmlaw.evaluation.scores import Score, score
 from vlmlaw.runtime.progress import progress
 from vlmlaw.runtime.whole_files import whole_file
-from vlmlaw.scores import Score, score
 from vlmlaw.tokens.packing import make_batch
 from vlmlaw.tokens.token_table import IGNORE_INDEX, PREFIX, TokenTable
 from vlmlaw.training.batches import model_inputs
@@ -29,7 +29,7 @@ from vlmlaw.vlm.load import load_cell
 from vlmlaw.vlm.model import VlmForConditionalGeneration
 
 if TYPE_CHECKING:
-    from vlmlaw.stage_settings import EvaluationSettings
+    from vlmlaw.evaluation.settings import EvaluationSettings
     from vlmlaw.vlm.cell_name import MeasuredCell
 
 ALL_KINDS = "all"

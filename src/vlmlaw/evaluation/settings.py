@@ -1,0 +1,41 @@
+"""Settings of evaluations: on the test split, and on each benchmark."""
+
+from dataclasses import dataclass, field
+
+from vlmlaw.settings import choice, number, passive
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSection:
+    """A benchmark in the file. What is not said comes from the table in `suites.py`, or from the metric."""
+
+    name: str
+    questions: str = ""  # the file of questions
+    images: str = ""  # the folder of their images, or a dataset folder
+    by: str = choice("vlmlaw", "lmms-eval", default="vlmlaw")
+    suite: str | None = None
+    metric: str | None = None
+    instruction: str | None = None  # what is said after a question
+    max_new_tokens: int | None = number(least=1, default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkSettings:
+    """The evaluation of a cell on one benchmark: all that it depends on, beside its questions and images."""
+
+    name: str
+    suite: str
+    metric: str
+    instruction: str
+    max_new_tokens: int = number(least=1)
+    dtype: str = choice("float32", "bfloat16", default="float32")  # replies depend on the batch in bfloat16
+    batch_size: int = passive(number(least=1, default=64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """The evaluation of a cell on the test split, and on benchmarks, which are stages of their own."""
+
+    batch_size: int = number(least=1, default=64)
+    benchmarks: tuple[BenchmarkSection, ...] = passive(field(default=()))
+    benchmark_dtype: str = passive(choice("float32", "bfloat16", default="float32"))
