@@ -9,7 +9,7 @@ import yaml
 
 from vlmlaw import laws
 from vlmlaw.errors import UserError
-from vlmlaw.experiment import Experiment
+from vlmlaw.experiment.experiment import Experiment
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "workflow" / "experiments").glob("*.yaml"))]

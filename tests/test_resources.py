@@ -7,8 +7,8 @@ import pytest
 import yaml
 from snakemake.iocontainers import Wildcards
 
-from vlmlaw.budget import estimate
-from vlmlaw.experiment import Experiment, read_experiment
+from vlmlaw.experiment.budget import estimate
+from vlmlaw.experiment.experiment import Experiment, read_experiment
 from vlmlaw.workflow import attempts
 from vlmlaw.workflow.resources import Needs
 from vlmlaw.workflow.stage import wildcards_of

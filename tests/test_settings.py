@@ -15,9 +15,9 @@ import torch
 from vlmlaw.data.practice import write_practice
 from vlmlaw.data.settings import DataSettings
 from vlmlaw.errors import UserError
-from vlmlaw.experiment import Experiment, read_experiment
+from vlmlaw.experiment.experiment import Experiment, read_experiment
+from vlmlaw.experiment.sections import LoadedVision, SizeSection, VisionSection
 from vlmlaw.settings import as_data, build, choice, choices, from_json, number, passive, passive_names, to_json
-from vlmlaw.stage_settings import LoadedVision, SizeSection, VisionSection
 from vlmlaw.training.settings import SizeSettings
 
 ROOT = Path(__file__).parents[1]

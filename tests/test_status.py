@@ -13,7 +13,7 @@ import yaml
 
 from vlmlaw.cli.main import main
 from vlmlaw.errors import UserError
-from vlmlaw.experiment import Experiment
+from vlmlaw.experiment.experiment import Experiment
 from vlmlaw.workflow import attempts, slurm
 from vlmlaw.workflow.status import SIGN_OF_LIFE_S, failed_cells, grid_status, status_text
 

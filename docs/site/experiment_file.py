@@ -95,7 +95,7 @@ def _settings_in(name: str, hint: Any) -> list[tuple[type, str]]:
 
 @functools.cache
 def _experiment() -> type:
-    module = importlib.import_module("vlmlaw.experiment")
+    module = importlib.import_module("vlmlaw.experiment.experiment")
     if not hasattr(module, "Experiment"):  # a folder, whose own __init__ is empty
         module = importlib.import_module("vlmlaw.experiment.experiment")
     return module.Experiment

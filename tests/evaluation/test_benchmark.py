@@ -18,7 +18,7 @@ from vlmlaw.evaluation.benchmark import evaluate_benchmark, said_by_user, score_
 from vlmlaw.evaluation.metrics import METRICS, Question, Verdict
 from vlmlaw.evaluation.scores import Score
 from vlmlaw.evaluation.settings import BenchmarkSettings
-from vlmlaw.experiment import Experiment
+from vlmlaw.experiment.experiment import Experiment
 from vlmlaw.settings import to_json
 from vlmlaw.training.encoder import normalise
 from vlmlaw.vlm.images import pixel_values

@@ -8,7 +8,7 @@ import torch
 from vlmlaw.compressors import COMPRESSORS
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.latency import latency_table, measure
-from vlmlaw.experiment import read_experiment
+from vlmlaw.experiment.experiment import read_experiment
 
 SLEEP = 0.02
 

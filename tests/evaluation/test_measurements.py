@@ -11,7 +11,7 @@ import pytest
 from vlmlaw.cli.main import main
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.measurements import COLUMNS, collect
-from vlmlaw.experiment import read_experiment
+from vlmlaw.experiment.experiment import read_experiment
 from vlmlaw.settings import as_data
 
 TINY = Path(__file__).parents[2] / "workflow" / "experiments" / "tiny.yaml"

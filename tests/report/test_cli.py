@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from vlmlaw.cli.main import main
-from vlmlaw.report import accounts, described
+from vlmlaw.experiment.describe import described
+from vlmlaw.report import accounts
 from vlmlaw.report.study import Study
 
 from . import made
@@ -102,7 +103,7 @@ def test_summary_of_an_experiment_that_has_not_run(tmp_path: Path, capsys: pytes
 
 
 def test_what_changes_no_result_is_not_in_the_description() -> None:
-    from vlmlaw.experiment import read_experiment
+    from vlmlaw.experiment.experiment import read_experiment
 
     experiment = read_experiment(Path(__file__).parents[2] / "params.yaml")
     data = json.loads(described(experiment))

@@ -77,11 +77,16 @@ def test_the_order_of_keys_is_no_change(finished):
         # What cannot change a number reruns nothing.
         ("src/vlmlaw/runtime/progress.py", "s left", "s to go", {}),
         ("src/vlmlaw/runtime/loggers.py", "POINTS = 300", "UNUSED = 1\nPOINTS = 300", {}),
-        ("src/vlmlaw/stage_settings.py", "default=24 * 60", "default=48 * 60", {}),
+        ("src/vlmlaw/experiment/sections.py", "default=24 * 60", "default=48 * 60", {}),
         ("src/vlmlaw/compressors/base.py", "found no question_width", "there is no question_width", {}),
         ("src/vlmlaw/laws/render.py", "MAX_LAWS = 6", "MAX_LAWS = 7", {}),
         ("src/vlmlaw/laws/fit.py", "import numpy as np\n", "import numpy as np\n\nUNUSED = 1\n", {}),
-        ("src/vlmlaw/experiment.py", "from pathlib import Path\n", "from pathlib import Path\n\nUNUSED = 1\n", {}),
+        (
+            "src/vlmlaw/experiment/experiment.py",
+            "from pathlib import Path\n",
+            "from pathlib import Path\n\nUNUSED = 1\n",
+            {},
+        ),
         ("src/vlmlaw/evaluation/card.py", "TEST = ", "UNUSED = 1\nTEST = ", {}),
         ("src/vlmlaw/workflow/stages.py", '"Train "', '"Train the size "', {}),
         # What can change one reruns what uses it, and what follows.

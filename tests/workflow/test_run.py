@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from vlmlaw.experiment import read_experiment
-from vlmlaw.experiment_file import SPLITS
+from vlmlaw.experiment.experiment import read_experiment
+from vlmlaw.experiment.file import SPLITS
 from vlmlaw.workflow import records
 
 from .project import ROOT, environment

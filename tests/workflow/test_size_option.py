@@ -7,17 +7,17 @@ import pytest
 from .project import tiny_experiment
 from .standins import use_standins
 
-SETTINGS = "src/vlmlaw/stage_settings.py"
+SETTINGS = "src/vlmlaw/experiment/sections.py"
 LAST_OPTION = "    num_attention_heads: int = number(least=1)\n"
 NEW_OPTION = "    num_key_value_heads: int | None = number(least=1, default=None)\n"
 JSON_OF_SIZES = """
-from vlmlaw.experiment import read_experiment
+from vlmlaw.experiment.experiment import read_experiment
 from vlmlaw.settings import to_json
 experiment = read_experiment("params.yaml")
 print("\\n".join(to_json(experiment.size_settings(size)) for size in experiment.sizes))
 """
 KEY_VALUE_HEADS = """
-from vlmlaw.experiment import read_experiment
+from vlmlaw.experiment.experiment import read_experiment
 from vlmlaw.training.language_model import qwen2_config
 experiment = read_experiment("params.yaml")
 for size in experiment.sizes:

@@ -9,7 +9,7 @@ from vlmlaw.cli.arguments import existing, file, folder_of
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.settings import BenchmarkSettings
 from vlmlaw.evaluation.suites import READING, REASONING, Benchmark, table_lines
-from vlmlaw.experiment import read_experiment
+from vlmlaw.experiment.experiment import read_experiment
 from vlmlaw.settings import from_json
 from vlmlaw.vlm.cell_name import MeasuredCell
 

@@ -22,7 +22,7 @@ def run_experiment(args: argparse.Namespace) -> None:
     """Print what an experiment file makes; a UserError says what is wrong with it."""
     import json
 
-    from vlmlaw.experiment import read_experiment
+    from vlmlaw.experiment.experiment import read_experiment
     from vlmlaw.settings import as_data
 
     experiment = read_experiment(args.file)
@@ -34,6 +34,6 @@ def run_experiment(args: argparse.Namespace) -> None:
     for name, cell in experiment.cells.items():
         print(f"  {name}{'  (held out of the fit)' if cell.size == experiment.grid.held_out else ''}")
     if experiment.pretrained and experiment.compute.gpus:
-        from vlmlaw.budget import describe
+        from vlmlaw.experiment.budget import describe
 
         print(describe(experiment))

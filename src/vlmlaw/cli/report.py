@@ -83,7 +83,7 @@ def run_summary(args: argparse.Namespace) -> None:
     if given.suffix == ".json":
         print(summary(given, page=None))
         return
-    from vlmlaw.experiment import read_experiment
+    from vlmlaw.experiment.experiment import read_experiment
     from vlmlaw.laws.table import read_measurements
     from vlmlaw.report.study import measured_question_tokens
 
@@ -98,8 +98,8 @@ def run_summary(args: argparse.Namespace) -> None:
 def _settings(args: argparse.Namespace) -> Any:
     from dataclasses import replace
 
+    from vlmlaw.experiment.sections import ReportSettings
     from vlmlaw.settings import from_json
-    from vlmlaw.stage_settings import ReportSettings
 
     settings = from_json(ReportSettings, args.settings) if args.settings else ReportSettings()
     given = {"title": args.title, "samples": args.n_samples, "compressor": args.compressor}

@@ -15,8 +15,8 @@ from vlmlaw.cli.arguments import existing, file, folder_of
 from vlmlaw.data.settings import DataSettings, SplitSettings, TokenSettings
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.settings import EvaluationSettings
-from vlmlaw.experiment import Experiment, read_experiment
-from vlmlaw.experiment_file import SPLITS
+from vlmlaw.experiment.experiment import Experiment, read_experiment
+from vlmlaw.experiment.file import SPLITS
 from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
 from vlmlaw.settings import from_json
 from vlmlaw.training.settings import CellSettings, ComputeSettings, SizeSettings, VisionSettings

@@ -5,7 +5,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from vlmlaw.experiment import read_experiment
+from vlmlaw.experiment.experiment import read_experiment
 from vlmlaw.workflow import slurm
 from vlmlaw.workflow.status import grid_status, status_text
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from vlmlaw import __version__
 from vlmlaw.errors import UserError
-from vlmlaw.report import described
+from vlmlaw.experiment.describe import described
 from vlmlaw.report.study import Study
 
 PACKAGES = ("numpy", "scipy", "pandas", "torch", "transformers", "matplotlib", "seaborn", "snakemake", "dvc")
@@ -27,7 +27,7 @@ class Command:
 def read_description(given: str) -> Mapping[str, Any]:
     """The experiment of a YAML file, or of the JSON that `described` wrote. Raises UserError for neither."""
     if not given.lstrip().startswith("{"):
-        from vlmlaw.experiment import read_experiment
+        from vlmlaw.experiment.experiment import read_experiment
 
         return {**json.loads(described(read_experiment(given))), "file": given}
     try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.data.settings import LlavaData
-from vlmlaw.experiment import Experiment
+from vlmlaw.experiment.experiment import Experiment
 from vlmlaw.runtime.fingerprint import code_version
 from vlmlaw.runtime.memo import recall, remember
 from vlmlaw.settings import to_json
@@ -238,10 +238,10 @@ class Plan:
         """The estimate of GPU-hours, in words; empty for what takes none."""
         if not (self.experiment.pretrained and self.compute.gpus):
             return ""
-        asked = ("budget", code_version("vlmlaw.budget"), to_json(self.experiment))
+        asked = ("budget", code_version("vlmlaw.experiment.budget"), to_json(self.experiment))
         answer = recall(*asked)
         if answer is None:
-            from vlmlaw.budget import describe
+            from vlmlaw.experiment.budget import describe
 
             answer = describe(self.experiment)
             remember(answer, *asked)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.data.settings import SplitSettings
-from vlmlaw.experiment import Experiment
+from vlmlaw.experiment.experiment import Experiment
 from vlmlaw.hub.settings import ModelSettings
 from vlmlaw.settings import as_data, to_json
 from vlmlaw.training.settings import CellSettings

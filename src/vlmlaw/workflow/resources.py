@@ -1,7 +1,7 @@
 """What a job asks a cluster for: memory, minutes, GPUs, from what its cell costs and how earlier attempts ended.
 
-With pretrained models the FLOPs of a training are those of the estimate of GPU-hours (vlmlaw.budget); in the miniature,
-and for whatever only reads, a forward pass of N parameters over T tokens takes 2NT (Kaplan et al. 2020,
+With pretrained models the FLOPs of a training are those of the estimate of GPU-hours (experiment/budget.py); in the
+miniature, and for whatever only reads, a forward pass of N parameters over T tokens takes 2NT (Kaplan et al. 2020,
 arXiv 2001.08361, 2.1). Requests are generous: too much waits a little longer in a queue, too little is lost. What was
 not enough is asked for twofold the next time, up to the experiment's limits.
 """
@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from vlmlaw import budget
 from vlmlaw.data.settings import DataSettings
-from vlmlaw.experiment import Experiment
+from vlmlaw.experiment import budget
+from vlmlaw.experiment.experiment import Experiment
 from vlmlaw.training.settings import CellSettings, OptimizerSettings
 from vlmlaw.workflow.attempts import KILLED, MEMORY, TIME, failures
 from vlmlaw.workflow.stage import ALIGN, TRAIN, Stage, name_of

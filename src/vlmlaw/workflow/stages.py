@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.experiment import Experiment
-from vlmlaw.report import described, templates_version
+from vlmlaw.experiment.describe import described
+from vlmlaw.experiment.experiment import Experiment
+from vlmlaw.report import templates_version
 from vlmlaw.workflow.reads import Reads, evaluations_of, whole_as_json
 from vlmlaw.workflow.stage import (
     CELL,

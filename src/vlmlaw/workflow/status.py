@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vlmlaw.experiment import Experiment
+from vlmlaw.experiment.experiment import Experiment
 from vlmlaw.workflow.attempts import DONE, KILLED, Attempt, cause_of, read_attempts
 from vlmlaw.workflow.reads import evaluations_of, training_of
 from vlmlaw.workflow.resources import Needs

@@ -11,11 +11,11 @@ import yaml
 from vlmlaw.cli.main import main
 from vlmlaw.data.practice import write_practice
 from vlmlaw.errors import UserError
-from vlmlaw.experiment import Experiment, read_experiment
+from vlmlaw.experiment.experiment import Experiment, read_experiment
 from vlmlaw.settings import from_json, to_json
 from vlmlaw.training.settings import CellSettings
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FILES = [ROOT / "params.yaml", *sorted((ROOT / "workflow" / "experiments").glob("*.yaml"))]
 
 

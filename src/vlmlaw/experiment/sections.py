@@ -1,4 +1,4 @@
-"""What each stage gets to know: the part of an experiment that its result depends on. And the file's own sections."""
+"""The experiment file's own sections, from which the settings of stages are made."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,9 +18,6 @@ class ReportSettings:
     title: str = "Larger LLM or more visual tokens?"
     samples: int = number(least=0, default=8)
     compressor: str = ""  # whose law the page is about, where each has its own; "": the one with the most cells
-
-
-# The file's own sections, from which the parts above are made.
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.evaluation.metrics import metric_called
 from vlmlaw.evaluation.settings import BenchmarkSection, BenchmarkSettings
 from vlmlaw.evaluation.suites import BENCHMARKS, READING, REASONING
-from vlmlaw.experiment_file import ExperimentFile
+from vlmlaw.experiment.file import ExperimentFile
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 

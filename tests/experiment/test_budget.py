@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vlmlaw.budget import describe, estimate
 from vlmlaw.errors import UserError
-from vlmlaw.experiment import Experiment, read_experiment
+from vlmlaw.experiment.budget import describe, estimate
+from vlmlaw.experiment.experiment import Experiment, read_experiment
 from vlmlaw.hub.shapes import Tower, config_of, text_config, vision_config
 
-EXPERIMENTS = Path(__file__).parents[1] / "workflow" / "experiments"
+EXPERIMENTS = Path(__file__).parents[2] / "workflow" / "experiments"
 
 # H200-hours of a two-stage cell at half of the peak, computed by another hand (Qwen1.5 shapes, CLIP-L/336, 40 and 250
 # text tokens); that table rounds up a tower's and a head's work that this one counts otherwise.

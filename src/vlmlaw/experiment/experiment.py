@@ -9,13 +9,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.benchmark_settings import benchmarks_of
-from vlmlaw.catalogue import Traits
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.settings import BenchmarkSettings
-from vlmlaw.experiment_checks import check_sections
-from vlmlaw.experiment_file import ExperimentFile
-from vlmlaw.grid import cells_of, traits_of
+from vlmlaw.experiment.benchmarks import benchmarks_of
+from vlmlaw.experiment.checks import check_sections
+from vlmlaw.experiment.compressor_traits import Traits
+from vlmlaw.experiment.file import ExperimentFile
+from vlmlaw.experiment.grid import cells_of, traits_of
 from vlmlaw.settings import build
 from vlmlaw.training.settings import CellSettings, OptimizerSettings, TrainingSettings
 
@@ -117,7 +117,7 @@ class Experiment(ExperimentFile):
 
 def read_experiment(path: str | Path) -> Experiment:
     """The experiment of a YAML file. Raises UserError naming the file, the key and what would do."""
-    from vlmlaw.yaml_file import read_yaml
+    from vlmlaw.experiment.yaml_file import read_yaml
 
     if not Path(path).is_file():
         raise UserError(f"cannot read {path}: there is no such file; name an experiment file, such as params.yaml.")

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any
 
-from vlmlaw.catalogue import Request, Traits, check_compressors
 from vlmlaw.errors import UserError
-from vlmlaw.experiment_file import ExperimentFile
-from vlmlaw.stage_settings import ALL, Product
+from vlmlaw.experiment.compressor_traits import Request, Traits, check_compressors
+from vlmlaw.experiment.file import ExperimentFile
+from vlmlaw.experiment.sections import ALL, Product
 from vlmlaw.training.settings import CellSettings
 
 

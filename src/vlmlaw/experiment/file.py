@@ -8,10 +8,10 @@ from typing import Any
 from vlmlaw.data.settings import DataSettings, LlavaData, SplitSettings, TokenSettings
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.settings import EvaluationSettings
+from vlmlaw.experiment.sections import Grid, LoadedSize, LoadedVision, ReportSettings, SizeSection, VisionSection
 from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
 from vlmlaw.hub.shapes import Tower, config_of, text_config
 from vlmlaw.settings import build
-from vlmlaw.stage_settings import Grid, LoadedSize, LoadedVision, ReportSettings, SizeSection, VisionSection
 from vlmlaw.training.settings import (
     AlignmentSettings,
     ComputeSettings,

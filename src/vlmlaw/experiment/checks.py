@@ -7,8 +7,8 @@ from pathlib import Path
 
 from vlmlaw.data.settings import DataSettings, LlavaData
 from vlmlaw.errors import UserError
-from vlmlaw.experiment_file import SPLITS, ExperimentFile
-from vlmlaw.stage_settings import LoadedSize, LoadedVision, SizeSection
+from vlmlaw.experiment.file import SPLITS, ExperimentFile
+from vlmlaw.experiment.sections import LoadedSize, LoadedVision, SizeSection
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 TEMPLATES = ("chatml", "model")

@@ -18,7 +18,7 @@ from vlmlaw.settings import to_json
 
 if TYPE_CHECKING:
     from vlmlaw.data.settings import LlavaData, LlavaFile
-    from vlmlaw.experiment import Experiment
+    from vlmlaw.experiment.experiment import Experiment
     from vlmlaw.training.settings import CellSettings
 
 FROZEN, TRAINED = 2, 3  # forward and backward passes, in forward passes
@@ -58,7 +58,7 @@ def training_flops(experiment: Experiment) -> dict[str, dict[str, float]]:
 
     Remembered between processes, since the functions that count them come with torch.
     """
-    asked = ("training FLOPs", code_version("vlmlaw.budget"), to_json(experiment))
+    asked = ("training FLOPs", code_version("vlmlaw.experiment.budget"), to_json(experiment))
     answer = recall(*asked)
     if answer is None:
         stages = {"align": experiment.alignments, "train": experiment.trainings}

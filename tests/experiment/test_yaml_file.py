@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from vlmlaw.errors import UserError
-from vlmlaw.experiment import read_experiment
-from vlmlaw.yaml_file import read_yaml
+from vlmlaw.experiment.experiment import read_experiment
+from vlmlaw.experiment.yaml_file import read_yaml
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
