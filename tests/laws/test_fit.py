@@ -324,8 +324,8 @@ def test_parameters_on_a_bound_carry_no_standard_error():
 
 
 def test_a_law_of_ones_own_is_a_few_lines():
-    from vlmlaw.laws.law import Law
-    from vlmlaw.laws.links import IndexLaw
+    from vlmlaw.laws.families.law import Law
+    from vlmlaw.laws.families.links import IndexLaw
 
     class Cauchit(IndexLaw):
         """Heavier tails than logit."""

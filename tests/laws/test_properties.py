@@ -13,7 +13,7 @@ from vlmlaw.laws.bootstrap import residual_bootstrap
 from vlmlaw.laws.cells import Cells
 from vlmlaw.laws.fit import fit_cells
 from vlmlaw.laws.intervals import rho_interval
-from vlmlaw.laws.linter import lint
+from vlmlaw.laws.linter.lint import lint
 from vlmlaw.laws.table import read_measurements
 
 NO_EXPLAIN = (Phase.explicit, Phase.generate, Phase.shrink)
@@ -190,6 +190,6 @@ def test_a_good_table_with_one_field_spoilt_ends_in_no_traceback(tmp_path, data)
 
 
 def read_lines(name: str) -> list[str]:
-    from vlmlaw.published import published_path
+    from vlmlaw.laws.published import published_path
 
     return published_path(name).read_text().splitlines()

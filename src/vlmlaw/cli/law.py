@@ -5,7 +5,7 @@ import contextlib
 from typing import Any
 
 from vlmlaw.errors import UserError
-from vlmlaw.published import LAW_TABLES
+from vlmlaw.laws.published import LAW_TABLES
 
 
 def add_parser(subparsers: Any) -> None:
@@ -124,7 +124,7 @@ def run_recommend(args: argparse.Namespace) -> int:
     from vlmlaw.laws.costs import ColumnCost, Cost, CostModel
     from vlmlaw.laws.decision import recommend, regret
     from vlmlaw.laws.fit import LintWarning
-    from vlmlaw.laws.linter import require_clean
+    from vlmlaw.laws.linter.lint import require_clean
     from vlmlaw.laws.render import render_recommendation, render_regret
     from vlmlaw.laws.selection import fit_or_choose
 
@@ -168,7 +168,7 @@ def run_lint(args: argparse.Namespace) -> int:
     """Print every finding; exit status 1 where one is an error."""
     import json
 
-    from vlmlaw.laws.linter import lint
+    from vlmlaw.laws.linter.lint import lint
     from vlmlaw.laws.render import render_findings
 
     table = _read(args)

@@ -31,7 +31,7 @@ from vlmlaw.laws.costs import ColumnCost, Cost
 from vlmlaw.laws.fit import fit_cells
 from vlmlaw.laws.holdout import HoldOut, hold_out
 from vlmlaw.laws.intervals import Interval, d_profile, rho_interval, rho_profile
-from vlmlaw.laws.linter import require_clean
+from vlmlaw.laws.linter.lint import require_clean
 from vlmlaw.laws.optimum import frontier, v_star
 from vlmlaw.laws.options import AUTO, LawOptions
 from vlmlaw.laws.result import LawFit

@@ -37,7 +37,7 @@ MAX_BYTES = 256 * 2**20
 
 def read_bytes(path: str | Path) -> tuple[Path, bytes]:
     """The file's path and content; a published table's name stands for its file."""
-    from vlmlaw.published import LAW_TABLES, TABLES, published_path
+    from vlmlaw.laws.published import LAW_TABLES, TABLES, published_path
 
     if not Path(path).exists() and str(path) in TABLES:
         path = published_path(str(path))

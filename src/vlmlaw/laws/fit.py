@@ -8,13 +8,12 @@ import pandas as pd
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array, Cells, refuse_unfit
 from vlmlaw.laws.families import Law, find_law
-from vlmlaw.laws.linter import require_clean
+from vlmlaw.laws.linter.lint import require_clean
 from vlmlaw.laws.result import LawFit
-from vlmlaw.laws.solver import Solution, solve
+from vlmlaw.laws.solver import MAD_TO_SIGMA, Solution, solve
 from vlmlaw.laws.table import Measurements, as_measurements
 
 HUBER_K = 1.345  # 95 % efficient on Gaussian noise; statsmodels' HuberT has the same
-MAD_TO_SIGMA = 0.6744897501960817
 
 
 def fit_law(

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from vlmlaw.laws.cells import format_size
-from vlmlaw.laws.checks import Finding
 from vlmlaw.laws.costs import CostModel
 from vlmlaw.laws.decision import Recommendation
+from vlmlaw.laws.linter.values import Finding
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.table import ALL_KINDS
 

@@ -11,6 +11,8 @@ import numpy as np
 
 from vlmlaw.laws.cells import Array
 
+MAD_TO_SIGMA = 0.6744897501960817
+
 # theta (K, B, 1) -> model (B, C), gradient (K, B, C)
 Model = Callable[[Array], tuple[Array, Array]]
 

@@ -3,11 +3,11 @@
 import numpy as np
 
 from vlmlaw.laws.cells import format_size
-from vlmlaw.laws.fit import MAD_TO_SIGMA
 from vlmlaw.laws.holdout import HoldOut
 from vlmlaw.laws.intervals import Interval, rho_interval
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.selection import lack_of_fit
+from vlmlaw.laws.solver import MAD_TO_SIGMA
 
 POOR_R_SQUARED = 0.7
 LACK_OF_FIT = 0.01  # p value

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.laws.cells import Array, format_size
-from vlmlaw.laws.checks import MAX_PLACES, Check, Finding
+from vlmlaw.laws.linter.values import MAX_PLACES, Check, Finding
 from vlmlaw.laws.table import Measurements
 
 STEP_SHARE, STEP_LEAST_DROP = 0.8, 0.1  # a fall of a tenth, four fifths of it at once

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from vlmlaw.errors import UserError
-from vlmlaw.laws.linter import lint, require_clean
+from vlmlaw.laws.linter.lint import lint, require_clean
 from vlmlaw.laws.table import as_measurements, read_measurements
 
 

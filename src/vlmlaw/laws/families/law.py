@@ -13,6 +13,8 @@ import numpy as np
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array, Cells
 
+N_STARTS = 3  # local searches that follow
+
 TINY = 1e-12
 
 

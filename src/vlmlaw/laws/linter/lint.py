@@ -10,8 +10,8 @@ from dataclasses import replace
 import pandas as pd
 
 from vlmlaw.errors import UserError
-from vlmlaw.laws.checks import VALUE_CHECKS, Finding
-from vlmlaw.laws.grid_checks import GRID_CHECKS, missing_cells
+from vlmlaw.laws.linter.grid import GRID_CHECKS, missing_cells
+from vlmlaw.laws.linter.values import VALUE_CHECKS, Finding
 from vlmlaw.laws.table import ALL_KINDS, Measurements, as_measurements
 
 POOR = ("few-sizes", "few-token-counts", "constant-error")  # what makes a group unable to carry a law

@@ -7,8 +7,9 @@ import numpy as np
 from scipy import special
 
 from vlmlaw.laws.cells import Array, Cells
-from vlmlaw.laws.law import Law, Parameter, register
-from vlmlaw.laws.search import index_starts
+from vlmlaw.laws.families.law import N_STARTS, Law, Parameter, register
+
+N_SEARCHED_CELLS = 512  # link laws are searched on a spread of at most this many cells, then fitted to all
 
 
 class IndexLaw(Law):
@@ -163,3 +164,32 @@ class LogitInteraction(InteractionLaw):
     formula = "logit(1 - error) = c0 + a ln N + b ln V + g ln N ln V"
     source = "logistic regression with interaction"
     base = Logit()
+
+
+def index_starts(law: "IndexLaw", cells: Cells) -> Array:
+    """Best starts (B, 3) of a link law: its own regression on the link's scale, and a grid of slopes around none."""
+    cells = _spread(cells)
+    score = np.clip(1 - cells.error, 1e-4, 1 - 1e-4)
+    eta = law.link(score)
+    design = np.stack([np.ones(len(cells)), cells.ln_n, cells.ln_v], axis=1)
+    root = np.sqrt(cells.weight)
+    regression = np.linalg.lstsq(design * root[:, None], eta * root, rcond=None)[0]
+    reach = max(np.ptp(eta), 1e-6)
+    steps = np.array([-1.0, -0.3, 0.0, 0.3, 1.0, 3.0]) * reach
+    a, b = np.meshgrid(steps / np.ptp(cells.ln_n), steps / np.ptp(cells.ln_v), indexing="ij")
+    slopes = np.stack([a.ravel(), b.ravel()], axis=1)
+    offset = np.average(eta - slopes @ design[:, 1:].T, axis=1, weights=cells.weight)
+    candidates = np.vstack([regression, np.column_stack([offset, slopes])])
+    fitted, _ = law.evaluate(candidates.T[:, :, None], cells.ln_n, cells.ln_v)
+    sse = ((cells.error - fitted) ** 2) @ cells.weight
+    # The regression is always tried: where the data follow the law it is next to the optimum.
+    best = [0, *(i for i in np.argsort(sse, kind="stable") if i != 0)]
+    return candidates[best[:N_STARTS]]
+
+
+def _spread(cells: Cells) -> Cells:
+    """At most N_SEARCHED_CELLS cells spread evenly over the sorted table, so that row order does not matter."""
+    if len(cells) <= N_SEARCHED_CELLS:
+        return cells
+    order = np.lexsort([cells.error, cells.v, cells.n])
+    return cells.take(order[np.linspace(0, len(order) - 1, N_SEARCHED_CELLS).astype(int)])
