@@ -7,7 +7,7 @@ import pytest
 
 from vlmlaw.cli.main import main
 from vlmlaw.experiment.describe import described
-from vlmlaw.report import accounts
+from vlmlaw.report import run_files
 from vlmlaw.report.study import Study
 
 from . import made
@@ -73,7 +73,7 @@ def test_a_broken_account_of_a_cell(tmp_path: Path) -> None:
     made.write_cells(tmp_path, ["56k_v1_block_linear_s0"])
     (tmp_path / "56k_v1_block_linear_s0" / "training.json").write_text('{"steps": 3}')
     with pytest.raises(Exception, match="is no account of a training"):
-        accounts.read_cells(tmp_path, ["56k_v1_block_linear_s0"])
+        run_files.read_cells(tmp_path, ["56k_v1_block_linear_s0"])
 
 
 def test_summary_is_short_and_says_where_the_page_is(

@@ -11,7 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from vlmlaw.laws import LawOptions, analyse
-from vlmlaw.report import curves, doubts, findings, gallery, style, words
+from vlmlaw.report import findings, phrasing
+from vlmlaw.report.figures import curves, gallery, style, trust
 from vlmlaw.report.study import Study, read_study
 
 from . import made
@@ -36,7 +37,10 @@ def test_rho_in_a_figure_is_the_fits(study: Study) -> None:
     shown = texts(svg_of("error_against_tokens", study))
     for suite in study.suites:
         lower, upper = suite.rho["lower"], suite.rho["upper"]
-        assert f"ρ = {words.number(suite.rho['estimate'])} [{words.number(lower)}, {words.number(upper)}]" in shown
+        assert (
+            f"ρ = {phrasing.number(suite.rho['estimate'])} [{phrasing.number(lower)}, {phrasing.number(upper)}]"
+            in shown
+        )
 
 
 def test_a_changed_fit_changes_the_text(study: Study) -> None:
@@ -51,7 +55,7 @@ def test_best_tokens_are_q_over_rho_minus_1(study: Study) -> None:
     suite = next(suite for suite in study.suites if suite.name == "reasoning")
     star = study.question_tokens / (suite.rho["estimate"] - 1)
     shown = " ".join(texts(svg_of("best_tokens", study)))
-    assert f"V* = {words.number(star)} [" in shown
+    assert f"V* = {phrasing.number(star)} [" in shown
     assert f"at Q = {study.question_tokens:g}" in shown
 
 
@@ -74,7 +78,7 @@ def test_the_profile_of_an_infinite_rho_shows_where_its_interval_begins(study: S
     options = LawOptions(bootstrap_draws=0, hold_out="none", question_tokens=(0, 8, 64))
     flat = replace(suite, analysis=analyse(rows[["N", "V", "error", "seed"]], options)["fits"][0])
     axes = Figure().subplots()
-    doubts.profile_of_rho(axes, flat, study)
+    trust.profile_of_rho(axes, flat, study)
     low, high = axes.get_xlim()
     assert flat.rho["upper"] is None and flat.rho["lower"] > 8
     assert low < flat.rho["lower"] < high
@@ -85,7 +89,7 @@ def test_the_measured_grid_is_written_into_the_heat_map(study: Study) -> None:
     for suite in study.suites:
         means = suite.rows.groupby(["N", "V"])["error"].mean()
         for error in means:
-            assert words.error(error) in shown
+            assert phrasing.error(error) in shown
 
 
 def test_a_missing_cell_is_hatched_and_never_a_number(tmp_path: Path) -> None:
@@ -97,7 +101,7 @@ def test_a_missing_cell_is_hatched_and_never_a_number(tmp_path: Path) -> None:
     assert [(round(n * 1e9), v) for n, v in suite.missing] == [(made.SIZES["150k"], 9.0)]
     with style.look():
         _, axes = style.new_figure(1, 1)
-        doubts.grid(axes[0, 0], suite, holed)
+        trust.grid(axes[0, 0], suite, holed)
     hatched = [patch for patch in axes[0, 0].patches if patch.get_hatch()]
     written = [text.get_text() for text in axes[0, 0].texts if text.get_text()]
     assert len(hatched) == 1

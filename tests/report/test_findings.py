@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vlmlaw.report import findings, words
+from vlmlaw.report import findings, phrasing
 from vlmlaw.report.study import Study, Suite
 
 
@@ -33,7 +33,7 @@ def with_rho(suite: Suite, rho: dict, others: list[dict] | None = None) -> Suite
     ],
 )
 def test_what_an_interval_shows(rho: dict | None, side: str) -> None:
-    assert words.side(rho) == side
+    assert phrasing.side(rho) == side
 
 
 def test_each_suites_claim_is_that_of_its_interval(study: Study) -> None:
@@ -54,7 +54,7 @@ def test_an_interval_with_1_in_it_settles_nothing(study: Study) -> None:
     suite = with_rho(study.suites[0], interval(1.2, 0.9, 1.6))
     assert "neither ρ > 1 nor ρ < 1 is shown" in findings.contrast(replace(study, suites=[suite]))[0]
     assert "contains 1" in findings.headline(suite, study)
-    assert words.advice(suite.rho) == "not settled"
+    assert phrasing.advice(suite.rho) == "not settled"
 
 
 def test_noise_between_seeds_is_the_pooled_deviation_of_replicates(study: Study) -> None:
@@ -75,8 +75,8 @@ def test_without_replicates_noise_is_said_to_be_unknown(study: Study) -> None:
 
 
 def test_without_a_method_by_whole_size_the_claim_says_so(study: Study) -> None:
-    suite = next(suite for suite in study.suites if words.side(suite.rho) != "unsettled")
-    agreeing = [i for i in suite.analysis["rho_intervals"] if words.side(i) == words.side(suite.rho)]
+    suite = next(suite for suite in study.suites if phrasing.side(suite.rho) != "unsettled")
+    agreeing = [i for i in suite.analysis["rho_intervals"] if phrasing.side(i) == phrasing.side(suite.rho)]
     for methods, independent in ((agreeing, False), ([i for i in agreeing if "size" not in i["method"]], True)):
         analysis = dict(suite.analysis) | {"rho_intervals": methods}
         sentence = findings._shown(replace(suite, analysis=analysis), study)
@@ -95,13 +95,13 @@ def test_error_that_rises_with_tokens_beyond_noise_is_told(study: Study) -> None
 
 def test_what_the_data_do_not_bound_has_no_number(study: Study) -> None:
     row = study.suites[0].v_star(study)
-    assert words.rho(None) == "no single ρ" and words.advice(None) == "it depends on the cell"
-    assert words.rho(interval(None, None, None)) == "ρ not bounded"
-    assert words.rho(interval(6.0, None, None)) == "ρ not bounded (best fit 6.00)"
-    assert words.rho(interval(None, 2.0, None)) == "ρ = ∞ [2.00, ∞]"
-    assert words.rho(interval(None, None, 0.5)) == "ρ = −∞ [−∞, 0.500]"
-    assert words.rho(interval(None, None, -4.49)) == "ρ below 0: error does not fall with LLM size"
-    assert words.best(interval(6.0, None, None), row, at=8) == "V* not bounded at Q = 8"
+    assert phrasing.rho(None) == "no single ρ" and phrasing.advice(None) == "it depends on the cell"
+    assert phrasing.rho(interval(None, None, None)) == "ρ not bounded"
+    assert phrasing.rho(interval(6.0, None, None)) == "ρ not bounded (best fit 6.00)"
+    assert phrasing.rho(interval(None, 2.0, None)) == "ρ = ∞ [2.00, ∞]"
+    assert phrasing.rho(interval(None, None, 0.5)) == "ρ = −∞ [−∞, 0.500]"
+    assert phrasing.rho(interval(None, None, -4.49)) == "ρ below 0: error does not fall with LLM size"
+    assert phrasing.best(interval(6.0, None, None), row, at=8) == "V* not bounded at Q = 8"
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_what_the_data_do_not_bound_has_no_number(study: Study) -> None:
     [(4.7152, "4.72"), (0.000123, "0.000123"), (-0.3645, "−0.364"), (0, "0"), (None, "–"), (float("inf"), "∞")],
 )
 def test_numbers_have_three_digits(value: float | None, text: str) -> None:
-    assert words.number(value) == text
+    assert phrasing.number(value) == text
 
 
 def test_sizes_and_costs_are_read_at_a_glance() -> None:
-    assert [words.si(x) for x in (9.5e5, 1.27e12, 12)] == ["950 k", "1.27 T", "12"]
+    assert [phrasing.si(x) for x in (9.5e5, 1.27e12, 12)] == ["950 k", "1.27 T", "12"]

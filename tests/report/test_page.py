@@ -9,7 +9,7 @@ import pytest
 from vlmlaw.laws.analysis import analyse
 from vlmlaw.laws.options import LawOptions
 from vlmlaw.laws.table import read_measurements
-from vlmlaw.report import words
+from vlmlaw.report import phrasing
 from vlmlaw.report.page import write_page
 from vlmlaw.report.study import Study, read_study
 
@@ -75,8 +75,8 @@ def test_title_and_samples_are_the_settings(run_page: str) -> None:
 
 def test_the_headline_is_the_analysis(run_page: str, study: Study) -> None:
     for suite in study.suites:
-        assert words.rho(suite.rho) in run_page
-        assert words.v_star(suite.v_star(study), at=study.question_tokens) in run_page
+        assert phrasing.rho(suite.rho) in run_page
+        assert phrasing.v_star(suite.v_star(study), at=study.question_tokens) in run_page
     assert "buy the larger LLM" in run_page and "buy more visual tokens" in run_page
 
 

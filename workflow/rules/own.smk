@@ -1,6 +1,6 @@
 """The law and the report of a table of one's own (`--config measurements=FILE`); nothing is trained."""
 
-from vlmlaw.report import templates_version
+from vlmlaw.report.templates_version import templates_version
 
 
 localrules:

@@ -38,9 +38,9 @@ def add_parsers(subparsers: Any) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     """Figures and page of a law; with --cells also of the run that it came from."""
-    from vlmlaw.report import gallery
-    from vlmlaw.report.origin import read_description
+    from vlmlaw.report.figures import gallery
     from vlmlaw.report.page import Run, write_page
+    from vlmlaw.report.provenance import read_description
     from vlmlaw.report.study import read_study
 
     settings = _settings(args)
@@ -63,8 +63,8 @@ def run_report(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace, study: Any, *, n_samples: int) -> Any:
-    from vlmlaw.report.accounts import read_cells, read_samples, read_trainings
     from vlmlaw.report.page import Run
+    from vlmlaw.report.run_files import read_cells, read_samples, read_trainings
 
     frame = study.measurements.frame
     names = list(dict.fromkeys(frame["training"].where(frame["training"] != "", frame["cell"])))

@@ -13,7 +13,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from vlmlaw.laws.table import ALL_KINDS, MEAN_OF_SUITES
-from vlmlaw.report import style, words
+from vlmlaw.report import phrasing
+from vlmlaw.report.figures import style
 from vlmlaw.report.study import Study
 from vlmlaw.report.tables import Table
 
@@ -103,9 +104,9 @@ def _shown(rows: pd.DataFrame, *, level: float) -> str:
         return ""
     row = rows.iloc[0]
     if np.isnan(row["error_se"]):
-        return words.error(row["error"])
+        return phrasing.error(row["error"])
     lower, upper = interval(row["error"], row["error_se"], level=level)
-    return f"{words.error(row['error'])} [{words.error(lower)}, {words.error(upper)}]"
+    return f"{phrasing.error(row['error'])} [{phrasing.error(lower)}, {phrasing.error(upper)}]"
 
 
 # --------------------------------------------------------------------------- tables
@@ -125,7 +126,7 @@ def errors(found: Comparison, suite: str, study: Study) -> list[Table]:
                 best = len(here) and here["error"].iloc[0] == least[v]
                 cells.append(_shown(here, level=study.level) + (" ◂" if best else ""))
             lines.append([str(name), SHORT[str(way)], *cells])
-        caption = f"{suite}, {study.size_of(float(n)).name}: error with its {words.percent(study.level, 0)} interval"  # type: ignore[arg-type]
+        caption = f"{suite}, {study.size_of(float(n)).name}: error with its {phrasing.percent(study.level, 0)} interval"  # type: ignore[arg-type]
         header = ["compressor", "weights", *(f"V = {v:g}" for v in tokens)]
         tables.append(Table(header, lines, left=(0, 1), caption=f"{caption}; ◂ the least at that V"))
     return tables
@@ -144,15 +145,15 @@ def laws(found: Comparison, suite: str, study: Study) -> Table:
                 str(part.get("compressor", "")),
                 ways.get(part.get("compressor", ""), ""),
                 part["law"],
-                words.rho(part["rho"]).removeprefix("ρ = "),
-                words.advice(part["rho"]),
-                words.best(part["rho"], star, at=at).removeprefix("V* = "),
-                words.percent(part["r_squared"], 0),
+                phrasing.rho(part["rho"]).removeprefix("ρ = "),
+                phrasing.advice(part["rho"]),
+                phrasing.best(part["rho"], star, at=at).removeprefix("V* = "),
+                phrasing.percent(part["r_squared"], 0),
             ]
         )
     for group in study.law["skipped"]:
         if group["suite"] == suite and group["kind"] == ALL_KINDS and group.get("compressor"):
-            why = [words.NOTHING, str(group["why"]).partition(";")[0], "", "", ""]
+            why = [phrasing.NOTHING, str(group["why"]).partition(";")[0], "", "", ""]
             rows.append([group["compressor"], ways.get(group["compressor"], ""), *why])
     header = ["compressor", "weights", "law", "ρ", "so", "V*", "R²"]
     return Table(header, rows, left=(0, 1, 2, 3, 4, 5), caption=f"{suite}: the law of each compressor")
@@ -170,7 +171,7 @@ def winners(found: Comparison, suite: str, study: Study) -> Table:
         named = [f"{name} ({of['V'].min():g})" for name, of in as_good.groupby("compressor", sort=False)]
         lines.append(
             [
-                words.si(budget),
+                phrasing.si(budget),
                 study.size_of(best["N"]).name,
                 str(best["compressor"]),
                 f"{best['V']:g}",
@@ -241,11 +242,11 @@ def beside_pooling(found: Comparison, study: Study) -> Table:
     for name, by_suite in of_name.items():
         any_suite = next(iter(by_suite.values()))
         cells = [
-            f"{d.mean:+.3f} [{d.lower:+.3f}, {d.upper:+.3f}]" if (d := by_suite.get(suite)) else words.NOTHING
+            f"{d.mean:+.3f} [{d.lower:+.3f}, {d.upper:+.3f}]" if (d := by_suite.get(suite)) else phrasing.NOTHING
             for suite in found.suites
         ]
         lines.append([name, SHORT[any_suite.way], any_suite.beside, str(any_suite.n_cells), *cells])
-    level = words.percent(study.level, 0)
+    level = phrasing.percent(study.level, 0)
     caption = (
         f"error less plain pooling's in the same cells, their mean with its {level} interval; below zero is better"
     )
@@ -260,11 +261,11 @@ def sentences(found: Comparison, study: Study) -> list[str]:
         counted = sorted({name: names.count(name) for name in names}.items(), key=lambda item: (-item[1], item[0]))
         winners = ", ".join(f"{name} {count}" for name, count in counted)
         said.append(
-            f"{suite}: least error, at {words.plural(len(names), 'budget')} where the choice changes: {winners}."
+            f"{suite}: least error, at {phrasing.plural(len(names), 'budget')} where the choice changes: {winners}."
         )
         judged = differences(found, suite, level=study.level)
         parts = [
-            f"{verdict} {words.listed(those)}"
+            f"{verdict} {phrasing.listed(those)}"
             for verdict in (LOWER, HIGHER, ALIKE)
             if (those := [one.compressor for one in judged if one.verdict == verdict])
         ]
@@ -322,7 +323,7 @@ def draw_budget(axes: Axes, found: Comparison, suite: str) -> None:
     axes.step(budgets, [*least, least[-1]], where="post", color=style.ACCENT, linewidth=1.4, zorder=1)
     axes.legend(fontsize=7.6, handlelength=1.2, labelspacing=0.25)
     low, high = float(rows["cost"].min()) / 1.15, float(rows["cost"].max()) * 1.2
-    style.log_axis(axes, "x", style.decades(low, high), words.si)
+    style.log_axis(axes, "x", style.decades(low, high), phrasing.si)
     axes.set(xlabel="FLOPs for a question on an image", ylabel="error", xlim=(low, high))
 
 

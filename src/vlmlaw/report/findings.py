@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.laws.table import ALL_KINDS
-from vlmlaw.report import words
+from vlmlaw.report import phrasing
 from vlmlaw.report.study import Study, Suite
 
 SATURATED = 0.01
@@ -13,7 +13,7 @@ HARDLY_MOVES = 0.05
 
 def headline(suite: Suite, study: Study) -> str:
     """The answer in one sentence."""
-    side, level = words.side(suite.rho), words.percent(study.level, 0)
+    side, level = phrasing.side(suite.rho), phrasing.percent(study.level, 0)
     if side == "size":
         return f"Error falls faster with LLM size than with visual tokens, shown at the {level} level."
     if side == "tokens":
@@ -41,15 +41,15 @@ def contrast(study: Study) -> list[str]:
 
 def _shown(suite: Suite, study: Study) -> str:
     """Whether rho is above or below 1, by the default interval and by every other one."""
-    side = words.side(suite.rho)
+    side = phrasing.side(suite.rho)
     relation = {"size": "ρ > 1", "tokens": "ρ < 1"}.get(side)
-    level = words.percent(study.level, 0)
+    level = phrasing.percent(study.level, 0)
     if relation is None:
-        return f"{suite.label}: neither ρ > 1 nor ρ < 1 is shown at the {level} level ({words.rho(suite.rho)})."
-    sentence = f"{suite.label}: {relation} is shown at the {level} level ({words.rho(suite.rho)})"
-    against = [i for i in suite.analysis["rho_intervals"] if words.side(i) != side]
+        return f"{suite.label}: neither ρ > 1 nor ρ < 1 is shown at the {level} level ({phrasing.rho(suite.rho)})."
+    sentence = f"{suite.label}: {relation} is shown at the {level} level ({phrasing.rho(suite.rho)})"
+    against = [i for i in suite.analysis["rho_intervals"] if phrasing.side(i) != side]
     if against:
-        methods = words.listed([f"{i['method']} {words.ends(i)}" for i in against])
+        methods = phrasing.listed([f"{i['method']} {phrasing.ends(i)}" for i in against])
         return f"{sentence}, but not by every method: {methods}."
     by_size = any("size" in i["method"] for i in suite.analysis["rho_intervals"])
     return f"{sentence}, by every method that was tried" + (
@@ -85,7 +85,8 @@ def limits(study: Study, *, is_miniature: bool) -> list[str]:
     if n_sizes < 5:
         compare = " (compare the whole-size bootstrap in the tables)" if n_sizes > 2 else ""
         found.append(
-            f"The laws are fitted to {words.plural(n_sizes, 'size')}: few, and the cells of one size share a language "
+            f"The laws are fitted to {phrasing.plural(n_sizes, 'size')}: few, and the cells of one size share a "
+            "language "
             f"model, so that intervals which treat cells as independent are on the narrow side{compare}."
         )
     found += [sentence for suite in study.suites for sentence in (*_wrong_way(suite), *_poor_kinds(suite, study))]
@@ -107,13 +108,14 @@ def _seeds(suite: Suite) -> str:
     if noise is None:
         return (
             f"{suite.label}: no cell was measured with several seeds, so noise between trainings is known only as part "
-            f"of the residuals (standard deviation {words.number(suite.fit.sigma, 2)})."
+            f"of the residuals (standard deviation {phrasing.number(suite.fit.sigma, 2)})."
         )
     deviation, n_cells = noise
     return (
         f"{suite.label}: error differs between seeds of one cell with a standard deviation of "
-        f"{words.number(deviation, 2)} ({words.plural(n_cells, 'cell')} with several seeds); the law's residuals have "
-        f"{words.number(suite.fit.sigma, 2)}."
+        f"{phrasing.number(deviation, 2)} ({phrasing.plural(n_cells, 'cell')} with several seeds); the law's residuals "
+        "have "
+        f"{phrasing.number(suite.fit.sigma, 2)}."
     )
 
 
@@ -143,12 +145,14 @@ def _poor_kinds(suite: Suite, study: Study) -> list[str]:
     found = []
     if still:
         found.append(
-            f"{suite.label}: error on {words.listed(still)} moves by less than {HARDLY_MOVES:g} over the whole grid: "
+            f"{suite.label}: error on {phrasing.listed(still)} moves by less than {HARDLY_MOVES:g} over the whole "
+            "grid: "
             "these kinds say nothing about size or tokens."
         )
     if solved:
         found.append(
-            f"{suite.label}: {words.listed(solved)} fell below an error of {SATURATED:g} in some cells, near the floor "
+            f"{suite.label}: {phrasing.listed(solved)} fell below an error of {SATURATED:g} in some cells, near the "
+            "floor "
             "where a power law ends."
         )
     return found
@@ -156,7 +160,9 @@ def _poor_kinds(suite: Suite, study: Study) -> list[str]:
 
 def _missing(suite: Suite, study: Study) -> str:
     places = [f"{study.size_of(n).name} with V = {v:g}" for n, v in suite.missing]
-    return f"{suite.label}: {words.plural(len(places), 'cell')} missing and not fitted: {words.listed(places[:8])}."
+    return (
+        f"{suite.label}: {phrasing.plural(len(places), 'cell')} missing and not fitted: {phrasing.listed(places[:8])}."
+    )
 
 
 def what_was_run(study: Study) -> dict[str, str]:
@@ -166,7 +172,7 @@ def what_was_run(study: Study) -> dict[str, str]:
     compressors = [name for name in dict.fromkeys(whole["compressor"]) if name]
     seeds = sorted({seed for seed in whole["seed"] if seed})
     facts = {
-        "cells": words.whole(whole.drop_duplicates(["N", "V", "compressor", "seed"]).shape[0]),
+        "cells": phrasing.whole(whole.drop_duplicates(["N", "V", "compressor", "seed"]).shape[0]),
         "LLM sizes": ", ".join(size.name + (" (held out)" if size.held_out else "") for size in study.sizes),
         "visual tokens": ", ".join(f"{v:g}" for v in sorted(whole["V"].unique())),
     }
@@ -176,7 +182,7 @@ def what_was_run(study: Study) -> dict[str, str]:
         facts["seeds"] = ", ".join(seeds)
     asked = whole.groupby("suite")["n_questions"].max().dropna()
     if len(asked):
-        facts["questions a cell"] = ", ".join(f"{suite} {words.whole(n)}" for suite, n in asked.items())
+        facts["questions a cell"] = ", ".join(f"{suite} {phrasing.whole(n)}" for suite, n in asked.items())
     return facts
 
 
@@ -186,9 +192,11 @@ def cost(study: Study) -> str:
     if not {"llm_flops", "vision_flops", "compressor_flops"} <= set(frame.columns):
         return ""
     llm, rest = frame["llm_flops"], frame["compressor_flops"]
-    encoder = words.listed([words.si(flops) for flops in sorted(frame["vision_flops"].unique())])
+    encoder = phrasing.listed([phrasing.si(flops) for flops in sorted(frame["vision_flops"].unique())])
     return (
-        f"To read one image with one question takes the LLM {words.si(llm.min())} to {words.si(llm.max())} FLOPs, "
-        f"compressor and projector {words.si(rest.min())} to {words.si(rest.max())}, and the encoder {encoder} in "
+        f"To read one image with one question takes the LLM {phrasing.si(llm.min())} to {phrasing.si(llm.max())} "
+        "FLOPs, "
+        f"compressor and projector {phrasing.si(rest.min())} to {phrasing.si(rest.max())}, and the encoder {encoder} "
+        "in "
         "every cell. The frontier counts the LLM alone unless the law's options say otherwise."
     )

@@ -10,8 +10,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from vlmlaw.report import comparison, findings, gallery, origin, style, svg, tables, words
-from vlmlaw.report.accounts import Cell, Sample, Training
+from vlmlaw.report import comparison, findings, phrasing, provenance, tables
+from vlmlaw.report.figures import gallery, style, svg
+from vlmlaw.report.run_files import Cell, Sample, Training
 from vlmlaw.report.study import Study, Suite
 from vlmlaw.runtime.git import commit
 from vlmlaw.runtime.whole_files import whole_file
@@ -77,7 +78,7 @@ def render(study: Study, out: Path, *, run: Run) -> str:
     return environment.get_template("page.html").render(
         study=study,
         run=run,
-        words=words,
+        words=phrasing,
         answers=[answer(suite, study) for suite in study.suites],
         facts=findings.what_was_run(study) | _effort(run, study),
         blocks=blocks,
@@ -88,9 +89,9 @@ def render(study: Study, out: Path, *, run: Run) -> str:
         is_miniature=is_miniature,
         tables=_tables(study, run, out),
         cost_in_words=findings.cost(study),
-        commands=origin.commands(study, is_run=bool(run.cells), out=out),
+        commands=provenance.commands(study, is_run=bool(run.cells), out=out),
         commit=commit(),
-        versions=origin.versions(),
+        versions=provenance.versions(),
         style=Markup(environment.get_template("page.css").render(sizes=_size_variables(study))),
     )
 
@@ -98,10 +99,10 @@ def render(study: Study, out: Path, *, run: Run) -> str:
 def answer(suite: Suite, study: Study) -> Answer:
     return Answer(
         suite=suite,
-        advice=words.advice(suite.rho),
-        rho=words.rho(suite.rho),
+        advice=phrasing.advice(suite.rho),
+        rho=phrasing.rho(suite.rho),
         sentence=findings.headline(suite, study),
-        v_star=words.best(suite.rho, suite.v_star(study), at=study.question_tokens),
+        v_star=phrasing.best(suite.rho, suite.v_star(study), at=study.question_tokens),
         recommended=tables.recommended(suite, study),
     )
 
@@ -111,12 +112,14 @@ def _effort(run: Run, study: Study) -> dict[str, str]:
     if not run.cells:
         return {}
     steps = sorted({cell.steps for cell in run.cells})
-    facts = {"training steps a cell": " to ".join(words.whole(n) for n in dict.fromkeys((steps[0], steps[-1])))}
+    facts = {"training steps a cell": " to ".join(phrasing.whole(n) for n in dict.fromkeys((steps[0], steps[-1])))}
     cells = sum(cell.wall_seconds for cell in run.cells)
-    facts["training time"] = f"{words.seconds(run.seconds)} of wall time over all jobs, cells {words.seconds(cells)}"
+    facts["training time"] = (
+        f"{phrasing.seconds(run.seconds)} of wall time over all jobs, cells {phrasing.seconds(cells)}"
+    )
     images = study.experiment.get("data", {}).get("images")
     if images:
-        facts["images"] = ", ".join(f"{split} {words.whole(n)}" for split, n in images.items())
+        facts["images"] = ", ".join(f"{split} {phrasing.whole(n)}" for split, n in images.items())
     return facts
 
 

@@ -20,7 +20,7 @@ from vlmlaw.laws.costs import Cost
 from vlmlaw.laws.optimum import candidate_cells, frontier, v_star
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.table import ALL_KINDS, MEAN_OF_SUITES, Measurements, read_measurements
-from vlmlaw.report import words
+from vlmlaw.report import phrasing
 
 DEFAULT_QUESTION_TOKENS = 50.0  # of a benchmark's question, as in Li et al. 2024 (arXiv 2411.03312), section 3
 
@@ -197,19 +197,19 @@ def read_study(
     )
     _require_same_table(analysis, table, law=law, measurements=measurements)
     everything, table = table, table.select(**where) if where else table
-    whole = [part for part in analysis["fits"] if words.is_whole_suite(part)]
+    whole = [part for part in analysis["fits"] if phrasing.is_whole_suite(part)]
     if not whole:  # a table of single kinds without their whole
         whole = [part for part in analysis["fits"] if part["suite"] != MEAN_OF_SUITES]
     whole = [part for part in whole if part.get("compressor") in (None, "", _main_compressor(whole, table, compressor))]
-    several = words.several_compressors(whole)
-    suites = [_suite(p, table, everything, label=words.label(p, with_compressor=several)) for p in whole]
+    several = phrasing.several_compressors(whole)
+    suites = [_suite(p, table, everything, label=phrasing.label(p, with_compressor=several)) for p in whole]
     mean = next((part for part in analysis["fits"] if part["suite"] == MEAN_OF_SUITES), None)
     means = table.mean_of_suites()
     return Study(
         law=analysis,
         measurements=everything,
         suites=suites,
-        mean=None if mean is None or means is None else _suite(mean, means, means, label=words.label(mean)),
+        mean=None if mean is None or means is None else _suite(mean, means, means, label=phrasing.label(mean)),
         kinds={suite.label: _kinds(suite, analysis, table) for suite in suites},
         sizes=_sizes(table.frame),
         title=title or "Larger LLM or more visual tokens?",
@@ -248,7 +248,7 @@ def _suite(part: Mapping[str, Any], table: Measurements, everything: Measurement
     n_fitted = part["n_cells"] + part["n_held_out"]
     if len(rows) != n_fitted:
         raise UserError(
-            f"the law of {words.label(group)} was fitted to {n_fitted} rows, and the table has {len(rows)}; "
+            f"the law of {phrasing.label(group)} was fitted to {n_fitted} rows, and the table has {len(rows)}; "
             "pass the same --where and --scores as to `vlmlaw law fit`"
         )
     same = everything.select(suite=group["suite"], kind=group["kind"]).frame

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.laws.table import ALL_KINDS
-from vlmlaw.report import words
-from vlmlaw.report.accounts import Cell, Training
+from vlmlaw.report import phrasing
+from vlmlaw.report.run_files import Cell, Training
 from vlmlaw.report.study import Study, Suite
 
 MAX_BUDGETS = 6
@@ -34,10 +34,10 @@ def recommended(suite: Suite, study: Study) -> Table:
         changes = changes.iloc[np.unique(np.linspace(0, len(changes) - 1, MAX_BUDGETS).round().astype(int))]
     rows = [
         [
-            words.si(row["budget"]),
+            phrasing.si(row["budget"]),
             study.size_of(row["N"]).name,
             f"{row['V']:g}",
-            f"{words.error(row['error'])} {words.ends(row)}",
+            f"{phrasing.error(row['error'])} {phrasing.ends(row)}",
             ", ".join(f"{v:g}" for v in row["flat"]),
         ]
         for row in changes.to_dict("records")
@@ -54,11 +54,11 @@ def law_comparison(suite: Suite, study: Study) -> Table:
     rows = [
         [
             law["law"] + (f" (at its bound: {law['at_bound']})" if law["at_bound"] else ""),
-            words.number(law["delta"]),
-            words.number(law["weight"], 2),
-            words.number(law["loso"], 2),
-            words.number(law["loto"], 2),
-            words.number(law["rho"]),
+            phrasing.number(law["delta"]),
+            phrasing.number(law["weight"], 2),
+            phrasing.number(law["loso"], 2),
+            phrasing.number(law["loto"], 2),
+            phrasing.number(law["rho"]),
             law["gated"],
         ]
         for law in suite.analysis["laws"]
@@ -77,9 +77,9 @@ def parameters(suite: Suite, study: Study) -> Table:
     rows = []
     for row in suite.analysis["summary"]:
         held = row["at_bound"] or row["se"] is None
-        se, interval = ("at its bound", "") if held else (words.number(row["se"], 2), words.ends(row))
-        rows.append([row["parameter"], words.number(row["estimate"], 4), se, interval, row["meaning"]])
-    law, level = suite.analysis, words.percent(study.level, 0)
+        se, interval = ("at its bound", "") if held else (phrasing.number(row["se"], 2), phrasing.ends(row))
+        rows.append([row["parameter"], phrasing.number(row["estimate"], 4), se, interval, row["meaning"]])
+    law, level = suite.analysis, phrasing.percent(study.level, 0)
     caption = f"{law['law']}: {law['formula']}, N in billions; intervals at {level}"
     return Table(
         ["parameter", "estimate", "standard error", "interval", "meaning"], rows, left=(0, 3, 4), caption=caption
@@ -87,16 +87,16 @@ def parameters(suite: Suite, study: Study) -> Table:
 
 
 def rho_methods(suite: Suite) -> Table:
-    rows = [[i["method"], words.estimate(i), words.ends(i)] for i in suite.analysis["rho_intervals"]]
+    rows = [[i["method"], phrasing.estimate(i), phrasing.ends(i)] for i in suite.analysis["rho_intervals"]]
     average = suite.analysis["average"]
     if average:
-        rows.append(["average over laws", words.number(average["rho"]), f"± {words.number(average['se'], 2)}"])
+        rows.append(["average over laws", phrasing.number(average["rho"]), f"± {phrasing.number(average['se'], 2)}"])
     return Table(["method", "ρ", "interval"], rows, left=(0, 2), caption="ρ by every method")
 
 
 def d_profile(suite: Suite) -> Table:
     rows = [
-        [words.number(row[name], 3) for name in ("D", "alpha", "beta", "rho", "delta_aicc")]
+        [phrasing.number(row[name], 3) for name in ("D", "alpha", "beta", "rho", "delta_aicc")]
         for row in suite.analysis["d_profile"]
     ]
     caption = "The paper's form A·N^−α·V^−β + D with D held: α and β follow it, ρ hardly does"
@@ -107,7 +107,7 @@ def best_tokens(suite: Suite) -> Table:
     rows = [
         [
             f"{row['question_tokens']:g}",
-            words.v_star(row).removeprefix("V* = "),
+            phrasing.v_star(row).removeprefix("V* = "),
             f"{row['flat_lower']:g} to {row['flat_upper']:g}",
         ]
         for row in suite.analysis["v_star"]
@@ -121,16 +121,16 @@ def held_out(suite: Suite, study: Study) -> Table:
         [
             study.size_of(cell["N"]).name,
             f"{cell['V']:g}",
-            words.error(cell["error"]),
-            words.error(cell["predicted"]),
-            words.ends(cell),
-            words.percent(cell["relative_error"]),
+            phrasing.error(cell["error"]),
+            phrasing.error(cell["predicted"]),
+            phrasing.ends(cell),
+            phrasing.percent(cell["relative_error"]),
             "yes" if cell["inside"] else "no",
         ]
         for cell in (held["cells"] if held else [])
     ]
     header = ["LLM", "V", "measured", "predicted", "interval", "deviation", "inside"]
-    unseen = words.held_out(suite.analysis, lambda n: study.size_of(n).name) if held else ""
+    unseen = phrasing.held_out(suite.analysis, lambda n: study.size_of(n).name) if held else ""
     return Table(header, rows, left=(0, 4, 6), caption=f"{unseen}, predicted without having been seen")
 
 
@@ -147,10 +147,10 @@ def kinds(suite: Suite, study: Study) -> Table:
         rows.append(
             [
                 kind.name,
-                words.whole(questions),
+                phrasing.whole(questions),
                 *(_with_se(part) for part in ends),
                 _with_se(smallest),
-                words.rho(rho).removeprefix("ρ = ") if kind.analysis else "no law",
+                phrasing.rho(rho).removeprefix("ρ = ") if kind.analysis else "no law",
             ]
         )
     largest, least = study.size_of(n).name, study.size_of(suite.rows["N"].min()).name
@@ -162,7 +162,7 @@ def _with_se(rows: pd.DataFrame) -> str:
     if rows.empty:
         return "missing"
     se = np.sqrt((rows["error_se"] ** 2).sum()) / len(rows) if rows["error_se"].notna().all() else np.nan
-    return words.error(rows["error"].mean()) + ("" if np.isnan(se) else f" ± {words.error(se)}")
+    return phrasing.error(rows["error"].mean()) + ("" if np.isnan(se) else f" ± {phrasing.error(se)}")
 
 
 def every_cell(study: Study, suite: Suite) -> Table:
@@ -171,10 +171,10 @@ def every_cell(study: Study, suite: Suite) -> Table:
         [
             study.size_of(row.N).name,
             f"{row.V:g}",
-            row.compressor or words.NOTHING,
-            row.seed or words.NOTHING,
-            words.error(row.error),
-            words.error(row.error_se),
+            row.compressor or phrasing.NOTHING,
+            row.seed or phrasing.NOTHING,
+            phrasing.error(row.error),
+            phrasing.error(row.error_se),
             "held out" if row.held_out else "",
         ]
         for row in pd.concat([suite.rows, suite.others]).sort_values(["N", "V", "compressor", "seed"]).itertuples()
@@ -198,7 +198,7 @@ def compressors(suite: Suite, study: Study) -> Table | None:
                 str(name),
                 _with_se(other),
                 _with_se(base),
-                words.NOTHING if np.isnan(difference) else sign + words.error(difference).replace("-", "−"),
+                phrasing.NOTHING if np.isnan(difference) else sign + phrasing.error(difference).replace("-", "−"),
             ]
         )
     base_name = str(suite.rows["compressor"].iloc[0])
@@ -217,14 +217,14 @@ def cost(study: Study) -> Table | None:
         [
             study.size_of(row.N).name,
             f"{row.V:g}",
-            row.compressor or words.NOTHING,
-            words.whole(row.N * 1e9),
-            words.whole(row.n_params_total),
-            words.si(2e9 * row.N * (row.V + row.n_text_tokens)),
-            words.si(row.llm_flops),
-            words.si(row.compressor_flops),
-            words.si(row.vision_flops),
-            words.si(row.llm_flops + row.compressor_flops + row.vision_flops),
+            row.compressor or phrasing.NOTHING,
+            phrasing.whole(row.N * 1e9),
+            phrasing.whole(row.n_params_total),
+            phrasing.si(2e9 * row.N * (row.V + row.n_text_tokens)),
+            phrasing.si(row.llm_flops),
+            phrasing.si(row.compressor_flops),
+            phrasing.si(row.vision_flops),
+            phrasing.si(row.llm_flops + row.compressor_flops + row.vision_flops),
         ]
         for row in first.sort_values(["N", "V", "compressor"]).itertuples()
     ]
@@ -239,10 +239,10 @@ def trainings(others: Sequence[Training], cells: Sequence[Cell], *, links: Seque
     rows = [
         [
             training.name,
-            words.number(training.last_loss),
-            words.whole(training.steps),
-            words.seconds(training.wall_seconds),
-            words.seconds(training.cpu_seconds),
+            phrasing.number(training.last_loss),
+            phrasing.whole(training.steps),
+            phrasing.seconds(training.wall_seconds),
+            phrasing.seconds(training.cpu_seconds),
             f"{training.peak_memory_mib:.0f} MiB",
         ]
         for training in [*others, *cells]

@@ -5,7 +5,7 @@ from typing import Any
 
 from vlmlaw.laws.analysis import read_analysis
 from vlmlaw.laws.result import LawFit
-from vlmlaw.report import words
+from vlmlaw.report import phrasing
 from vlmlaw.report.study import DEFAULT_QUESTION_TOKENS, v_star_at
 
 WIDTH = 78
@@ -15,9 +15,9 @@ def summary(law: Path, *, page: Path | None, question_tokens: float | None = Non
     """What to buy for each suite, with rho and V* at the Q given, and where the page is."""
     analysis = read_analysis(law)
     options, q = analysis["provenance"]["options"], question_tokens or DEFAULT_QUESTION_TOKENS
-    fits = [fit for fit in analysis["fits"] if words.is_whole_suite(fit)] or analysis["fits"]
-    several = words.several_compressors(fits)
-    labels = [words.label(fit, with_compressor=several) for fit in fits]
+    fits = [fit for fit in analysis["fits"] if phrasing.is_whole_suite(fit)] or analysis["fits"]
+    several = phrasing.several_compressors(fits)
+    labels = [phrasing.label(fit, with_compressor=several) for fit in fits]
     rows = [[label, *_row(fit, options, q)] for label, fit in zip(labels, fits, strict=True)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
     lines = ["", "Larger LLM or more visual tokens?", "─" * WIDTH]
@@ -27,18 +27,18 @@ def summary(law: Path, *, page: Path | None, question_tokens: float | None = Non
         lines.append(f"{label}: {fit['formula']}, {fit['n_cells']} cells{_unseen(fit)}")
     n_warnings = len(analysis["lint"])
     if n_warnings:
-        lines.append(f"{words.plural(n_warnings, 'warning')} about the measurements; the page has them")
+        lines.append(f"{phrasing.plural(n_warnings, 'warning')} about the measurements; the page has them")
     if page is not None:
         lines += ["", f"report: {page}" if page.exists() else f"report: {page} is not there yet; run snakemake"]
     return "\n".join(lines)
 
 
 def _row(fit: dict[str, Any], options: dict[str, Any], q: float) -> list[str]:
-    best = words.best(fit["rho"], v_star_at(q, LawFit.from_dict(fit["fit"]), options), at=q)
-    return [words.rho(fit["rho"]).replace("ρ", "rho"), words.advice(fit["rho"]), best]
+    best = phrasing.best(fit["rho"], v_star_at(q, LawFit.from_dict(fit["fit"]), options), at=q)
+    return [phrasing.rho(fit["rho"]).replace("ρ", "rho"), phrasing.advice(fit["rho"]), best]
 
 
 def _unseen(fit: dict[str, Any]) -> str:
     held = fit["hold_out"]
-    within = words.percent(held["max_relative_error"]) if held else ""
-    return f"; N = {words.held_out(fit)}, unseen, predicted within {within}" if held else ""
+    within = phrasing.percent(held["max_relative_error"]) if held else ""
+    return f"; N = {phrasing.held_out(fit)}, unseen, predicted within {within}" if held else ""

@@ -14,7 +14,7 @@ from typing import Any
 
 from vlmlaw.experiment.describe import described
 from vlmlaw.experiment.experiment import Experiment
-from vlmlaw.report import templates_version
+from vlmlaw.report.templates_version import templates_version
 from vlmlaw.workflow.reads import Reads, evaluations_of, whole_as_json
 from vlmlaw.workflow.stage import (
     CELL,

@@ -8,8 +8,8 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 
-from vlmlaw.report import style
-from vlmlaw.report.curves import points
+from vlmlaw.report.figures import style
+from vlmlaw.report.figures.curves import points
 from vlmlaw.report.study import Kind, Study
 
 MAX_POINTS = 60  # of a training curve, each a mean over equally many steps

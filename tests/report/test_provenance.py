@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from vlmlaw.errors import UserError
-from vlmlaw.report import findings, origin
+from vlmlaw.report import findings, provenance
 from vlmlaw.report.study import Study
 from vlmlaw.workflow import records
 
 
 def lines(study: Study, *, is_run: bool = True) -> list[str]:
-    return [command.line for command in origin.commands(study, is_run=is_run, out=Path("results/report/index.html"))]
+    return [
+        command.line for command in provenance.commands(study, is_run=is_run, out=Path("results/report/index.html"))
+    ]
 
 
 def test_no_target_is_taken_for_the_value_of_an_option(study: Study) -> None:
@@ -50,10 +52,10 @@ def test_a_users_own_table_needs_no_snakemake(study: Study) -> None:
 
 def test_an_experiment_is_read_from_its_file_or_its_json() -> None:
     params = Path(__file__).parents[2] / "params.yaml"
-    assert origin.read_description(str(params))["file"] == str(params)
-    assert origin.read_description('{"name": "x"}') == {"name": "x"}
+    assert provenance.read_description(str(params))["file"] == str(params)
+    assert provenance.read_description('{"name": "x"}') == {"name": "x"}
     with pytest.raises(UserError, match="no JSON"):
-        origin.read_description("{")
+        provenance.read_description("{")
 
 
 def test_cost_is_told_from_the_measurements(study: Study) -> None:

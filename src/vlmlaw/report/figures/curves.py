@@ -7,7 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from vlmlaw.laws.intervals import rho_interval, v_star_of_interval
-from vlmlaw.report import style, words
+from vlmlaw.report import phrasing
+from vlmlaw.report.figures import style
 from vlmlaw.report.study import Size, Study, Suite
 
 
@@ -49,7 +50,7 @@ def error_against_tokens(axes: Axes, suite: Suite, study: Study) -> None:
         axes.plot(other["V"], other["error"], "x", color=color, markersize=5.5, markeredgewidth=1.5)
     style.token_axis(axes, sorted(suite.rows["V"].unique()))
     axes.set_ylabel("error")
-    style.remark(axes, words.rho(suite.rho))
+    style.remark(axes, phrasing.rho(suite.rho))
 
 
 def error_against_flops(axes: Axes, suite: Suite, study: Study) -> None:
@@ -63,8 +64,8 @@ def error_against_flops(axes: Axes, suite: Suite, study: Study) -> None:
         steps["budget"], steps["lower"], steps["upper"], step="post", color=style.ACCENT, alpha=0.2, linewidth=0
     )
     axes.step(steps["budget"], steps["error"], where="post", color=style.ACCENT, linewidth=1.5)
-    style.remark(axes, f"— least predicted error, {words.percent(study.level, 0)} band", color=style.ACCENT)
-    style.log_axis(axes, "x", style.decades(low, high), words.si)
+    style.remark(axes, f"— least predicted error, {phrasing.percent(study.level, 0)} band", color=style.ACCENT)
+    style.log_axis(axes, "x", style.decades(low, high), phrasing.si)
     axes.set(
         xlabel=f"LLM FLOPs for an answer, {cost.name} (Q = {study.question_tokens:g})", ylabel="error", xlim=(low, high)
     )
@@ -89,7 +90,7 @@ def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:
     style.log_axis(axes, "y", sorted(suite.rows["V"].unique()))
     axes.set_ylim(least / 1.12, most * 1.12)
     axes.set(xlabel="question tokens Q", ylabel="best visual tokens V*")
-    style.remark(axes, words.best(suite.rho, suite.v_star(study), at=study.question_tokens))
+    style.remark(axes, phrasing.best(suite.rho, suite.v_star(study), at=study.question_tokens))
 
 
 def contour(axes: Axes, suite: Suite, study: Study) -> None:
@@ -129,7 +130,7 @@ def _iso_costs(axes: Axes, v: np.ndarray, n: np.ndarray, study: Study) -> None:
         )
         near_the_end = np.log(place[0] / v[0]) > 0.75 * np.log(v[-1] / v[0])
         axes.annotate(
-            f"{words.si(level)}FLOPs",
+            f"{phrasing.si(level)}FLOPs",
             place,
             xytext=(5, 3) if enters_left else (-4, -20) if near_the_end else (4, -9),
             textcoords="offset points",

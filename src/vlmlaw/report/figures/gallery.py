@@ -10,9 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from vlmlaw.report import TEMPLATES, curves, doubts, multiples, style
-from vlmlaw.report.accounts import Cell
+from vlmlaw.report.figures import curves, multiples, style, trust
+from vlmlaw.report.run_files import Cell
 from vlmlaw.report.study import Study, Suite
+from vlmlaw.report.templates_version import TEMPLATES
 from vlmlaw.runtime.whole_files import whole_file
 
 PNG_DPI = 160
@@ -86,7 +87,7 @@ LAW_PICTURES = (
     Picture(
         "grid",
         "The measured grid",
-        _of(("", doubts.grid)),
+        _of(("", trust.grid)),
         of_sizes=False,
     ),
     Picture(
@@ -104,20 +105,20 @@ LAW_PICTURES = (
     Picture(
         "predicted",
         "Measured against predicted error",
-        _of(("", doubts.measured_against_predicted)),
+        _of(("", trust.measured_against_predicted)),
     ),
     Picture(
         "residuals",
         "What the law leaves unexplained",
-        _of(("against V", doubts.residuals_against_tokens), ("against N", doubts.residuals_against_size)),
+        _of(("against V", trust.residuals_against_tokens), ("against N", trust.residuals_against_size)),
     ),
     Picture(
         "profiles",
         "What the cells say about ρ, and what they leave open",
         _of(
-            ("profile of ρ", doubts.profile_of_rho),
-            ("profile of D", doubts.profile_of_d),
-            ("exponents", doubts.exponents_against_d),
+            ("profile of ρ", trust.profile_of_rho),
+            ("profile of D", trust.profile_of_d),
+            ("exponents", trust.exponents_against_d),
         ),
         of_sizes=False,
     ),

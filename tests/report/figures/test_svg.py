@@ -1,6 +1,6 @@
 """An SVG inside a page: names of its own, shorter coordinates, and not a digit of its text changed."""
 
-from vlmlaw.report.svg import inline
+from vlmlaw.report.figures.svg import inline
 
 DRAWN = """<?xml version="1.0"?>
 <!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd">

@@ -7,15 +7,16 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
 from vlmlaw.laws.result import student_t
-from vlmlaw.report import style, words
-from vlmlaw.report.curves import by_size, points
+from vlmlaw.report import phrasing
+from vlmlaw.report.figures import style
+from vlmlaw.report.figures.curves import by_size, points
 from vlmlaw.report.study import Study, Suite
 
 
 def grid(axes: Axes, suite: Suite, study: Study) -> None:
     """Mean error of each cell over its seeds; what was not measured is hatched."""
     table = suite.rows.pivot_table(index="N", columns="V", values="error", aggfunc="mean").sort_index(ascending=False)
-    shown = table.map(lambda x: "" if np.isnan(x) else words.error(x))
+    shown = table.map(lambda x: "" if np.isnan(x) else phrasing.error(x))
     sns.heatmap(
         table,
         ax=axes,
@@ -65,8 +66,8 @@ def measured_against_predicted(axes: Axes, suite: Suite, study: Study) -> None:
     axes.plot([low, high], [low, high], color=style.QUIET, linewidth=0.9, zorder=1)
     axes.set(xlabel="predicted error", ylabel="measured error", xlim=(low, high), ylim=(low, high))
     if held:
-        unseen = words.held_out(suite.analysis, lambda n: study.size_of(n).name)
-        style.remark(axes, f"{unseen} unseen, off by {words.percent(held['mean_relative_error'], 2)} on average")
+        unseen = phrasing.held_out(suite.analysis, lambda n: study.size_of(n).name)
+        style.remark(axes, f"{unseen} unseen, off by {phrasing.percent(held['mean_relative_error'], 2)} on average")
 
 
 def residuals_against_tokens(axes: Axes, suite: Suite, study: Study) -> None:
@@ -91,7 +92,7 @@ def _residuals(axes: Axes, suite: Suite, study: Study, *, by: str) -> None:
         spread = 1.035 ** (size.rank - (len(study.sizes) - 1) / 2) if by == "V" else 1.0
         points(axes, left, rows[by] * spread, color, held_out=held_out)
     axes.set_ylabel("measured − predicted error")
-    style.remark(axes, f"± {words.number(sigma, 2)}")
+    style.remark(axes, f"± {phrasing.number(sigma, 2)}")
 
 
 def profile_of_rho(axes: Axes, suite: Suite, study: Study) -> None:
@@ -116,7 +117,7 @@ def profile_of_rho(axes: Axes, suite: Suite, study: Study) -> None:
         axes.axvline(1, color=style.QUIET, linewidth=0.9)
         axes.annotate(" ρ = 1", (1, limit * 2.3), color=style.QUIET, fontsize=8.5)
     axes.set(xlabel="ρ", ylabel="misfit (F statistic)", ylim=(0, limit * 3), xlim=(low, high))
-    text = f"{words.percent(study.level, 0)} interval: {words.ends(rho)}"
+    text = f"{phrasing.percent(study.level, 0)} interval: {phrasing.ends(rho)}"
     paper = {"facecolor": style.PAPER, "edgecolor": "none", "pad": 1.5}
     axes.text(0.5, 0.965, text, transform=axes.transAxes, ha="center", va="top", fontsize=9, bbox=paper)
 
