@@ -29,7 +29,6 @@ import transformers
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, Qwen2Config
 
-from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.tokens.token_table import IGNORE_INDEX, TokenTable
 from vlmlaw.training.batches import StepPasses
 from vlmlaw.training.distributed import Machine, join
@@ -40,6 +39,7 @@ from vlmlaw.training.sharding import prepare
 from vlmlaw.training.throughput import Pass, measured_peak
 from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.cost import training_flops
+from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.model import VlmForConditionalGeneration
 from vlmlaw.vlm.towers.features import grid_side, without_unused_layers
 

@@ -9,13 +9,13 @@ from transformers import CLIPVisionConfig, Qwen2Config
 
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.tokens.token_table import load_tokenizer, tokenize
 from vlmlaw.training.batches import packed_inputs
 from vlmlaw.training.distributed import Machine
 from vlmlaw.training.settings import ComputeSettings
 from vlmlaw.training.sharding import prepare
 from vlmlaw.vlm.generate import Prompt, replies
+from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.packed_attention import PACKED, attention_of_call
 from vlmlaw.vlm.processor import VlmProcessor
 

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from vlmlaw.data.settings import TokenSettings
 from vlmlaw.data.shards import Dataset, Record, ShardWriter
 from vlmlaw.errors import UserError
-from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.tokens.packing import _positions, attention_rule, expand_image, make_batch, record_order, records_of_step
 from vlmlaw.tokens.token_table import IGNORE_INDEX, TokenTable, tokenize, tokenize_dataset
 from vlmlaw.training.batches import model_inputs
+from vlmlaw.vlm.image_inputs import ImageInputs
 
 V = 4
 QUESTIONS = ("shape red", "count c7", "letter b2", "pet")

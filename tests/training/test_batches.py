@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.tokens.packing import make_batch, records_of_step
 from vlmlaw.tokens.token_table import TokenTable, load_tokenizer, tokenize
 from vlmlaw.training.batches import StepPasses, packed_inputs, share_out
 from vlmlaw.training.distributed import Machine
 from vlmlaw.training.settings import ComputeSettings
+from vlmlaw.vlm.image_inputs import ImageInputs
 
 V = 4
 CPU = torch.device("cpu")

@@ -8,11 +8,11 @@ from transformers import GenerationConfig
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.test_split import judge
-from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.tokens.packing import make_batch
 from vlmlaw.tokens.token_table import TokenTable
 from vlmlaw.training.batches import model_inputs
 from vlmlaw.vlm.generate import Prompter, replies
+from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.images import load_features
 
 FEATURES = {row: torch.randn(16, 16, generator=torch.Generator().manual_seed(row)) for row in range(5)}

@@ -13,8 +13,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.vlm.config import VlmConfig
+from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.model import VlmForConditionalGeneration
 from vlmlaw.vlm.projector import PlaceEmbedding
 

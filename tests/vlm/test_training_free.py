@@ -7,10 +7,10 @@ from transformers import AutoModelForImageTextToText, CLIPVisionConfig, Qwen2Con
 
 from vlmlaw.compressors import COMPRESSORS, received_attention
 from vlmlaw.errors import UserError
-from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.vlm.cell_name import MeasuredCell
 from vlmlaw.vlm.cost import inference_flops
 from vlmlaw.vlm.fastv import asking_places
+from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.load import config_of
 from vlmlaw.vlm.towers.attention import watched
 from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig

@@ -15,10 +15,10 @@ from vlmlaw.evaluation.cell_facts import describe_cell
 from vlmlaw.evaluation.metrics import LETTERS, Question, Verdict, metric_called
 from vlmlaw.evaluation.questions import image_reader, read_questions
 from vlmlaw.evaluation.scores import Score, score
-from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.runtime.progress import Progress
 from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.vlm.generate import Prompter, replies
+from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.images import pixel_values
 from vlmlaw.vlm.load import load_cell
 

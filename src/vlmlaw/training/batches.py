@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from vlmlaw.errors import UserError
-from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.tokens.packing import Batch, expand_image, make_batch, questions_alone, records_of_step, tensors
 from vlmlaw.tokens.token_table import IGNORE_INDEX, PREFIX, TokenTable
 from vlmlaw.training.throughput import Pass, Work
+from vlmlaw.vlm.image_inputs import ImageInputs
 
 if TYPE_CHECKING:
     from vlmlaw.training.distributed import Machine

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.training.throughput import Pass
+from vlmlaw.vlm.image_inputs import ImageInputs
 
 Passes = Sequence[Pass]
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
-from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.tokens.chat_template import Renderer
+from vlmlaw.vlm.image_inputs import ImageInputs
 
 if TYPE_CHECKING:
     from vlmlaw.vlm.model import VlmForConditionalGeneration

@@ -17,7 +17,7 @@ from torch import Tensor
 from vlmlaw.data.framing import square
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.image_inputs import ImageInputs
+from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.towers.load import normalise
 
 if TYPE_CHECKING:

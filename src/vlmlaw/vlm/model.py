@@ -24,9 +24,9 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vlmlaw.compressors import Compressor, FastV, build_compressor, compressor_class
 from vlmlaw.compressors.base import ATTENTION, EMBEDDING, PROJECTED, patch_positions
-from vlmlaw.image_inputs import IMAGE_INPUTS, ImageInputs
 from vlmlaw.vlm import fastv
 from vlmlaw.vlm.config import VlmConfig
+from vlmlaw.vlm.image_inputs import IMAGE_INPUTS, ImageInputs
 from vlmlaw.vlm.loss import prediction_loss
 from vlmlaw.vlm.packed_attention import PACKED, attention_of_call, fitting_mask
 from vlmlaw.vlm.projector import PlaceEmbedding, Projector

@@ -15,8 +15,8 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 
 from vlmlaw.data.framing import square
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
-from vlmlaw.image_inputs import ImageInputs
 from vlmlaw.vlm.config import VlmConfig
+from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.model import VlmForConditionalGeneration  # its import makes it known, too
 from vlmlaw.vlm.towers.load import normalise
 
