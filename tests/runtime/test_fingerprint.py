@@ -5,8 +5,8 @@ import re
 import pytest
 
 from vlmlaw.errors import UserError
-from vlmlaw.runtime.definitions import Package
 from vlmlaw.runtime.fingerprint import Fingerprint, code_version, reached
+from vlmlaw.runtime.package import Package
 
 STAGE = '''"""What it is for."""
 from __future__ import annotations

@@ -11,8 +11,9 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from vlmlaw.runtime.definitions import PACKAGE, Definition, Package, Place
+from vlmlaw.runtime.definitions import Definition, Place
 from vlmlaw.runtime.memo import recall, remember
+from vlmlaw.runtime.package import PACKAGE, Package
 
 COMPRESSORS = f"{PACKAGE}.compressors"  # a table of classes, of which a cell uses one
 # Nothing in here can change a number: how files are written, what is shown or logged, how the machine is used.

@@ -8,9 +8,9 @@ definition counts nor the name of a function or constant, but two definitions of
 
 import ast
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from vlmlaw.runtime.definitions import Module, Package, Place, imported
+from vlmlaw.runtime.definitions import Module, Place, imported
 
 PASSIVE = "passive"  # settings.passive marks a field that cannot change a result
 TELLERS = ("print", "logging", "logger", "warnings")  # what is told to people: print(...), warnings.warn(...)
@@ -19,7 +19,15 @@ COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 NOT_THE_MEANING = ("ctx", "kind", "type_comment", "returns", "annotation", "type_params")
 
 
-def meaning(statements: Sequence[ast.stmt], *, own: str, package: Package, module: Module) -> tuple[str, list[Place]]:
+class Names(Protocol):
+    """What a name stands for, in the package that the definition is of."""
+
+    def resolve(self, place: Place) -> Place | str: ...
+
+    def is_left_out(self, place: Place) -> bool: ...
+
+
+def meaning(statements: Sequence[ast.stmt], *, own: str, package: Names, module: Module) -> tuple[str, list[Place]]:
     """The text of the statements that bind the name `own` of a module, and the definitions that they use."""
     reader = _Reader(package, module)
     return "\n".join(reader.statement(statement, own=own) for statement in statements), reader.uses
@@ -31,7 +39,7 @@ Scope = dict[str, Place | None]  # local names; None for a variable, a place for
 class _Reader:
     """Writes a definition down as text, with what it uses in order."""
 
-    def __init__(self, package: Package, module: Module):
+    def __init__(self, package: Names, module: Module):
         self._package, self._module = package, module
         self.uses: list[Place] = []
 

@@ -16,12 +16,12 @@ from vlmlaw.workflow.stage import (
     MODEL,
     OF_A_MODEL,
     PICTURES,
+    RULE_OF_RUNNER,
     Read,
     Wildcards,
     name_of,
     wildcards_of,
 )
-from vlmlaw.workflow.stages import RULE_OF_RUNNER
 
 
 class Reads:

@@ -18,6 +18,7 @@ LANGUAGE_MODEL = (*MODEL, "generation_config.json", *TOKENIZER)
 CELL_MODEL = (*LANGUAGE_MODEL, "processor_config.json")
 PICTURES = ("index.npz", "conversations.json", "images-00000.tar")
 TRAIN, ALIGN = ("train_cell", "train_elastic"), ("align_cell", "align_elastic")
+RULE_OF_RUNNER = {"vlmlaw": "evaluate_benchmark", "lmms-eval": "evaluate_by_lmms_eval"}  # who runs a benchmark
 FETCHED = "model.json"  # a pretrained model is not copied into the results: a small file says what it is
 OF_A_MODEL = (".json", ".safetensors", ".jinja", ".txt", ".model")  # files of a model that lies in a folder here
 

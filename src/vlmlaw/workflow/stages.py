@@ -30,9 +30,6 @@ from vlmlaw.workflow.stage import (
     Wildcards,
 )
 
-RULE_OF_RUNNER = {"vlmlaw": "evaluate_benchmark", "lmms-eval": "evaluate_by_lmms_eval"}  # who runs a benchmark
-
-
 FIGURES = {  # of the report: category and title in Snakemake's own report
     "error_against_tokens": ("Law", "error against visual tokens"),
     "error_against_flops": ("Law", "error against FLOPs, frontier"),
