@@ -7,13 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import SIZES, TOKENS, make_cells
 from vlmlaw.errors import UserError
 from vlmlaw.laws import LawFit, fit_law, read_measurements
 from vlmlaw.laws.cells import Cells, format_size
 from vlmlaw.laws.families import LAWS, find_law
 from vlmlaw.laws.fit import LintWarning, fit_cells
 from vlmlaw.laws.solver import solve
+
+from .conftest import SIZES, TOKENS, make_cells
 
 TRUTH = {
     "logit": {"c0": -0.4, "a": 0.15, "b": 0.05},

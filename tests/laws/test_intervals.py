@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from conftest import make_cells
 from vlmlaw.errors import UserError
 from vlmlaw.laws import read_measurements
 from vlmlaw.laws.bootstrap import residual_bootstrap, size_bootstrap, size_resamples, step_quantile, weighted_quantile
@@ -20,6 +19,8 @@ from vlmlaw.laws.intervals import (
     v_star_of_rho,
 )
 from vlmlaw.laws.mixed import size_effects
+
+from .conftest import make_cells
 
 LOGIT = {"c0": -0.4, "a": 0.15, "b": 0.05}
 

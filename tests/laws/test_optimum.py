@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import make_cells
 from vlmlaw.errors import UserError
 from vlmlaw.laws import read_measurements
 from vlmlaw.laws.bootstrap import residual_bootstrap
@@ -15,6 +14,8 @@ from vlmlaw.laws.decision import recommend, regret, sensitivity
 from vlmlaw.laws.fit import fit_cells
 from vlmlaw.laws.optimum import flat_region, frontier, middling_budget, numeric_v_star, v_star
 from vlmlaw.laws.table import as_measurements
+
+from .conftest import make_cells
 
 LINKS = ["logit", "probit", "cloglog", "loglog", "log_linear", "accuracy_power", "power_d0", "power"]
 WIDE = (0.01, 1e5)

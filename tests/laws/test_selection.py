@@ -4,13 +4,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from conftest import make_cells
 from vlmlaw.errors import UserError
 from vlmlaw.laws import read_measurements
 from vlmlaw.laws.cells import Cells
 from vlmlaw.laws.fit import fit_cells
 from vlmlaw.laws.holdout import hold_out
 from vlmlaw.laws.selection import compare_laws, fit_or_choose, lack_of_fit, left_out_error
+
+from .conftest import make_cells
 
 LOGIT = {"c0": -0.4, "a": 0.3, "b": 0.15}
 

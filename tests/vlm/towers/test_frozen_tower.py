@@ -16,8 +16,6 @@ from vlmlaw.training.settings import ComputeSettings
 from vlmlaw.training.sharding import prepare, save_whole
 from vlmlaw.vlm.load import load_cell
 
-pytest_plugins = ["science_fixtures"]
-
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 RESTLESS = {  # in training mode: dropout, dropped paths, positions moved and scaled at random
     "clip": CLIPVisionConfig(**TINY, intermediate_size=24, attention_dropout=0.5),

@@ -19,8 +19,6 @@ from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.packed_attention import PACKED, attention_of_call
 from vlmlaw.vlm.processor import VlmProcessor
 
-pytest_plugins = ["science_fixtures"]
-
 N_PATCHES, IMAGE = 16, 1
 ELASTIC = ["m3", "mqt", "visionzip", "average_at_inference", "fastv"]
 TEXT = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 48}

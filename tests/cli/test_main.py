@@ -6,7 +6,7 @@ import pytest
 
 from vlmlaw.cli.main import build_parser, main
 
-PARAMS = str(Path(__file__).parents[1] / "params.yaml")
+PARAMS = str(Path(__file__).parents[2] / "params.yaml")
 
 
 def test_help_begins_with_what_needs_no_training():

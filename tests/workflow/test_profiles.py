@@ -17,7 +17,7 @@ from snakemake.iocontainers import Wildcards
 from vlmlaw.workflow.plan import Plan
 from workflow.project import environment, new_project, tiny_experiment
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "workflow" / "profiles"
 pytestmark = pytest.mark.workflow
 A_CELL = Wildcards(fromdict=dict(size="3k", n_visual_tokens="4", compressor="block_linear", seed="0"))
