@@ -36,7 +36,7 @@ plan = Plan(config)
 freshness = Freshness(workflow, plan)
 OWN_RESULTS = f"{plan.results}/own/{Path(OWN_MEASUREMENTS or '').stem}"
 snakemake_patches.apply(
-    workflow, vouches=freshness.vouches, digest=freshness.digest
+    workflow, is_verified=freshness.is_verified, digest=freshness.digest
 )
 if plan.budget and snakemake_patches.is_head_process(workflow):
     print(plan.budget, file=sys.stderr)
@@ -63,13 +63,10 @@ onerror:
     print(failed_cells(plan.experiment), file=sys.stderr)
 
 
-localrules:
-    all,
-
-
 rule all:
     input:
         f"{OWN_RESULTS}/index.html" if OWN_MEASUREMENTS else plan.targets,
+    localrule: True
 
 
 if OWN_MEASUREMENTS:

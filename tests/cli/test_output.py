@@ -8,8 +8,8 @@ import pytest
 PROGRAM = """
 import sys
 from pathlib import Path
-from vlmlaw.cli.output import outlive_readers
-outlive_readers(Path({log!r}))
+from vlmlaw.cli.output import redirect_broken_stdout
+redirect_broken_stdout(Path({log!r}))
 sys.stdin.readline()
 for i in range(3):
     print("to stdout", i)

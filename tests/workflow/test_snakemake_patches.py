@@ -187,7 +187,7 @@ def test_a_job_of_a_cluster_records_its_results(project):
 
 def test_applying_twice_does_no_harm(project, usual):
     """The line comes once, and what fits is in place."""
-    once = "snakemake_patches.apply(\n    workflow, vouches=freshness.vouches, digest=freshness.digest\n)\n"
+    once = "snakemake_patches.apply(\n    workflow, is_verified=freshness.is_verified, digest=freshness.digest\n)\n"
     project.edit("Snakefile", once, 2 * once)
     rename(project, "_lockdir")
     runs(project, usual, {"keep_locks_of_other_runs"})

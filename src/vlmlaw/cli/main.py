@@ -9,7 +9,7 @@ from pathlib import Path
 from vlmlaw import __version__
 from vlmlaw.cli import adopt, benchmark, experiment, law, provenance, report, stages, status
 from vlmlaw.cli.arguments import Parser
-from vlmlaw.cli.output import outlive_readers
+from vlmlaw.cli.output import redirect_broken_stdout
 from vlmlaw.errors import UserError
 from vlmlaw.runtime.gpu_locks import own_gpus
 from vlmlaw.training.distributed import is_launched, rank
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     args = build_parser().parse_args(argv)
     if args.log:
-        outlive_readers(args.log)
+        redirect_broken_stdout(args.log)
     given = {"memory_mb": args.memory_mb, "minutes": args.minutes, "gpus": args.gpus or 0}
     log, gpus = (None, None) if is_launched() else (args.log, args.gpus)  # the process that started the others has them
     args.argv = list(sys.argv[1:] if argv is None else argv)  # for verbs that start themselves in several processes

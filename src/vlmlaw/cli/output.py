@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 
-def outlive_readers(log: Path) -> None:
+def redirect_broken_stdout(log: Path) -> None:
     """Have stdout and stderr, where they are pipes, go on into this file when nobody reads them any more."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)

@@ -110,7 +110,7 @@ class Freshness:
             )
         return self._current[job.record]
 
-    def vouches(self, job: Any, file: str) -> bool:
+    def is_verified(self, job: Any, file: str) -> bool:
         """Whether `file`, an input of Snakemake's `job`, is what the job read, by the record beside its result."""
         if not hasattr(job.output, "record"):
             return False

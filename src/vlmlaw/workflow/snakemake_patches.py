@@ -20,14 +20,14 @@ from vlmlaw.workflow.internals import ATTRIBUTE, PROPERTY, RELIANCES, Part, reli
 _REPLACED: dict[tuple[type, str], Any] = {}  # Snakemake's own attributes, which a second `apply` wraps again
 
 
-def apply(workflow: Any, *, vouches: Callable[[Any, str], bool], digest: Callable[[str], str]) -> None:
+def apply(workflow: Any, *, is_verified: Callable[[Any, str], bool], digest: Callable[[str], str]) -> None:
     """Put every patch in place that fits this Snakemake; the head process says once what is lost by the others.
 
-    `vouches` and `digest` are what `trust_record_without_checksum` asks. A second call replaces the first.
+    `is_verified` and `digest` are what `trust_record_without_checksum` asks. A second call replaces the first.
     """
     no_retry_of_unrecoverable_jobs()
     keep_locks_of_other_runs()
-    trust_record_without_checksum(vouches, digest)
+    trust_record_without_checksum(is_verified, digest)
     omit_unused_conda_env(workflow)
     record_results_inside_cluster_jobs(workflow)
     if is_head_process(workflow):
@@ -120,8 +120,8 @@ def keep_locks_of_other_runs() -> None:
     lost="where caches or `.snakemake` are missing, as in a clone, they are made again and the jobs that read them run",
     until="https://github.com/snakemake/snakemake/issues/2210: records can be written for results that are there",
 )
-def trust_record_without_checksum(vouches: Callable[[Any, str], bool], digest: Callable[[str], str]) -> None:
-    """Have an input count as unchanged where Snakemake recorded nothing of it, but `vouches(job, file)` does.
+def trust_record_without_checksum(is_verified: Callable[[Any, str], bool], digest: Callable[[str], str]) -> None:
+    """Have an input count as unchanged where Snakemake recorded nothing of it, but `is_verified(job, file)` does.
 
     Snakemake runs a job whose input is newer than its result, unless the job's record has the input's checksum. Where
     the record is missing, as in a clone without `.snakemake`, times alone would decide.
@@ -132,7 +132,7 @@ def trust_record_without_checksum(vouches: Callable[[Any, str], bool], digest: C
         def input_checksums(self: Any, job: Any, input_path: Any) -> set[Any]:
             known = own(self, job, input_path)
             file = str(input_path)
-            return {f"sha256:{digest(file)}"} if None in known and vouches(job, file) else known
+            return {f"sha256:{digest(file)}"} if None in known and is_verified(job, file) else known
 
         return input_checksums
 
