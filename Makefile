@@ -1,5 +1,6 @@
 # make report   the whole study of params.yaml, from nothing to results/report/index.html
 # make test     every test
+# make test-fast   what takes no Snakemake, DVC or Slurm: under three minutes, for each change
 # make test-slurm   the cluster profile against a Slurm that it starts on this machine (root, Debian; minutes)
 # make test-snakemake-versions   the workflow with the oldest Snakemake that is allowed and with the newest (half an hour)
 # make setup    just the environment, .venv; then `.venv/bin/snakemake --cores N` is the native way in
@@ -17,7 +18,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable
 
-.PHONY: setup report test test-slurm test-snakemake-versions docs bench lock clean-env
+.PHONY: setup report test test-fast test-slurm test-snakemake-versions docs bench lock clean-env
 
 setup: $(VENV)/stamp-workflow
 
@@ -27,6 +28,9 @@ report: setup
 
 test: $(VENV)/stamp-test
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+test-fast: $(VENV)/stamp-test
+	$(BIN)/python -m pytest -q -n auto --dist loadfile -m "not workflow and not slow and not slurm and not versions"
 
 test-slurm: $(VENV)/stamp-test
 	$(BIN)/python -m pytest -m slurm tests/slurm

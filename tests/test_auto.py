@@ -11,6 +11,8 @@ import {face}
 from {face} import VlmProcessor
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+pytestmark = pytest.mark.slow
+
 model = AutoModelForImageTextToText.from_pretrained(sys.argv[1])
 VlmProcessor.of_model(model, AutoTokenizer.from_pretrained(sys.argv[1]))
 """

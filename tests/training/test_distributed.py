@@ -26,6 +26,8 @@ from vlmlaw.training.interruption import Stopped
 from vlmlaw.training.settings import CellSettings, ComputeSettings, TrainingSettings
 from vlmlaw.training.workspace import workspace_of
 
+pytestmark = pytest.mark.slow
+
 STEPS = 60
 PLAN = TrainingSettings(
     steps=STEPS, batch_size=4, learning_rate=3e-3, new_learning_rate=1e-2, weight_decay=0.1, checkpoint_seconds=1e9

@@ -105,13 +105,14 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path):
         signal.signal(signal.SIGINT, before)
 
 
-KILLED = """
+KILLED = f"""
 import os, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
-from test_loop import Training, loop
-loop.LEAST_TIME_BETWEEN_CHECKPOINTS = 0
-Training(checkpoint_seconds=1e-9, events={7: lambda: os.kill(os.getpid(), 9)}).run(Path(sys.argv[1]))
+from {__name__} import Training
+from vlmlaw.training import interruption
+interruption.LEAST_TIME_BETWEEN_CHECKPOINTS = 0
+Training(checkpoint_seconds=1e-9, events={{7: lambda: os.kill(os.getpid(), 9)}}).run(Path(sys.argv[1]))
 """
 
 

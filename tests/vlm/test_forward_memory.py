@@ -216,7 +216,7 @@ def test_transformers_own_recomputation_of_a_packed_row_is_refused(make_vlm, pac
     """Its backward pass could not know of the call's attention."""
     vlm = make_vlm().train()
     vlm.gradient_checkpointing_enable()
-    with pytest.raises(ValueError, match=r"recompute by `vlmlaw\.prepare`, or give padded rows"):
+    with pytest.raises(ValueError, match=r"recompute by `vlmlaw\.training\.sharding`, or give padded rows"):
         vlm(**packed, use_cache=False)
 
 

@@ -46,7 +46,7 @@ def write_cards(cells: Path, evaluations: Mapping[str, Sequence[str]]) -> None:
     """Write the card of each cell in the folder `cells`, from its evaluations there (paths below its own folder)."""
     for cell, files in evaluations.items():
         scores = [cells / cell / file for file in files]
-        card_of(scores, cells / _read(scores[0])["training"] / "model", cells / cell / CARD)
+        card_of(scores, cells / (_read(scores[0])["training"] or cell) / "model", cells / cell / CARD)
 
 
 def card_of(scores: Sequence[Path], model: Path, out: Path) -> None:
@@ -95,7 +95,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         evaluation = json.loads(path.read_text(encoding="utf-8"))
         _table([evaluation["scores"]])
-        return {key: evaluation[key] for key in ("cell", "parameters", "scores", "training")}
+        named = {key: evaluation[key] for key in ("cell", "parameters", "scores")}
+        return named | {"training": evaluation.get("training")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path} is no evaluation of a cell ({error!r}); expected its evaluation.json or benchmarks/NAME.json."
