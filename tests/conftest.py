@@ -13,6 +13,14 @@ import pytest
 N_QUESTIONS = 4
 
 
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory):
+    """Run all tests in an empty folder: what lies in the checkout, such as a finished study, is nothing to them."""
+    with pytest.MonkeyPatch.context() as at:
+        at.chdir(tmp_path_factory.mktemp("elsewhere"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def words() -> Any:
     """The miniature's tokenizer."""

@@ -1,6 +1,7 @@
 """Milliseconds to the first token: what is counted to which part, and that the model is left as it was."""
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_every_compressor_can_be_timed(make_vlm, name):
 
 
 def test_a_cell_without_a_model_is_named():
-    experiment = read_experiment("params.yaml")
+    experiment = read_experiment(Path(__file__).parents[2] / "params.yaml")
     name = "56k_v4_average_s0"
     cells = {name: (experiment.model_of(name), experiment.cell_settings(name).measured)}
     with pytest.raises(UserError, match=r"56k_v4_average_s0 has no model in .*; train it: snakemake --cores all"):
