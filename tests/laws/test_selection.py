@@ -9,7 +9,8 @@ from vlmlaw.laws import read_measurements
 from vlmlaw.laws.cells import Cells
 from vlmlaw.laws.fit import fit_cells
 from vlmlaw.laws.holdout import hold_out
-from vlmlaw.laws.selection import compare_laws, fit_or_choose, lack_of_fit, left_out_error
+from vlmlaw.laws.selection import compare_laws, fit_or_choose, left_out_error
+from vlmlaw.laws.statistics import lack_of_fit
 
 from .conftest import make_cells
 

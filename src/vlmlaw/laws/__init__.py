@@ -30,7 +30,8 @@ _HOME = {
     "linter.lint": ("lint", "require_clean"),
     "options": ("LawOptions",),
     "result": ("LawFit",),
-    "selection": ("Comparison", "compare_laws", "fit_or_choose", "lack_of_fit"),
+    "selection": ("Comparison", "compare_laws", "fit_or_choose"),
+    "statistics": ("lack_of_fit",),
     "table": ("Measurements", "read_measurements"),
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names}

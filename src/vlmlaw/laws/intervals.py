@@ -5,8 +5,11 @@ and rho is infinite. An end of an interval that is not finite says that the data
 Sources: Fieller 1954; Bates and Watts, Nonlinear Regression Analysis (1988), 6.1.2, for the F threshold of a profile.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,8 +17,11 @@ from scipy.optimize import brentq
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array
-from vlmlaw.laws.result import LawFit, student_t
 from vlmlaw.laws.solver import Solution, solve
+from vlmlaw.laws.statistics import student_t
+
+if TYPE_CHECKING:
+    from vlmlaw.laws.result import LawFit
 
 D_PROFILE = (-5.0, -2.0, -1.0, -0.5, -0.2, 0.0)  # below 0 unphysical, shown because the data hardly object
 

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import ndtri, stdtrit
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array, Cells
 from vlmlaw.laws.families import Law, find_law
+from vlmlaw.laws.statistics import student_t
+from vlmlaw.laws.verdict import verdict as verdict_of
 
 JSON_KIND = "vlmlaw-fit"
 
@@ -88,9 +89,7 @@ class LawFit:
 
     def verdict(self, *, level: float = 0.95) -> list[str]:
         """The fit in plain sentences, the main one first."""
-        from vlmlaw.laws.verdict import verdict  # which reads fits, so it cannot be imported above
-
-        return verdict(self, level=level)
+        return verdict_of(self, level=level)
 
     # ------------------------------------------------------------------ parameters
 
@@ -253,13 +252,6 @@ class LawFit:
     def __repr__(self) -> str:
         numbers = ", ".join(f"{name}={value:.6g}" for name, value in self.params.items())
         return f"<LawFit {self.law.name}: {numbers}; sse={self.sse:.6g}, n={self.n_cells}>"
-
-
-def student_t(level: float, degrees_of_freedom: float) -> float:
-    """Two-sided quantile of Student's t; the normal one without finite degrees of freedom."""
-    if not np.isfinite(degrees_of_freedom):
-        return float(ndtri(0.5 + level / 2))
-    return float(stdtrit(degrees_of_freedom, 0.5 + level / 2))
 
 
 def as_list(values: ArrayLike) -> list[float]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.special import fdtrc
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array, Cells
@@ -19,6 +18,7 @@ from vlmlaw.laws.families import DEFAULT_CANDIDATES, Law
 from vlmlaw.laws.fit import fit_cells, fit_law
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.solver import solve
+from vlmlaw.laws.statistics import lack_of_fit
 from vlmlaw.laws.table import Measurements, as_measurements
 
 GATE = 1.5  # times the best law's error on what it has not seen
@@ -192,22 +192,6 @@ def _predict_left_out(law: Law, cells: Cells, left_out: Array, fit: LawFit) -> A
         max_steps=50,  # a law that creeps along a valley predicts much the same all the way
     )
     return law.evaluate(found.theta.T[:, :, None], cells.ln_n, cells.ln_v)[0]
-
-
-def lack_of_fit(fit: LawFit) -> float:
-    """p value of the F test of the law against free cell means; nan without replicates or spare cells."""
-    cells = fit.cells
-    _, cell = np.unique(np.stack([cells.n, cells.v]), axis=1, return_inverse=True)
-    cell = cell.ravel()
-    n_distinct = int(cell.max()) + 1
-    spare, pure = n_distinct - fit.n_parameters + len(fit.at_bound), len(cells) - n_distinct
-    if spare <= 0 or pure <= 0:
-        return float("nan")
-    means = np.bincount(cell, cells.weight * cells.error) / np.bincount(cell, cells.weight)
-    within = float(cells.weight @ (cells.error - means[cell]) ** 2)
-    if within <= 0:
-        return float("nan")
-    return float(fdtrc(spare, pure, max(fit.sse - within, 0.0) / spare / (within / pure)))
 
 
 def fit_or_choose(

@@ -1,13 +1,19 @@
 """A fit in plain words: what matters more, size or tokens, how sure that is, and what to mind."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from vlmlaw.laws.cells import format_size
-from vlmlaw.laws.holdout import HoldOut
 from vlmlaw.laws.intervals import Interval, rho_interval
-from vlmlaw.laws.result import LawFit
-from vlmlaw.laws.selection import lack_of_fit
 from vlmlaw.laws.solver import MAD_TO_SIGMA
+from vlmlaw.laws.statistics import lack_of_fit
+
+if TYPE_CHECKING:
+    from vlmlaw.laws.holdout import HoldOut
+    from vlmlaw.laws.result import LawFit
 
 POOR_R_SQUARED = 0.7
 LACK_OF_FIT = 0.01  # p value

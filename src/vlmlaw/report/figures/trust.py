@@ -6,7 +6,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from vlmlaw.laws.result import student_t
+from vlmlaw.laws.statistics import student_t
 from vlmlaw.report import phrasing
 from vlmlaw.report.figures import style
 from vlmlaw.report.figures.curves import by_size, points
