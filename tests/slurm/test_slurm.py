@@ -54,15 +54,15 @@ def one_bad_cell(cluster, project):
 
 def too_little_memory(cluster, project):
     """A job that is asked less memory for than Python and torch take."""
-    project.edit("src/vlmlaw/resources.py", "BASE_MB = 1500", "BASE_MB = 450")
+    project.edit("src/vlmlaw/workflow/resources.py", "BASE_MB = 1500", "BASE_MB = 450")
     project.change("sizes.3k.training", {"steps": 60})
     return outcome(project, project.start(f"{FOLDER}/training.json").wait())
 
 
 def too_little_time(cluster, project):
     """A training hangs, as on a file system that does, until Slurm's time limit ends its job."""
-    project.edit("src/vlmlaw/resources.py", "BASE_MINUTES = 10", "BASE_MINUTES = 2")
-    project.edit("src/vlmlaw/resources.py", "SLACK = 3", "SLACK = 0")
+    project.edit("src/vlmlaw/workflow/resources.py", "BASE_MINUTES = 10", "BASE_MINUTES = 2")
+    project.edit("src/vlmlaw/workflow/resources.py", "SLACK = 3", "SLACK = 0")
     project.change("sizes.3k.training", LONG)
     run = project.start(f"{FOLDER}/training.json")
     job = in_mid_training(project, run)

@@ -86,8 +86,7 @@ def limits(study: Study, *, is_miniature: bool) -> list[str]:
         compare = " (compare the whole-size bootstrap in the tables)" if n_sizes > 2 else ""
         found.append(
             f"The laws are fitted to {phrasing.plural(n_sizes, 'size')}: few, and the cells of one size share a "
-            "language "
-            f"model, so that intervals which treat cells as independent are on the narrow side{compare}."
+            f"language model, so that intervals which treat cells as independent are on the narrow side{compare}."
         )
     found += [sentence for suite in study.suites for sentence in (*_wrong_way(suite), *_poor_kinds(suite, study))]
     if any(suite.missing for suite in study.suites):
@@ -114,8 +113,7 @@ def _seeds(suite: Suite) -> str:
     return (
         f"{suite.label}: error differs between seeds of one cell with a standard deviation of "
         f"{phrasing.number(deviation, 2)} ({phrasing.plural(n_cells, 'cell')} with several seeds); the law's residuals "
-        "have "
-        f"{phrasing.number(suite.fit.sigma, 2)}."
+        f"have {phrasing.number(suite.fit.sigma, 2)}."
     )
 
 
@@ -146,14 +144,12 @@ def _poor_kinds(suite: Suite, study: Study) -> list[str]:
     if still:
         found.append(
             f"{suite.label}: error on {phrasing.listed(still)} moves by less than {HARDLY_MOVES:g} over the whole "
-            "grid: "
-            "these kinds say nothing about size or tokens."
+            "grid: these kinds say nothing about size or tokens."
         )
     if solved:
         found.append(
             f"{suite.label}: {phrasing.listed(solved)} fell below an error of {SATURATED:g} in some cells, near the "
-            "floor "
-            "where a power law ends."
+            "floor where a power law ends."
         )
     return found
 
@@ -195,8 +191,6 @@ def cost(study: Study) -> str:
     encoder = phrasing.listed([phrasing.si(flops) for flops in sorted(frame["vision_flops"].unique())])
     return (
         f"To read one image with one question takes the LLM {phrasing.si(llm.min())} to {phrasing.si(llm.max())} "
-        "FLOPs, "
-        f"compressor and projector {phrasing.si(rest.min())} to {phrasing.si(rest.max())}, and the encoder {encoder} "
-        "in "
-        "every cell. The frontier counts the LLM alone unless the law's options say otherwise."
+        f"FLOPs, compressor and projector {phrasing.si(rest.min())} to {phrasing.si(rest.max())}, and the encoder "
+        f"{encoder} in every cell. The frontier counts the LLM alone unless the law's options say otherwise."
     )

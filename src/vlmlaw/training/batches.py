@@ -1,8 +1,8 @@
 """A training step's records as passes: shared out over processes, each pass within a number of tokens.
 
 Which records a step has, and where each goes, is a pure function of the step's number. Dialogues are packed: one stands
-behind the other in one row, and attention keeps them apart (see `attention`). Records whose questions share a prefix
-are rows with a mask of who sees whom. R records, T tokens.
+behind the other in one row, and attention keeps them apart (vlm/packed_attention.py). Records whose questions share a
+prefix are rows with a mask of who sees whom. R records, T tokens.
 """
 
 from __future__ import annotations

@@ -296,7 +296,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         `ImageInputs`). `n_visual_tokens` is V of this call, of an elastic model. `labels` are transformers' (same
         places as input_ids); `targets` (B, T) say which token each place should predict, so that one prefix can serve
         many questions. With either, logits are computed only where there is something to predict, (n, vocab). With
-        `cu_seq_lens_q`, where documents begin and end, the one row is packed (see `attention`).
+        `cu_seq_lens_q`, where documents begin and end, the one row is packed (see packed_attention.py).
         """
         given = (pixel_values, patches, question_ids, question_mask, image_of, importance, keys)
         images = ImageInputs(*given).joined(images or ImageInputs())
