@@ -91,7 +91,7 @@ def test_the_model_hands_over_what_its_compressor_compares_by(make_vlm, tower, n
         importance, keys = watch.read(N_PATCHES)
     keys = vlm.projector(patches) if name == "divprune" else keys
     expected = vlm.projector(vlm.compressor(patches, importance_BP=importance, keys_BPH=keys))
-    torch.testing.assert_close(vlm.visual_tokens(vlm.see(pixels)), expected)
+    torch.testing.assert_close(vlm.visual_tokens(vlm.encode_images(pixels)), expected)
 
 
 @torch.no_grad()
@@ -99,7 +99,7 @@ def test_cached_patches_need_the_towers_attention_beside_them(make_vlm):
     vlm = make(make_vlm, "clip", "visionzip")
     given = prompt(vlm)
     expected = vlm(**given).logits
-    seen = vlm.see(given.pop("pixel_values"))
+    seen = vlm.encode_images(given.pop("pixel_values"))
     torch.testing.assert_close(vlm(**given, images=seen).logits, expected)
     torch.testing.assert_close(vlm(**given, **seen.tensors()).logits, expected)
     with pytest.raises(ValueError, match="reads the tower's attention, which cached patches do not hold"):
@@ -112,7 +112,7 @@ def test_a_tower_that_names_no_projections_is_an_error(make_vlm):
         if "q_proj" in module._modules:
             module._modules["fused"] = module._modules.pop("q_proj")
     with pytest.raises(UserError, match="found no query and key projections"):
-        vlm.see(torch.randn(1, 3, 32, 32))
+        vlm.encode_images(torch.randn(1, 3, 32, 32))
 
 
 # --------------------------------------------------------------------------- what it costs

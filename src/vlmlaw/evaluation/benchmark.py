@@ -96,10 +96,10 @@ def said_by_user(question: Question, instruction: str) -> str:
 
 
 def patches_reader(vlm: Any, read: Callable[[Any], np.ndarray]) -> Callable[[Sequence[Any]], ImageInputs]:
-    """A function from images, as `read` knows them, to what the model's tower makes of them (`see`)."""
+    """A function from images, as `read` knows them, to what the model's tower makes of them (`encode_images`)."""
 
     def patches_of(images: Sequence[Any]) -> ImageInputs:
-        return vlm.see(pixel_values([read(image) for image in images], vlm.config).to(vlm.device))
+        return vlm.encode_images(pixel_values([read(image) for image in images], vlm.config).to(vlm.device))
 
     return patches_of
 

@@ -74,7 +74,7 @@ def tokenize(
         ids, targets, segments = document if independent else _cut(document, max_text_tokens or None)
         if max(targets) < 0:
             skipped.append(record.id)
-            _demand_few(skipped, len(dataset.records), max_text_tokens, skip_at_most)
+            _require_few_skipped(skipped, len(dataset.records), max_text_tokens, skip_at_most)
             continue
         arrays = np.array(ids, dtype=np.int32), np.array(targets, dtype=np.int32), np.array(segments, dtype=np.int16)
         parts.append(arrays)
@@ -114,7 +114,7 @@ def _documents(
                 raise UserError(
                     f"record {record.id!r}: the chat template leaves an answer without a label to learn from."
                 )
-            _demand_image(record, ids.count(image_token_id))
+            _require_image_token(record, ids.count(image_token_id))
             yield record, document
 
 
@@ -123,7 +123,7 @@ def _cut(document: Document, n_tokens: int | None) -> Document:
     return ids[:n_tokens], targets[:n_tokens], segments[:n_tokens]
 
 
-def _demand_few(skipped: list[str], n_records: int, max_text_tokens: int, skip_at_most: float) -> None:
+def _require_few_skipped(skipped: list[str], n_records: int, max_text_tokens: int, skip_at_most: float) -> None:
     n_allowed = int(skip_at_most * n_records)
     if len(skipped) > n_allowed:
         raise UserError(
@@ -158,7 +158,7 @@ def tokenize_dataset(dataset: Path, tokenizer: Path, out: Path, *, settings: Tok
         table.save(file)
 
 
-def _demand_image(record: Record, n_image_tokens: int) -> None:
+def _require_image_token(record: Record, n_image_tokens: int) -> None:
     if n_image_tokens != (1 if record.image else 0):
         raise UserError(
             f"record {record.id!r} has {'an image' if record.image else 'no image'}, but its text {n_image_tokens} "

@@ -38,10 +38,10 @@ def take_tokenizer(out: Path, *, settings: TokenizerSettings) -> None:
         tokenizer.pad_token = tokenizer.eos_token
     with whole_folder(out) as folder:
         tokenizer.save_pretrained(folder)
-        _demand_reads_back(tokenizer, folder)
+        _require_same_splitting(tokenizer, folder)
 
 
-def demand_same_tokens(folder: Path, shared: Path, *, settings: ModelSettings) -> None:
+def require_same_tokens(folder: Path, shared: Path, *, settings: ModelSettings) -> None:
     """Raises UserError where the model in `folder` has another tokenizer than the one that the grid shares."""
     from vlmlaw.tokens.token_table import load_tokenizer
 
@@ -85,7 +85,7 @@ def _template(name: str, tokenizer: Any, *, source: str) -> str:
     return tokenizer.chat_template
 
 
-def _demand_reads_back(tokenizer: Any, folder: Path) -> None:
+def _require_same_splitting(tokenizer: Any, folder: Path) -> None:
     """The stages read tokenizer.json alone; it must split text as the model's own class does."""
     from vlmlaw.tokens.token_table import load_tokenizer
 

@@ -40,7 +40,7 @@ from vlmlaw.vlm.images import are_features, open_images
 from vlmlaw.vlm.model import VlmForConditionalGeneration
 from vlmlaw.vlm.processor import VlmProcessor
 from vlmlaw.vlm.towers.features import grid_side, without_unused_layers
-from vlmlaw.vlm.towers.load import demand_whole, load_tower, statistics_of
+from vlmlaw.vlm.towers.load import load_tower, require_complete, statistics_of
 
 if TYPE_CHECKING:
     from vlmlaw.training.settings import CellSettings
@@ -90,7 +90,7 @@ def load_language_model(folder: Path, *, settings: CellSettings) -> PreTrainedMo
         trust_remote_code=opened.trust_remote_code,
     )
     model, info = loaded
-    demand_whole(opened.folder, type(model), info["missing_keys"])
+    require_complete(opened.folder, type(model), info["missing_keys"])
     return model.requires_grad_(settings.trains_language_model)
 
 

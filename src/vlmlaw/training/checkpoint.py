@@ -80,7 +80,7 @@ def resume(
         step, spent = state["step"], state["spent"]
         lines = log.read_text().splitlines(keepends=True)[:step]
         shapes = _shapes(folder)
-        _demand_the_same(folder, shapes, trained, n_lines=len(lines), step=step)
+        _require_same_training(folder, shapes, trained, n_lines=len(lines), step=step)
         _load(folder, shapes, trained, optimizer, machine)
     except damaged as error:
         raise UserError(f"{folder} cannot be resumed ({error!r}); delete {workspace} to start afresh.") from error
@@ -125,7 +125,7 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.size) for name, tensor in metadata.items()}  # type: ignore[union-attr]
 
 
-def _demand_the_same(
+def _require_same_training(
     folder: Path,
     shapes: Mapping[str, tuple[int, ...]],
     trained: Mapping[str, nn.Parameter],

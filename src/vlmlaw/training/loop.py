@@ -109,13 +109,13 @@ def _update(
     whole_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of all processes' parts
     loss_of_all = machine.total([float(total)])[0]
     line = {"step": step, "loss": loss_of_all, "gradient_norm": whole_norm.item(), "rate": rate_share}
-    _demand_finite(step, line["loss"], line["gradient_norm"], what)
+    _require_finite(step, line["loss"], line["gradient_norm"], what)
     optimizer.step()
     optimizer.zero_grad()
     return line
 
 
-def _demand_finite(step: int, loss: float, norm: float, what: str) -> None:
+def _require_finite(step: int, loss: float, norm: float, what: str) -> None:
     if not (math.isfinite(loss) and math.isfinite(norm)):
         raise UserError(
             f"{what}: at step {step} the loss is {loss} and the gradient's norm {norm}; both must be finite. "

@@ -22,7 +22,7 @@ def fetch_vision(out: Path, *, settings: ModelSettings) -> None:
 
     planned = config_of(settings.source, settings.revision)
     folder, commit = fetch_files(settings, (*CONFIG_FILES, *WEIGHT_FILES))
-    _demand_same_shape(settings.source, vision_config(planned), vision_config(read_config(folder)))
+    _require_same_shape(settings.source, vision_config(planned), vision_config(read_config(folder)))
     mean, std = pixel_statistics(folder)
     pin = pin_of(folder, settings, commit=commit, image_mean=mean, image_std=std)
     load_tower(Opened(folder, pin))
@@ -37,20 +37,20 @@ def fetch_language_model(tokenizer: Path, out: Path, *, settings: ModelSettings)
     """
     import shutil
 
-    from vlmlaw.tokens.tokenizer import demand_same_tokens
+    from vlmlaw.tokens.tokenizer import require_same_tokens
 
     patterns = (*CONFIG_FILES, *WEIGHT_FILES, *TOKENIZER_PATTERNS)
     planned = config_of(settings.source, settings.revision)
     folder, commit = fetch_files(settings, patterns)
-    _demand_same_shape(settings.source, text_config(planned), text_config(read_config(folder)))
-    demand_same_tokens(folder, tokenizer, settings=settings)
+    _require_same_shape(settings.source, text_config(planned), text_config(read_config(folder)))
+    require_same_tokens(folder, tokenizer, settings=settings)
     with whole_folder(out) as partial:
         write_pin(pin_of(folder, settings, commit=commit), partial)
         for file in tokenizer.iterdir():
             shutil.copyfile(file, partial / file.name)
 
 
-def _demand_same_shape(source: str, planned: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+def _require_same_shape(source: str, planned: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     """Raises UserError where the model is not what the experiment was planned with."""
     wrong = {key: value for key, value in planned.items() if key in found and found[key] != value}
     if wrong:

@@ -160,7 +160,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """
         compressor, dtype = self.compressor.with_n_visual_tokens(n_visual_tokens), self.projector.norm.weight.dtype
         if images.patches is None:
-            raise ValueError("found no patches to make visual tokens of; give the tower's features (see `see`)")
+            raise ValueError("found no patches to make visual tokens of; give the tower's features (`encode_images`)")
         patches_BPK, image_of_B = images.patches.to(dtype), images.image_of
         question_BTD, question_mask_BT = None, images.question_mask
         if compressor.needs_question:
@@ -173,7 +173,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             places_P2 = patch_positions(compressor.grid_side).to(visual_BVC.device)
             places_BV2: Tensor | None = places_P2.expand(len(visual_BVC), -1, -1)
         else:
-            importance_BP, keys_BPH = self._compared_by(images, patches_BPK)
+            importance_BP, keys_BPH = self._patch_importance(images, patches_BPK)
             visual_BVC, places_BV2 = compressor.forward_with_positions(
                 patches_BPK,
                 question_BTD,
@@ -187,7 +187,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             visual_BVD = visual_BVD + self.places(places_BV2)
         return visual_BVD
 
-    def _compared_by(self, images: ImageInputs, patches_BPK: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def _patch_importance(self, images: ImageInputs, patches_BPK: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """What the compressor weighs and compares patches by, made of the patches where the tower says nothing."""
         compressor, has_attention = self.compressor, attention.has_attention(self.config.vision_config)
         patches_BPC, importance_BP = patches_BPK[..., -compressor.width :], images.importance
@@ -214,7 +214,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return states, question_mask_BT
 
     @torch.no_grad()
-    def see(self, pixel_values: Tensor) -> ImageInputs:
+    def encode_images(self, pixel_values: Tensor) -> ImageInputs:
         """What the tower makes of normalised pixel_values (B, 3, H, W), or of bytes (B, H, W, 3).
 
         That is `patches` (B, P, K), and `importance` and `keys` where the compressor asks for the tower's attention.
@@ -237,7 +237,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # The image's token may lie beyond the LLM's vocabulary; what stands in its place is replaced anyway.
         embeds_BTD = self.get_input_embeddings()(input_ids.masked_fill(is_image_BT, 0))
         if images.patches is None and images.pixel_values is not None and len(images.pixel_values):
-            seen = self.see(images.pixel_values)
+            seen = self.encode_images(images.pixel_values)
             images = replace(images, pixel_values=None, **seen.tensors())
         n_images = images.n_sequences
         n_each = self.compressor.with_n_visual_tokens(n_visual_tokens).n_input_tokens

@@ -29,14 +29,18 @@ PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("kind", RESTLESS)
 def test_two_passes_in_training_see_the_same(make_vlm, kind):
     vlm = make_vlm(vision=RESTLESS[kind], feature_layers=[-1])
-    expected = vlm.see(PIXELS).patches
+    expected = vlm.encode_images(PIXELS).patches
     vlm.train()
     assert vlm.training and vlm.language_model.training and not vlm.vision_tower.training
-    assert torch.equal(vlm.see(PIXELS).patches, expected) and torch.equal(vlm.see(PIXELS).patches, expected)
+    assert torch.equal(vlm.encode_images(PIXELS).patches, expected) and torch.equal(
+        vlm.encode_images(PIXELS).patches, expected
+    )
     nn.Sequential(vlm).train()  # also as a part of another module
-    assert torch.equal(vlm.see(PIXELS).patches, expected)
+    assert torch.equal(vlm.encode_images(PIXELS).patches, expected)
     vlm.vision_tower.train()
-    assert not torch.equal(vlm.see(PIXELS).patches, vlm.see(PIXELS).patches)  # else the test says little
+    assert not torch.equal(
+        vlm.encode_images(PIXELS).patches, vlm.encode_images(PIXELS).patches
+    )  # else the test says little
 
 
 def test_the_tower_is_in_eval_mode_in_a_training(small, monkeypatch, tmp_path):
@@ -86,7 +90,7 @@ def test_the_towers_type_is_its_own_through_saving_and_loading(make_vlm, tmp_pat
     vlm.to(getattr(torch, of_rest))
     vlm.vision_tower.to(getattr(torch, of_tower))
     assert str(vlm.dtype) == f"torch.{of_rest}"
-    expected = vlm.see(PIXELS).patches
+    expected = vlm.encode_images(PIXELS).patches
     assert str(expected.dtype) == f"torch.{of_tower}"
     vlm.save_pretrained(tmp_path)
     for asked in ("", "float32", "bfloat16"):
@@ -95,7 +99,7 @@ def test_the_towers_type_is_its_own_through_saving_and_loading(make_vlm, tmp_pat
         assert {str(p.dtype) for p in loaded.vision_tower.parameters()} == {f"torch.{of_tower}"}
         others = {str(p.dtype) for name, p in loaded.named_parameters() if not name.startswith("vision_tower.")}
         assert others == {f"torch.{asked or of_rest}"}
-        assert torch.equal(loaded.see(PIXELS).patches, expected)
+        assert torch.equal(loaded.encode_images(PIXELS).patches, expected)
         ids = torch.tensor([[1, 1, 1, 1, 7, 8]] * 2)
         assert str(loaded(ids, pixel_values=PIXELS).logits.dtype) == f"torch.{asked or of_rest}"
 
@@ -116,7 +120,7 @@ def test_sharded_training_keeps_the_towers_type(make_vlm, words, tmp_path, of_to
     """FSDP2 in bfloat16, on one process: the tower's weights and features are as before, and saved as they are."""
     vlm = make_vlm(vision=RESTLESS["clip"], feature_layers=[-1], vision_dtype=of_tower)
     vlm.vision_tower.to(getattr(torch, of_tower)).requires_grad_(False)
-    expected, compute = vlm.see(PIXELS).patches, ComputeSettings(logs=())
+    expected, compute = vlm.encode_images(PIXELS).patches, ComputeSettings(logs=())
     ids = torch.tensor([[1, 1, 1, 1, 7, 8]] * 2)
     with join(compute, sharded=True) as machine:
         prepare(vlm, machine=machine, compute=compute, dtype=torch.bfloat16)
@@ -124,15 +128,15 @@ def test_sharded_training_keeps_the_towers_type(make_vlm, words, tmp_path, of_to
         out = vlm(ids, pixel_values=PIXELS, labels=ids)
         assert out.logits.dtype == torch.bfloat16
         out.loss.backward()
-        assert torch.equal(vlm.see(PIXELS).patches, expected)
+        assert torch.equal(vlm.encode_images(PIXELS).patches, expected)
         save_whole(vlm, tmp_path, machine=machine, dtype=torch.bfloat16)
     words.save_pretrained(tmp_path)
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path)
     assert loaded.language_model.dtype == torch.bfloat16
     assert str(loaded.vision_tower.dtype) == f"torch.{of_tower}"
-    assert torch.equal(loaded.see(PIXELS).patches, expected)
+    assert torch.equal(loaded.encode_images(PIXELS).patches, expected)
     evaluated, _ = load_cell(tmp_path, dtype="float32")
-    assert evaluated.dtype == torch.float32 and torch.equal(evaluated.see(PIXELS).patches, expected)
+    assert evaluated.dtype == torch.float32 and torch.equal(evaluated.encode_images(PIXELS).patches, expected)
 
 
 @pytest.mark.parametrize("of_tower", ["float32", "bfloat16"])
@@ -155,4 +159,4 @@ def test_vision_dtype_of_the_experiment_is_the_towers(make_vlm, small, tmp_path,
     vlm = build_vlm(small.language_model, tmp_path / "encoder", settings=settings)
     assert vlm.config.vision_dtype == of_tower
     assert {str(p.dtype) for p in vlm.vision_tower.parameters()} == {f"torch.{of_tower}"}
-    assert str(vlm.see(PIXELS).patches.dtype) == f"torch.{of_tower}"
+    assert str(vlm.encode_images(PIXELS).patches.dtype) == f"torch.{of_tower}"

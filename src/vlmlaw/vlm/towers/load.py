@@ -37,7 +37,7 @@ def load_tower(opened: Opened) -> PreTrainedModel:
             )
     except (OSError, ValueError) as error:
         raise UserError(f"{opened.folder} cannot be loaded as a vision tower: {error}") from error
-    demand_whole(opened.folder, type(tower), info["missing_keys"])
+    require_complete(opened.folder, type(tower), info["missing_keys"])
     features.grid_side(tower.config)
     return tower.requires_grad_(False).eval()
 
@@ -53,7 +53,7 @@ def _without_load_report() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def demand_whole(folder: Path, kind: type, missing: Iterable[str]) -> None:
+def require_complete(folder: Path, kind: type, missing: Iterable[str]) -> None:
     """Raises UserError where a checkpoint lacks weights of its model, which would stay random."""
     if lacking := sorted(missing):
         raise UserError(
