@@ -26,7 +26,10 @@ report: setup
 	$(BIN)/snakemake --cores $(CORES) --configfile $(EXPERIMENT)
 	@$(BIN)/python -m vlmlaw summary $(EXPERIMENT)
 
+# The examples in docstrings come first: they take seconds, and `.ci/run` reads the last line, the summary of the tests.
+DOCTESTS := src/vlmlaw/laws src/vlmlaw/compressors src/vlmlaw/vlm
 test: $(VENV)/stamp-test
+	$(BIN)/python -m pytest --quiet --doctest-modules $(DOCTESTS)
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/stamp-test

@@ -1,4 +1,4 @@
-"""Strict settings: a mapping read from YAML or JSON becomes a frozen dataclass, or a message with all that is wrong.
+"""Strict settings: convert a mapping from YAML or JSON to a frozen dataclass, or raise an error with all faults.
 
 A dataclass's annotations are its schema. Ranges stand in a field's metadata (see `number`), defaults in the dataclass.
 pydantic's core (https://docs.pydantic.dev/latest/api/pydantic_core_schema/) does the checking; pydantic itself would
@@ -23,7 +23,7 @@ T = TypeVar("T")
 WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
 BOUNDS = {"least": ("ge", "at least"), "above": ("gt", "above"), "most": ("le", "at most")}
 INT64 = 2**63 - 1  # the largest whole number of torch's and numpy's arrays, seeds included
-MISSING = object()  # stands for a key that is not there, so that its fault says what was expected
+MISSING = object()  # stands for an absent key, so that the error states the expected value
 
 
 def number(
@@ -60,7 +60,7 @@ def passive_names(cls: type) -> set[str]:
 
 
 def build(cls: type[T], mapping: Any, *, where: str) -> T:
-    """An instance of the dataclass `cls`. Raises UserError that lists every unknown or missing key and wrong value."""
+    """Build dataclass `cls` from a mapping. Raises UserError with every unknown or missing key and wrong value."""
     from pydantic_core import ValidationError
 
     try:
@@ -70,7 +70,7 @@ def build(cls: type[T], mapping: Any, *, where: str) -> T:
 
 
 def listing(faults: list[str]) -> str:
-    """One fault as it is, several as a list with one a line."""
+    """Format faults: a single one as it is, several as a list with one per line."""
     return faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} settings are wrong:", *faults])
 
 
@@ -237,7 +237,7 @@ def _source_words(kind: type) -> tuple[str, ...]:
 
 
 def _refuse(fault: str, _value: Any, **context: str) -> NoReturn:
-    """Raise what pydantic's core collects; `_fault` makes a sentence of it."""
+    """Raise an error that pydantic's core collects and `_fault` formats as a sentence."""
     from pydantic_core import PydanticCustomError
 
     raise PydanticCustomError(fault, "{expected}", {"expected": "", **context})  # type: ignore[arg-type]
@@ -279,7 +279,7 @@ def _shown(value: Any) -> str:
 
 
 def _remedy(value: Any, context: Mapping[str, Any]) -> str:
-    """What to write instead, where YAML read a number as text, or text as something else."""
+    """The correction to suggest if YAML read a number as text, or text as something else."""
     kind = context.get("kind")
     if isinstance(value, str) and (words := context.get("words")):
         return _nearest(value, words)

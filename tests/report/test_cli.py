@@ -55,10 +55,10 @@ def test_no_law(text: str | None, message: str, tmp_path: Path, capsys: pytest.C
         ("--formats", "svg,bmp", "expected one or more of svg, png, pdf"),
         ("--column", "score", "has no '='"),
         ("--settings", '{"colour": 1}', "unknown key 'colour'"),
-        ("--experiment", "{nonsense", "no JSON"),
-        ("--cells", "nowhere", "holds the training of none of the measured cells"),
+        ("--experiment", "{nonsense", "not JSON"),
+        ("--cells", "nowhere", "has no training of any measured cell"),
         ("--samples", "nowhere", "is no dataset"),
-        ("--trainings", "nowhere", "is no account of a training"),
+        ("--trainings", "nowhere", "does not describe a training"),
     ],
 )
 def test_bad_options(
@@ -72,7 +72,7 @@ def test_bad_options(
 def test_a_broken_account_of_a_cell(tmp_path: Path) -> None:
     made.write_cells(tmp_path, ["56k_v1_block_linear_s0"])
     (tmp_path / "56k_v1_block_linear_s0" / "training.json").write_text('{"steps": 3}')
-    with pytest.raises(Exception, match="is no account of a training"):
+    with pytest.raises(Exception, match="does not describe a training"):
         run_files.read_cells(tmp_path, ["56k_v1_block_linear_s0"])
 
 

@@ -76,7 +76,11 @@ COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in (*_WITHO
 
 
 def compressor_class(name: str) -> type[Compressor]:
-    """The class of that name. Raises UserError with the names there are."""
+    """The class of that name. Raises UserError with the names there are.
+
+    >>> compressor_class("quecc").needs_question, compressor_class("average").allowed_tokens(grid_side=6)
+    (True, [1, 4, 9, 36])
+    """
     if name not in COMPRESSORS:
         raise UserError(f"no compressor is called {name!r}; there are {', '.join(sorted(COMPRESSORS))}.")
     return COMPRESSORS[name]
@@ -92,7 +96,13 @@ def build_compressor(
     n_levels: int = 1,
     **options: Any,
 ) -> Compressor:
-    """A compressor with its initial weights. Raises UserError: unknown name, unknown option, impossible V."""
+    """A compressor with its initial weights. Raises UserError: unknown name, unknown option, impossible V.
+
+    >>> import torch
+    >>> compressor = build_compressor("average", grid_side=24, width=1024, n_visual_tokens=36)
+    >>> compressor(torch.zeros(2, 576, 1024)).shape
+    torch.Size([2, 36, 1024])
+    """
     kind = compressor_class(name)
     unknown = sorted(set(options) - set(kind.option_names()))
     if unknown:

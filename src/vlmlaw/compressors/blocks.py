@@ -17,6 +17,12 @@ class BlockLinear(RegionCompressor):
     It starts as `average` and learns what the mean leaves out; MLP with pixel shuffle without its hidden layer,
     as a residual on the mean. Ours: at V = 1 it beats both of its parts in the miniature.
     Weights: `linear` C x RC, C.
+
+    >>> import torch
+    >>> from vlmlaw.compressors import build_compressor
+    >>> patches = torch.arange(16.0).reshape(1, 16, 1)  # a 4 x 4 grid of width 1, in raster order
+    >>> build_compressor("block_linear", 4, 1, 4)(patches).flatten().tolist()
+    [2.5, 4.5, 10.5, 12.5]
     """
 
     name = "block_linear"
@@ -44,6 +50,12 @@ class MlpShuffle(RegionCompressor):
 
     As InternVL 1.5 (Chen et al. 2024, arXiv 2404.16821, section 3.1), whose MLP ends in the LLM's width; here in C.
     Weights: `norm` RC; `hidden` H x RC, H; `output` C x H, C, with H = `hidden_width` (C unless given).
+
+    >>> import torch
+    >>> from vlmlaw.compressors import build_compressor
+    >>> compressor = build_compressor("mlp_shuffle", grid_side=4, width=8, n_visual_tokens=4, hidden_width=16)
+    >>> compressor(torch.zeros(2, 16, 8)).shape
+    torch.Size([2, 4, 8])
     """
 
     name = "mlp_shuffle"

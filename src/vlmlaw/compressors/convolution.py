@@ -54,6 +54,11 @@ class CAbstractor(RegionCompressor):
     """visual = blocks(average pooling by region(blocks(patches + position))), `depth` RegNet blocks each time.
 
     Honeybee's closing MLP is the model's projector. Weights: `position` P x C; `before.i`, `after.i` RegNetBlock.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> compressor = build_compressor("conv", grid_side=4, width=8, n_visual_tokens=4, depth=1)
+    >>> compressor(torch.zeros(2, 16, 8)).shape
+    torch.Size([2, 4, 8])
     """
 
     name = "conv"

@@ -50,6 +50,11 @@ class ToMe(Comparing):
     ToMe (Bolya et al. 2023, arXiv 2210.09461, section 3): cosine similarity of the keys, means weighted by size.
     Departure: the paper merges some tokens in every layer of the tower; here the tower is left as it is and all
     merging follows it, in the fewest rounds (at most half of the tokens go in one). Its place is the mean place.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> patches = torch.eye(2).repeat_interleave(2, dim=0).unsqueeze(0)  # two pairs of equal patches
+    >>> build_compressor("tome", 2, 2, 2)(patches).tolist()
+    [[[1.0, 0.0], [0.0, 1.0]]]
     """
 
     name = "tome"
@@ -87,6 +92,11 @@ class PruMerge(Comparing):
     LLaVA-PruMerge (Shang et al. 2024, arXiv 2403.15388, section 3.3), nearest by cosine of the keys among all
     other patches, `n_neighbours` of them. Departure: the paper lets outliers of a decide how many to keep; here V is
     given. The importance is the class token's attention, which sums to 1 over the patches. Its place is v's.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> importance = torch.tensor([[0.5, 0.3, 0.1, 0.1]])
+    >>> build_compressor("prumerge", 2, 1, 1)(torch.ones(1, 4, 1), importance_BP=importance)  # 1 + 0.3 + 0.1 + 0.1
+    tensor([[[1.5000]]])
     """
 
     name = "prumerge"
@@ -123,6 +133,12 @@ class VisionZip(Comparing):
     54 + 10). The patches left, in raster order, give evenly spaced targets; each other one goes to its most similar
     target by cosine of the keys, and contextual_v = target_v + mean of those that went to it: as released, while the
     paper's text has a mean of all. A contextual token's place is its target's.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> importance = torch.arange(16.0).reshape(1, 16) / 120  # of each patch; it sums to 1
+    >>> compressor = build_compressor("visionzip", 4, 1, 8)
+    >>> compressor(torch.ones(1, 16, 1), importance_BP=importance).shape, compressor.n_contextual
+    (torch.Size([1, 8, 1]), 1)
     """
 
     name = "visionzip"

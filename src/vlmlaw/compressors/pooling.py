@@ -15,7 +15,12 @@ from vlmlaw.compressors.grids import RegionCompressor, as_image, as_tokens, even
 
 
 class AllPatches(Compressor):
-    """No compression: V = P."""
+    """No compression: V = P.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> build_compressor("none", 4, 8, 16)(torch.zeros(1, 16, 8)).shape
+    torch.Size([1, 16, 8])
+    """
 
     name = "none"
 
@@ -32,7 +37,13 @@ class AllPatches(Compressor):
 
 
 class AveragePooling(RegionCompressor):
-    """visual_v = mean of the patches of region v."""
+    """visual_v = mean of the patches of region v.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> patches = torch.arange(16.0).reshape(1, 16, 1)  # a 4 x 4 grid of width 1, in raster order
+    >>> build_compressor("average", 4, 1, 4)(patches).flatten().tolist()
+    [2.5, 4.5, 10.5, 12.5]
+    """
 
     name = "average"
 
@@ -45,6 +56,11 @@ class MatryoshkaPooling(AveragePooling):
 
     A training step takes the mean of the losses at every scale, as in the paper (there V = 1, 9, 36, 144, 576); here at
     every V that the grid allows, or at `training_tokens`. Coarser tokens are means of finer ones.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> compressor = build_compressor("m3", 4, 1, 16)
+    >>> compressor.training_tokens, compressor.with_n_visual_tokens(4)(torch.zeros(1, 16, 1)).shape
+    ([1, 4, 16], torch.Size([1, 4, 1]))
     """
 
     name = "m3"
@@ -59,7 +75,13 @@ class MatryoshkaPooling(AveragePooling):
 
 
 class StridedSampling(RegionCompressor):
-    """visual_v = the patch at the middle of region v (for an even side, the last of the two middles)."""
+    """visual_v = the patch at the middle of region v (for an even side, the last of the two middles).
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> patches = torch.arange(16.0).reshape(1, 16, 1)  # a 4 x 4 grid of width 1, in raster order
+    >>> build_compressor("stride", 4, 1, 4)(patches).flatten().tolist()
+    [5.0, 7.0, 13.0, 15.0]
+    """
 
     name = "stride"
 
@@ -83,6 +105,11 @@ class BilinearResize(Compressor):
 
     Each token mixes the four patches nearest its centre (no antialiasing), so that a large step skips patches,
     unlike the mean. Any square V up to P, dividing or not.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> patches = torch.arange(16.0).reshape(1, 16, 1)  # a 4 x 4 grid of width 1, in raster order
+    >>> build_compressor("bilinear", 4, 1, 4)(patches).flatten().tolist()
+    [2.5, 4.5, 10.5, 12.5]
     """
 
     name = "bilinear"
@@ -104,7 +131,13 @@ class BilinearResize(Compressor):
 
 
 class RandomSelection(Compressor):
-    """V patches drawn once, without replacement, by `seed`: the same ones in every image, in raster order."""
+    """V patches drawn once, without replacement, by `seed`: the same ones in every image, in raster order.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> patches = torch.arange(16.0).reshape(1, 16, 1)  # a 4 x 4 grid of width 1, in raster order
+    >>> build_compressor("random", 4, 1, 4)(patches).flatten().tolist()
+    [0.0, 6.0, 12.0, 15.0]
+    """
 
     name = "random"
 

@@ -23,6 +23,15 @@ def split_published(
 
     Reads the names that start with `prefix` (in LLaVA checkpoints "model.mm_projector." for TokenPacker) and
     leaves the others. Raises UserError where names are missing or unknown or a shape differs.
+
+    >>> import torch
+    >>> from vlmlaw.compressors import build_compressor
+    >>> compressor = build_compressor("tokenpacker", grid_side=4, width=8, n_visual_tokens=4)
+    >>> weights = {f"model.mm_projector.{key}": value for key, value in compressor.state_dict().items()}
+    >>> weights["model.mm_projector.mlp.0.bias"] = torch.zeros(16)
+    >>> own, projector = split_published(compressor, weights, prefix="model.mm_projector.")
+    >>> own.keys() == compressor.state_dict().keys(), list(projector)
+    (True, ['0.bias'])
     """
     inside = PROJECTOR_INSIDE.get(compressor.name)
     own: dict[str, Tensor] = {}

@@ -49,6 +49,11 @@ class Resampler(Compressor):
     The Perceiver resampler of Flamingo (Alayrac et al. 2022, arXiv 2204.14198, section 3.1.1); as in the Q-Former
     of BLIP-2 (arXiv 2301.12597) the queries see each other. Places are learned (`position`), since the towers of
     today may not carry theirs to the last level. Weights: `queries` V x C; `position` P x C; `layers.i`; `norm` C.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> compressor = build_compressor("resampler", grid_side=4, width=8, n_visual_tokens=4, depth=1)
+    >>> compressor(torch.zeros(2, 16, 8)).shape
+    torch.Size([2, 4, 8])
     """
 
     name = "resampler"
@@ -89,6 +94,12 @@ class MatryoshkaQueries(Compressor):
     that V reaches P; places of patches are learned instead of sine waves, and queries, being learned, have none added.
     Weights: `queries` P x C; `position` P x C; `patches_proj` C x C; `attention`; `output` C x C;
     `queries_norm`, `patches_norm`, `output_norm` C.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> compressor = build_compressor("mqt", grid_side=4, width=8, n_visual_tokens=4)
+    >>> patches = torch.randn(1, 16, 8)
+    >>> torch.allclose(compressor(patches)[:, :2], compressor.with_n_visual_tokens(2)(patches), atol=1e-6)
+    True
     """
 
     name = "mqt"

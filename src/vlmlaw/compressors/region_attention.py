@@ -89,6 +89,11 @@ class QueCC(RegionAttention):
         k_proj.0, v_proj.0 C x LC   .2 C x C    .3 LayerNorm C
         q_downsample       C x 1 x k x k
         clip_attn          in_proj 3C x C, out_proj C x C
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> compressor = build_compressor("quecc", grid_side=4, width=8, n_visual_tokens=4, question_width=6)
+    >>> compressor(torch.zeros(2, 16, 8), question_BTD=torch.zeros(2, 5, 6)).shape
+    torch.Size([2, 4, 8])
     """
 
     name = "quecc"
@@ -148,6 +153,11 @@ class TokenPacker(RegionAttention):
         ln_q_1, ln_k_1, ln_v_1  C
         clip_attn               in_proj 3C x C, out_proj C x C, bias
     The published module ends with `mlp` to the LLM's width: that is the projector, which is the model's.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> compressor = build_compressor("tokenpacker", grid_side=4, width=8, n_visual_tokens=4, n_levels=2)
+    >>> compressor(torch.zeros(2, 16, 16)).shape
+    torch.Size([2, 4, 8])
     """
 
     name = "tokenpacker"

@@ -18,6 +18,9 @@ def received_attention(features_BPH: Tensor) -> Tensor:
 
     An importance for towers without a class token, as VisionZip (arXiv 2412.04467, section 3.1) takes for SigLIP,
     there from the tower's own attention. Costs 2 P^2 H FLOPs, which are the caller's to count.
+
+    >>> received_attention(torch.zeros(1, 4, 8)).tolist()  # equal patches receive equal attention
+    [[0.25, 0.25, 0.25, 0.25]]
     """
     scores_BPP = features_BPH @ features_BPH.transpose(1, 2) / math.sqrt(features_BPH.shape[-1])
     return scores_BPP.softmax(dim=-1).mean(dim=1)
@@ -102,6 +105,12 @@ class FastV(TrainingFree):
     those that the last question token attends to most in layer K, its heads averaged, are kept for the layers after it.
     As a function of tensors it is this choice; the model runs it inside its LLM. With the encoder's class-token
     attention as the importance it is the selection of FasterVLM (arXiv 2412.01818).
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> patches = torch.arange(16.0).reshape(1, 16, 1)  # a 4 x 4 grid of width 1, in raster order
+    >>> importance = torch.arange(16.0).reshape(1, 16) / 120  # of each patch; it sums to 1
+    >>> build_compressor("fastv", 4, 1, 4)(patches, importance_BP=importance).flatten().tolist()
+    [12.0, 13.0, 14.0, 15.0]
     """
 
     name = "fastv"
@@ -124,6 +133,11 @@ class DivPrune(Comparing):
     DivPrune (Alvar et al. 2025, arXiv 2503.02175, section 3.2), there and in our models of the patches as the LLM sees
     them, that is projected. The first is the patch whose nearest other patch is
     farthest. V rounds of P comparisons for all images at once: the greedy choice is sequential in V by nature.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> patches = torch.tensor([[[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]])
+    >>> build_compressor("divprune", 2, 2, 2)(patches).tolist()  # one patch of each direction
+    [[[1.0, 0.0], [0.0, 1.0]]]
     """
 
     name = "divprune"
@@ -155,6 +169,12 @@ class TextGuided(Comparing):
     score_p = sum over raters of softmax_p(s_tp). Questions and keys must share a space: give the patches projected
     to the LLM's width as keys (key_width = question_width), unless the vision width is that width.
     No token recycling and no adaptive V, so that V is what the cell says.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> patches = torch.arange(16.0).reshape(1, 16, 1)  # a 4 x 4 grid of width 1, in raster order
+    >>> compressor = build_compressor("text_guided", 4, 1, 4, question_width=1)
+    >>> compressor(patches, question_BTD=torch.ones(1, 2, 1)).flatten().tolist()
+    [12.0, 13.0, 14.0, 15.0]
     """
 
     name = "text_guided"

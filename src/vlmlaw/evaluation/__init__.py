@@ -1,6 +1,6 @@
-"""What a cell is asked, who answers, how the answer is judged, and the row that comes of it.
+"""Evaluation of trained cells on the test split and on benchmarks, and the measurements that result.
 
-Comes in: a trained cell, a test split or a file of questions. Goes out: scores with their standard errors, FLOPs and
-parameters of the cell, measurements.csv, a model card. It knows nothing of experiments or rules, nor of how the cell
-was trained.
+A trained cell and a test split or a file of questions come in; scores with standard errors, FLOPs and parameters of the
+cell, measurements.csv and a model card go out. Evaluation must not know experiments or rules, nor how a cell was
+trained.
 """

@@ -1,4 +1,4 @@
-"""One cell's replies to one benchmark, and its error: by generating, for questions with any number of right answers."""
+"""Evaluation of a cell on a benchmark: generate a reply to each question, judge it, and compute the error."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def evaluate_benchmark(
     settings: BenchmarkSettings,
     cell: MeasuredCell | None = None,
 ) -> None:
-    """Ask a trained cell all questions; writes its error, size and cost to `out`, and what it said beside it (.jsonl).
+    """Evaluate a trained cell on a benchmark; write its error, size and cost to `out`, its replies beside it.
 
-    `cell` says which one, where the model's weights serve several.
+    cell: which cell it is, if several share the weights of the model.
     Raises UserError, before the model is loaded, for a question that cannot be asked or judged.
     """
     metric = metric_called(settings.metric)
@@ -77,7 +77,7 @@ def evaluate_benchmark(
 
 
 def pad_id_of(tokenizer: Any) -> int:
-    """What fills a row up; it is masked, so any token serves."""
+    """The token id that pads a row; padding is masked, so any token will do."""
     return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 
 
@@ -96,7 +96,7 @@ def said_by_user(question: Question, instruction: str) -> str:
 
 
 def patches_reader(vlm: Any, read: Callable[[Any], np.ndarray]) -> Callable[[Sequence[Any]], ImageInputs]:
-    """A function from images, as `read` knows them, to what the model's tower makes of them (`encode_images`)."""
+    """A function from images, in the form that `read` accepts, to the output of the vision tower for them."""
 
     def patches_of(images: Sequence[Any]) -> ImageInputs:
         return vlm.encode_images(pixel_values([read(image) for image in images], vlm.config).to(vlm.device))
@@ -105,14 +105,14 @@ def patches_reader(vlm: Any, read: Callable[[Any], np.ndarray]) -> Callable[[Seq
 
 
 def score_of(verdicts: Sequence[Verdict], questions: Sequence[Question]) -> Score:
-    """The benchmark's error; questions that share an image are one cluster, one without is its own."""
+    """The error of the benchmark; questions on one image form a cluster, one without an image is its own cluster."""
     clusters = [f"image {q.image}" if q.image is not None else f"question {q.id}" for q in questions]
     lost, weights = (np.array([getattr(v, key) for v in verdicts]) for key in ("lost", "weight"))
     return score(lost, np.array(clusters), weights)
 
 
 def _lines(questions: Sequence[Question], said: Sequence[str], verdicts: Sequence[Verdict]) -> list[str]:
-    """What was asked and said, a JSON line for each question."""
+    """Questions and replies, one JSON line for each question."""
     rows = [
         {"id": question.id, "kind": question.kind, "said": text, "answers": question.answers} | asdict(verdict)
         for question, text, verdict in zip(questions, said, verdicts, strict=True)

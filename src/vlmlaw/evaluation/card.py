@@ -1,4 +1,4 @@
-"""A cell's model card: what the model is, what it was made from, its errors, how to load it."""
+"""Model card of a cell: description, origin, errors, and how to load it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a measurement of a cell says beside its scores: which cell, how large, what an answer costs."""
+"""Cell description: identity, parameters, FLOPs and training time, which stand beside the scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def describe_cell(vlm: VlmForConditionalGeneration, folder: Path, *, n_text_tokens: int) -> dict[str, Any]:
     """Cell, parameters, FLOPs with Q text tokens, and training time; `folder` is the cell's model/.
 
-    Raises UserError where the training.json beside the model is missing or of something else.
+    Raises UserError if the training.json beside the model is missing or describes something else.
     """
     path = folder.parent / "training.json"
     try:

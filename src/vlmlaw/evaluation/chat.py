@@ -1,4 +1,4 @@
-"""A question about an image to a trained cell, answered: `vlmlaw chat`."""
+"""Chat with a trained cell: ask it a question about an image (`vlmlaw chat`)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from vlmlaw.vlm.processor import VlmProcessor
 
 
 def find_model(cell: str, *, results: Path) -> tuple[Path, MeasuredCell | None]:
-    """The model's folder of a cell: by its name in the results, or by a path to it or to the cell's folder.
+    """Find the folder of a cell's model by the name of the cell in the results, or by the path of either folder.
 
-    With it the cell, where the weights are those of a training that several share: its evaluations tell.
-    Raises UserError with the cells that there are.
+    Also returns the cell, as read from its evaluations, if it shares the weights of a training with others.
+    Raises UserError that lists the existing cells.
     """
     for folder in (results / "cells" / cell, Path(cell)):
         for model in (folder / "model", folder):
@@ -48,9 +48,9 @@ def _evaluations(folder: Path) -> list[Path]:
 def ask(
     folder: Path, image: Path | None, question: str, *, max_new_tokens: int, cell: MeasuredCell | None = None
 ) -> str:
-    """What the model in `folder` answers, greedily; as `cell`, where its weights serve several.
+    """The answer of the model in `folder` by greedy decoding; `cell` says which one if several share its weights.
 
-    Raises UserError where image or model cannot be read.
+    Raises UserError if image or model cannot be read.
     """
     try:
         model, words = load_cell(folder, cell=cell)

@@ -1,6 +1,6 @@
-"""How long the first token of an answer takes, by part: tower, pass over the question, compressor, LLM.
+"""Time to the first token of an answer by part: tower, pass over the question, compressor, LLM.
 
-Measured when it is asked for and kept out of the results, which are the same on every machine.
+It is measured on request and is not part of the results, which are the same on every machine.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ def measure(model: VlmForConditionalGeneration, *, n_text_tokens: int, n_repeats
 
 
 def _parts(spent: dict[str, float]) -> tuple[float, float, float, float]:
-    """Seconds of each part, from those of methods that call each other."""
+    """Seconds of each part, from those of methods that call one another."""
     question, visual, seen = spent["read_question"], spent["visual_tokens"], spent["see"]
     return seen, question, visual - question, spent["forward"] - visual - seen
 
 
 @contextmanager
 def _timed(model: Any, *names: str) -> Iterator[dict[str, float]]:
-    """The model with the seconds counted that its methods of these names take."""
+    """Context manager that counts the seconds spent in the methods of these names."""
     spent = dict.fromkeys(names, 0.0)
 
     def timed(name: str, method: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,7 +1,7 @@
-"""measurements.csv, the waist of the workflow: cells end in it, and laws start from it.
+"""measurements.csv, the table that joins both halves of the workflow: cells write to it, laws are fitted to it.
 
-One row for each cell, suite and kind of question; the kind `all` is the whole suite. In a suite of benchmarks each is a
-kind, and the suite is their mean.
+It has one row for each cell, suite and kind of question; the kind `all` is the whole suite. In a suite of benchmarks
+each benchmark is a kind, and the suite is their mean.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ COLUMNS = {
 
 
 def rows_of(evaluation: dict[str, Any], *, held_out_size: str | None) -> list[dict[str, Any]]:
-    """The measurements of one evaluation of a cell: on the test split, or on a benchmark."""
+    """The rows of measurements.csv from one evaluation of a cell, on the test split or on a benchmark."""
     settings, flops = evaluation["cell"], evaluation["flops"]
     common = {
         "cell": cell_named_in(settings),
@@ -90,7 +90,7 @@ def collect(evaluations: Sequence[Path], out: Path, *, held_out: str | None) -> 
 
 
 def _suites_of_benchmarks(table: pd.DataFrame) -> list[pd.DataFrame]:
-    """The row `all` of each cell's suite that has none: the mean of its benchmarks."""
+    """The row `all` of each suite of benchmarks for each cell: the mean of its benchmarks."""
     whole = set(table[table.kind == ALL_KINDS].suite)
     made = []
     for suite, of_suite in table[~table.suite.isin(whole)].groupby("suite"):

@@ -1,8 +1,8 @@
-"""What a reply scores: the metrics of the common benchmarks, each as its authors define it.
+"""Metrics of the common benchmarks, each as its authors define it.
 
-A metric judges one reply at a time and says how much of the question was lost and how much it weighs; a benchmark's
-error is the lost part of the whole weight, which is a mean, or 1 - F1, in [0, 1]. A reply that cannot be read is wrong;
-nothing is ever guessed.
+A metric judges one reply at a time and returns the weight of its question and the part that was lost. The error of a
+benchmark is the lost share of the total weight, in [0, 1]: a mean, or 1 - F1. A reply that cannot be read is wrong;
+nothing is guessed.
 """
 
 import re
@@ -31,7 +31,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one reply lost of what its question weighs."""
+    """The weight of a question and the part of it that a reply lost."""
 
     lost: float
     weight: float = 1.0
@@ -39,7 +39,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Metric:
-    """A way to judge replies, with what is said after a question so that the reply has the form it expects.
+    """A way to judge replies, with the instruction after a question that asks for the expected form of the reply.
 
     `check` raises ValueError for a question that it cannot judge.
     """
@@ -121,7 +121,7 @@ def _check_choice(question: Question) -> None:
 
 
 def yes_or_no(said: str) -> str | None:
-    """`yes` or `no` where the reply's first sentence says one of them and not the other."""
+    """`yes` or `no` if the first sentence of the reply contains exactly one of them, else None."""
     first = re.split(r"[.!?\n]", said.strip(), maxsplit=1)[0]
     found = {word for word in plain(first).split() if word in ("yes", "no")}
     return found.pop() if len(found) == 1 else None
@@ -172,7 +172,7 @@ def _is_close(said: str, answer: str) -> bool:
 
 
 def _number(text: str) -> float | None:
-    """The number that the text is; a percentage is a hundredth."""
+    """The number that a text stands for, a percentage divided by 100; None if it is not a number."""
     text = text.strip()
     try:
         return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
@@ -225,7 +225,7 @@ def vqa_plain(text: str) -> str:
 
 
 def vqa_accuracy(said: str, answers: Sequence[str]) -> float:
-    """min(1, how many of the other annotators said so / 3), averaged over leaving out each annotator in turn."""
+    """min(1, number of other annotators with this answer / 3), averaged over leaving out each annotator in turn."""
     reply, given = vqa_plain(said), [vqa_plain(answer) for answer in answers]
     n_same = given.count(reply)
     left_out = [n_same - (answer == reply) for answer in given]
@@ -301,7 +301,7 @@ METRICS: dict[str, Metric] = {
 
 
 def metric_called(name: str) -> Metric:
-    """Raises UserError for a name that is no metric."""
+    """The metric of this name. Raises UserError for an unknown name."""
     if name not in METRICS:
         raise UserError(f"no metric is called {name!r}; there are {', '.join(METRICS)}.")
     return METRICS[name]

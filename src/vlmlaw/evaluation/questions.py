@@ -1,8 +1,8 @@
 """A benchmark's questions as a file: JSON (a list) or JSON lines, one object a question, and its images.
 
 `{"id", "image", "question", "answer" or "answers", "options", "kind"}`; `image`, `options` and `kind` may be absent.
-Images are files of a folder, or images of a dataset in the project's shards. Everything is checked before a model
-is asked anything.
+Images are files of a folder, or images of a dataset in the shards of this project. All of it is checked before a model
+is loaded.
 """
 
 from __future__ import annotations

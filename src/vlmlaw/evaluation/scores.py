@@ -1,4 +1,4 @@
-"""Errors with standard errors: of questions that share images, and of a suite of benchmarks."""
+"""Errors with standard errors, for questions that share images and for suites of benchmarks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def score(lost: np.ndarray, images: np.ndarray, weights: np.ndarray | None = Non
 
 
 def mean_score(scores: Sequence[Score]) -> Score:
-    """The plain mean of benchmarks, as papers average them: each counts the same, however many its questions."""
+    """The plain mean of benchmarks, as in papers: each has the same weight, whatever its number of questions."""
     errors, ses = [s.error for s in scores], [s.error_se for s in scores]
     se = np.sqrt(np.square(ses).sum()) / len(ses)
     return Score(float(np.mean(errors)), float(se), sum(s.n_questions for s in scores))

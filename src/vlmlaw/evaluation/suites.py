@@ -1,4 +1,4 @@
-"""The one table of how a benchmark becomes an error in [0, 1], whoever ran it; docs/benchmarks.md is printed from it.
+"""Table of benchmarks: how the scores of each become an error in [0, 1]. docs/benchmarks.md is printed from it.
 
 Suites are those of Li et al. 2024 (arXiv 2411.03312, 3.2 and appendix): nine benchmarks of reasoning, two of reading.
 """
@@ -31,7 +31,7 @@ class Benchmark:
     other_tasks: tuple[str, ...] = field(default=())  # of the same layout
 
     def error(self, scores: Mapping[str, float]) -> float:
-        """Raises ValueError for a score that is not within 0 and its maximum."""
+        """The error in [0, 1] of these scores. Raises ValueError for a score that is not between 0 and its maximum."""
         for name, most in self.parts.items():
             if not 0 <= scores[name] <= most:
                 raise ValueError(f"{name} is {scores[name]}; expected a number between 0 and {most:g}")
@@ -39,7 +39,7 @@ class Benchmark:
 
     @property
     def formula(self) -> str:
-        """The error in words, of lmms-eval's scores."""
+        """The formula of the error in terms of the scores of lmms-eval, as text."""
         parts = " + ".join(f"`{name}`" for name in self.parts)
         whole = sum(self.parts.values())
         return f"1 - {parts if len(self.parts) == 1 else f'({parts})'}" + (f" / {whole:g}" if whole != 1 else "")

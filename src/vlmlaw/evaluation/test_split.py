@@ -1,8 +1,8 @@
-"""One cell's downstream error on a split: for each suite and each kind of question, with standard errors.
+"""Error of a cell on the test split, for each suite and each kind of question, with standard errors.
 
-An answer counts when greedy decoding would give it exactly. That is the case if and only if every token of the answer,
-its end included where it is asked for, is the most likely one given the right tokens before it, so one forward pass
-with all answers in place decides it without generating.
+An answer is right if greedy decoding would produce it exactly. This holds if and only if every token of the answer
+(including its end, if that is a target) is the most likely one given the right tokens before it, so one forward pass
+over all answers decides it without generation.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def scores_of(judged: pd.DataFrame, dataset: Dataset) -> dict[str, dict[str, Sco
 
 
 def mean_text_tokens(table: TokenTable) -> int:
-    """Text tokens of one image with one question, on average and rounded: the Q of the cost."""
+    """The mean number of text tokens of one image with one question, rounded: the Q of the cost."""
     record = np.repeat(np.arange(len(table)), np.diff(table.starts))
     # An answer's token stands behind the place that predicts it, in the same segment. Answers are not asked.
     same = (np.diff(record, prepend=-1) == 0) & (np.diff(table.segments, prepend=-1) == 0)
@@ -108,9 +108,9 @@ def evaluate_cell(
     settings: EvaluationSettings,
     cell: MeasuredCell | None = None,
 ) -> None:
-    """Evaluate a trained cell: its scores, parameters and inference FLOPs to `out` (JSON), in JSON.
+    """Evaluate a trained cell on a test split; write its scores, parameters and inference FLOPs to `out` (JSON).
 
-    `cell` says which one, where the model's weights serve several.
+    cell: which cell it is, if several share the weights of the model.
     """
     vlm, words = load_cell(model, cell=cell)
     table, data = TokenTable.load(tokens), Dataset(dataset)

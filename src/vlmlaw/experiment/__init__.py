@@ -1,6 +1,6 @@
-"""The experiment file: its sections, the checks that no value alone shows, the grid, and the budget.
+"""The experiment file: its sections, the checks across sections, the grid of cells, and the compute budget.
 
-Comes in: a YAML file. Goes out: an `Experiment`, frozen and checked, with the settings of each stage (which stand
-beside the stages, in the folders below) and an estimate of what it takes. It knows no rule, no file of results, and
-imports torch only where the shape of a model must be known.
+A YAML file comes in; a frozen and checked `Experiment` goes out, with the settings of each stage (whose classes are
+defined beside the stages) and an estimate of its GPU-hours. The package must know neither rules nor result files, and
+imports torch only where the shape of a model is needed.
 """

@@ -1,4 +1,4 @@
-"""An experiment's benchmarks, with what its file leaves to the tables of benchmarks and metrics."""
+"""Benchmarks of an experiment, completed with the defaults of the tables of benchmarks and metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 def benchmarks_of(experiment: ExperimentFile) -> dict[str, BenchmarkSettings]:
-    """Each benchmark's settings by name. Raises UserError for one that cannot be run, or is there twice."""
+    """The settings of each benchmark by name. Raises UserError for one that cannot be run or is listed twice."""
     found: dict[str, BenchmarkSettings] = {}
     for number, section in enumerate(experiment.evaluation.benchmarks):
         where = f"evaluation.benchmarks[{number}]"

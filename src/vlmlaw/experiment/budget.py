@@ -1,4 +1,4 @@
-"""GPU-hours of an experiment, estimated from shapes before anything starts, with what the estimate rests on.
+"""GPU-hours of an experiment, estimated from shapes before anything starts, with the assumptions made.
 
 Forward FLOPs are those of `vlm/cost.py`; a backward pass costs twice its forward pass where weights are trained, once
 where gradients only pass through (the LLM in stage 1), nothing where none do (the tower).
@@ -37,7 +37,7 @@ class Hours:
 
 
 def estimate(experiment: Experiment) -> list[Hours]:
-    """Every training's GPU-hours, those that serve any V at the most. A shared stage 1 counts with the first."""
+    """GPU-hours of each training; one for every V counts at the largest V, a shared stage 1 with its first training."""
     flops_an_hour = experiment.compute.peak_tflops * 1e12 * experiment.compute.utilisation * 3600
     flops = training_flops(experiment)
     seen: set[str] = set()

@@ -1,4 +1,4 @@
-"""Checks of an experiment file that no value alone shows: sections that must fit together."""
+"""Checks across the sections of an experiment file, which must fit together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEMPLATES = ("chatml", "model")
 
 
 def check_sections(experiment: ExperimentFile, source: str) -> None:
-    """Raises UserError, naming the place in the file, for sections that cannot run together."""
+    """Check that the sections fit together. Raises UserError that names the place in the file."""
     results = Path(experiment.results)
     if results.is_absolute() or ".." in results.parts:
         raise UserError(

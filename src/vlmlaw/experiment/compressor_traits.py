@@ -1,7 +1,7 @@
-"""Can these compressors be built? Asked of the classes themselves, which takes torch; a yes is remembered on disk.
+"""Check that compressors can be built, with their classes, which need torch; a positive result is cached on disk.
 
-The memory is keyed by the question and by the fingerprint of the compressors' code, so that planning a workflow
-starts without torch, and a changed class is asked again.
+The cache is keyed by the request and by the fingerprint of the code of the compressors, so that planning a workflow
+starts without torch, and a changed class is checked again.
 """
 
 import json
@@ -16,7 +16,7 @@ from vlmlaw.runtime.memo import recall, remember
 
 @dataclass(frozen=True)
 class Request:
-    """One compressor as an experiment wants it. `where` is the place in the file, for messages."""
+    """A compressor as an experiment requests it. `where` is the place in the file, for messages."""
 
     where: str
     compressor: str
@@ -32,7 +32,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Traits:
-    """What planning needs to know of a compressor."""
+    """The properties of a compressor that planning a workflow needs."""
 
     reads_all_levels: bool
     elastic: bool  # one training for every V

@@ -1,4 +1,4 @@
-"""An experiment as the page shows it: plain data, without what changes no result."""
+"""Description of an experiment for the page: plain data without settings that change no result."""
 
 import json
 from typing import Any
@@ -10,7 +10,7 @@ NOT_OF_THE_RESULT = ("compute", "report")  # sections of an experiment that chan
 
 
 def described(experiment: Any) -> str:
-    """An experiment as JSON for the page, without what changes no result: a rule's parameter."""
+    """An experiment as JSON for the page, without settings that change no result; the parameter of a rule."""
     data = {key: value for key, value in as_data(experiment, passive_too=False).items() if key not in NOT_OF_THE_RESULT}
     kept = _without(data, passive_names(TrainingSettings))
     return json.dumps(kept, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -26,7 +26,7 @@ class Experiment(ExperimentFile):
 
     @classmethod
     def from_mapping(cls, mapping: Any, *, source: str = "experiment") -> "Experiment":
-        """The experiment of a parsed file. Raises UserError for whatever in it cannot run."""
+        """Build the experiment of a parsed file. Raises UserError for anything in it that cannot run."""
         experiment = build(cls, mapping, where=source)
         check_sections(experiment, source)
         assert experiment.benchmarks is not None  # they are checked on the way
@@ -67,7 +67,7 @@ class Experiment(ExperimentFile):
         return cells_of(self, self.traits)
 
     def cell_settings(self, name: str) -> CellSettings:
-        """Raises UserError for a cell that the grid does not have."""
+        """The settings of a cell. Raises UserError for a cell that the grid does not have."""
         if name not in self.cells:
             close = [cell for cell in self.cells if cell.split("_")[0] == name.split("_")[0]] or list(self.cells)
             raise UserError(
@@ -116,7 +116,7 @@ class Experiment(ExperimentFile):
 
 
 def read_experiment(path: str | Path) -> Experiment:
-    """The experiment of a YAML file. Raises UserError naming the file, the key and what would do."""
+    """Read the experiment of a YAML file. Raises UserError that names the file, the key and the accepted values."""
     from vlmlaw.experiment.yaml_file import read_yaml
 
     if not Path(path).is_file():

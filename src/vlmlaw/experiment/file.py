@@ -1,4 +1,4 @@
-"""The experiment file as its sections, and the settings that each stage gets of them."""
+"""Sections of the experiment file, and the settings of each stage that follow from them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -64,7 +64,7 @@ class ExperimentFile:
         return isinstance(self.data, DataSettings) or bool(self.data.test)
 
     def picture_settings(self, split: str) -> DataSettings | SplitSettings:
-        """Raises UserError for a split that the experiment does not have."""
+        """The settings of the data of a split. Raises UserError for a split that the experiment does not have."""
         self._require_split(split, self.splits)
         if isinstance(self.data, DataSettings):
             return replace(self.data, images={split: self.data.images[split]}, text=None)
@@ -146,7 +146,7 @@ class ExperimentFile:
         return tuple(layer % (self.tower.num_hidden_layers + 1) for layer in layers)
 
     def size_settings(self, size: str) -> SizeSettings | ModelSettings:
-        """Raises UserError for a size that the file does not have."""
+        """The settings of a size. Raises UserError for a size that the file does not have."""
         if size not in self.sizes:
             raise UserError(f"no size is called {size!r}; the experiment {self.name} has {', '.join(self.sizes)}.")
         section = self.sizes[size]

@@ -1,4 +1,4 @@
-"""The grid of an experiment as cells: every combination of its products, once their compressors are known to work."""
+"""The cells of an experiment: every combination of its products, after a check of their compressors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vlmlaw.training.settings import CellSettings
 
 
 def cells_of(experiment: ExperimentFile, traits: Mapping[str, Traits]) -> dict[str, CellSettings]:
-    """Every cell by name, in the order of the file. Raises UserError for one that is there twice, or cannot be."""
+    """Every cell by name, in the order of the file. Raises UserError for one that is listed twice or impossible."""
     training = {size: experiment.training_settings(size) for size in experiment.sizes}
     cells: dict[str, CellSettings] = {}
     for where, part in _parts(experiment):

@@ -1,4 +1,4 @@
-"""YAML files that mean what they look like: what YAML 1.1 would read as something else is refused with its line."""
+"""Strict reading of YAML: values that YAML 1.1 would read differently than they look are errors, with their line."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ TAG = "tag:yaml.org,2002:"
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a YAML file. Raises UserError, with all lines that are wrong: no YAML, a key twice, a trap."""
+    """The content of a YAML file. Raises UserError that lists each fault: bad YAML, repeated keys, ambiguous values."""
     try:
         with path.open(encoding="utf-8") as file:  # not its text: the parser's messages then name the file
             loader = yaml.SafeLoader(file)

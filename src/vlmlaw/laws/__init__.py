@@ -1,15 +1,22 @@
-"""Scaling laws of vision-language models: read measured cells, fit, doubt, choose, and find the cell to deploy.
+"""Scaling laws of vision-language models: fit the error of measured cells, compare laws, and find the cell to deploy.
 
-    from vlmlaw.laws import read_measurements, fit_law, rho_interval, v_star, frontier, recommend
+A table of measured cells comes in (a CSV file, a data frame or a published table). A fitted law goes out, with the
+intervals of its parameters and of rho, the best number of visual tokens V*(Q), the frontier of cells over the cost of
+an answer, and, by `analyse`, all of this as one JSON file. The package must know nothing of how cells are trained or
+evaluated: it imports neither torch nor snakemake. Each name is loaded when it is first used.
 
-    table = read_measurements("results.csv")                # or a published table: "li2024_reasoning"
-    fit = fit_law(table, law="logit")                       # LawFit: .summary(), .predict(n, v), .rho, .verdict()
-    rho_interval(fit)                                       # Interval(estimate, lower, upper, ...)
-    v_star(fit, question_tokens=[0, 50, 200])               # V*(Q) with its interval and the flat region
-    recommend(fit, flops=1e12, question_tokens=50)          # the cell to deploy
+    >>> from vlmlaw.laws import fit_law, read_measurements, recommend, rho_interval, v_star
+    >>> table = read_measurements("li2024_reasoning")  # or the path of a CSV file
+    >>> fit = fit_law(table, law="logit")
+    >>> print(rho_interval(fit))
+    4.72 [4.33, 5.16]
+    >>> v_star(fit, question_tokens=[0, 50, 200])["v_star"].round(1).tolist()
+    [1.0, 13.5, 53.8]
+    >>> chosen = recommend(fit, flops=1e12, question_tokens=50)
+    >>> chosen.n, chosen.v
+    (7.0, 16.0)
 
 N is in billions of parameters, V counts visual tokens, Q question tokens, G generated tokens; error = 1 - score.
-This package imports neither torch nor snakemake, and names are loaded when first used.
 """
 
 from importlib import import_module

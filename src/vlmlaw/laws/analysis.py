@@ -1,4 +1,4 @@
-"""The whole analysis of a table of measurements, as plain data for one JSON file: what the report and the figures read.
+"""The complete analysis of a table of measurements as plain data: the JSON file that report and figures are made from.
 
 Layout of the result (null stands for "not bounded" or "does not apply"):
 
@@ -45,9 +45,16 @@ JSON_KIND = "vlmlaw-analysis"
 def analyse(
     table: Measurements | pd.DataFrame, options: LawOptions | None = None, *, out: str | Path | None = None
 ) -> dict[str, Any]:
-    """Everything about every suite and kind of a table, as plain data, written to the JSON file `out` where given.
+    """Analyse every suite and kind of question in a table, and return the result as plain data.
 
-    Raises UserError where the linter finds errors, or where no suite carries a law.
+    The module's docstring has the layout. With `out` the result is also written to that JSON file. Raises UserError
+    if the linter finds errors, or if no suite supports a law.
+
+    >>> from vlmlaw.laws import read_measurements
+    >>> options = LawOptions(candidates=("logit",), bootstrap_draws=0)
+    >>> result = analyse(read_measurements("li2024_reasoning"), options)
+    >>> [(fit["law"], round(fit["rho"]["estimate"], 3)) for fit in result["fits"]]
+    [('logit', 4.715)]
     """
     options = options or LawOptions()
     table = as_measurements(table)
@@ -87,18 +94,27 @@ def analyse(
 
 
 def read_analysis(path: str | Path) -> dict[str, Any]:
-    """The analysis that `analyse` wrote. Raises UserError where the file holds none."""
+    """Read an analysis that `analyse` wrote. Raises UserError if the file does not hold one.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from vlmlaw.laws import read_measurements
+    >>> options = LawOptions(candidates=("logit",), bootstrap_draws=0)
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = analyse(read_measurements("li2024_reasoning"), options, out=Path(folder, "law.json"))
+    ...     read_analysis(Path(folder, "law.json"))["fits"][0]["formula"]
+    'logit(1 - error) = c0 + a ln N + b ln V'
+    """
     try:
         data = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} as a law's analysis: {error}") from error
+        raise UserError(f"cannot read {path} as the analysis of a law: {error}") from error
     if not isinstance(data, dict) or data.get("kind") != JSON_KIND:
         raise UserError(f"{path} holds no law's analysis; make one with `vlmlaw law fit TABLE --out {path}`")
     return data
 
 
 def analyse_group(rows: Measurements, options: LawOptions) -> dict[str, Any]:
-    """The analysis of one group of rows (see Measurements.groups). Rows flagged as held out stay out of its fit."""
+    """Analyse one group of rows (see Measurements.groups). Rows flagged as held out are excluded from the fit."""
     flagged = rows.frame["held_out"].to_numpy(dtype=bool) & (options.hold_out == "auto")
     every = rows.cells(weights=options.weights)
     cells = every.take(~flagged) if flagged.any() else every
@@ -145,7 +161,7 @@ def _cells_table(cells: Cells, flagged: Array, fit: LawFit) -> pd.DataFrame:
 
 
 def _uncertainty(fit: LawFit, cells: Cells, options: LawOptions, *, by_size: bool) -> dict[str, Any]:
-    """rho, V* and the frontier with their intervals; `by_size` adds rho under a random effect of each size."""
+    """rho, V* and the frontier with their intervals; `by_size` adds rho with a random effect for each size."""
     draws = _draws(fit, options)
     intervals = []
     if fit.has_rho:
@@ -171,7 +187,7 @@ def _uncertainty(fit: LawFit, cells: Cells, options: LawOptions, *, by_size: boo
 
 
 def _size_effects(fit: LawFit, options: LawOptions) -> list[Interval]:
-    """rho under a random effect of each size. Raises UserError where it was asked for and cannot be had."""
+    """rho with a random effect for each size. Raises UserError if it was requested and cannot be estimated."""
     from vlmlaw.laws.mixed import size_effects
 
     try:
@@ -183,16 +199,16 @@ def _size_effects(fit: LawFit, options: LawOptions) -> list[Interval]:
 
 
 def _draws(fit: LawFit, options: LawOptions) -> list[Draws]:
-    """The residual and the whole-size bootstrap, each where it works."""
+    """Draws of the residual and of the whole-size bootstrap, without those that fail."""
     found = []
     for resample in (residual_bootstrap, size_bootstrap) if options.bootstrap_draws else ():
-        with contextlib.suppress(UserError):  # then the interval is missing from the list, as it should be
+        with contextlib.suppress(UserError):  # the list of intervals then lacks this method
             found.append(resample(fit, n_draws=options.bootstrap_draws, seed=options.seed))
     return found
 
 
 def _average(comparison: Comparison) -> dict[str, float] | None:
-    """rho averaged over the laws, or null where none of them has one or where it is infinite in one."""
+    """rho averaged over the laws; None if no law has a rho, or if the rho of one law is infinite."""
     try:
         rho, se = comparison.average().rho()
     except UserError:
@@ -201,7 +217,7 @@ def _average(comparison: Comparison) -> dict[str, float] | None:
 
 
 def _hold_out(cells: Cells, flagged: Array, fit: LawFit, options: LawOptions) -> HoldOut | None:
-    """The hold-out asked for, or None where there is none or, by default, where too little would be left to fit."""
+    """The requested hold-out; None if there is none, or if the default one would leave too few cells to fit."""
     if options.hold_out == "none":
         return None
     size = None if isinstance(options.hold_out, str) else options.hold_out
@@ -215,7 +231,7 @@ def _hold_out(cells: Cells, flagged: Array, fit: LawFit, options: LawOptions) ->
 
 
 def _frontiers(fit: LawFit, cells: Cells, draws: Draws | None, options: LawOptions) -> list[dict[str, Any]]:
-    """A row for each Q and budget, over the sizes and token counts asked for or measured (held-out ones too)."""
+    """A row for each Q and budget, over the requested sizes and token counts, or else all measured ones."""
     sizes, tokens = options.sizes or tuple(cells.sizes), options.tokens or tuple(cells.token_counts)
     rows: list[dict[str, Any]] = []
     for q in options.question_tokens:
@@ -240,7 +256,7 @@ def _frontiers(fit: LawFit, cells: Cells, draws: Draws | None, options: LawOptio
 
 
 def _cost_frontier(rows: Measurements, fit: LawFit, options: LawOptions) -> list[dict[str, Any]]:
-    """The frontier over the measured cells by a measured cost, where one was named."""
+    """The frontier of the measured cells over `options.cost_column`; empty without such a column."""
     if not options.cost_column:
         return []
     cost = ColumnCost.from_table(rows, options.cost_column)
@@ -250,7 +266,7 @@ def _cost_frontier(rows: Measurements, fit: LawFit, options: LawOptions) -> list
 
 
 def plain(value: Any) -> Any:
-    """Data that JSON has words for: no numpy, and None for numbers that are not finite."""
+    """Convert a value to what JSON can hold: no numpy types, and None for numbers that are not finite."""
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

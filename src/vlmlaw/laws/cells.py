@@ -16,7 +16,14 @@ Array = np.ndarray
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Rows (C,) in one order; weights have mean 1. Build it with `Cells.of`, which checks them."""
+    """N (billions of parameters), V, error and weight of each row, all of shape (C,); weights have mean 1.
+
+    Build it with `Cells.of`, which checks the values.
+
+    >>> cells = Cells.of(n=[0.5, 0.5, 7], v=[16, 64, 16], error=[0.59, 0.57, 0.49])
+    >>> len(cells), cells.sizes.tolist(), cells.token_counts.tolist()
+    (3, [0.5, 7.0], [16.0, 64.0])
+    """
 
     n: Array
     v: Array
@@ -25,7 +32,7 @@ class Cells:
 
     @classmethod
     def of(cls, n: ArrayLike, v: ArrayLike, error: ArrayLike, weight: ArrayLike | None = None) -> "Cells":
-        """Cells from sequences of one length. Raises UserError where a value is not finite or out of its range."""
+        """Build cells from sequences of equal length. Raises UserError for values not finite or out of range."""
         if weight is None:
             weight = np.ones(np.size(n))
         columns = [np.array(column, dtype=float).ravel() for column in (n, v, error, weight)]
@@ -50,7 +57,7 @@ class Cells:
 
     @cached_property
     def sizes(self) -> Array:
-        """The distinct N, ascending."""
+        """The distinct N in billions, ascending."""
         return np.unique(self.n)
 
     @cached_property
@@ -62,12 +69,12 @@ class Cells:
         return self.n.size
 
     def take(self, rows: Array) -> "Cells":
-        """The cells at these indices or under this mask; weights keep their proportions."""
+        """The cells selected by indices or by a mask; the weights keep their proportions."""
         return Cells.of(self.n[rows], self.v[rows], self.error[rows], self.weight[rows])
 
 
 def format_size(n: float) -> str:
-    """N in billions as people write it: 0.5 B, 99.9 M, 70 k."""
+    """Format N, given in billions, as in 0.5 B, 99.9 M and 70 k."""
     for scale, suffix in ((1.0, "B"), (1e-3, "M"), (1e-6, "k")):
         if n >= 0.9995 * scale or suffix == "k":
             break
@@ -77,7 +84,7 @@ def format_size(n: float) -> str:
 
 
 def refuse_unfit(cells: Cells, *, n_parameters: int) -> None:
-    """Raise UserError where the cells cannot carry a law in N and V with this many parameters."""
+    """Raise UserError if the cells cannot determine a law in N and V with this many parameters."""
     if len(cells) <= n_parameters:
         raise UserError(f"too few cells: {len(cells)} for {n_parameters} parameters; measure more")
     for letter, what, values in (("N", "size", cells.sizes), ("V", "visual-token count", cells.token_counts)):

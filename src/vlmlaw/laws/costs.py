@@ -1,4 +1,4 @@
-"""What an answer costs in a cell (N, V): FLOPs from a formula, or any column that was measured.
+"""Cost models of an answer in a cell (N, V): FLOPs from a formula, or a measured column.
 
 A cost model is anything with `name`, `unit` and `of(n, v)` for arrays of N (billions) and V.
 """
@@ -18,26 +18,32 @@ BILLION = 1e9
 
 
 class CostModel(Protocol):
-    """What the frontier asks of a cost."""
+    """Interface of a cost model, as the frontier uses it."""
 
     @property
     def name(self) -> str: ...
     @property
     def unit(self) -> str: ...
     def of(self, n: ArrayLike, v: ArrayLike) -> Array:
-        """Cost of an answer at N (billions) and V; nan where it is not known."""
+        """Cost of an answer at N (billions) and V, broadcast together; nan where it is unknown."""
         ...
 
 
 @dataclass(frozen=True)
 class Cost:
-    """FLOPs of one answer: 2N for each of Q question, V visual and G generated tokens, and what else is asked for.
+    """FLOPs of one answer: 2N for each question, visual and generated token, plus the optional terms.
 
     cost(N, V) = 2N (Q + V + G) + 2NQ if question_pass + vision_flops + compressor_flops(N, V)
 
-    2N is a multiply and an add for each weight; with cached keys and values a generated token costs what a read one
-    does, so G acts on the trade-off as Q does. Attention's own quadratic part is left out, as in Li et al. 2024.
-    question_pass is QueCC's run of the LLM over the question before the image is compressed; caching the text hides it.
+    2N is one multiplication and one addition per weight. With cached keys and values, generating a token costs as much
+    as reading one, so G acts on the trade-off as Q does. The quadratic part of attention is left out, as in Li et al.
+    2024. question_pass stands for QueCC's pass of the LLM over the question before the image is compressed; leave it
+    out where text is cached.
+
+    >>> Cost(question_tokens=50).of(n=0.5, v=[16, 576]).tolist()  # 2 * 0.5e9 * (50 + V)
+    [66000000000.0, 626000000000.0]
+    >>> Cost(question_tokens=50, question_pass=True).name
+    '2N(Q+V) + 2NQ'
     """
 
     question_tokens: float = 0.0
@@ -62,10 +68,11 @@ class Cost:
 
     @property
     def other_tokens(self) -> float:
-        """Tokens that cost 2N each whatever V is: what V* is proportional to."""
+        """The number of tokens beside V that cost 2N each; V* is proportional to it."""
         return self.question_tokens * (2 if self.question_pass else 1) + self.generated_tokens
 
     def of(self, n: ArrayLike, v: ArrayLike) -> Array:
+        """FLOPs of an answer at N (billions) and V, broadcast together."""
         n, v = np.asarray(n, dtype=float), np.asarray(v, dtype=float)
         flops = 2 * BILLION * n * (self.other_tokens + v) + self.vision_flops
         return flops if self.compressor_flops is None else flops + self.compressor_flops(n, v)
@@ -79,7 +86,14 @@ def _numeric_column(table: Measurements, name: str) -> Array:
 
 @dataclass(frozen=True)
 class ColumnCost:
-    """A measured cost (milliseconds, joules, money): known in the measured cells alone, nan elsewhere."""
+    """A measured cost such as milliseconds, joules or money: known for measured cells only, nan elsewhere.
+
+    >>> import pandas as pd
+    >>> from vlmlaw.laws.table import as_measurements
+    >>> frame = pd.DataFrame({"N": [0.5, 7], "V": [16, 16], "error": [0.59, 0.49], "ms": [21.0, 80.0]})
+    >>> ColumnCost.from_table(as_measurements(frame), "ms").of([0.5, 7, 7], [16, 16, 64]).tolist()
+    [21.0, 80.0, nan]
+    """
 
     name: str
     by_cell: dict[tuple[float, float], float]
@@ -87,21 +101,22 @@ class ColumnCost:
 
     @classmethod
     def from_table(cls, table: Measurements, column: str, *, unit: str = "") -> "ColumnCost":
-        """The mean of a column, or of a sum of columns ("llm_flops+vision_flops"), in each cell.
+        """Read the mean of a column, or of a sum of columns ("llm_flops+vision_flops"), in each cell.
 
-        Raises UserError where a column is missing, or the cost is no positive number.
+        Raises UserError if a column is missing, or a cost is not a positive number.
         """
         values = np.sum([_numeric_column(table, name.strip()) for name in column.split("+")], axis=0)
         bad = ~(np.isfinite(values) & (values > 0))
         if bad.any():
             line = table.frame["line"].iloc[int(np.flatnonzero(bad)[0])]
             raise UserError(
-                f"{table.source} line {line}: {column!r} is no number above 0; a cost must be one in every row"
+                f"{table.source} line {line}: {column!r} is not a number above 0; expected one in every row"
             )
         mean = table.frame.assign(_cost=values).groupby(["N", "V"])["_cost"].mean()
         return cls(name=column, unit=unit, by_cell={(float(n), float(v)): float(c) for (n, v), c in mean.items()})
 
     def of(self, n: ArrayLike, v: ArrayLike) -> Array:
+        """Cost at N (billions) and V, broadcast together; nan for a cell that was not measured."""
         n, v = np.broadcast_arrays(np.asarray(n, dtype=float), np.asarray(v, dtype=float))
         found = [self.by_cell.get((float(a), float(b)), np.nan) for a, b in zip(n.ravel(), v.ravel(), strict=True)]
         return np.array(found).reshape(n.shape)

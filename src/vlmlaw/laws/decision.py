@@ -1,4 +1,4 @@
-"""One decision: the cell to deploy within a budget, what another choice loses, what changes as Q or G grows."""
+"""Deployment decisions: the best cell within a budget, the regret of another choice, and the sensitivity to Q and G."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,7 +16,10 @@ from vlmlaw.laws.result import LawFit, as_list
 
 @dataclass(frozen=True)
 class Recommendation:
-    """The cell to deploy within a budget, what else is as good, and what to mind."""
+    """The cell to deploy within a budget: its cost and predicted error, equally good V, alternatives and warnings.
+
+    flat: every V that some affordable size brings within the tolerance of the least error. See `recommend`.
+    """
 
     budget: float
     unit: str
@@ -46,9 +49,18 @@ def recommend(
     tolerance: float = 0.005,
     level: float = 0.95,
 ) -> Recommendation:
-    """The cell of least predicted error within `flops` an answer (or within that much of another `cost`).
+    """Choose the cell of least predicted error that costs at most `flops` per answer (or that much of another `cost`).
 
-    alternatives: for each affordable V, the best size, its cost, error and regret (relative excess over the best).
+    `alternatives` has, for each affordable V, the best size N with its cost, error and regret (the relative excess over
+    the best error). Raises UserError for a budget that is not above 0 or that no cell meets.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
+    >>> chosen = recommend(fit, flops=1e12, question_tokens=50)
+    >>> chosen.n, chosen.v, round(chosen.error, 3)
+    (7.0, 16.0, 0.493)
+    >>> chosen.warnings
+    ('the largest size is taken: a larger model, not more tokens, is what the budget could use best',)
     """
     cost = Cost(question_tokens=question_tokens) if cost is None else cost
     if not (np.isfinite(flops) and flops > 0):
@@ -105,9 +117,16 @@ def regret(
     cost: CostModel | None = None,
     budget: float | None = None,
 ) -> dict[str, float]:
-    """What the choice (n, v) loses against the best affordable cell; the budget defaults to what the choice costs.
+    """Compare the choice (n, v) with the best affordable cell; the budget defaults to the cost of the choice.
 
-    Returns n, v, cost, error, best_n, best_v, best_error, absolute and relative regret (0 for the best choice).
+    Returns n, v, cost, error, best_n, best_v, best_error, and the absolute and relative regret (0 for the best choice).
+    Raises UserError if the cost of the choice is unknown or above the budget.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
+    >>> loss = regret(fit, n=0.5, v=576)
+    >>> loss["best_n"], loss["best_v"], round(loss["relative"], 3)
+    (4.0, 16.0, 0.098)
     """
     cost = Cost(question_tokens=50.0) if cost is None else cost
     price = float(cost.of(n, v))
@@ -144,7 +163,15 @@ def sensitivity(
     vision_flops: float = 0.0,
     question_pass: bool = False,
 ) -> pd.DataFrame:
-    """What the budget buys as Q or G grows: question_tokens, generated_tokens, N, V, cost, error; nan for nothing."""
+    """The best cell of a budget for each Q and G.
+
+    Columns: question_tokens, generated_tokens, N, V, cost, error; nan where the budget is below the cheapest cell.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
+    >>> sensitivity(fit, flops=1e12, question_tokens=[0, 50, 100])[["N", "V"]].values.tolist()
+    [[7.0, 64.0], [7.0, 16.0], [4.0, 16.0]]
+    """
     rows = []
     for q, g in product(as_list(question_tokens), as_list(generated_tokens)):
         cost = Cost(q, g, vision_flops, question_pass)

@@ -1,6 +1,6 @@
-"""The fields of a CSV file: read as text, made long, found by their names, and turned into numbers.
+"""Fields of a CSV file: read as text, reshape to a long table, find columns by their names, convert to numbers.
 
-Whatever is wrong with the file ends in a UserError that names it, the line and what was expected.
+Every fault of the file raises a UserError that names the file, the line and what was expected.
 """
 
 import io
@@ -13,7 +13,7 @@ import pandas as pd
 
 from vlmlaw.errors import UserError
 
-# canonical name -> names it goes by, lower case
+# canonical name -> accepted names, in lower case
 ALIASES: dict[str, tuple[str, ...]] = {
     "n_params": ("n_params", "params_b", "params", "parameters", "n", "size_b", "params_m", "model_size", "size"),
     "n_visual_tokens": ("n_visual_tokens", "visual_tokens", "v", "tokens", "image_tokens", "num_visual_tokens", "t"),
@@ -36,7 +36,10 @@ MAX_BYTES = 256 * 2**20
 
 
 def read_bytes(path: str | Path) -> tuple[Path, bytes]:
-    """The file's path and content; a published table's name stands for its file."""
+    """The path and the content of a file; the name of a published table stands for its file.
+
+    Raises UserError for a file that cannot be read or is too large.
+    """
     from vlmlaw.laws.published import LAW_TABLES, TABLES, published_path
 
     if not Path(path).exists() and str(path) in TABLES:
@@ -55,7 +58,10 @@ def read_bytes(path: str | Path) -> tuple[Path, bytes]:
 
 
 def parse_csv(path: Path, blob: bytes) -> pd.DataFrame:
-    """Every field as text, with `line`, the line in the file; separated by comma, semicolon or tab."""
+    """Parse a CSV file separated by commas, semicolons or tabs, every field as text; `line` is the line in the file.
+
+    Raises UserError for a file that is not such a table.
+    """
     try:
         text = blob.decode("utf-8-sig")
         header = text.split("\n", 1)[0]
@@ -78,7 +84,10 @@ def parse_csv(path: Path, blob: bytes) -> pd.DataFrame:
 
 
 def to_long(raw: pd.DataFrame, *, columns: Mapping[str, str], scores: Sequence[str], source: str) -> pd.DataFrame:
-    """A long table of a wide one: a column for each suite (`scores`), or a column for each token count (1, 4, v16)."""
+    """Reshape a wide table to a long one: a column for each suite (`scores`) or for each token count (1, 4, v16).
+
+    Raises UserError if one of `scores` is missing or columns clash.
+    """
     if scores:
         absent = [name for name in scores if name not in raw]
         if absent:
@@ -105,7 +114,7 @@ def to_long(raw: pd.DataFrame, *, columns: Mapping[str, str], scores: Sequence[s
 
 
 def find_columns(raw: pd.DataFrame, columns: Mapping[str, str], *, source: str) -> dict[str, str]:
-    """Canonical name -> the file's name."""
+    """Map canonical names to those of the file. Raises UserError for a column that is missing or unknown."""
     unknown = [name for name in columns if name not in ALIASES]
     if unknown:
         raise UserError(f"column {unknown[0]!r} cannot be mapped; the names are {', '.join(ALIASES)}")
@@ -137,7 +146,7 @@ def find_columns(raw: pd.DataFrame, columns: Mapping[str, str], *, source: str) 
 
 
 def unit_of(column: str) -> str:
-    """The unit of N that a column's name says."""
+    """The unit of N that the name of a column implies."""
     column = column.lower()
     if column.endswith("_m"):
         return "millions"
@@ -145,18 +154,18 @@ def unit_of(column: str) -> str:
 
 
 def numbers_or_text(column: pd.Series) -> pd.Series:
-    """A user's own column as numbers, with nan for blanks, or as it is where some field is no number."""
+    """A column of the user as numbers, with nan for blanks; unchanged if some field is not a number."""
     numbers = pd.to_numeric(column, errors="coerce")
     return numbers if (numbers.notna() | column.map(word).eq("")).all() else column
 
 
 def word(value: object) -> str:
-    """Text of a CSV's field or of a data frame's value; nothing where there is none."""
-    return "" if value is None or value != value else str(value)  # nan is unlike itself
+    """Text of a field of a CSV file or of a value of a data frame; empty for a missing one."""
+    return "" if value is None or value != value else str(value)  # nan differs from itself
 
 
 def to_numbers(column: pd.Series, lines: pd.Series, *, source: str, blank_is_nan: bool) -> np.ndarray:
-    """Numbers of a column (rows,); blanks are nan where that is allowed."""
+    """Numbers of a column (rows,); blanks are nan if `blank_is_nan`. Raises UserError for other text."""
     if pd.api.types.is_numeric_dtype(column):  # a data frame's own numbers; a CSV's are text
         return column.to_numpy(dtype=float)
     text = column.map(str).str.strip()
@@ -172,7 +181,7 @@ def to_numbers(column: pd.Series, lines: pd.Series, *, source: str, blank_is_nan
 
 
 def to_sizes(column: pd.Series, lines: pd.Series, *, unit: str, source: str) -> np.ndarray:
-    """N in billions: plain numbers in `unit`, or text such as 0.5B and 70m."""
+    """N in billions (rows,), from plain numbers in `unit` or from text such as 0.5B and 70m."""
     text = column.map(str).str.strip().str.lower()
     parts = text.str.extract(r"^([0-9.eE+-]+)\s*([tbgmk])$")
     suffixed = parts[1].notna()

@@ -1,4 +1,4 @@
-"""Fit one law: exhaustive search for starts, local least squares from the best of them, deterministic throughout."""
+"""Fit one law: an exhaustive search for starting points, then local least squares from the best; deterministic."""
 
 import warnings
 
@@ -24,10 +24,16 @@ def fit_law(
     weights: str = "none",
     allow_missing: bool = False,
 ) -> LawFit:
-    """One law fitted to measured cells of one suite and kind: Measurements, a data frame of N, V, error, or Cells.
+    """Fit one law to the measured cells of one suite and kind of question.
 
-    loss: "squared", or "huber" against outliers. weights: "none", or "se" for 1 / error_se**2. Python's `warnings`
-    carry what the linter doubts. Raises UserError for what it rejects, and for several suites at once.
+    table: Measurements, a data frame with columns N, V and error, or Cells.
+    loss: "squared", or "huber" against outliers. weights: "none", or "se" for 1 / error_se**2.
+    Warnings of the linter are issued as LintWarning. Raises UserError for errors of the linter, for a table of several
+    suites or kinds, and for cells that cannot determine the law.
+
+    >>> from vlmlaw.laws import read_measurements
+    >>> fit_law(read_measurements("li2024_reasoning"), "power")
+    <LawFit power: A=0.590771, alpha=0.0709375, beta=0.0151016, D=0; sse=0.00037938, n=28>
     """
     if isinstance(table, Cells):
         return fit_cells(table, law, loss=loss)
@@ -35,8 +41,8 @@ def fit_law(
     if len(table.groups) > 1:
         names = ", ".join(f"{group['suite']}/{group['kind']}" for group in table.groups)
         raise UserError(
-            f"{table.source} holds several suites or kinds: {names}. Take one, by table.select(suite=..., kind=...) or "
-            "--where suite=... --where kind=..., or all of them by analyse(table) or `vlmlaw law fit`"
+            f"{table.source} holds several suites or kinds: {names}. Select one, by table.select(suite=..., kind=...) "
+            "or --where suite=... --where kind=..., or fit each of them by analyse(table) or `vlmlaw law fit`"
         )
     for finding in require_clean(table, allow_missing=allow_missing):
         warnings.warn(str(finding), LintWarning, stacklevel=2)
@@ -44,13 +50,20 @@ def fit_law(
 
 
 class LintWarning(UserWarning):
-    """Something doubtful about the measurements that a law is fitted to."""
+    """A warning of the linter about the measurements that a law is fitted to.
+
+    >>> from vlmlaw.laws import read_measurements
+    >>> with warnings.catch_warnings(record=True) as found:
+    ...     _ = fit_law(read_measurements("li2024_ocr"), "logit")
+    >>> [str(warning.message).split(":")[0] for warning in found][0]
+    'warning [equal-values] N = 4 B, V = 576 (line 22), N = 7 B, V = 576 (line 29)'
+    """
 
 
 def fit_cells(cells: Cells, law: str | Law = "power", *, loss: str = "squared") -> LawFit:
-    """Least squares (or Huber's loss) of one law on the error scale.
+    """Fit one law to cells by least squares, or by Huber's loss, on the scale of the error.
 
-    Raises UserError where the cells cannot carry the law: too few, one size, collinear, constant error.
+    Raises UserError if the cells cannot determine the law: too few, one size only, collinear, constant error.
     """
     law = find_law(law)
     refuse_unfit(cells, n_parameters=len(law.parameters))
@@ -68,7 +81,7 @@ def fit_cells(cells: Cells, law: str | Law = "power", *, loss: str = "squared") 
 
 
 def _solve_from(law: Law, cells: Cells, starts: Array, weight: Array) -> Solution:
-    """The best of the local searches from `starts` (B, K), as a batch of one."""
+    """The best of the local searches from `starts` (B, K), as a solution with a batch of one."""
     lower, upper = law.bounds(cells)
     found = solve(
         lambda theta: law.evaluate(theta, cells.ln_n, cells.ln_v),
@@ -79,14 +92,14 @@ def _solve_from(law: Law, cells: Cells, starts: Array, weight: Array) -> Solutio
         upper=upper,
         project=(lambda theta: law.project(theta, cells, weight)) if law.separable else None,
     )
-    # Among optima that agree to rounding, a converged one.
+    # Among optima that agree to rounding, prefer a converged one.
     good = np.flatnonzero(found.sse <= found.sse.min() * (1 + 1e-10))
     i = good[np.argmax(found.converged[good])] if good.size else int(np.argmin(found.sse))
     return Solution(theta=found.theta[[i]], sse=found.sse[[i]], converged=found.converged[[i]])
 
 
 def _fit_huber(law: Law, cells: Cells, start: Solution) -> LawFit:
-    """Huber's M-estimate by reweighting, scale from the median absolute residual at each step (as statsmodels' RLM)."""
+    """Huber's M-estimate by reweighting; each step takes its scale from the median absolute residual, as RLM does."""
     found, robust = start, np.ones(len(cells))
     for _ in range(200):
         residual = _residual(law, cells, found) * np.sqrt(cells.weight)

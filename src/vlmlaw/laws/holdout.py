@@ -1,4 +1,4 @@
-"""Extrapolation: fit without some rows (by default the largest size), predict them with an interval, compare."""
+"""Test of extrapolation: fit without some rows (by default the largest size), predict them, and compare."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +14,10 @@ from vlmlaw.laws.result import LawFit
 
 @dataclass(frozen=True, eq=False)
 class HoldOut:
-    """A fit to the rows kept, and `table` of the rows held out.
+    """The fit to the rows that were kept, and the predictions of the rows held out.
 
     table: N, V, error, predicted, lower, upper (of a new measurement), relative_error (|predicted / error - 1|, nan
-    where the error is 0), inside (whether the interval holds the measurement).
+    where the error is 0), inside (whether the interval contains the measurement). what: a description of these rows.
     """
 
     fit: LawFit
@@ -35,7 +35,7 @@ class HoldOut:
 
     @property
     def share_inside(self) -> float:
-        """Share of the held-out measurements inside their interval; `level` is what to expect."""
+        """Share of the held-out measurements inside their interval; its expected value is `level`."""
         return float(self.table["inside"].mean())
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,7 +60,16 @@ def hold_out(
     loss: str = "squared",
     level: float = 0.95,
 ) -> HoldOut:
-    """Predict the rows of a mask, of one size, or (by default) of the largest size from all the others."""
+    """Predict some cells from a fit to all others.
+
+    rows: a mask (C,) of the cells to predict; or else size: their N in billions, by default the largest one. Raises
+    UserError if no cell is selected, or if the others cannot determine the law.
+
+    >>> from vlmlaw.laws import read_measurements
+    >>> found = hold_out(read_measurements("li2024_reasoning").cells(), "power")
+    >>> print(f"{found.what}: {found.mean_relative_error:.2%} on average, {found.max_relative_error:.2%} at most")
+    size 7 B: 0.45% on average, 0.97% at most
+    """
     if rows is None:
         size = float(cells.sizes[-1]) if size is None else float(size)
         rows = np.isclose(cells.n, size, rtol=1e-9)

@@ -1,7 +1,7 @@
-"""How far to trust rho and V*(Q): profile likelihood and Fieller intervals, and profiles of rho and of D.
+"""Intervals of rho and V*(Q) by profile likelihood and by Fieller's method, and the profiles of rho and of D.
 
-The ratio rho = a / b is followed by its angle atan2(a, b), which passes smoothly through b = 0, where tokens do nothing
-and rho is infinite. An end of an interval that is not finite says that the data do not bound rho there.
+The ratio rho = a / b is represented by its angle atan2(a, b), which passes smoothly through b = 0, where tokens have no
+effect and rho is infinite. An interval whose end is not finite is one that the data do not bound on that side.
 Sources: Fieller 1954; Bates and Watts, Nonlinear Regression Analysis (1988), 6.1.2, for the F threshold of a profile.
 """
 
@@ -23,12 +23,16 @@ from vlmlaw.laws.statistics import student_t
 if TYPE_CHECKING:
     from vlmlaw.laws.result import LawFit
 
-D_PROFILE = (-5.0, -2.0, -1.0, -0.5, -0.2, 0.0)  # below 0 unphysical, shown because the data hardly object
+D_PROFILE = (-5.0, -2.0, -1.0, -0.5, -0.2, 0.0)  # below 0 is unphysical, yet the data hardly rule it out
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its interval at `level`; an infinite end is one that the data do not bound."""
+    """An estimate with its interval at `level`; an infinite end is one that the data do not bound.
+
+    >>> print(Interval(4.7, 4.26, float("inf"), level=0.95, method="profile"))
+    4.7 [4.26, ∞]
+    """
 
     estimate: float
     lower: float
@@ -38,10 +42,11 @@ class Interval:
 
     @property
     def bounded(self) -> bool:
+        """Whether both ends are finite."""
         return bool(np.isfinite(self.lower) and np.isfinite(self.upper))
 
     def to_dict(self) -> dict[str, float | str | None]:
-        """Plain data; None for what is not finite."""
+        """The interval as plain data, with None for values that are not finite."""
         return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(self).items()}
 
     def __str__(self) -> str:
@@ -52,7 +57,18 @@ class Interval:
 
 
 def rho_interval(fit: LawFit, *, level: float = 0.95, method: str = "profile") -> Interval:
-    """The interval of rho = alpha / beta by "profile" (default), "fieller" or "delta" (symmetric, the least exact)."""
+    """The interval of rho = alpha / beta.
+
+    method: "profile" likelihood (default), "fieller", or "delta" (symmetric, the least exact). Raises UserError for
+    another method, or for a law without a single rho.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
+    >>> print(rho_interval(fit))
+    4.7 [4.26, 5.22]
+    >>> print(rho_interval(fit, method="delta"))
+    4.7 [4.22, 5.18]
+    """
     fit.require_rho()
     if method == "profile":
         return profile(fit, level=level)
@@ -65,18 +81,26 @@ def rho_interval(fit: LawFit, *, level: float = 0.95, method: str = "profile") -
 
 
 def v_star_interval(fit: LawFit, question_tokens: float, *, level: float = 0.95, method: str = "profile") -> Interval:
-    """The interval of V* = Q / (rho - 1), exact where rho's is, since V* falls as rho rises; inf where rho <= 1."""
+    """The interval of V* = Q / (rho - 1); inf where rho <= 1.
+
+    It is as exact as that of rho, since V* is a decreasing function of rho. Raises UserError as `rho_interval` does.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
+    >>> print(v_star_interval(fit, question_tokens=50))
+    13.5 [11.8, 15.4]
+    """
     return v_star_of_interval(rho_interval(fit, level=level, method=method), question_tokens)
 
 
 def v_star_of_interval(rho: Interval, question_tokens: float) -> Interval:
-    """V*(Q) of an interval of rho."""
+    """The interval of V*(Q) that follows from an interval of rho."""
     ends = [v_star_of_rho(x, question_tokens) for x in (rho.estimate, rho.upper, rho.lower)]
     return Interval(ends[0], ends[1], ends[2], rho.level, rho.method)
 
 
 def v_star_of_rho(rho: float, question_tokens: float) -> float:
-    """Q / (rho - 1), inf where rho <= 1 (every further token pays), 0 where rho is infinite (none does)."""
+    """V* = Q / (rho - 1): inf for rho <= 1, where every further token pays; 0 for an infinite rho, where none does."""
     if np.isinf(rho) and rho > 0:
         return 0.0
     return question_tokens / (rho - 1) if rho > 1 else float("inf")
@@ -86,17 +110,23 @@ def v_star_of_rho(rho: float, question_tokens: float) -> float:
 
 
 def profile(fit: LawFit, *, level: float = 0.95) -> Interval:
-    """Every rho whose constrained fit stays within the F threshold of the best one."""
+    """Profile likelihood interval of rho: every rho whose constrained fit stays within the F threshold of the best.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "logit")
+    >>> print(profile(fit))
+    4.72 [4.33, 5.16]
+    """
     t = student_t(level, fit.degrees_of_freedom)
     ends = [_profile_end(fit, t, side=side) for side in (-1, 1)]
     return _interval(fit.gains, ends[0], ends[1], level, "profile")
 
 
 def _profile_end(fit: LawFit, t: float, *, side: int) -> float:
-    """The angle on one side at which the root of the F statistic reaches t; nan where it never does.
+    """The angle on one side at which the square root of the F statistic reaches t; nan if it never does.
 
-    That root grows almost linearly with the angle, which makes it quick to solve for. Half a turn away the same models
-    come back with both exponents negated, so the least likely angle is a quarter turn away.
+    The square root grows almost linearly with the angle, so the equation is solved quickly. After half a turn the same
+    models return with both exponents negated, so the least likely angle is a quarter turn away.
     """
     centre, best, at = np.arctan2(*fit.gains), fit_criterion(fit), _profiler(fit)
 
@@ -120,7 +150,7 @@ def _angle_se(fit: LawFit) -> float:
 
 
 def _interval(exponents: tuple[float, float], lower: float, upper: float, level: float, method: str) -> Interval:
-    """The interval between two angles around that of (alpha, beta); nan where there is no end."""
+    """The interval of rho between two angles around that of (alpha, beta); an angle is nan where there is no end."""
     estimate = rho_of_angle(float(np.arctan2(*exponents)))
     if np.isnan(lower) or np.isnan(upper):
         return Interval(estimate, -np.inf, np.inf, level, method)
@@ -128,16 +158,16 @@ def _interval(exponents: tuple[float, float], lower: float, upper: float, level:
 
 
 def rho_of_angle(angle: float) -> float:
-    """rho of the angle atan2(alpha, beta): a quarter turn and more, where tokens do nothing or harm, is infinite."""
+    """rho of the angle atan2(alpha, beta); infinite from a quarter turn on, where tokens have no effect or do harm."""
     if angle <= -np.pi / 2:
         return -np.inf
     return float(np.tan(angle)) if angle < np.pi / 2 else np.inf
 
 
 def fit_criterion(fit: LawFit) -> float:
-    """The fitted sum of squares in the weights that a profile holds: Huber's weights are taken as they ended.
+    """The fitted sum of squares, with the final weights of Huber's loss, which a profile keeps fixed.
 
-    Exact data leave rounding only, and so are given a residual of 1e-9 of the error.
+    Its lower bound is that of residuals of 1e-9 of the error, since exact data leave nothing but rounding.
     """
     return float(max(_weight(fit) @ fit.residuals**2, 1e-18 * (_weight(fit) @ fit.cells.error**2)))
 
@@ -147,7 +177,7 @@ def _weight(fit: LawFit) -> Array:
 
 
 def _profiler(fit: LawFit) -> Callable[[Array], Solution]:
-    """A function of angles (B,) to the fits in which (alpha, beta) = r (sin angle, cos angle), r free."""
+    """A function from angles (B,) to the fits in which (alpha, beta) = r (sin angle, cos angle) with r free."""
     law, cells = fit.law, fit.cells
     i, j = (law.position(name) for name in fit.require_rho())
     others = [k for k in range(len(law.parameters)) if k not in (i, j)]
@@ -166,14 +196,25 @@ def _profiler(fit: LawFit) -> Callable[[Array], Solution]:
             return error, np.concatenate([gradient[others], (sine * gradient[i] + cosine * gradient[j])[None]])
 
         start = np.tile(np.append(fit.theta[others], radius), (len(angles), 1))
-        start[:, -1] *= np.cos(angles - centre)  # less of the index is left the further the ratio is from the best
+        start[:, -1] *= np.cos(angles - centre)  # the further the ratio is from the best, the weaker the index
         return solve(model, cells.error, start=start, weight=_weight(fit), lower=low, upper=high)
 
     return at
 
 
 def rho_profile(fit: LawFit, *, n_points: int = 61, level: float = 0.999) -> pd.DataFrame:
-    """rho, sse and f (the F statistic against the best fit) over the interval of rho at `level`, for a picture."""
+    """The profile of rho over its interval at `level`, for a figure.
+
+    Columns: rho, sse (of the constrained fit), f (its F statistic against the best fit).
+
+    Raises UserError for a law without a single rho.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
+    >>> table = rho_profile(fit, level=0.95)
+    >>> print(f"{table['rho'].iloc[0]:.2f} to {table['rho'].iloc[-1]:.2f}")
+    4.26 to 5.22
+    """
     wide = profile(fit, level=level)
     centre = np.arctan2(*fit.gains)
     low = np.arctan(wide.lower) if np.isfinite(wide.lower) else centre - 0.45 * np.pi
@@ -188,7 +229,13 @@ def rho_profile(fit: LawFit, *, n_points: int = 61, level: float = 0.999) -> pd.
 
 
 def fieller(fit: LawFit, *, level: float = 0.95) -> Interval:
-    """Fieller's set for the ratio of the two exponents, from their estimates and covariance."""
+    """Fieller's interval of the ratio of the two exponents, from their estimates and covariance.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "logit")
+    >>> print(fieller(fit))
+    4.72 [4.33, 5.16]
+    """
     return fieller_of(
         fit.gains, fit.exponent_covariance, level=level, degrees_of_freedom=fit.degrees_of_freedom, method="fieller"
     )
@@ -197,7 +244,7 @@ def fieller(fit: LawFit, *, level: float = 0.95) -> Interval:
 def fieller_of(
     exponents: tuple[float, float], covariance: Array, *, level: float, degrees_of_freedom: float, method: str
 ) -> Interval:
-    """Fieller's set for alpha / beta of any estimates with a covariance (2, 2)."""
+    """Fieller's interval of alpha / beta for any pair of estimates with a covariance (2, 2)."""
     alpha, beta = exponents
     t2 = student_t(level, degrees_of_freedom) ** 2
     (v_aa, v_ab), (_, v_bb) = covariance
@@ -205,8 +252,8 @@ def fieller_of(
     discriminant = middle**2 - square * constant
     if discriminant < 0 or square == 0:
         return _interval(exponents, np.nan, np.nan, level, method)
-    # A root stands for a line through the origin, so its angle counts modulo half a turn; the set around the estimate
-    # ends at the next line on either side. Where b may be 0 that set goes through infinity.
+    # A root stands for a line through the origin, so its angle is defined modulo half a turn, and the interval ends at
+    # the next line on either side of the estimate. If b may be 0, the interval passes through infinity.
     centre = np.arctan2(alpha, beta)
     lines = np.arctan((middle + np.array([-1.0, 1.0]) * np.sqrt(discriminant)) / square)
     behind = (centre - lines) % np.pi
@@ -217,10 +264,15 @@ def fieller_of(
 
 
 def d_profile(fit: LawFit, values: Sequence[float] | None = None) -> pd.DataFrame:
-    """D, A, alpha, beta, rho, sse and delta_aicc of the paper's form with D held at each value.
+    """Fit the paper's form with D fixed at each of some values: alpha and beta depend on D, while rho hardly does.
 
-    It shows that alpha and beta follow D while rho does not. The last row of the default values lies just below the
-    least error. Any fit will do: the cells are what counts.
+    Columns: D, A, alpha, beta, rho, sse, delta_aicc. The default values end just below the least error. Only the cells
+    of `fit` are used, whatever its law. Raises UserError for a value that is not below the least error.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
+    >>> d_profile(fit, [-5, 0, 0.35])[["D", "alpha", "rho"]].round(3).values.tolist()
+    [[-5.0, 0.007, 4.715], [0.0, 0.071, 4.697], [0.35, 0.2, 4.77]]
     """
     from vlmlaw.laws.families import LAWS
 

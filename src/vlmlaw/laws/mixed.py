@@ -1,8 +1,8 @@
-"""rho where the cells of one size share an error: a linear mixed model by size, on the law linearised at its fit.
+"""rho for cells of one size that share an error: a linear mixed model by size, on the law linearised at its fit.
 
-Cells of one size share a language model, so part of their error is common to them: it tells about that model, not about
-V. A random intercept for each size takes it up, at the price of a wider interval for the exponent of N, which rests on
-as many values as there are sizes. The model is `statsmodels`' MixedLM, by restricted maximum likelihood.
+Cells of one size share a language model, so part of their error is common to them and depends on that model, not on V.
+A random intercept for each size models this part. It widens the interval for the exponent of N, which is estimated from
+as many values as there are sizes. The model is `MixedLM` of statsmodels, fitted by restricted maximum likelihood.
 Source: Pinheiro and Bates, Mixed-Effects Models in S and S-PLUS (2000), 7.2, for the linearisation.
 """
 
@@ -21,7 +21,7 @@ METHOD = "mixed effects by size"
 
 @dataclass(frozen=True, eq=False)
 class SizeEffects:
-    """rho with its interval, and the standard deviations of error between sizes and within them."""
+    """rho with its interval, and the standard deviations of the error between sizes and within a size."""
 
     rho: Interval
     between: float
@@ -29,9 +29,14 @@ class SizeEffects:
 
 
 def size_effects(fit: LawFit, *, level: float = 0.95) -> SizeEffects:
-    """rho under a random effect of each size; its interval is Fieller's with Student's t on (sizes - 2) degrees.
+    """Estimate rho with a random effect for each size; Fieller's interval, Student's t with (sizes - 2) degrees.
 
-    Raises UserError for fewer than three sizes, for a law without rho, and where the mixed model cannot be fitted.
+    Raises UserError for fewer than three sizes, for a law without rho, and if the mixed model cannot be fitted.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "logit")
+    >>> print(size_effects(fit).rho)
+    4.72 [3.97, 5.73]
     """
     names = fit.require_rho()
     cells = fit.cells
@@ -53,13 +58,13 @@ def size_effects(fit: LawFit, *, level: float = 0.95) -> SizeEffects:
 
 
 def _mixed_model(residual: Array, gradient: Array, sizes: Array) -> tuple[Array, Array, float, float]:
-    """The step from the fit (K,), its covariance (K, K), and the two standard deviations."""
+    """The step from the fit (K,), its covariance (K, K), and the standard deviations between and within sizes."""
     from statsmodels.regression.mixed_linear_model import MixedLM
 
     # In units of the residuals: MixedLM's optimiser stops early on variances of 1e-5.
     scale = max(float(residual.std()), 1e-12)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a variance on its bound, 0, is an answer here
+        warnings.simplefilter("ignore")  # a variance at its bound of 0 is a valid result here
         try:
             found = MixedLM(residual / scale, gradient, groups=sizes).fit(reml=True)
         except (np.linalg.LinAlgError, ValueError) as error:

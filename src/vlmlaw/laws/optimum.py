@@ -1,8 +1,8 @@
-"""From a law and a cost to the cell to deploy: V*(Q), the frontier over real cells, flat regions and regret.
+"""The optimum of a law under a cost: V*(Q), the frontier over real cells, and flat regions.
 
-For a law in which N and V act through alpha ln N + beta ln V alone, at cost 2N(Q + V), least error at a fixed budget
-has V* = Q / (rho - 1) when rho > 1, whatever the budget, the link, A and D: there ln N = ln budget - ln(Q + V), so the
-index is stationary where beta / V = alpha / (Q + V). The smallest V is best when Q = 0, the largest when rho <= 1.
+If N and V act through alpha ln N + beta ln V alone and the cost is 2N(Q + V), then at a fixed budget the error is least
+at V* = Q / (rho - 1) for rho > 1, independent of the budget, the link, A and D: with ln N = ln budget - ln(Q + V) the
+index is stationary where beta / V = alpha / (Q + V). The smallest V is best for Q = 0, the largest for rho <= 1.
 """
 
 from collections.abc import Sequence
@@ -30,12 +30,18 @@ def v_star(
     tolerance: float = 0.005,
     tokens: tuple[float, float] | None = None,
 ) -> pd.DataFrame:
-    """The best V for each Q: question_tokens, v_star, lower, upper, corner, flat_lower, flat_upper.
+    """The best number of visual tokens V* for each Q, with its interval and the flat region around it.
 
-    v_star and its interval are cut to the range `tokens` (by default of the measured V); corner says "smallest" or
-    "largest" where the cut acts. The flat region holds every V within `tolerance` of the least error, relative.
-    Laws without a single rho have a V* that depends on the budget: theirs is for the budget of a middling cell, and has
-    no interval (nan).
+    Columns: question_tokens, v_star, lower, upper, corner, flat_lower, flat_upper. v_star and its interval are clipped
+    to the range `tokens` (by default that of the measured V); corner is "smallest" or "largest" if v_star was clipped.
+    The flat region contains every V whose error exceeds the least one by at most `tolerance`, relative. For a law
+    without a single rho, V* depends on the budget: it is given for that of a cell in the middle of the grid, without
+    an interval (nan).
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
+    >>> v_star(fit, [10, 25, 50, 100, 200])["v_star"].round(2).tolist()
+    [2.7, 6.76, 13.52, 27.05, 54.09]
     """
     least, most = tokens or (float(fit.cells.v.min()), float(fit.cells.v.max()))
     rho = rho_interval(fit, level=level) if fit.has_rho else None
@@ -55,7 +61,7 @@ def v_star(
 
 
 def middling_budget(fit: LawFit, cost: Cost) -> float:
-    """The LLM's FLOPs of the geometric middle of the measured cells; where a budget is needed and none was given."""
+    """FLOPs of the LLM at the geometric mean of the measured cells: the default where a budget is needed."""
     n, v = (float(np.exp(x.mean())) for x in (fit.cells.ln_n, fit.cells.ln_v))
     return 2 * BILLION * n * (cost.other_tokens + v)
 
@@ -63,7 +69,7 @@ def middling_budget(fit: LawFit, cost: Cost) -> float:
 def numeric_v_star(
     fit: LawFit, cost: Cost, *, budget: float | None = None, tokens: tuple[float, float] = (1.0, 576.0)
 ) -> float:
-    """The V of least error along the iso-cost line of the LLM, found numerically; N is continuous."""
+    """The V of least error along the iso-cost line of the LLM, found numerically with a continuous N."""
     flops = middling_budget(fit, cost) if budget is None else budget
     ln_v = np.linspace(np.log(tokens[0]), np.log(tokens[1]), 257)
     error = _along_iso_cost(fit, cost, flops, ln_v)
@@ -81,7 +87,7 @@ def _along_iso_cost(fit: LawFit, cost: Cost, flops: float, ln_v: Array) -> Array
 
 
 def as_good(error: float, tolerance: float) -> float:
-    """The greatest error that counts as equally good; a law may extrapolate to 0 and below, where ratios mislead."""
+    """The greatest error that counts as equally good; also for errors of 0 and below, which a law may predict."""
     return error + tolerance * abs(error) + 1e-12
 
 
@@ -93,9 +99,14 @@ def flat_region(
     tolerance: float = 0.005,
     tokens: tuple[float, float] = (1.0, 576.0),
 ) -> tuple[float, float]:
-    """Least and greatest whole V whose error on the iso-cost line is within `tolerance` of the least, relative.
+    """The smallest and the largest whole V whose error on the iso-cost line is within `tolerance` of the least one.
 
-    Where no whole V is, both are the whole V of least error.
+    The tolerance is relative. If no whole V qualifies, both are the whole V of least error.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
+    >>> flat_region(fit, Cost(question_tokens=50))
+    (5.0, 31.0)
     """
     flops = middling_budget(fit, cost) if budget is None else budget
     best = numeric_v_star(fit, cost, budget=flops, tokens=tokens)
@@ -120,7 +131,10 @@ def flat_region(
 def candidate_cells(
     fit: LawFit, *, sizes: Sequence[float] = (), tokens: Sequence[float] = (), cost: CostModel
 ) -> pd.DataFrame:
-    """Every cell that may be chosen: N, V, cost, error; by default each measured size with each measured V."""
+    """Every cell to choose from: N, V, cost and error; by default each measured size with each measured V.
+
+    Raises UserError if the cost of every cell is unknown.
+    """
     n, v = np.meshgrid(
         np.asarray(sizes if len(sizes) else fit.cells.sizes, dtype=float),
         np.asarray(tokens if len(tokens) else fit.cells.token_counts, dtype=float),
@@ -146,9 +160,14 @@ def frontier(
     """The affordable cell of least predicted error for each budget; budgets default to a grid over the cells' costs.
 
     Columns: budget, N, V, cost, error, lower, upper (of the law's mean), flat (every V that some affordable size brings
-    within `tolerance` of the least error), flat_lower, flat_upper, capped (the largest size is taken, so that more
-    budget buys tokens); with bootstrap `draws` of the fit also v_lower, v_upper, n_lower, n_upper: where the choice
-    falls in `level` of the draws. A budget below the cheapest cell has nan for its cell.
+    within `tolerance` of the least error), flat_lower, flat_upper, capped (whether the largest size is chosen, so that
+    a larger budget buys tokens). With bootstrap `draws` of the fit also v_lower, v_upper, n_lower, n_upper: the range
+    of the choice in the central `level` of the draws. A budget below the cheapest cell has nan for its cell.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
+    >>> frontier(fit, budgets=[1e11, 1e12])[["N", "V", "capped"]].values.tolist()
+    [[0.5, 36.0, False], [7.0, 16.0, True]]
     """
     cost = Cost(question_tokens=50.0) if cost is None else cost
     cells = candidate_cells(fit, sizes=sizes, tokens=tokens, cost=cost)
@@ -180,7 +199,7 @@ def frontier(
 def _choice_interval(
     draws: Draws, drawn: Array, n: Array, v: Array, *, affordable: Array, level: float
 ) -> tuple[float, ...]:
-    """Least and greatest V and N that are chosen in the central `level` of the draws; `drawn` is error (B, cells)."""
+    """The range of the chosen V and N in the central `level` of the draws; `drawn` is the error (B, cells)."""
     if not affordable.any():
         return (np.nan,) * 4
     chosen = np.argmin(np.where(affordable, drawn, np.inf), axis=1)
@@ -189,5 +208,5 @@ def _choice_interval(
 
 
 def default_budgets(costs: Array, *, n: int = 25) -> list[float]:
-    """Budgets spread evenly in their logarithm from the cheapest cell to the dearest."""
+    """Budgets from the cheapest cell to the most expensive one, evenly spaced in their logarithm."""
     return [float(x) for x in np.geomspace(costs.min(), costs.max(), n)]

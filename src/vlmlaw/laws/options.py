@@ -1,4 +1,4 @@
-"""What a user may choose about the law's analysis: the `law:` section of an experiment file, validated before use."""
+"""Options of the analysis of a law: the `law:` section of an experiment file, validated before use."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -6,7 +6,7 @@ from typing import Any
 
 from vlmlaw.errors import UserError
 
-MIN_DRAWS = 20  # below, the ends of a 95 % interval are the extremes
+MIN_DRAWS = 20  # with fewer, the ends of a 95 % interval are the extremes
 LOSSES = ("squared", "huber")
 WEIGHTS = ("none", "se")
 AUTO = "auto"
@@ -17,23 +17,26 @@ HOLD_OUT = ("auto", "largest", "none")
 class LawOptions:
     """Options of `vlmlaw.laws.analyse`; unknown keys and impossible values raise UserError.
 
-    law: a law's name, or "auto" for the best that predicts unseen sizes well.
+    law: the name of a law, or "auto" for the best of those that predict unseen sizes well.
     candidates: laws that "auto" compares; empty means the default list of `vlmlaw.laws.families`.
     question_tokens: values of Q for V*(Q) and the frontier.
-    generated_tokens: G, tokens that the model answers with; they act as question tokens do.
+    generated_tokens: G, the length of an answer in tokens; they act as question tokens do.
     vision_flops: FLOPs of the vision encoder for an image, added to every cell's cost (0 leaves it out).
     question_pass: true adds QueCC's run of the LLM over the question, 2NQ.
     level: confidence level of every interval.
     bootstrap_draws, seed: of the residual and whole-size bootstraps; 0 draws leaves them out.
-    hold_out: "auto" (the rows whose held_out is true, which then stay out of the fit; without any, the largest size,
-        which the fit keeps), "largest", a size in billions, or "none".
+    hold_out: "auto" (the rows whose held_out is true, which are then excluded from the fit; without any, the largest
+        size, which stays in the fit), "largest", a size in billions, or "none".
     flat_tolerance: a choice within this relative distance of the least error counts as equally good.
-    cost_column: a measured column, or a sum such as "llm_flops+vision_flops", whose frontier is given as well.
-    sizes, tokens: sizes in billions and token counts the frontier may choose from; empty means those measured.
-    budgets: FLOPs for an answer; empty means a grid over what the cells cost.
+    cost_column: a measured column, or a sum such as "llm_flops+vision_flops", to compute a second frontier over.
+    sizes, tokens: sizes in billions and token counts the frontier may choose from; empty means the measured ones.
+    budgets: FLOPs per answer; empty means a grid over the costs of the cells.
     loss, weights: "squared" or "huber"; "none", or "se" for weights 1 / error_se**2.
-    size_effects: also give rho under a random effect of each size (statsmodels' mixed model; a second more).
-    allow_missing: fit what is there although the grid has holes.
+    size_effects: also estimate rho with a random effect for each size (a mixed model of statsmodels; takes a second).
+    allow_missing: fit the measured cells although the grid has holes.
+
+    >>> LawOptions(law="logit", level=0.9).to_mapping()["question_tokens"]
+    [0, 10, 25, 50, 100, 200]
     """
 
     law: str = AUTO
@@ -67,7 +70,10 @@ class LawOptions:
 
     @classmethod
     def from_mapping(cls, section: Mapping[str, Any] | None) -> "LawOptions":
-        """Options from the `law:` section of an experiment file; what it leaves out keeps its default."""
+        """Options from the `law:` section of an experiment file; absent keys keep their defaults.
+
+        Raises UserError for unknown keys and impossible values.
+        """
         section = dict(section or {})
         known = [option.name for option in fields(cls)]
         unknown = [key for key in section if key not in known]

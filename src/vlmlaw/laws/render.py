@@ -1,4 +1,4 @@
-"""Text for the terminal: short tables, the headline first."""
+"""Text for the terminal: the main result first, then short tables."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,13 +14,13 @@ MAX_LAWS = 6
 
 
 def render_analysis(result: dict[str, Any]) -> str:
-    """The analysis of `analyse` for a reader: for each suite rho, V*(Q), the laws and the verdict."""
+    """Format the result of `analyse`: for each suite rho, V*(Q), the laws and the verdict."""
     provenance = result["provenance"]
     parts = [f"{provenance['source']}: {_count(provenance['n_rows'], 'row')}, {_count(len(result['fits']), 'fit')}"]
     parts += [_finding(Finding(**finding)) for finding in result["lint"]]
     if len(result["fits"]) > 1:
         parts.append(_indent(_side_by_side(result["fits"])))
-    # One block for each suite; kinds are in the table above, and in the JSON.
+    # One block for each suite; the kinds are in the table above and in the JSON file.
     parts += [_fit(fit) for fit in result["fits"] if fit["kind"] == ALL_KINDS or len(result["fits"]) == 1]
     for skipped in result["skipped"]:
         parts.append(f"no law for {skipped['suite']}/{skipped['kind']}: {skipped['why']}")
@@ -28,7 +28,7 @@ def render_analysis(result: dict[str, Any]) -> str:
 
 
 def _side_by_side(fits: list[dict[str, Any]]) -> str:
-    """A row for each suite and kind: law, rho, V* at the middle Q, how much is explained, and the hold-out's error."""
+    """A row for each suite and kind: law, rho, V* at the middle Q, R squared, and the error on the rows held out."""
     middle = fits[0]["v_star"][len(fits[0]["v_star"]) // 2]["question_tokens"] if fits[0]["v_star"] else None
     rows = []
     for fit in fits:
@@ -78,7 +78,7 @@ def _given_d(row: dict[str, Any]) -> str:
 
 
 def _some(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """D = 0 and three more of its profile, from least to greatest."""
+    """Up to four rows of the profile of D, among them D = 0, in ascending order."""
     zero = next((i for i, row in enumerate(rows) if row["D"] == 0), 0)
     return [rows[i] for i in sorted({0, zero, (zero + len(rows)) // 2, len(rows) - 2}) if 0 <= i < len(rows)]
 
@@ -96,7 +96,7 @@ def _v_star(fit: dict[str, Any]) -> str:
 def _laws(fit: dict[str, Any]) -> str:
     rows = []
     shown = fit["laws"][:MAX_LAWS]
-    # The law in use and the paper's own form are always of interest.
+    # The law in use and the form of the paper are always shown.
     shown += [law for law in fit["laws"][MAX_LAWS:] if law["law"] in (fit["law"], "power_d0")]
     for law in shown:
         delta = "" if law["delta"] is None else f"{law['delta']:.1f}"
@@ -116,7 +116,7 @@ def _parameter(row: dict[str, Any]) -> str:
 def render_recommendation(
     chosen: Recommendation, fit: LawFit, *, cost: CostModel, source: str, findings: Sequence[Finding]
 ) -> str:
-    """The cell to deploy, the alternatives by token count, and what to mind."""
+    """Format a recommendation: the cell to deploy, the alternatives by token count, and the warnings."""
     unit = chosen.unit or cost.name
     lines = [
         f"N = {format_size(chosen.n)}, V = {chosen.v:g}   predicted error {chosen.error:.4f} "
@@ -138,7 +138,7 @@ def render_recommendation(
 
 
 def render_regret(loss: dict[str, float], *, unit: str) -> str:
-    """What a choice loses against the best cell of the same cost."""
+    """Format the regret of a choice: its loss against the best cell of the same cost."""
     cell = f"N = {format_size(loss['n'])}, V = {loss['v']:g}"
     choice = f"{cell} costs {loss['cost']:.3g} {unit}: predicted error {loss['error']:.4f}"
     if loss["absolute"] <= 0:
@@ -148,7 +148,7 @@ def render_regret(loss: dict[str, float], *, unit: str) -> str:
 
 
 def render_findings(findings: Sequence[Finding], *, source: str, n_rows: int) -> str:
-    """All findings, or that there are none."""
+    """Format the findings of the linter, or say that there are none."""
     if not findings:
         return f"{source}: {n_rows} rows, nothing to report"
     n_errors = sum(finding.severity == "error" for finding in findings)
@@ -158,7 +158,7 @@ def render_findings(findings: Sequence[Finding], *, source: str, n_rows: int) ->
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned to their widest entry; numbers to the right."""
+    """Format a table with aligned columns; columns of numbers are aligned to the right."""
     table = [list(header), *map(list, rows)]
     widths = [max(len(row[k]) for row in table) for k in range(len(header))]
     right = [all(_is_number(row[k]) for row in rows if row[k]) for k in range(len(header))]

@@ -1,4 +1,4 @@
-"""The result of a fit: parameters with errors, rho, V*(Q), predictions with intervals, and the same from JSON."""
+"""The result of a fit: parameters with standard errors, rho, predictions with intervals, and its JSON form."""
 
 import json
 from dataclasses import dataclass, field
@@ -23,8 +23,13 @@ JSON_KIND = "vlmlaw-fit"
 class LawFit:
     """A law fitted to cells. N is in billions of parameters, V counts visual tokens, error is 1 - score.
 
-    theta and covariance are in working coordinates (logarithms of positive multipliers); `summary` has the public ones.
-    at_bound names parameters that ended on a bound; they carry no standard error.
+    theta (K,) and covariance (K, K) are in working coordinates (logarithms of positive multipliers); `summary` has the
+    public parameters. at_bound names the parameters that ended on a bound; they have no standard error.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
+    >>> round(fit.rho, 4), fit.at_bound, fit.predict(n=7, v=[16, 64]).round(3).tolist()
+    (4.6973, ('D',), [0.493, 0.483])
     """
 
     law: Law
@@ -49,17 +54,17 @@ class LawFit:
 
     @property
     def degrees_of_freedom(self) -> int:
-        """Rows less the parameters that moved freely."""
+        """The number of rows minus the number of parameters that are not on a bound."""
         return self.n_cells - self.n_parameters + len(self.at_bound)
 
     @property
     def sigma(self) -> float:
-        """Residual standard deviation, in units of error, of a row of mean weight."""
+        """Residual standard deviation of a row of mean weight, in units of the error."""
         return float(np.sqrt(self.sse / self.degrees_of_freedom))
 
     @property
     def aicc(self) -> float:
-        """Corrected Akaike criterion of a Gaussian error; counts every parameter and sigma. inf with too few cells."""
+        """Corrected Akaike criterion for Gaussian noise; counts every parameter and sigma; inf with too few cells."""
         n, k = self.n_cells, self.n_parameters + 1
         if n - k - 1 <= 0:
             return float("inf")
@@ -67,7 +72,7 @@ class LawFit:
 
     @property
     def r_squared(self) -> float:
-        """Share of the weighted variance of error that the law explains."""
+        """Share of the weighted variance of the error that the law explains."""
         mean = np.average(self.cells.error, weights=self.cells.weight)
         return float(1 - self.sse / (self.cells.weight @ (self.cells.error - mean) ** 2))
 
@@ -84,7 +89,7 @@ class LawFit:
 
     @cached_property
     def residuals(self) -> Array:
-        """Measured less predicted error (C,)."""
+        """Measured minus predicted error (C,)."""
         return self.cells.error - self.fitted
 
     def verdict(self, *, level: float = 0.95) -> list[str]:
@@ -94,7 +99,7 @@ class LawFit:
     # ------------------------------------------------------------------ parameters
 
     def summary(self, level: float = 0.95) -> pd.DataFrame:
-        """A row per parameter: estimate, se, lower, upper (Student's t), at_bound, meaning."""
+        """A row for each parameter: estimate, se, lower, upper (by Student's t), at_bound, meaning."""
         t = student_t(level, self.degrees_of_freedom)
         working_se = np.sqrt(np.maximum(np.diag(self.covariance), 0))
         rows = []
@@ -122,14 +127,14 @@ class LawFit:
 
     @property
     def gains(self) -> tuple[float, float]:
-        """The exponents, of the sign that is positive where error falls. Raises UserError as `exponents` does."""
+        """The exponents, signed so that a positive one means falling error. Raises UserError as `exponents` does."""
         self.require_rho()
         in_n, in_v = self.law.gains(self.theta)
         return float(in_n), float(in_v)
 
     @property
     def rho(self) -> float:
-        """alpha / beta: how much faster error moves with ln N than with ln V; inf where tokens do nothing, or harm."""
+        """alpha / beta: how much faster error falls with ln N than with ln V; inf if tokens do not help."""
         alpha, beta = self.gains
         if alpha > 0 >= beta:
             return float("inf")
@@ -137,7 +142,7 @@ class LawFit:
 
     @property
     def rho_se(self) -> float:
-        """Standard error of rho by the delta method; the intervals of `vlmlaw.laws.intervals` are better."""
+        """Standard error of rho by the delta method; prefer the intervals of `vlmlaw.laws.intervals`."""
         alpha, beta = self.exponents
         gradient = np.array([1 / beta, -alpha / beta**2]) if beta else np.full(2, np.inf)
         return float(np.sqrt(gradient @ self.exponent_covariance @ gradient)) if beta else float("inf")
@@ -152,7 +157,7 @@ class LawFit:
         """Names of the two exponents. Raises UserError for a law without a single rho."""
         if self.law.exponents is None:
             raise UserError(
-                f"law {self.law.name!r} has no single rho: there the worth of a token depends on N and V; "
+                f"law {self.law.name!r} has no single rho: the value of a token depends on N and V; "
                 "use rho_at(n, v), or choose a law with exponents such as logit or power"
             )
         return self.law.exponents
@@ -173,7 +178,7 @@ class LawFit:
     def predict_interval(
         self, n: ArrayLike, v: ArrayLike, *, level: float = 0.95, new_measurement: bool = True
     ) -> pd.DataFrame:
-        """error, se, lower, upper at N and V (delta method); for a new measurement, or for the law's mean alone."""
+        """error, se, lower, upper at N and V (delta method), for a new measurement or for the mean of the law."""
         error, gradient = self._evaluate(n, v)
         variance = np.einsum("k...,kl,l...->...", gradient, np.nan_to_num(self.covariance), gradient)
         se = np.sqrt(variance + (self.sigma**2 if new_measurement else 0.0))
@@ -194,7 +199,7 @@ class LawFit:
     # ------------------------------------------------------------------ JSON
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data from which `from_dict` makes the same fit; the measured cells travel along."""
+        """The fit as plain data that `from_dict` reads, with the measured cells."""
         return {
             "kind": JSON_KIND,
             "law": self.law.name,
@@ -212,7 +217,7 @@ class LawFit:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "LawFit":
-        """The fit that `to_dict` wrote. Raises UserError where the data are no such fit."""
+        """The inverse of `to_dict`. Raises UserError if the data are not a fit."""
         try:
             if data["kind"] != JSON_KIND:
                 raise UserError(f"JSON holds a {data['kind']!r}; expected a {JSON_KIND!r}")
@@ -232,7 +237,7 @@ class LawFit:
             raise UserError(f"JSON is not a fitted law: {type(error).__name__}: {error}") from error
 
     def to_json(self, path: str | Path | None = None) -> str:
-        """The fit as JSON text, written to `path` where one is given."""
+        """The fit as JSON text, written to the file `path` if there is one."""
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
         if path is not None:
             Path(path).write_text(text + "\n", encoding="utf-8")
@@ -240,7 +245,7 @@ class LawFit:
 
     @classmethod
     def from_json(cls, source: str | Path) -> "LawFit":
-        """A fit from JSON text or from the path of a JSON file."""
+        """Read a fit from JSON text or from a JSON file. Raises UserError if that fails."""
         text = str(source)
         try:
             if isinstance(source, Path) or not text.lstrip().startswith("{"):
@@ -255,5 +260,5 @@ class LawFit:
 
 
 def as_list(values: ArrayLike) -> list[float]:
-    """One number or many, as a list of floats."""
+    """A number or a sequence of numbers as a list of floats."""
     return [float(value) for value in np.atleast_1d(np.asarray(values, dtype=float))]

@@ -1,8 +1,9 @@
-"""Which law: AICc, errors of prediction for sizes and token counts left out, weights for averaging, lack of fit.
+"""Choice of a law by AICc and by its error on sizes and token counts left out; averaging; lack of fit.
 
-A law that predicts unseen sizes or token counts badly is gated out whatever its fit, since a frontier is read at cells
-that were not measured. Sources: Burnham and Anderson, Model Selection and Multimodel Inference (2002), 2.4 (AICc) and
-4.3 (averaging); Draper and Smith, Applied Regression Analysis (1998), 2.1 (lack of fit).
+A law that predicts unseen sizes or token counts badly is gated out however well it fits, since a frontier is read at
+cells that were not measured.
+Sources: Burnham and Anderson, Model Selection and Multimodel Inference (2002), 2.4 (AICc) and 4.3 (averaging);
+Draper and Smith, Applied Regression Analysis (1998), 2.1 (lack of fit).
 """
 
 from collections.abc import Sequence
@@ -21,13 +22,13 @@ from vlmlaw.laws.solver import solve
 from vlmlaw.laws.statistics import lack_of_fit
 from vlmlaw.laws.table import Measurements, as_measurements
 
-GATE = 1.5  # times the best law's error on what it has not seen
+GATE = 1.5  # greatest error on unseen cells, relative to that of the best law
 PARSIMONY = 2.0  # a gain in AICc below this does not pay for a parameter
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Laws side by side, best first: `table` has a row per law, `refused` says why a law could not be fitted.
+    """Fitted laws, best first: `table` has a row for each, `refused` the reason why a law could not be fitted.
 
     Columns: k (parameters), sse, r_squared, aicc, delta, weight, loso and loto (root mean square error on sizes and
     token counts left out), rho, gated ("" or why), lack_of_fit (p value, nan without replicates), at_bound.
@@ -39,17 +40,18 @@ class Comparison:
 
     @property
     def chosen(self) -> str:
-        """Among the laws not gated out and within PARSIMONY of the least AICc, that of fewest parameters."""
+        """The law with the fewest parameters among those not gated out and within PARSIMONY of the least AICc."""
         close = self.table[self.table["gated"].eq("") & (self.table["delta"] <= PARSIMONY)]
         return str(close.sort_values(["k", "delta"], kind="stable").index[0])
 
     @property
     def best(self) -> LawFit:
+        """The fit of the chosen law."""
         return self.fits[self.chosen]
 
     @property
     def why(self) -> str:
-        """One sentence on the choice."""
+        """The reason for the choice in one sentence."""
         row = self.table.loc[self.chosen]
         kept = self.table.index[self.table["gated"].eq("")].tolist()
         gated = self.table.index[self.table["gated"].ne("")].tolist()
@@ -71,17 +73,20 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class ModelAverage:
-    """Several laws at once, by their Akaike weights."""
+    """Several fitted laws, averaged with their Akaike weights."""
 
     fits: Sequence[LawFit]
     weights: Array
 
     def predict(self, n: ArrayLike, v: ArrayLike) -> Array:
-        """Averaged error at N (billions) and V."""
+        """Averaged predicted error at N (billions) and V, broadcast together."""
         return np.tensordot(self.weights, np.stack([fit.predict(n, v) for fit in self.fits]), axes=1)
 
     def rho(self) -> tuple[float, float]:
-        """rho and its standard error, with the spread between laws in it, over the laws that have one; inf has none."""
+        """rho averaged over the laws that have one, and its standard error, which includes the spread between laws.
+
+        The standard error is nan for an infinite rho. Raises UserError if no law has a rho.
+        """
         pairs = [(w, f) for w, f in zip(self.weights, self.fits, strict=True) if f.has_rho]
         if not pairs:
             raise UserError("none of the averaged laws has a single rho")
@@ -101,10 +106,16 @@ def compare_laws(
     weights: str = "none",
     allow_missing: bool = False,
 ) -> Comparison:
-    """Every law fitted, judged and ranked. Raises UserError where none can be fitted."""
+    """Fit several laws (by default all candidates) and rank them. Raises UserError if none can be fitted.
+
+    >>> from vlmlaw.laws import read_measurements
+    >>> found = compare_laws(read_measurements("li2024_reasoning"), ["power_d0", "logit"])
+    >>> found.chosen, found.table["delta"].round(1).to_dict()
+    ('logit', {'logit': 0.0, 'power_d0': 8.9})
+    """
     cells = table
     if not isinstance(table, Cells):
-        fit_law(table, "log_linear", allow_missing=allow_missing)  # lint once; refuses what no law can be fitted to
+        fit_law(table, "log_linear", allow_missing=allow_missing)  # lint once; raise if no law can be fitted
         cells = as_measurements(table).cells(weights=weights)
     assert isinstance(cells, Cells)
     fits: dict[str, LawFit] = {}
@@ -132,7 +143,7 @@ def _judge(fits: dict[str, LawFit]) -> pd.DataFrame:
     names = ["law", "k", "sse", "r_squared", "aicc", "loso", "loto", "rho", "lack_of_fit", "at_bound", "converged"]
     table = pd.DataFrame(rows, columns=names).set_index("law")
     table["gated"] = _gate(table)
-    # With too few cells AICc is infinite for every law; then what is left is the fit itself.
+    # With too few cells the AICc of every law is infinite; rank by the fit alone then.
     score = table["aicc"] if np.isfinite(table["aicc"]).any() else np.log(table["sse"])
     kept = table["gated"].eq("") & np.isfinite(score)
     table["delta"] = score - score[kept].min()
@@ -144,13 +155,13 @@ def _judge(fits: dict[str, LawFit]) -> pd.DataFrame:
 
 
 def _gate(table: pd.DataFrame) -> list[str]:
-    """Why each law is gated out, or ""; the law that predicts unseen sizes best never is."""
+    """The reason why each law is gated out, or ""; the one that predicts unseen sizes best never is."""
     reasons = []
     best = table["loso"].idxmin() if table["loso"].notna().any() else table["aicc"].idxmin()
     for name, row in table.iterrows():
         found = [] if row["converged"] else ["did not converge"]
         for column, what in (("loso", "sizes"), ("loto", "token counts")):
-            least = max(table[column].min(), 1e-9)  # below, an error is rounding
+            least = max(table[column].min(), 1e-9)  # smaller errors are rounding
             if row[column] > GATE * least + 1e-12:
                 found.append(f"{row[column] / least:.1f}x the best error on unseen {what}")
         reasons.append("" if name == best else "; ".join(found))
@@ -158,9 +169,9 @@ def _gate(table: pd.DataFrame) -> list[str]:
 
 
 def left_out_error(fit: LawFit, *, by: str) -> float:
-    """Root mean square error where each size (by="size") or token count ("tokens") is predicted from the others.
+    """Root mean square error of predicting each size (by="size") or token count ("tokens") from the others.
 
-    nan where leaving one out leaves fewer than two, or too few cells.
+    nan if fewer than two would be left to fit, or too few cells.
     """
     cells, law = fit.cells, fit.law
     labels = cells.n if by == "size" else cells.v
@@ -174,7 +185,7 @@ def left_out_error(fit: LawFit, *, by: str) -> float:
 
 
 def _predict_left_out(law: Law, cells: Cells, left_out: Array, fit: LawFit) -> Array:
-    """Error (B, C) of every cell under the fit that leaves out the rows of `left_out` (B, C)."""
+    """Predicted error (B, C) of every cell by the fits without the rows of `left_out` (B, C)."""
     weight = cells.weight * ~left_out
     if fit.robust_weight is not None:
         weight = weight * fit.robust_weight
@@ -189,7 +200,7 @@ def _predict_left_out(law: Law, cells: Cells, left_out: Array, fit: LawFit) -> A
         upper=upper,
         project=(lambda theta: law.project(theta, cells, weight)) if law.separable else None,
         tolerance=1e-6,
-        max_steps=50,  # a law that creeps along a valley predicts much the same all the way
+        max_steps=50,  # predictions hardly change while a law creeps along a valley
     )
     return law.evaluate(found.theta.T[:, :, None], cells.ln_n, cells.ln_v)[0]
 
@@ -202,7 +213,12 @@ def fit_or_choose(
     weights: str = "none",
     allow_missing: bool = False,
 ) -> LawFit:
-    """The law of this name fitted, or with "auto" the one that `compare_laws` chooses."""
+    """Fit the law of this name, or with "auto" the one that `compare_laws` chooses. Raises UserError as they do.
+
+    >>> from vlmlaw.laws import read_measurements
+    >>> fit_or_choose(read_measurements("li2024_reasoning")).law
+    Logit()
+    """
     if law == "auto":
         return compare_laws(table, loss=loss, weights=weights, allow_missing=allow_missing).best
     return fit_law(table, law, loss=loss, weights=weights, allow_missing=allow_missing)

@@ -1,7 +1,7 @@
-"""Least squares for many small problems at once: Levenberg-Marquardt with box bounds, batched over starts or draws.
+"""Batched least squares: Levenberg-Marquardt with box bounds for many small problems, such as starts or draws.
 
-A single fit, a profile and ten thousand bootstrap draws are the same call with a batch of a few, tens or thousands.
-Nothing in scipy batches; for one problem the results agree with `scipy.optimize.least_squares` (see the tests).
+A single fit, a profile and ten thousand bootstrap draws are the same call with different batch sizes. scipy has no
+batched solver; for one problem the results agree with `scipy.optimize.least_squares` (see the tests).
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Model = Callable[[Array], tuple[Array, Array]]
 
 @dataclass(frozen=True)
 class Solution:
-    """theta (B, K), sum of weighted squares (B,), and whether each problem converged (B,)."""
+    """theta (B, K), the weighted sum of squares (B,), and whether each problem converged (B,)."""
 
     theta: Array
     sse: Array
@@ -41,8 +41,8 @@ def solve(
     """Minimise sum_c weight * (target - model)**2 for each problem of the batch.
 
     target: (C,) shared or (B, C). start: (B, K). weight: (C,) or (B, C). lower, upper: broadcast to (B, K); equal
-    bounds hold a parameter fixed. project: (B, K) -> (B, K), the best linear parameters for given others; with it the
-    search follows the curved valleys of laws whose multipliers and exponents trade off.
+    bounds keep a parameter fixed. project: (B, K) -> (B, K), sets the linear parameters to their best values for the
+    others; with it the search follows the curved valleys of laws whose multipliers and exponents compensate.
     """
     lower_BK = np.broadcast_to(-np.inf if lower is None else lower, start.shape)
     upper_BK = np.broadcast_to(np.inf if upper is None else upper, start.shape)
@@ -62,7 +62,7 @@ def solve(
             new = _normal_equations(model, proposal, target, weight)
             better = new[0] <= sse
             settled = moved.max(axis=1) < tolerance
-            # A relative gain this small is rounding: steps beyond it only wander.
+            # A relative gain this small is rounding; further steps would be random.
             settled |= better & (sse - new[0] <= 1e-14 * sse) & (damping == 0)
             theta = np.where(better[:, None], proposal, theta)
             sse = np.where(better, new[0], sse)
@@ -95,7 +95,7 @@ def _normal_equations(model: Model, theta: Array, target: Array, weight: Array) 
 
 
 def _step(curvature: Array, descent: Array, held: Array, damping: Array) -> Array:
-    """The damped Gauss-Newton step (B, K); held parameters do not move. Free of units."""
+    """The damped Gauss-Newton step (B, K), independent of units; parameters that are held do not move."""
     scale = np.sqrt(np.einsum("bkk->bk", curvature))
     scale = np.where((scale > 0) & np.isfinite(scale), scale, 1.0)
     free = ~held

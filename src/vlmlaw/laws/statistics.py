@@ -12,14 +12,20 @@ if TYPE_CHECKING:
 
 
 def student_t(level: float, degrees_of_freedom: float) -> float:
-    """Two-sided quantile of Student's t; the normal one without finite degrees of freedom."""
+    """Two-sided quantile of Student's t, or of the normal distribution for infinite degrees of freedom."""
     if not np.isfinite(degrees_of_freedom):
         return float(ndtri(0.5 + level / 2))
     return float(stdtrit(degrees_of_freedom, 0.5 + level / 2))
 
 
 def lack_of_fit(fit: LawFit) -> float:
-    """p value of the F test of the law against free cell means; nan without replicates or spare cells."""
+    """p value of the F test of the law against free means of the cells; nan without replicates or spare cells.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "logit")
+    >>> lack_of_fit(fit)  # the published table has one measurement of each cell
+    nan
+    """
     cells = fit.cells
     _, cell = np.unique(np.stack([cells.n, cells.v]), axis=1, return_inverse=True)
     cell = cell.ravel()

@@ -1,6 +1,6 @@
-"""Read measured cells: the workflow's measurements.csv, a published table, or a user's own CSV, long or wide.
+"""Read measured cells: measurements.csv of the workflow, a published table, or any other CSV file, long or wide.
 
-Everything ends in one long frame with the columns of COLUMNS, N in billions of parameters and error = 1 - score.
+The result is one long data frame with the columns of COLUMNS, N in billions of parameters and error = 1 - score.
 """
 
 import hashlib
@@ -39,9 +39,13 @@ MEAN_OF_SUITES = "mean of suites"
 
 @dataclass(frozen=True, eq=False)
 class Measurements:
-    """Measured cells. `frame` has COLUMNS (N in billions), any columns of the user's, and `line`, the CSV line.
+    """Measured cells. `frame` has COLUMNS (N in billions), further columns of the file, and `line`, the CSV line.
 
-    expected: cells (N, V) that should be there; empty means the full grid of the sizes and token counts found.
+    expected: cells (N, V) of the planned grid; empty means every combination of the sizes and token counts found.
+
+    >>> table = read_measurements("li2024_reasoning")
+    >>> table.groups, len(table.select(V=576))
+    ([{'suite': 'all', 'kind': 'all'}], 4)
     """
 
     frame: pd.DataFrame
@@ -52,7 +56,7 @@ class Measurements:
 
     @cached_property
     def groups(self) -> list[dict[str, str]]:
-        """What a law is fitted to: each suite and kind, and each compressor where several share cells.
+        """The groups that a law is fitted to: each suite and kind, and each compressor if several share cells.
 
         Each group is a dictionary for `select`; the kind "all" comes first within a suite.
         """
@@ -64,19 +68,22 @@ class Measurements:
 
     @cached_property
     def compressors_share_cells(self) -> bool:
-        """Whether several compressors were measured in one cell: then each has a law of its own."""
+        """Whether several compressors were measured in one cell; each then has its own law."""
         cells = self.frame[["N", "V", "compressor"]].drop_duplicates()
         return bool(cells.duplicated(["N", "V"]).any())
 
     @property
     def shared_trainings(self) -> int:
-        """How many trainings there are, where some serve cells of several V; 0 where every cell has its own."""
+        """The number of trainings if some serve cells of several V; 0 if every cell has its own training."""
         named = self.frame[self.frame["training"] != ""]
         n_trainings = int(named["training"].nunique())
         return n_trainings if named.drop_duplicates(["training", "V"]).shape[0] > n_trainings else 0
 
     def select(self, **values: Any) -> "Measurements":
-        """The rows where each named column has this value, for example `select(suite="reasoning", kind="all")`."""
+        """The rows in which each named column has this value, as in `select(suite="reasoning", kind="all")`.
+
+        Raises UserError for an unknown column, or if no row is left.
+        """
         frame = self.frame
         for column, value in values.items():
             if column not in frame:
@@ -89,7 +96,7 @@ class Measurements:
         return replace(self, frame=frame)
 
     def mean_of_suites(self) -> "Measurements | None":
-        """The mean error of all suites in each cell that has them all; None where there is one suite only."""
+        """The mean error over all suites, for the cells that have them all; None if there is a single suite."""
         whole = self.frame[self.frame["kind"] == ALL_KINDS]
         n_suites = whole["suite"].nunique()
         if n_suites < 2:
@@ -113,7 +120,10 @@ class Measurements:
         return replace(self, frame=mean)
 
     def cells(self, *, weights: str = "none") -> Cells:
-        """The rows as numbers to fit; weights "se" weighs each row by 1 / error_se**2."""
+        """The rows as numbers to fit; weights="se" weights each row by 1 / error_se**2.
+
+        Raises UserError for a value out of range, or for weights without positive standard errors.
+        """
         if weights == "none":
             return Cells.of(self.frame["N"], self.frame["V"], self.frame["error"])
         se = self.frame["error_se"].to_numpy(dtype=float)
@@ -131,7 +141,7 @@ class Measurements:
 
 
 def _as_in(column: pd.Series, value: Any) -> Any:
-    """A wanted value in the type of its column: `--where` gives text, and seeds are text here."""
+    """Convert a value to the type of its column: `--where` passes text, and seeds are stored as text."""
     if not pd.api.types.is_numeric_dtype(column):
         return str(value)
     try:
@@ -149,14 +159,19 @@ def read_measurements(
     scores: Sequence[str] = (),
     expected: Sequence[tuple[float, float]] = (),
 ) -> Measurements:
-    """Measured cells of a CSV file, or of a published table by its name (`li2024_reasoning`, `li2024_ocr`).
+    """Read measured cells from a CSV file, or a published table by its name (`li2024_reasoning`, `li2024_ocr`).
 
-    columns: canonical name -> the file's name, for columns that are not found by themselves (see ALIASES).
-    params_unit: "billions", "millions" or "count"; by default from the column's name (n_params counts, params_b is in
-        billions, params_m in millions), otherwise billions.
-    scale: "fraction", or "percent" where scores or errors run to 100.
-    scores: columns that each hold one suite's score (a wide table).
-    Raises UserError for a file that cannot be read as such a table; what is readable but doubtful is for `lint`.
+    columns: canonical name -> name in the file, for columns that are not recognised (see ALIASES).
+    params_unit: "billions", "millions" or "count"; by default from the name of the column (n_params is a count,
+        params_b in billions, params_m in millions), otherwise billions.
+    scale: "fraction", or "percent" if scores or errors range to 100.
+    scores: columns that each contain the scores of one suite (a wide table).
+    expected: cells (N in billions, V) of the planned grid, for the linter.
+    Raises UserError for a file that cannot be read as such a table; doubtful values are left to `lint`.
+
+    >>> table = read_measurements("li2024_reasoning")
+    >>> len(table), table.frame.loc[0, ["N", "V", "error"]].tolist()
+    (28, [0.5, 1.0, 0.6145])
     """
     path, blob = read_bytes(path)
     raw = parse_csv(path, blob)
@@ -178,7 +193,7 @@ def read_measurements(
 
 
 def read_expected(path: str | Path) -> list[tuple[float, float]]:
-    """The cells (N in billions, V) that a grid should have, from a CSV with a column for each."""
+    """Read the cells (N in billions, V) of a planned grid from a CSV file with a column for each."""
     path, blob = read_bytes(path)
     raw = parse_csv(path, blob)
     names = find_columns(raw.assign(score="0"), {}, source=path.name)
@@ -188,7 +203,10 @@ def read_expected(path: str | Path) -> list[tuple[float, float]]:
 
 
 def as_measurements(table: "Measurements | pd.DataFrame") -> Measurements:
-    """Measurements of a data frame with columns N (billions), V and error, and whichever others of COLUMNS it has."""
+    """Convert a data frame with columns N (billions), V and error, and any others of COLUMNS, to measurements.
+
+    Raises UserError if one of the three is missing.
+    """
     if isinstance(table, Measurements):
         return table
     missing = [name for name in ("N", "V", "error") if name not in table]
@@ -229,7 +247,7 @@ def _canonical(raw: pd.DataFrame, names: Mapping[str, str], *, unit: str, scale:
             "kind": words("kind", ALL_KINDS),
             "compressor": words("compressor", ""),
             "seed": words("seed", ""),
-            "training": words("training", ""),  # cells that name one training share its weights; "" is one's own
+            "training": words("training", ""),  # cells of one training share its weights; "" is a training of its own
             "held_out": words("held_out", "false").str.lower().isin(["true", "1", "1.0", "yes"]),
             "n_questions": numbers("n_questions"),
             "note": words("note", ""),

@@ -1,4 +1,4 @@
-"""A fit in plain words: what matters more, size or tokens, how sure that is, and what to mind."""
+"""A fit in sentences: whether size or tokens matter more, how certain this is, and the caveats."""
 
 from __future__ import annotations
 
@@ -17,14 +17,17 @@ if TYPE_CHECKING:
 
 POOR_R_SQUARED = 0.7
 LACK_OF_FIT = 0.01  # p value
-OUTLIER = 4.0  # robust standard deviations; one of 10,000 Gaussian cells is this far out
+OUTLIER = 4.0  # robust standard deviations; about 1 of 16,000 Gaussian cells is as far out
 MAX_OUTLIERS = 4
 
 
 def verdict(
     fit: LawFit, *, hold_out: HoldOut | None = None, level: float = 0.95, shared_trainings: int = 0
 ) -> list[str]:
-    """Sentences, the main one first. `shared_trainings`: how many there are, where one serves cells of several V."""
+    """Describe a fit in sentences, the main one first.
+
+    shared_trainings: the number of trainings if some serve cells of several V (see Measurements.shared_trainings).
+    """
     sentences = [_trade_off(fit, level=level), _quality(fit)]
     if hold_out is not None:
         sentences.append(
@@ -83,7 +86,7 @@ def _quality(fit: LawFit) -> str:
 
 
 def cautions(fit: LawFit) -> list[str]:
-    """What is odd about the fit itself."""
+    """Caveats of the fit itself, one sentence each."""
     found = []
     if is_singular(fit):
         found.append(
@@ -125,11 +128,11 @@ def cautions(fit: LawFit) -> list[str]:
 
 
 def is_singular(fit: LawFit) -> bool:
-    """Whether the curvature at the optimum is singular, as where a link law's slope runs off to fit a step."""
+    """Whether the curvature at the optimum is singular, as when the slope of a link law diverges to fit a step."""
     free = [k for k, p in enumerate(fit.law.parameters) if p.name not in fit.at_bound]
     gradient = fit.law.evaluate(fit.theta[:, None, None], fit.cells.ln_n, fit.cells.ln_v)[1][free, 0]
     norms = np.linalg.norm(gradient, axis=1)
-    # What doubling a parameter would do to the error, at first order: nothing, where it has run off.
+    # First-order effect of doubling a parameter on the error: none if the parameter has diverged.
     effect = norms * np.maximum(np.abs(fit.theta[free]), 1.0)
     if effect.min() < 1e-6 * np.linalg.norm(fit.cells.error - fit.cells.error.mean()):
         return True
@@ -137,7 +140,7 @@ def is_singular(fit: LawFit) -> bool:
 
 
 def outliers(fit: LawFit) -> list[str]:
-    """Names of the cells that lie far from the law, the farthest first, at most MAX_OUTLIERS."""
+    """The cells farthest from the law, at most MAX_OUTLIERS, the farthest first."""
     scaled = fit.residuals * np.sqrt(fit.cells.weight)
     spread = np.median(np.abs(scaled)) / MAD_TO_SIGMA
     if spread <= 0 or fit.degrees_of_freedom < 10:

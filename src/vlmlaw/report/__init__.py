@@ -1,5 +1,6 @@
-"""The report: figures of the laws and the measurements, and one self-contained page that tells the result.
+"""The report: figures of the laws and the measurements, and one self-contained HTML page with the results.
 
-Everything that is drawn or said comes from the law's analysis (`vlmlaw law fit TABLE --out law.json`) and from the
-table that it was fitted to; what the workflow knows beyond them (cells, samples, the experiment) is shown where given.
+The analysis of a law (`vlmlaw law fit TABLE --out law.json`) and the table that it was fitted to come in; figures, the
+page and a summary for the terminal go out. Files of the workflow (cells, samples, the experiment) are optional. The
+report must not know rules, and it neither fits a law nor trains or evaluates a cell.
 """

@@ -1,7 +1,7 @@
-"""Compressors side by side: their errors at each V, their laws, and which of them wins at each budget.
+"""Comparison of compressors: their errors at each V, their laws, and the best one at each budget.
 
-A comparison is there where several compressors were measured in the same cells. Intervals are of the test questions,
-error +- z se; noise between trainings is in none of them.
+There is a comparison if several compressors were measured in the same cells. Intervals are error +- z se over the test
+questions; they do not include the noise between trainings.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ MARKS = "osD^vP*X<>hdp"
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The rows of whole suites with what a comparison needs: `way`, `size`, `cost` (FLOPs) and the seeds' mean.
+    """The rows of whole suites, averaged over seeds, with the training way and the cost (FLOPs) of each.
 
-    frame: suite, N, V, compressor, way, error, error_se, cost; a row for each suite and cell. cost_name says what the
-    cost counts.
+    frame: suite, N, V, compressor, way, error, error_se, cost; a row for each suite and cell. cost_name describes the
+    cost.
     """
 
     frame: pd.DataFrame
@@ -56,7 +56,7 @@ class Comparison:
 
 
 def compare(study: Study) -> Comparison | None:
-    """The study's comparison, or None where no two compressors share cells."""
+    """The comparison of a study, or None if no two compressors share cells."""
     table = study.measurements
     if not table.compressors_share_cells:
         return None
@@ -77,7 +77,7 @@ def compare(study: Study) -> Comparison | None:
 
 
 def _ways(rows: pd.DataFrame) -> pd.Series:
-    """How each row's compressor was trained, from the name of its training: its own, one for all V, or another's."""
+    """How the compressor of each row was trained, by the name of its training: one of OWN, ELASTIC, AT_INFERENCE."""
     named = rows["training"] != ""
     pairs = zip(rows["compressor"], rows["training"], strict=True)
     foreign = named & np.array([f"_{name}_" not in training for name, training in pairs])
@@ -95,6 +95,7 @@ def _costs(rows: pd.DataFrame, study: Study) -> "pd.Series | np.ndarray":
 
 
 def interval(error: float, se: float, *, level: float) -> tuple[float, float]:
+    """The normal interval of an error with this standard error, clipped to [0, 1]."""
     z = NormalDist().inv_cdf(0.5 + level / 2)
     return max(error - z * se, 0.0), min(error + z * se, 1.0)
 
@@ -113,7 +114,7 @@ def _shown(rows: pd.DataFrame, *, level: float) -> str:
 
 
 def errors(found: Comparison, suite: str, study: Study) -> list[Table]:
-    """A table for each size: a row for each compressor, a column for each V."""
+    """The errors of a suite, a table for each size: a row for each compressor, a column for each V."""
     tables = []
     rows = found.of(suite)
     for n, of_size in rows.groupby("N"):
@@ -133,7 +134,7 @@ def errors(found: Comparison, suite: str, study: Study) -> list[Table]:
 
 
 def laws(found: Comparison, suite: str, study: Study) -> Table:
-    """The law of each compressor, side by side; why there is none where there is none."""
+    """The law of each compressor, or the reason why it has none."""
     ways = dict(zip(found.frame["compressor"], found.frame["way"].map(SHORT), strict=True))
     fits = [part for part in study.law["fits"] if part["suite"] == suite and part["kind"] == ALL_KINDS]
     rows = []
@@ -160,7 +161,7 @@ def laws(found: Comparison, suite: str, study: Study) -> Table:
 
 
 def winners(found: Comparison, suite: str, study: Study) -> Table:
-    """For each budget at which the choice changes: the measured cell of least error, and whose error agrees with it."""
+    """The measured cell of least error at each budget where it changes, and the compressors not told apart from it."""
     rows = found.of(suite)
     lines = []
     for budget, best, affordable in _steps(rows):
@@ -185,7 +186,7 @@ def winners(found: Comparison, suite: str, study: Study) -> Table:
 
 
 def _steps(rows: pd.DataFrame) -> list[tuple[float, pd.Series, pd.DataFrame]]:
-    """(budget, best cell, affordable cells) at each cost where the best affordable cell changes."""
+    """A tuple (budget, best cell, affordable cells) for each cost at which the best affordable cell changes."""
     steps: list[tuple[float, pd.Series, pd.DataFrame]] = []
     for budget in sorted(rows["cost"].unique()):
         affordable = rows[rows["cost"] <= budget]
@@ -197,7 +198,7 @@ def _steps(rows: pd.DataFrame) -> list[tuple[float, pd.Series, pd.DataFrame]]:
 
 @dataclass(frozen=True)
 class Difference:
-    """A compressor's error less plain pooling's in the same cells (size and V): the mean of `n_cells`, its interval."""
+    """Error of a compressor minus that of plain pooling: the mean over `n_cells` common cells, with its interval."""
 
     suite: str
     compressor: str
@@ -214,9 +215,9 @@ class Difference:
 
 
 def differences(found: Comparison, suite: str, *, level: float) -> list[Difference]:
-    """Every compressor beside average pooling that came by its weights as it did; an elastic one beside `average`.
+    """Every compressor compared with average pooling trained in the same way; an elastic one with `average`.
 
-    The two errors of a pair are taken as independent, although the questions are the same, so intervals are wide.
+    The two errors of a pair are treated as independent although the questions are the same, so intervals are wide.
     """
     rows, z = found.of(suite), NormalDist().inv_cdf(0.5 + level / 2)
     made = []
@@ -232,7 +233,7 @@ def differences(found: Comparison, suite: str, *, level: float) -> list[Differen
 
 
 def beside_pooling(found: Comparison, study: Study) -> Table:
-    """A row for each compressor: how much its error is above plain pooling's, in each suite."""
+    """A row for each compressor: its error minus that of plain pooling, in each suite."""
     of_suite = {suite: differences(found, suite, level=study.level) for suite in found.suites}
     of_name: dict[str, dict[str, Difference]] = {}
     for suite, those in of_suite.items():
@@ -254,7 +255,7 @@ def beside_pooling(found: Comparison, study: Study) -> Table:
 
 
 def sentences(found: Comparison, study: Study) -> list[str]:
-    """What the comparison shows, each decided by the numbers that it states."""
+    """The findings of the comparison as sentences, each chosen by the numbers that it states."""
     said = []
     for suite in found.suites:
         names = [str(best["compressor"]) for _, best, _ in _steps(found.of(suite))]
@@ -282,7 +283,7 @@ def sentences(found: Comparison, study: Study) -> list[str]:
 
 
 def draw_errors(axes: Axes, found: Comparison, suite: str, way: str, n: float, *, level: float) -> None:
-    """Error against V of one way's compressors at one size with intervals, the others' in grey behind."""
+    """Draw error against V with intervals for the compressors of one way at one size; the others in grey behind."""
     rows, z = found.of(suite), NormalDist().inv_cdf(0.5 + level / 2)
     rows = rows[rows["N"] == n]
     for _, of_name in rows[rows["way"] != way].groupby("compressor"):
@@ -307,7 +308,7 @@ def draw_errors(axes: Axes, found: Comparison, suite: str, way: str, n: float, *
 
 
 def draw_budget(axes: Axes, found: Comparison, suite: str) -> None:
-    """Every cell's error against its cost, and the least error at each budget; who ever has it is in colour."""
+    """Draw each cell's error against its cost, and the least error at each budget; its compressors are in colour."""
     rows = found.of(suite)
     steps = _steps(rows)
     winners = list(dict.fromkeys(str(best["compressor"]) for _, best, _ in steps))
@@ -328,11 +329,12 @@ def draw_budget(axes: Axes, found: Comparison, suite: str) -> None:
 
 
 def shown_size(found: Comparison) -> float:
-    """The size with the most compressors, the largest of them: the one that the figure is of."""
+    """The size N that the figure shows: the one with the most compressors, the largest of several."""
     counts = found.frame.groupby("N")["compressor"].nunique()
     return float(counts[counts == counts.max()].index.max())
 
 
 def ways_of(found: Comparison) -> Sequence[str]:
+    """The training ways that occur in the comparison, in the order of WAYS."""
     present = set(found.frame["way"])
     return [way for way in WAYS if way in present]

@@ -1,4 +1,4 @@
-"""What the page claims, and what it does not: every sentence here is decided by the numbers that it states."""
+"""The claims of the page and their limits: every sentence is chosen by the numbers that it states."""
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ HARDLY_MOVES = 0.05
 
 
 def headline(suite: Suite, study: Study) -> str:
-    """The answer in one sentence."""
+    """The main result for a suite in one sentence."""
     side, level = phrasing.side(suite.rho), phrasing.percent(study.level, 0)
     if side == "size":
         return f"Error falls faster with LLM size than with visual tokens, shown at the {level} level."
@@ -27,7 +27,7 @@ def headline(suite: Suite, study: Study) -> str:
 
 
 def contrast(study: Study) -> list[str]:
-    """For each suite whether rho > 1 or rho < 1 is shown; for each pair whether their intervals part."""
+    """For each suite, whether rho > 1 or rho < 1 is shown; for each pair of suites, whether their intervals overlap."""
     found = [_shown(suite, study) for suite in study.suites]
     known = [suite for suite in study.suites if suite.rho is not None]
     for i, first in enumerate(known):
@@ -40,7 +40,7 @@ def contrast(study: Study) -> list[str]:
 
 
 def _shown(suite: Suite, study: Study) -> str:
-    """Whether rho is above or below 1, by the default interval and by every other one."""
+    """Whether rho is shown to be above or below 1, by the default interval and by every other method."""
     side = phrasing.side(suite.rho)
     relation = {"size": "ρ > 1", "tokens": "ρ < 1"}.get(side)
     level = phrasing.percent(study.level, 0)
@@ -67,7 +67,7 @@ def _apart(first: Suite, second: Suite) -> bool:
 
 
 def seed_noise(suite: Suite) -> tuple[float, int] | None:
-    """Standard deviation of error between seeds of one cell, pooled, and how many cells it comes from."""
+    """Pooled standard deviation of the error between seeds of a cell, and the number of cells with several seeds."""
     rows = pd.concat([suite.rows, suite.others])
     groups = rows.groupby(["N", "V", "compressor"])["error"]
     table = pd.DataFrame({"variance": groups.var(ddof=1), "n": groups.size()})
@@ -79,7 +79,7 @@ def seed_noise(suite: Suite) -> tuple[float, int] | None:
 
 
 def limits(study: Study, *, is_miniature: bool) -> list[str]:
-    """What these numbers cannot carry."""
+    """The limits of these results, one sentence each."""
     found = [_seeds(suite) for suite in study.suites]
     n_sizes = len({n for suite in study.suites for n in suite.fit.cells.sizes})
     if n_sizes < 5:
@@ -118,7 +118,7 @@ def _seeds(suite: Suite) -> str:
 
 
 def _wrong_way(suite: Suite) -> list[str]:
-    """Sizes whose error is higher at the most tokens than at fewer, by more than twice the standard error."""
+    """A sentence on sizes whose error at the most tokens exceeds that at fewer by more than two standard errors."""
     cells = suite.rows.groupby(["N", "V"]).agg(error=("error", "mean"), se=("error_se", "max")).fillna(0.0)
     most, worse, n_sizes = suite.v_range[1], 0, 0
     for _, of_size in cells.reset_index().groupby("N"):
@@ -162,7 +162,7 @@ def _missing(suite: Suite, study: Study) -> str:
 
 
 def what_was_run(study: Study) -> dict[str, str]:
-    """The grid in numbers."""
+    """The grid in numbers: cells, sizes, token counts, compressors, seeds and questions."""
     frame = study.measurements.frame
     whole = frame[frame["kind"] == ALL_KINDS] if (frame["kind"] == ALL_KINDS).any() else frame
     compressors = [name for name in dict.fromkeys(whole["compressor"]) if name]
@@ -183,7 +183,7 @@ def what_was_run(study: Study) -> dict[str, str]:
 
 
 def cost(study: Study) -> str:
-    """What reading one image with one question takes, in one sentence; "" where the table has no FLOPs."""
+    """The FLOPs to read one image with one question, in one sentence; "" if the table has no FLOPs."""
     frame = study.measurements.frame
     if not {"llm_flops", "vision_flops", "compressor_flops"} <= set(frame.columns):
         return ""

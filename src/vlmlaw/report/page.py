@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it, to be read on a phone, on paper, by day and by night."""
+"""The page: one self-contained HTML file, readable on a phone and on paper, in a light and in a dark theme."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from vlmlaw.runtime.whole_files import whole_file
 
 @dataclass(frozen=True)
 class Run:
-    """What only the workflow's own cells have: their trainings, those before them, and pictures of the test split."""
+    """Files of a run of the workflow: trainings of cells, trainings before them, and samples of the test split."""
 
     cells: Sequence[Cell] = ()
     trainings: Sequence[Training] = ()
@@ -33,7 +33,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Answer:
-    """The headline of one suite."""
+    """The main result of one suite."""
 
     suite: Suite
     advice: str
@@ -56,13 +56,14 @@ class Block:
 
 
 def write_page(study: Study, out: Path, *, run: Run | None = None) -> None:
-    """Write the page to the file `out`."""
+    """Write the page of a study to the file `out`."""
     page = render(study, out, run=run or Run())
     with whole_file(out) as partial:
         partial.write_text(page, encoding="utf-8")
 
 
 def render(study: Study, out: Path, *, run: Run) -> str:
+    """The HTML of the page; `out` is the file that it is for, from which its links start."""
     environment = Environment(
         loader=PackageLoader("vlmlaw.report"),
         autoescape=True,
@@ -97,6 +98,7 @@ def render(study: Study, out: Path, *, run: Run) -> str:
 
 
 def answer(suite: Suite, study: Study) -> Answer:
+    """The main result of a suite: advice, rho, V* and the recommended cells."""
     return Answer(
         suite=suite,
         advice=phrasing.advice(suite.rho),
@@ -108,7 +110,7 @@ def answer(suite: Suite, study: Study) -> Answer:
 
 
 def _effort(run: Run, study: Study) -> dict[str, str]:
-    """Steps and seconds of a run."""
+    """Steps, training time and images of a run."""
     if not run.cells:
         return {}
     steps = sorted({cell.steps for cell in run.cells})
@@ -152,7 +154,7 @@ def _suite_tables(suite: Suite, study: Study) -> dict[str, Any]:
 
 
 def _blocks(picture: gallery.Picture, study: Study) -> list[Block]:
-    """The picture as one block; small multiples are a block for each suite."""
+    """A figure as one block, or for small multiples as a block for each suite."""
     per_suite = [(suite, picture.panels(suite, study)) for suite in study.suites]
     if picture.name != "kinds":
         panels = [panel for _, panels in per_suite for panel in panels]
@@ -192,7 +194,7 @@ def _block(
 
 
 def _comparison(study: Study) -> dict[str, Any] | None:
-    """The section of compressors side by side, where several share cells."""
+    """The section that compares compressors; None if no two share cells."""
     found = comparison.compare(study)
     if found is None:
         return None
@@ -243,7 +245,7 @@ def _training_block(study: Study, run: Run) -> Block | None:
 
 
 def _css_colors(study: Study) -> dict[str, str]:
-    """A figure's colours and the CSS variables that replace them."""
+    """The colours of the figures and the CSS variables that replace them."""
     named = {
         style.INK: "ink",
         style.QUIET: "quiet",

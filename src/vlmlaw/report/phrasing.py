@@ -1,4 +1,4 @@
-"""Numbers and verdicts as a reader sees them, the same words in figures, page and terminal."""
+"""Text of numbers and verdicts, the same in figures, page and terminal."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ _PREFIXES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number to so many significant digits, never in exponent form where a reader can do without."""
+    """A number with this many significant digits; in exponent form only if it is very small or very large."""
     if value is None or math.isnan(value):
         return NOTHING
     if math.isinf(value):
@@ -27,21 +27,22 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def error(value: float | None) -> str:
-    """An error, a share of questions, to three decimals."""
+    """An error, which is a share of questions, with three decimals."""
     return NOTHING if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def percent(value: float | None, digits: int = 1) -> str:
+    """A share in per cent, with this many decimals."""
     return NOTHING if value is None or math.isnan(value) else f"{100 * value:.{digits}f} %"
 
 
 def whole(value: float | None) -> str:
-    """A count, with thousands apart."""
+    """A count with thousands separators."""
     return NOTHING if value is None or math.isnan(value) else f"{round(value):,}".replace(",", "\u202f")
 
 
 def si(value: float) -> str:
-    """A number with a prefix: 12.5 M."""
+    """A number with an SI prefix, as in 12.5 M."""
     for size, prefix in _PREFIXES:
         if value >= size:
             return f"{value / size:.3g} {prefix}"
@@ -49,6 +50,7 @@ def si(value: float) -> str:
 
 
 def seconds(value: float | None) -> str:
+    """A duration in seconds, minutes or hours."""
     if value is None or math.isnan(value):
         return NOTHING
     if value < 90:
@@ -57,7 +59,7 @@ def seconds(value: float | None) -> str:
 
 
 def ends(interval: Mapping[str, Any]) -> str:
-    """[lower, upper]; null is an end that the data do not bound."""
+    """An interval as [lower, upper]; None is an end that the data do not bound."""
     lower = f"−{INFINITE}" if interval["lower"] is None else number(interval["lower"])
     upper = INFINITE if interval["upper"] is None else number(interval["upper"])
     return f"[{lower}, {upper}]"
@@ -75,23 +77,23 @@ def rho(interval: Mapping[str, Any] | None) -> str:
 
 
 def estimate(interval: Mapping[str, Any]) -> str:
-    """The estimate of ρ; null stands for either infinity, and with a finite upper end for the negative one."""
+    """The estimate of ρ; None is infinity, the negative one if the upper end is finite."""
     missing = INFINITE if interval["upper"] is None else f"−{INFINITE}"
     return missing if interval["estimate"] is None else number(interval["estimate"])
 
 
 def is_open(interval: Mapping[str, Any] | None) -> bool:
-    """Whether the data bound rho on neither side; then they do not bound V* either."""
+    """Whether the data bound rho on neither side, and therefore not V* either."""
     return interval is not None and interval["lower"] is None and interval["upper"] is None
 
 
 def best(interval: Mapping[str, Any] | None, row: Mapping[str, Any], *, at: float) -> str:
-    """V* at a Q, or that any V agrees with the data."""
+    """V* at Q = `at` with its interval, or that the data do not bound it."""
     return f"V* not bounded at Q = {at:g}" if is_open(interval) else v_star(row, at=at)
 
 
 def v_star(row: Mapping[str, Any], *, at: float | None = None) -> str:
-    """V* with its interval, cut to what was measured; with the Q that it is at, where asked for."""
+    """V* with its interval, clipped to the measured range; followed by Q = `at` if that is not None."""
     place = "" if at is None else f" at Q = {at:g}"
     if row["corner"]:
         return f"V* = {row['v_star']:g}{place}, the {'fewest' if row['corner'] == 'smallest' else 'most'} measured"
@@ -100,7 +102,7 @@ def v_star(row: Mapping[str, Any], *, at: float | None = None) -> str:
 
 
 def label(group: Mapping[str, Any], *, with_compressor: bool = True) -> str:
-    """What a fit is of: its suite, and kind and compressor where they set it apart."""
+    """The label of a fit: its suite, and its kind and compressor if they distinguish it."""
     suite = "measured cells" if group["suite"] == ALL_KINDS else group["suite"]
     kind = "" if group["kind"] in (ALL_KINDS, group["suite"]) else group["kind"]
     compressor = (group.get("compressor") or "") if with_compressor else ""
@@ -108,16 +110,17 @@ def label(group: Mapping[str, Any], *, with_compressor: bool = True) -> str:
 
 
 def several_compressors(fits: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether these fits need their compressor in their label."""
+    """Whether these fits have different compressors, which their labels must then name."""
     return len({fit.get("compressor") for fit in fits if fit["suite"] != MEAN_OF_SUITES}) > 1
 
 
 def is_whole_suite(group: Mapping[str, Any]) -> bool:
+    """Whether a group is a whole suite: neither one kind of question nor the mean of suites."""
     return group["kind"] == ALL_KINDS and group["suite"] != MEAN_OF_SUITES
 
 
 def side(interval: Mapping[str, Any] | None) -> str:
-    """What an interval of rho shows at its level: "size", "tokens", or "unsettled"."""
+    """The factor that an interval of rho shows to matter more: "size", "tokens", or "unsettled"."""
     if interval is None:
         return "unsettled"
     if interval["lower"] is not None and interval["lower"] > 1:
@@ -128,7 +131,7 @@ def side(interval: Mapping[str, Any] | None) -> str:
 
 
 def advice(interval: Mapping[str, Any] | None) -> str:
-    """What to buy, in a few words."""
+    """The advice that follows from an interval of rho, in a few words."""
     if interval is None:
         return "it depends on the cell"
     return {"size": "buy the larger LLM", "tokens": "buy more visual tokens", "unsettled": "not settled"}[
@@ -137,19 +140,20 @@ def advice(interval: Mapping[str, Any] | None) -> str:
 
 
 def held_out(fit: Mapping[str, Any], name: Callable[[float], str] = format_size) -> str:
-    """The sizes that a fit predicted without having seen them."""
+    """The names of the sizes that were held out of a fit."""
     return listed([name(n) for n in sorted({cell["N"] for cell in fit["hold_out"]["cells"]})])
 
 
 def sentence(text: str) -> str:
-    """Words as a sentence of their own."""
+    """Text as a sentence: with a capital letter and a full stop."""
     return text[:1].upper() + text[1:].rstrip(".") + "."
 
 
 def plural(count: int, word: str) -> str:
+    """A count with its noun, as in "1 cell" and "2 cells"."""
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
 def listed(words: list[str]) -> str:
-    """a, b and c."""
+    """Words as a list in a sentence: a, b and c."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}" if words else "none"

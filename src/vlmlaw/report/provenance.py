@@ -1,4 +1,4 @@
-"""Where the report's numbers come from: experiment, commit, versions, and the command that makes each again."""
+"""Origin of the numbers of a report: experiment, versions, and the commands that reproduce them."""
 
 import json
 import platform
@@ -18,14 +18,14 @@ PACKAGES = ("numpy", "scipy", "pandas", "torch", "transformers", "matplotlib", "
 
 @dataclass(frozen=True)
 class Command:
-    """How to make something again."""
+    """A command line, and what it reproduces."""
 
     what: str
     line: str
 
 
 def read_description(given: str) -> Mapping[str, Any]:
-    """The experiment of a YAML file, or of the JSON that `described` wrote. Raises UserError for neither."""
+    """Read an experiment from a YAML file, or from JSON text that `described` wrote. Raises UserError for neither."""
     if not given.lstrip().startswith("{"):
         from vlmlaw.experiment.experiment import read_experiment
 
@@ -33,11 +33,11 @@ def read_description(given: str) -> Mapping[str, Any]:
     try:
         return json.loads(given)
     except json.JSONDecodeError as error:
-        raise UserError(f"--experiment: no JSON ({error}); give a file such as params.yaml.") from error
+        raise UserError(f"--experiment: not JSON ({error}); expected a file such as params.yaml.") from error
 
 
 def versions() -> dict[str, str]:
-    """Versions of this package, of Python, and of what the result depends on, where installed."""
+    """Versions of this package, of Python, and of the installed packages that results depend on."""
     found = {"vlmlaw": __version__, "python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -48,7 +48,7 @@ def versions() -> dict[str, str]:
 
 
 def commands(study: Study, *, is_run: bool, out: Path) -> list[Command]:
-    """A command for each kind of number on the page."""
+    """The commands that reproduce the numbers of the page, one for each kind."""
     law, table = study.law_path, study.measurements_path
     made = [
         Command("the laws, printed with everything about them", f"vlmlaw law fit {table} --out {law}"),
@@ -59,7 +59,7 @@ def commands(study: Study, *, is_run: bool, out: Path) -> list[Command]:
         return [*made, Command("this page", f"vlmlaw report --law {law} --measurements {table} --out {out.parent}")]
     results, chosen = table.parent, _configfile(study.experiment)
     cell = f"{results}/cells/CELL/evaluation.json"
-    # Targets come first: --configfile and --forcerun would take them for their own values.
+    # Targets come first: after --configfile and --forcerun they would be read as values of these options.
     elsewhere = "" if str(results) == "results" else f" --results {results}"
     return [
         Command(
@@ -76,7 +76,7 @@ def commands(study: Study, *, is_run: bool, out: Path) -> list[Command]:
 
 
 def _configfile(experiment: Mapping[str, Any]) -> str:
-    """The option that names the experiment's file, where it is not the default one."""
+    """The option that names the experiment file, or "" for the default one."""
     known = Path("workflow") / "experiments" / f"{experiment.get('name')}.yaml"
     file = experiment.get("file") or (str(known) if known.exists() else None)
     if file is None and experiment.get("results", "results") != "results":

@@ -1,4 +1,4 @@
-"""What a run left behind: the training of each cell, of the encoder and of the language models, and test samples."""
+"""Files of a run: the trainings of the cells, of the encoder and of the language models, and test samples."""
 
 import base64
 import json
@@ -14,12 +14,12 @@ QUESTIONS_SHOWN = 4
 
 @dataclass(frozen=True)
 class Training:
-    """The account of one training: what training.json holds."""
+    """The content of training.json: steps, settings, versions, time, memory and last loss of one training."""
 
     name: str
     folder: Path
     steps: int
-    settings: Mapping[str, Any]  # empty where the account has none
+    settings: Mapping[str, Any]  # empty if the file has none
     versions: Mapping[str, str]
     wall_seconds: float
     cpu_seconds: float
@@ -29,7 +29,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Cell(Training):
-    """A cell's training with its curve (`step` and `loss` of every step)."""
+    """The training of a cell with its curve (`step` and `loss` of every step)."""
 
     size: str
     n_visual_tokens: int | None  # None: its weights serve every V
@@ -40,7 +40,7 @@ class Cell(Training):
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture of the test split as a PNG data URI, with some of its questions: (kind, question, answer)."""
+    """An image of the test split as a PNG data URI, with some of its questions: (kind, question, answer)."""
 
     suite: str
     image: str
@@ -48,14 +48,14 @@ class Sample:
 
 
 def read_cells(folder: Path, names: Iterable[str]) -> list[Cell]:
-    """The trainings of these names, each a cell's or one that several share.
+    """Read the trainings of these names, each of one cell or shared by several.
 
-    One without training.json was measured elsewhere and is left out.
+    A training without training.json was measured elsewhere and is left out. Raises UserError if none is left.
     """
     found = []
     for name in names:
         if (folder / name / "training.json").exists():
-            account = _account(folder / name)
+            account = _training(folder / name)
             cell = account["settings"]
             history = folder / name / "train.jsonl"
             lines = history.read_text().splitlines() if history.exists() else []
@@ -73,18 +73,18 @@ def read_cells(folder: Path, names: Iterable[str]) -> list[Cell]:
             )
     if not found:
         raise UserError(
-            f"{folder} holds the training of none of the measured cells; expected CELL/training.json for each. "
-            "Leave --cells out where the cells were trained elsewhere."
+            f"{folder} has no training of any measured cell; expected CELL/training.json for each. "
+            "Leave out --cells if the cells were trained elsewhere."
         )
     return found
 
 
 def read_trainings(folders: Iterable[Path]) -> list[Training]:
-    """The accounts of the encoder and the language models."""
-    return [Training(**_account(folder)) for folder in folders]
+    """Read the trainings of the encoder and the language models. Raises UserError if one cannot be read."""
+    return [Training(**_training(folder)) for folder in folders]
 
 
-def _account(folder: Path) -> dict[str, Any]:
+def _training(folder: Path) -> dict[str, Any]:
     path = folder / "training.json"
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -92,11 +92,11 @@ def _account(folder: Path) -> dict[str, Any]:
         named = {"name": folder.name, "folder": folder, "steps": int(data["steps"])}
         return named | common | {key: data.get(key, {}) for key in ("settings", "versions")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is no account of a training ({error!r}); train it again, or leave it out.") from error
+        raise UserError(f"{path} does not describe a training ({error!r}); train it again, or leave it out.") from error
 
 
 def read_samples(dataset: Path, *, n_samples: int) -> list[Sample]:
-    """The first pictures of a dataset, the suites taking turns and each picture with new kinds of question."""
+    """The first images of a dataset, taken from the suites in turn, each with kinds of question not yet shown."""
     from vlmlaw.data.shards import Dataset
 
     data = Dataset(dataset)
@@ -118,7 +118,7 @@ def read_samples(dataset: Path, *, n_samples: int) -> list[Sample]:
 
 
 def _with_new_kinds(records: Sequence[Any]) -> Iterator[Any]:
-    """Records one by one, those that show the least shown kinds of question first among the next few."""
+    """Yield records, first those whose kinds of question were shown least often so far."""
     seen: dict[str, int] = {}
     left = list(records[:200])
     while left:

@@ -1,4 +1,4 @@
-"""What a report is about, read and joined: the laws with the rows that each was fitted to, sizes, and accounts of runs.
+"""The data of a report: the laws joined with the rows that each was fitted to, and the sizes.
 
 N is in billions of parameters, V counts visual tokens, Q text tokens; error = 1 - score.
 """
@@ -22,12 +22,12 @@ from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.table import ALL_KINDS, MEAN_OF_SUITES, Measurements, read_measurements
 from vlmlaw.report import phrasing
 
-DEFAULT_QUESTION_TOKENS = 50.0  # of a benchmark's question, as in Li et al. 2024 (arXiv 2411.03312), section 3
+DEFAULT_QUESTION_TOKENS = 50.0  # typical of questions of benchmarks, as in Li et al. 2024 (arXiv 2411.03312), section 3
 
 
 @dataclass(frozen=True)
 class Size:
-    """One size of language model: its N, what it is called, and its place among the sizes (0 is the smallest)."""
+    """A size of language model: N in billions, its name, and its rank among the sizes (0 is the smallest)."""
 
     n: float
     name: str
@@ -37,10 +37,10 @@ class Size:
 
 @dataclass(frozen=True, eq=False)
 class Suite:
-    """A group of rows with the law fitted to it; `analysis` is its part of law.json.
+    """A group of rows with its fitted law; `analysis` is the part of law.json on this group.
 
-    rows: N, V, error, error_se (nan where unknown), seed, held_out, cell, compressor. others: the same questions
-    measured with compressors that have no law here, to be shown beside it.
+    rows: N, V, error, error_se (nan where unknown), seed, held_out, cell, compressor. others: rows of the
+    same questions with compressors that have no law here, which are shown beside it.
     """
 
     label: str
@@ -66,16 +66,16 @@ class Suite:
 
     @property
     def missing(self) -> list[tuple[float, float]]:
-        """(N, V) that other rows lead one to expect and that were not measured."""
+        """Cells (N, V) that were not measured although their N and their V occur in other rows."""
         there = set(zip(self.rows["N"], self.rows["V"], strict=True))
         return sorted(set(product(self.rows["N"].unique(), self.rows["V"].unique())) - there)
 
     def v_star(self, study: "Study") -> Mapping[str, Any]:
-        """V* at the study's Q with its interval: a row as in the analysis."""
+        """V* at the Q of the study with its interval: a row as in the analysis."""
         return v_star_at(study.question_tokens, self.fit, study.options)
 
     def frontier(self, study: "Study") -> pd.DataFrame:
-        """The law's frontier at the study's Q, exact: its budgets are what the cells cost, or those asked for."""
+        """The frontier of the law at the Q of the study; budgets are the requested ones or the costs of the cells."""
         options, cost = study.options, study.cost
         sizes = options["sizes"] or sorted(self.rows["N"].unique())
         tokens = options["tokens"] or sorted(self.rows["V"].unique())
@@ -93,7 +93,7 @@ class Suite:
 
 @dataclass(frozen=True, eq=False)
 class Kind:
-    """The rows of one kind of question, with the law fitted to them where they carry one."""
+    """The rows of one kind of question, with the law fitted to them if there is one."""
 
     name: str
     rows: pd.DataFrame
@@ -103,7 +103,7 @@ class Kind:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """Everything that the figures and the page show. What a user's own table does not have is empty."""
+    """The data of the figures and the page. Parts that a table of the user lacks are empty."""
 
     law: Mapping[str, Any]
     measurements: Measurements
@@ -126,17 +126,17 @@ class Study:
 
     @cached_property
     def measured_question_tokens(self) -> float | None:
-        """Q of the measured questions, where the table says it."""
+        """Q of the measured questions, if the table has it."""
         return measured_question_tokens(self.measurements.frame)
 
     @cached_property
     def question_tokens(self) -> float:
-        """The Q of the figures and tables: the measured one, else the literature's."""
+        """The Q of the figures and tables: the measured one, or else that of the literature."""
         return self.measured_question_tokens or DEFAULT_QUESTION_TOKENS
 
     @cached_property
     def cost(self) -> Cost:
-        """The cost that the analysis's own frontier has, at the study's Q."""
+        """The cost model of the frontier in the analysis, at the Q of the study."""
         options = self.options
         return Cost(
             question_tokens=self.question_tokens,
@@ -150,7 +150,7 @@ class Study:
 
 
 def measured_question_tokens(frame: pd.DataFrame) -> float | None:
-    """Q of a table's questions: its median, or None where the table does not say."""
+    """The median Q of the questions of a table, or None if the table does not have it."""
     if "n_text_tokens" not in frame:
         return None
     median = float(pd.to_numeric(frame["n_text_tokens"], errors="coerce").median())
@@ -158,7 +158,7 @@ def measured_question_tokens(frame: pd.DataFrame) -> float | None:
 
 
 def v_star_at(question_tokens: float, fit: LawFit, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """V* at one Q, under the options of an analysis: a row as the analysis has."""
+    """V* at one Q under the options of an analysis: a row as in the analysis."""
     table = v_star(
         fit,
         question_tokens,
@@ -181,10 +181,10 @@ def read_study(
     where: Mapping[str, str] | None = None,
     compressor: str = "",
 ) -> Study:
-    """Join a law's analysis with the table that it was fitted to.
+    """Read the analysis of a law and join it with the table that it was fitted to.
 
-    columns, scores and where are those that `vlmlaw law fit` got. `compressor` is the one that the page's law is about
-    where each has its own; by default the one measured in the most cells. Raises UserError where the two are no pair.
+    columns, scores and where: the same values as for `vlmlaw law fit`. compressor: the one whose law the page shows if
+    each has its own; by default the one measured in most cells. Raises UserError if analysis and table do not match.
     """
     analysis = read_analysis(law)
     units = analysis["provenance"]["units"]
@@ -223,13 +223,13 @@ def _require_same_table(analysis: Mapping[str, Any], table: Measurements, *, law
     wanted = analysis["provenance"]["sha256"]
     if wanted and table.sha256 and wanted != table.sha256:
         raise UserError(
-            f"{law} was fitted to another table than {measurements}: the law's has sha256 {wanted[:12]}…, this one "
+            f"{law} was fitted to another table than {measurements}: its table has sha256 {wanted[:12]}…, this one "
             f"{table.sha256[:12]}…. Fit the law again: vlmlaw law fit {measurements} --out {law}"
         )
 
 
 def _main_compressor(whole: Sequence[Mapping[str, Any]], table: Measurements, wanted: str) -> str:
-    """The compressor that the page is about: the wanted one, or of those with a law the one with the most cells."""
+    """The compressor whose law the page shows: the requested one, or else the one with a law and the most cells."""
     fitted = list(dict.fromkeys(str(part["compressor"]) for part in whole if part.get("compressor")))
     if wanted and fitted and wanted not in fitted:
         raise UserError(f"report.compressor is {wanted!r}, which has no law here; those with one: {', '.join(fitted)}.")
@@ -242,7 +242,7 @@ def _group(part: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _suite(part: Mapping[str, Any], table: Measurements, everything: Measurements, *, label: str) -> Suite:
-    """The fit's own rows of `table`, and of `everything` the other compressors' rows for the same questions."""
+    """The suite of a fit: its rows of `table`, and the rows of other compressors for the same questions."""
     group = _group(part)
     rows = table.select(**group).frame
     n_fitted = part["n_cells"] + part["n_held_out"]
@@ -257,7 +257,7 @@ def _suite(part: Mapping[str, Any], table: Measurements, everything: Measurement
 
 
 def _kinds(suite: Suite, analysis: Mapping[str, Any], table: Measurements) -> list[Kind]:
-    """The kinds of question of a suite in the order of their mean error, the easiest first."""
+    """The kinds of question of a suite, ordered by their mean error, the easiest first."""
     chosen = {name: value for name, value in _group(suite.analysis).items() if name != "kind"}
     rows = table.select(**chosen).frame
     fits = {part["kind"]: part for part in analysis["fits"] if _group(part) == chosen | {"kind": part["kind"]}}
@@ -270,7 +270,7 @@ def _kinds(suite: Suite, analysis: Mapping[str, Any], table: Measurements) -> li
 
 
 def _sizes(frame: pd.DataFrame) -> list[Size]:
-    """Every size in the table by N; named as the table names them, or else by N."""
+    """The sizes of a table in ascending order, with the names of the table or else named by N."""
     found = []
     for rank, (n, rows) in enumerate(frame.groupby("N")):
         name = str(rows["size"].iloc[0]) if "size" in rows else format_size(float(n))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The tables of the page, as headers and rows of text; numbers come from the analysis and the measurements."""
+"""The tables of the page as headers and rows of text, from the analysis and the measurements."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ MAX_BUDGETS = 6
 
 @dataclass(frozen=True)
 class Table:
-    """Header and rows of text. `left` are the columns that hold words, not numbers; `mark` the rows to point out."""
+    """A table of text. `left`: columns of words, aligned to the left; `mark`: rows to highlight."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -27,7 +27,7 @@ class Table:
 
 
 def recommended(suite: Suite, study: Study) -> Table:
-    """The cell to buy, at budgets where the choice changes."""
+    """The recommended cell, at budgets where it changes."""
     frontier = suite.frontier(study)
     changes = frontier[frontier[["N", "V"]].ne(frontier[["N", "V"]].shift()).any(axis=1)]
     if len(changes) > MAX_BUDGETS:
@@ -51,6 +51,7 @@ def recommended(suite: Suite, study: Study) -> Table:
 
 
 def law_comparison(suite: Suite, study: Study) -> Table:
+    """The fitted laws of a suite, with AICc, weight, error on unseen cells and rho."""
     rows = [
         [
             law["law"] + (f" (at its bound: {law['at_bound']})" if law["at_bound"] else ""),
@@ -74,6 +75,7 @@ def law_comparison(suite: Suite, study: Study) -> Table:
 
 
 def parameters(suite: Suite, study: Study) -> Table:
+    """The parameters of the law of a suite with their intervals."""
     rows = []
     for row in suite.analysis["summary"]:
         held = row["at_bound"] or row["se"] is None
@@ -87,6 +89,7 @@ def parameters(suite: Suite, study: Study) -> Table:
 
 
 def rho_methods(suite: Suite) -> Table:
+    """rho and its interval by every method, and averaged over the laws."""
     rows = [[i["method"], phrasing.estimate(i), phrasing.ends(i)] for i in suite.analysis["rho_intervals"]]
     average = suite.analysis["average"]
     if average:
@@ -95,6 +98,7 @@ def rho_methods(suite: Suite) -> Table:
 
 
 def d_profile(suite: Suite) -> Table:
+    """The profile of D: exponents and rho at each fixed D."""
     rows = [
         [phrasing.number(row[name], 3) for name in ("D", "alpha", "beta", "rho", "delta_aicc")]
         for row in suite.analysis["d_profile"]
@@ -104,6 +108,7 @@ def d_profile(suite: Suite) -> Table:
 
 
 def best_tokens(suite: Suite) -> Table:
+    """V* with its interval and flat region for each Q."""
     rows = [
         [
             f"{row['question_tokens']:g}",
@@ -116,6 +121,7 @@ def best_tokens(suite: Suite) -> Table:
 
 
 def held_out(suite: Suite, study: Study) -> Table:
+    """Measured and predicted errors of the cells held out of the fit."""
     held = suite.analysis["hold_out"]
     rows = [
         [
@@ -135,7 +141,7 @@ def held_out(suite: Suite, study: Study) -> Table:
 
 
 def kinds(suite: Suite, study: Study) -> Table:
-    """Error of each kind at the least and the most tokens, for the largest size measured at both."""
+    """Error of each kind of question at the fewest and the most tokens for the largest size, and for the smallest."""
     low, high = suite.v_range
     n = suite.rows["N"].max()
     rows = []
@@ -183,7 +189,7 @@ def every_cell(study: Study, suite: Suite) -> Table:
 
 
 def compressors(suite: Suite, study: Study) -> Table | None:
-    """Cells measured with several compressors, each against the one that the law is of."""
+    """Cells measured with several compressors, each compared with the compressor of the law; None without any."""
     if suite.others.empty:
         return None
     rows = []
@@ -207,7 +213,7 @@ def compressors(suite: Suite, study: Study) -> Table | None:
 
 
 def cost(study: Study) -> Table | None:
-    """Parameters both ways and FLOPs with and without encoder and compressor, where the table has them."""
+    """Parameters with and without embeddings, and FLOPs by part; None if the table lacks them."""
     frame = study.measurements.frame
     wanted = ["n_params_total", "n_text_tokens", "llm_flops", "vision_flops", "compressor_flops"]
     if any(name not in frame for name in wanted):
@@ -236,6 +242,7 @@ def cost(study: Study) -> Table | None:
 
 
 def trainings(others: Sequence[Training], cells: Sequence[Cell], *, links: Sequence[str] = ()) -> Table:
+    """Last loss, steps, time and memory of every training; `links` lead to their folders."""
     rows = [
         [
             training.name,

@@ -1,4 +1,4 @@
-"""The page's templates, and a hash of them."""
+"""The templates of the page, and a hash of them."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def templates_version() -> str:
-    """A short hash of the page's templates, which are no Python that a fingerprint of code would cover."""
+    """A short hash of the templates of the page, which the fingerprint of the Python code does not cover."""
     digest = hashlib.sha256()
     for path in sorted(TEMPLATES.iterdir()):
         if path.is_file():

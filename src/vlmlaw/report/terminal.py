@@ -1,4 +1,4 @@
-"""The laws in a few lines for the end of a run."""
+"""Summary of the laws in a few lines, printed at the end of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ WIDTH = 78
 
 
 def summary(law: Path, *, page: Path | None, question_tokens: float | None = None) -> str:
-    """What to buy for each suite, with rho and V* at the Q given, and where the page is."""
+    """The summary: advice, rho and V* at `question_tokens` for each suite, and the path of the page."""
     analysis = read_analysis(law)
     options, q = analysis["provenance"]["options"], question_tokens or DEFAULT_QUESTION_TOKENS
     fits = [fit for fit in analysis["fits"] if phrasing.is_whole_suite(fit)] or analysis["fits"]
@@ -24,7 +24,7 @@ def summary(law: Path, *, page: Path | None, question_tokens: float | None = Non
     lines += ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines.append("─" * WIDTH)
     for label, fit in zip(labels, fits, strict=True):
-        lines.append(f"{label}: {fit['formula']}, {fit['n_cells']} cells{_unseen(fit)}")
+        lines.append(f"{label}: {fit['formula']}, {fit['n_cells']} cells{_held_out_error(fit)}")
     n_warnings = len(analysis["lint"])
     if n_warnings:
         lines.append(f"{phrasing.plural(n_warnings, 'warning')} about the measurements; the page has them")
@@ -38,7 +38,7 @@ def _row(fit: dict[str, Any], options: dict[str, Any], q: float) -> list[str]:
     return [phrasing.rho(fit["rho"]).replace("ρ", "rho"), phrasing.advice(fit["rho"]), best]
 
 
-def _unseen(fit: dict[str, Any]) -> str:
+def _held_out_error(fit: dict[str, Any]) -> str:
     held = fit["hold_out"]
     within = phrasing.percent(held["max_relative_error"]) if held else ""
     return f"; N = {phrasing.held_out(fit)}, unseen, predicted within {within}" if held else ""

@@ -1,8 +1,9 @@
-"""The laws: how error depends on N (billions of parameters) and V (visual tokens). One small class each.
+"""Families of laws: how the error depends on N (billions of parameters) and V (visual tokens), one class per law.
 
-To add a law, subclass IndexLaw in `links.py` (a link around c0 + a ln N + b ln V: two methods) or SeparableLaw in
-`powers.py` (a sum of products of powers: a list of terms), and decorate it with `register`. Everything else (fit,
-intervals, choice, frontier) follows. A law of your own module works as well: register it before you fit.
+A law maps parameters and cells to errors and their gradients. It must not know how it is fitted, chosen or used. To add
+one, subclass IndexLaw of `links.py` (a link around c0 + a ln N + b ln V: two methods) or SeparableLaw of `powers.py` (a
+sum of products of powers: a list of terms) and decorate it with `register`; fit, intervals, choice and frontier then
+work for it. A law may also be defined in another module, if it is registered before the fit.
 """
 
 from vlmlaw.laws.families.law import LAWS, Law, Parameter, find_law, register

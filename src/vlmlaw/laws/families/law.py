@@ -1,4 +1,4 @@
-"""The base of every law: named parameters with bounds, and how a batch of parameter sets is evaluated.
+"""Base class of the laws: named parameters with bounds, evaluated for a batch of parameter sets.
 
 A law is evaluated for a batch: theta is (K, B, 1) in working coordinates, where a positive multiplier is its logarithm,
 and yields error (B, C) and gradient (K, B, C).
@@ -13,14 +13,18 @@ import numpy as np
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array, Cells
 
-N_STARTS = 3  # local searches that follow
+N_STARTS = 3  # local searches that follow the exhaustive one
 
 TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A law's parameter: public name, bounds in public units, and whether the fit works on its logarithm."""
+    """A parameter of a law: public name, bounds in public units, and whether the fit works on its logarithm.
+
+    >>> find_law("power").parameters[0]
+    Parameter(name='A', meaning='error above D at N = 1 B and V = 1', lower=0, upper=inf, logarithmic=True)
+    """
 
     name: str
     meaning: str
@@ -30,7 +34,11 @@ class Parameter:
 
 
 class Law(ABC):
-    """Base of every law. `exponents` names the two parameters whose ratio is rho, where the law has one."""
+    """Base class of the laws. `exponents` names the two parameters whose ratio is rho, if the law has one.
+
+    >>> find_law("logit").formula, find_law("logit").exponents, find_law("additive").exponents
+    ('logit(1 - error) = c0 + a ln N + b ln V', ('a', 'b'), None)
+    """
 
     name: ClassVar[str]
     formula: ClassVar[str]
@@ -53,7 +61,7 @@ class Law(ABC):
         return self.to_working(public[:, 0]), self.to_working(public[:, 1])
 
     def project(self, theta: Array, cells: Cells, weight: Array) -> Array:
-        """theta (B, K) with its linear parameters at their best for the others; only where `separable`."""
+        """theta (B, K) with the linear parameters set to their best values for the others, if `separable`."""
         return theta
 
     def to_working(self, public: Array) -> Array:
@@ -68,12 +76,12 @@ class Law(ABC):
         return np.where(logarithmic, np.exp(np.where(logarithmic, working, 0.0)), working)
 
     def gains(self, theta: Array) -> Array:
-        """The exponents (2, ...) at theta (K, ...), of the sign that is positive where error falls."""
+        """The exponents (2, ...) at theta (K, ...), signed so that a positive one means falling error."""
         assert self.exponents is not None
         return theta[[self.position(name) for name in self.exponents]]
 
     def position(self, name: str) -> int:
-        """Where a parameter stands in theta."""
+        """The index of a parameter in theta."""
         return [p.name for p in self.parameters].index(name)
 
     def __repr__(self) -> str:
@@ -84,13 +92,26 @@ LAWS: dict[str, Law] = {}
 
 
 def register(law: type[Law]) -> type[Law]:
-    """Make a law known by its name."""
+    """Register a law under its name, so that `find_law` and the fits know it. Use it as a class decorator.
+
+    >>> from vlmlaw.laws.families.links import Logit
+    >>> @register
+    ... class Renamed(Logit):
+    ...     name = "renamed"
+    >>> find_law("renamed")
+    Renamed()
+    >>> _ = LAWS.pop("renamed")
+    """
     LAWS[law.name] = law()
     return law
 
 
 def find_law(name: str | Law) -> Law:
-    """The law of this name. Raises UserError with the known names."""
+    """Return the law of this name. Raises UserError with the known names.
+
+    >>> find_law("power").formula
+    'error = A N^-alpha V^-beta + D, 0 <= D <= least error'
+    """
     if isinstance(name, Law):
         return name
     if name not in LAWS:

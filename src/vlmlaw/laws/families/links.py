@@ -9,7 +9,7 @@ from scipy import special
 from vlmlaw.laws.cells import Array, Cells
 from vlmlaw.laws.families.law import N_STARTS, Law, Parameter, register
 
-N_SEARCHED_CELLS = 512  # link laws are searched on a spread of at most this many cells, then fitted to all
+N_SEARCHED_CELLS = 512  # the search for starts uses at most this many cells, the fit all of them
 
 
 class IndexLaw(Law):
@@ -64,7 +64,7 @@ class Logit(IndexLaw):
 
 @register
 class Probit(IndexLaw):
-    """A right answer where a normal variable stays below the index; lighter tails than logit."""
+    """The score is the probability that a normal variable is below the index; lighter tails than logit."""
 
     name = "probit"
     formula = "probit(1 - error) = c0 + a ln N + b ln V"
@@ -111,7 +111,7 @@ class Loglog(IndexLaw):
 
 @register
 class LogLinear(IndexLaw):
-    """Error falls by a constant for each doubling; the limit of the paper's form as D falls without end."""
+    """The error falls by a constant for each doubling: the limit of the paper's form as D goes to minus infinity."""
 
     name = "log_linear"
     formula = "1 - error = c0 + a ln N + b ln V"
@@ -141,7 +141,7 @@ class AccuracyPower(IndexLaw):
 
 
 class InteractionLaw(Law):
-    """A link law whose index gains g ln N ln V: the worth of a token depends on the size, so rho is not one number."""
+    """A link law with an index term g ln N ln V: the value of a token depends on the size, so no single rho exists."""
 
     base: ClassVar[IndexLaw]
     parameters = (*IndexLaw.parameters, Parameter("g", "gain of b for an e-fold of N"))
@@ -167,7 +167,7 @@ class LogitInteraction(InteractionLaw):
 
 
 def index_starts(law: "IndexLaw", cells: Cells) -> Array:
-    """Best starts (B, 3) of a link law: its own regression on the link's scale, and a grid of slopes around none."""
+    """Best starts (B, 3) of a link law, from its regression on the scale of the link and from a grid of slopes."""
     cells = _spread(cells)
     score = np.clip(1 - cells.error, 1e-4, 1 - 1e-4)
     eta = law.link(score)
@@ -182,7 +182,7 @@ def index_starts(law: "IndexLaw", cells: Cells) -> Array:
     candidates = np.vstack([regression, np.column_stack([offset, slopes])])
     fitted, _ = law.evaluate(candidates.T[:, :, None], cells.ln_n, cells.ln_v)
     sse = ((cells.error - fitted) ** 2) @ cells.weight
-    # The regression is always tried: where the data follow the law it is next to the optimum.
+    # Always try the regression: if the data follow the law, it is close to the optimum.
     best = [0, *(i for i in np.argsort(sse, kind="stable") if i != 0)]
     return candidates[best[:N_STARTS]]
 

@@ -18,7 +18,7 @@ _POSITIVE = np.geomspace(0.01, 5.0, 14)
 EXPONENT_GRID = np.concatenate([-_POSITIVE[::-1], _POSITIVE])
 
 LI2024 = "Li et al. 2024, arXiv 2411.03312"
-EXPONENT_BOUND = 5.0  # beyond it a law is a step at one size; hitting it is reported
+EXPONENT_BOUND = 5.0  # beyond it a law is a step at one size; a fit that ends here says so
 
 
 class SeparableLaw(Law):
@@ -48,13 +48,13 @@ class SeparableLaw(Law):
         return error, np.stack(np.broadcast_arrays(*gradient))
 
     def multipliers(self) -> list[int]:
-        """Where the multipliers of `terms` stand in theta."""
+        """The indices in theta of the multipliers of `terms`."""
         return [i for i, p in enumerate(self.parameters) if p.name not in ("alpha", "beta")]
 
     def bounds(self, cells: Cells) -> tuple[Array, Array]:
         lower, upper = super().bounds(cells)
         for i, parameter in enumerate(self.parameters):
-            # An irreducible error cannot exceed the least error seen.
+            # The irreducible error cannot exceed the least measured error.
             if parameter.name == "D" and parameter.lower == 0:
                 upper[i] = max(0.0, cells.error.min())
         return lower, upper
@@ -74,7 +74,7 @@ _D = Parameter("D", "irreducible error", lower=0)
 
 @register
 class Power(SeparableLaw):
-    """The paper's law, 0 <= D <= least error seen. A stands for the paper's A * B: only the product is identified."""
+    """The paper's law with 0 <= D <= least measured error; A is the paper's A * B, since only the product matters."""
 
     name = "power"
     formula = "error = A N^-alpha V^-beta + D, 0 <= D <= least error"
@@ -98,7 +98,7 @@ class PowerD0(SeparableLaw):
 
 @register
 class PowerFree(SeparableLaw):
-    """The paper's law with A and D unbounded; its optimum is often unphysical (D > 1, A < 0), and then it says so."""
+    """The paper's law with A and D unbounded; its optimum is often unphysical (D > 1, A < 0), as the verdict says."""
 
     name = "power_free"
     formula = "error = A N^-alpha V^-beta + D, A and D of any sign"
@@ -113,13 +113,13 @@ class PowerFree(SeparableLaw):
     exponents = ("alpha", "beta")
 
     def gains(self, theta: Array) -> Array:
-        """With A below 0 error falls where the exponents are negative."""
+        """The exponents, with their signs reversed for A below 0, where negative exponents make the error fall."""
         return super().gains(theta) * np.where(theta[self.position("A")] < 0, -1.0, 1.0)
 
 
 @register
 class Additive(SeparableLaw):
-    """N and V cut separate parts of the error, as parameters and data do for language models."""
+    """N and V reduce separate parts of the error, as parameters and data do for language models."""
 
     name = "additive"
     formula = "error = A N^-alpha + B V^-beta + D"
@@ -136,7 +136,7 @@ class Additive(SeparableLaw):
 
 @register
 class AdditiveInteraction(SeparableLaw):
-    """The additive law with a part of the error that either N or V cuts."""
+    """The additive law with a further part of the error that either N or V reduces."""
 
     name = "additive_interaction"
     formula = "error = A N^-alpha + B V^-beta + C N^-alpha V^-beta + D"
@@ -215,14 +215,14 @@ def project(law: "SeparableLaw", theta: Array, cells: Cells, weight: Array) -> A
         sse, others = _bounded_projection(law, gram[~settled], moment[~settled], 0.0)
         multipliers[~settled] = others
         usable[~settled] &= np.isfinite(sse)
-    # D above the least error is out of bounds: there the solver's own step stands.
+    # D above the least error is out of bounds: keep the step of the solver there.
     usable &= ~((multipliers[:, -1] > cells.error.min()) & (law.parameters[-1].lower == 0))
     public[:, law.multipliers()] = multipliers
     return np.where(usable[:, None], law.to_working(public), theta)
 
 
 def _same_set_projection(law: "SeparableLaw", gram: Array, moment: Array, current: Array) -> tuple[Array, Array]:
-    """Multipliers (B, terms) with those held at zero that are there now, and where that is the best set (B,)."""
+    """Multipliers (B, terms) with the current zeros kept, and whether that is the best set of zeros (B,)."""
     bounded = np.array([law.parameters[where].lower == 0 for where in law.multipliers()])
     free = (current > 1e-9) | ~bounded
     system = gram * (free[:, :, None] & free[:, None, :])
@@ -235,7 +235,7 @@ def _same_set_projection(law: "SeparableLaw", gram: Array, moment: Array, curren
 
 
 def _lowest_basins(sse: Array) -> Array:
-    """Flat indices of the grid's local minima, lowest first, at most N_STARTS."""
+    """Flat indices of at most N_STARTS local minima of the grid, the lowest first."""
     padded = np.pad(sse, 1, constant_values=np.inf)
     rows, columns = sse.shape
     neighbours = [

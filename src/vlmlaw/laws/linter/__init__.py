@@ -1,5 +1,5 @@
-"""The linter of measured tables: what is odd about values, and what about the grid.
+"""Linter of measurement tables: checks of single values and of the grid.
 
-Comes in: a table of measurements. Goes out: findings, each with the cells that it is about and what to do. `lint.py` is
-the way in. It fits nothing.
+A table of measurements comes in; findings go out, each with the cells that it concerns, why it matters and what to do.
+The entry point is `lint.py`. The linter must not know the laws: it fits nothing.
 """

@@ -1,4 +1,4 @@
-"""The linter's checks of a grid: copies among its cells, and what its sizes, token counts and seeds cannot show."""
+"""Checks of the grid: copied cells, and sizes, token counts and seeds that cannot determine a law."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -15,7 +15,7 @@ COLLINEAR = 0.95  # |correlation| of ln N and ln V from which their effects are 
 
 
 def repeated_cells(rows: Measurements) -> Iterator[Finding]:
-    """The same cell twice; without a seed column, copies that disagree are taken as replicates."""
+    """Rows of the same cell; without a seed column, rows that disagree are taken as replicates."""
     frame = rows.frame
     keys = ["N", "V", "compressor", "seed"]
     twins = frame.duplicated(keys, keep=False)
@@ -46,7 +46,7 @@ def repeated_cells(rows: Measurements) -> Iterator[Finding]:
 
 
 def equal_values(rows: Measurements) -> Iterator[Finding]:
-    """The same value in different cells, where the values are too fine for chance."""
+    """Different cells with the same value, if the resolution is too fine for this to be chance."""
     frame = rows.frame
     error = frame["error"].to_numpy(dtype=float)
     values, counts = np.unique(error, return_counts=True)
@@ -70,7 +70,7 @@ def equal_values(rows: Measurements) -> Iterator[Finding]:
 
 
 def _resolution(rows: Measurements) -> float:
-    """The step between possible errors: 1 / questions where known, else the last decimal of the finest value."""
+    """The step between possible errors: 1 / questions if known, else the last decimal of the finest value."""
     questions = rows.frame["n_questions"].to_numpy(dtype=float)
     if np.isfinite(questions).any():
         return 1 / max(np.nanmax(questions), 1.0)
@@ -80,7 +80,7 @@ def _resolution(rows: Measurements) -> float:
 
 
 def noted_rows(rows: Measurements) -> Iterator[Finding]:
-    """Rows whose source already doubts them."""
+    """Rows that the source itself marks as doubtful."""
     noted = rows.frame["note"].ne("")
     if not noted.any():
         return
@@ -110,7 +110,7 @@ def few_levels(rows: Measurements) -> Iterator[Finding]:
 
 
 def collinear(rows: Measurements) -> Iterator[Finding]:
-    """Cells along one line of (ln N, ln V), as when every cell has the same FLOPs."""
+    """Cells that lie on one line of (ln N, ln V), as when all have the same FLOPs."""
     n, v = np.unique(rows.frame[["N", "V"]].to_numpy(dtype=float), axis=0).T
     if np.ptp(n) == 0 or np.ptp(v) == 0:
         return
@@ -142,7 +142,7 @@ def constant_error(rows: Measurements) -> Iterator[Finding]:
 
 
 def wrong_way(rows: Measurements) -> Iterator[Finding]:
-    """Error that rises with the size or with the tokens, on average over the other."""
+    """An error that rises with the size or with the tokens, averaged over the other."""
     error = rows.frame["error"].to_numpy(dtype=float)
     for column, other, what in (("N", "V", "the largest size"), ("V", "N", "the most visual tokens")):
         level = rows.frame[column].to_numpy(dtype=float)
@@ -161,7 +161,7 @@ def wrong_way(rows: Measurements) -> Iterator[Finding]:
 
 
 def step(rows: Measurements) -> Iterator[Finding]:
-    """Error that falls almost all at once between two neighbouring sizes or token counts."""
+    """An error that falls almost entirely between two neighbouring sizes or token counts."""
     for column, letter in (("V", "V"), ("N", "N")):
         levels, place = np.unique(rows.frame[column].to_numpy(dtype=float), return_inverse=True)
         if levels.size < 4:
@@ -182,14 +182,14 @@ def step(rows: Measurements) -> Iterator[Finding]:
 
 
 def _mean_at(place: Array, error: Array, rows: Array, *, n: int) -> Array:
-    """Mean error of these rows at each of n places; nan where there is none."""
+    """Mean error of these rows at each of n places; nan for a place without rows."""
     count = np.bincount(place[rows], minlength=n)
     total = np.bincount(place[rows], error[rows], minlength=n)
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
 def shared_weights(rows: Measurements) -> Iterator[Finding]:
-    """Cells of different V that have the weights of one training."""
+    """Cells of different V that share the weights of one training."""
     frame = rows.frame[rows.frame["training"] != ""]
     n_cells = frame.drop_duplicates(["training", "V"]).shape[0]
     trainings = "1 training" if rows.shared_trainings == 1 else f"{rows.shared_trainings} trainings, each"
@@ -223,7 +223,7 @@ def missing_cells(rows: Measurements, *, severity: str) -> Iterator[Finding]:
 
 
 def unbalanced_seeds(rows: Measurements) -> Iterator[Finding]:
-    """Seeds that some cells have and others lack."""
+    """Cells that lack some of the seeds of other cells."""
     frame = rows.frame
     seeds = set(frame["seed"].unique())
     if len(seeds) < 2:

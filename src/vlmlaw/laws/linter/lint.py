@@ -1,7 +1,7 @@
-"""Look for what is wrong with measured cells before a law is fitted to them.
+"""Find faults of measured cells before a law is fitted to them.
 
-A finding says where, what was found, why it matters and what to do. Errors stop an analysis; warnings go into its
-report.
+A finding says where the fault is, what was found, why it matters and what to do. Errors stop an analysis; warnings are
+part of its result.
 """
 
 from collections.abc import Mapping
@@ -14,13 +14,18 @@ from vlmlaw.laws.linter.grid import GRID_CHECKS, missing_cells
 from vlmlaw.laws.linter.values import VALUE_CHECKS, Finding
 from vlmlaw.laws.table import ALL_KINDS, Measurements, as_measurements
 
-POOR = ("few-sizes", "few-token-counts", "constant-error")  # what makes a group unable to carry a law
+POOR = ("few-sizes", "few-token-counts", "constant-error")  # a group with these cannot determine a law
 
 MAX_LABELS = 6  # groups that a finding names; a comparison of compressors has over a hundred
 
 
 def lint(table: Measurements | pd.DataFrame, *, allow_missing: bool = False) -> list[Finding]:
-    """Findings of every suite and kind of a table, errors first. allow_missing makes holes in the grid a warning."""
+    """Findings of every suite and kind of a table, errors first; `allow_missing` makes missing cells a warning.
+
+    >>> from vlmlaw.laws import read_measurements
+    >>> [finding.code for finding in lint(read_measurements("li2024_ocr"))]
+    ['equal-values', 'noted', 'noted']
+    """
     table = as_measurements(table)
     missing = "warning" if allow_missing else "error"
     found = {group_label(group): _lint_group(table.select(**group), missing=missing) for group in table.groups}
@@ -28,7 +33,7 @@ def lint(table: Measurements | pd.DataFrame, *, allow_missing: bool = False) -> 
     labels: dict[Finding, list[str]] = {}
     for label, findings in found.items():
         for finding in findings:
-            # A group too poor for a law of its own (a compressor measured at one size) spoils no other's.
+            # A group too poor for a law (a compressor measured at one size) must not stop the other groups.
             spared = some_sound and finding.code in POOR
             labels.setdefault(replace(finding, severity="warning") if spared else finding, []).append(label)
     merged = [_with_labels(finding, where, n_groups=len(table.groups)) for finding, where in labels.items()]
@@ -36,14 +41,14 @@ def lint(table: Measurements | pd.DataFrame, *, allow_missing: bool = False) -> 
 
 
 def group_label(group: Mapping[str, str]) -> str:
-    """A suite's name, with the kind and the compressor where there are any."""
+    """The name of a group: its suite, and its kind and compressor if it has them."""
     parts = [group["suite"], group["kind"] if group["kind"] != ALL_KINDS else "", group.get("compressor", "")]
     return "/".join(part for part in parts if part)
 
 
 def _lint_group(rows: Measurements, *, missing: str) -> list[Finding]:
     found = [finding for check in VALUE_CHECKS for finding in check(rows)]
-    # Values that are no numbers make every later check misleading.
+    # Values that are not numbers make every later check misleading.
     if not any(finding.severity == "error" for finding in found):
         found += [finding for check in GRID_CHECKS for finding in check(rows)]
         found += missing_cells(rows, severity=missing)
@@ -51,7 +56,7 @@ def _lint_group(rows: Measurements, *, missing: str) -> list[Finding]:
 
 
 def _with_labels(finding: Finding, labels: list[str], *, n_groups: int) -> Finding:
-    """The finding with the groups that it holds for, unless it holds for all."""
+    """The finding with the groups that it concerns, unless it concerns all of them."""
     if len(labels) == n_groups:
         return finding
     more = f" and {len(labels) - MAX_LABELS} more" if len(labels) > MAX_LABELS else ""
@@ -59,7 +64,12 @@ def _with_labels(finding: Finding, labels: list[str], *, n_groups: int) -> Findi
 
 
 def require_clean(table: Measurements | pd.DataFrame, *, allow_missing: bool = False) -> list[Finding]:
-    """The warnings of `lint`. Raises UserError with every error."""
+    """Return the warnings of `lint`. Raises UserError that lists every error.
+
+    >>> from vlmlaw.laws import read_measurements
+    >>> require_clean(read_measurements("li2024_reasoning"))
+    []
+    """
     findings = lint(table, allow_missing=allow_missing)
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:

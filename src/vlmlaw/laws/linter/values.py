@@ -1,7 +1,7 @@
-"""The linter's checks of values: each looks at one group of rows (a suite and kind) and yields what no law can use.
+"""Checks of single values: each reads one group of rows (a suite and kind) and yields values that no law can use.
 
-To add one, write a generator of findings and put it into VALUE_CHECKS, or into GRID_CHECKS of `grid_checks`, which look
-at the cells together.
+To add one, write a generator of findings and append it to VALUE_CHECKS, or to GRID_CHECKS of `grid.py` if it compares
+cells.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,11 @@ MOST_TOKENS = 1e7
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is or may be wrong: severity "error" or "warning", a code to refer to, and the message's parts."""
+    """A fault, certain or possible: severity "error" or "warning", a code, and the parts of the message.
+
+    >>> print(Finding("warning", "step", "V from 1 to 4", "90% of it is here", "laws are smooth", "measure V = 2"))
+    warning [step] V from 1 to 4: 90% of it is here; laws are smooth. To do: measure V = 2.
+    """
 
     severity: str
     code: str

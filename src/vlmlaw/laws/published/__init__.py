@@ -1,4 +1,4 @@
-"""Measured cells that the literature published, as package data, to try the tool on and to test it against.
+"""Published measurements as package data, to try the tool on and to test it against.
 
 Sources:
     li2024_reasoning, li2024_ocr: Li, Goyal, Semedo, Kolter, "Inference Optimal VLMs Need Fewer Visual Tokens and

@@ -1,5 +1,5 @@
-"""The page's figures, as SVG: curves, trust, small multiples, and the gallery that draws them all.
+"""Figures of the report: curves of the law, its reliability, small multiples, and the gallery that draws them all.
 
-Comes in: a `Study`, the law with its measurements. Goes out: one drawing each, whose words come from the fit. It reads
-no file and knows nothing of the page around it.
+A `Study`, the laws with their measurements, comes in; one figure for each picture of the gallery goes out, as a file or
+as SVG text, with labels that come from the fit. The figures must not know the page around them.
 """

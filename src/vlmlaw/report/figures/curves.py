@@ -13,7 +13,7 @@ from vlmlaw.report.study import Size, Study, Suite
 
 
 def points(axes: Axes, rows: pd.DataFrame, x: "pd.Series | np.ndarray", color: str, *, held_out: bool) -> None:
-    """Measured errors with ±1 standard error, each seed by itself; hollow where held out of the fit."""
+    """Draw measured errors with ±1 standard error, one point for each seed; hollow if held out of the fit."""
     axes.errorbar(
         x,
         rows["error"],
@@ -41,6 +41,7 @@ def by_size(suite: Suite, study: Study) -> list[tuple[Size, str, pd.DataFrame, b
 
 
 def error_against_tokens(axes: Axes, suite: Suite, study: Study) -> None:
+    """Draw measured and predicted error against V for each size."""
     low, high = suite.v_range
     v = np.geomspace(low, high, 160)
     for size, color, rows, held_out in by_size(suite, study):
@@ -54,6 +55,7 @@ def error_against_tokens(axes: Axes, suite: Suite, study: Study) -> None:
 
 
 def error_against_flops(axes: Axes, suite: Suite, study: Study) -> None:
+    """Draw error against the cost of an answer, with the frontier and its band."""
     frontier, cost = suite.frontier(study), study.cost
     for _, color, rows, held_out in by_size(suite, study):
         points(axes, rows, cost.of(rows["N"], rows["V"]), color, held_out=held_out)
@@ -72,7 +74,7 @@ def error_against_flops(axes: Axes, suite: Suite, study: Study) -> None:
 
 
 def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:
-    """V* against Q: closed form with the interval of rho where the law has one, else the analysed points."""
+    """Draw V* against Q: in closed form with the interval of rho if the law has one, else at the analysed points."""
     stars = pd.DataFrame(suite.analysis["v_star"])
     least, most = suite.v_range
     q = np.linspace(0, float(stars["question_tokens"].max()), 240)
@@ -94,7 +96,7 @@ def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:
 
 
 def contour(axes: Axes, suite: Suite, study: Study) -> None:
-    """Predicted error over (N, V) with lines of equal cost and, on them, the best V."""
+    """Draw the predicted error over (N, V) with lines of equal cost, and the best V."""
     (v_low, v_high), n = suite.v_range, suite.rows["N"]
     v, n_grid = np.geomspace(v_low, v_high, 90), np.geomspace(n.min(), n.max(), 90)
     predicted = suite.fit.predict(n_grid[:, None], v[None, :])
@@ -117,7 +119,7 @@ def contour(axes: Axes, suite: Suite, study: Study) -> None:
 
 
 def _iso_costs(axes: Axes, v: np.ndarray, n: np.ndarray, study: Study) -> None:
-    """Dashed lines of equal cost, each named where it enters the panel."""
+    """Draw dashed lines of equal cost, each labelled where it enters the panel."""
     costs = study.cost.of(n[:, None], v[None, :])
     levels = np.geomspace(costs.min(), costs.max(), 6)[1:-1]
     axes.contour(v, n, costs, levels=levels, colors=style.ON_ERROR, linewidths=0.9, linestyles="dashed")
@@ -141,7 +143,7 @@ def _iso_costs(axes: Axes, v: np.ndarray, n: np.ndarray, study: Study) -> None:
 
 
 def _levels(predicted: np.ndarray) -> np.ndarray:
-    """About nine round levels that cover the predictions."""
+    """About nine round contour levels that cover the predictions."""
     from matplotlib.ticker import MaxNLocator
 
     return np.asarray(MaxNLocator(nbins=9).tick_values(float(predicted.min()), float(predicted.max())))

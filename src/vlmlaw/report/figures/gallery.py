@@ -1,4 +1,4 @@
-"""Every figure of the report: what it is called, what it says, and how it becomes a file or a part of the page."""
+"""The list of all figures of the report with their titles and captions, and how they are drawn and saved."""
 
 import io
 import math
@@ -22,7 +22,7 @@ METADATA = {"Date": None, "Creator": "vlmlaw"}
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: a title and what draws it."""
+    """One pair of axes: a title and the function that draws it."""
 
     title: str
     draw: Callable[[Axes], None]
@@ -31,16 +31,16 @@ class Panel:
 
 @dataclass(frozen=True)
 class Picture:
-    """One figure: panels of every suite; in a file they share a sheet, on the page each can stand alone."""
+    """One figure with panels of every suite, drawn on one sheet in a file and separately on the page."""
 
     name: str
     title: str
     panels: Callable[[Suite, Study], list[Panel]]
-    of_sizes: bool = True  # whether colours stand for sizes, so that a legend is due
+    of_sizes: bool = True  # whether colours stand for sizes, which needs a legend
 
     @property
     def caption(self) -> str:
-        """What the figure shows, from the file that Snakemake's own report reads too."""
+        """The caption, from the file that the report of Snakemake reads too."""
         return caption_of(self.name)
 
 
@@ -52,7 +52,7 @@ PanelFunction = Callable[[Axes, Suite, Study], None]
 
 
 def _of(*draws: tuple[str, PanelFunction]) -> Callable[[Suite, Study], list[Panel]]:
-    """Panels from functions of (axes, suite, study), titled by the suite and what each of them shows."""
+    """Panels from functions of (axes, suite, study), titled by suite and content."""
 
     def panels(suite: Suite, study: Study) -> list[Panel]:
         return [
@@ -64,7 +64,7 @@ def _of(*draws: tuple[str, PanelFunction]) -> Callable[[Suite, Study], list[Pane
 
 
 def _title(suite: Suite, study: Study, what: str) -> str:
-    """The suite where there are several, and what the panel shows where that is not the figure's own title."""
+    """The title of a panel: its suite if there are several, and its content if the title of the figure lacks it."""
     return ": ".join(part for part in (suite.label if len(study.suites) > 1 else "", what) if part)
 
 
@@ -131,7 +131,7 @@ LAW_PICTURES = (
 
 
 def training_panels(cells: Sequence[Cell], study: Study) -> list[Panel]:
-    """Training loss of every cell, a panel for each number of visual tokens."""
+    """Panels of the training loss of every cell, one for each number of visual tokens."""
     counts = sorted({cell.n_visual_tokens or math.inf for cell in cells if cell.history})
     inches = (2.55, 2.15)
     return [
@@ -145,7 +145,7 @@ def training_panels(cells: Sequence[Cell], study: Study) -> list[Panel]:
 
 
 def sheet(picture: Picture, study: Study) -> Figure | None:
-    """The whole figure: suites side by side where each is one panel, else a row or more for each; None without any."""
+    """The whole figure: suites side by side if each is one panel, else in rows; None without panels."""
     rows = [panels for suite in study.suites if (panels := picture.panels(suite, study))]
     if not rows:
         return None
@@ -170,7 +170,7 @@ def draw_panels(panels: Sequence[Panel], *, n_columns: int, legend_of: Study | N
 
 
 def legend_handles(study: Study) -> list[Line2D]:
-    """One mark for each size, hollow where it is held out."""
+    """The legend: one mark for each size, hollow if it is held out."""
     colors = style.size_colors(len(study.sizes))
     return [
         Line2D(
@@ -190,9 +190,10 @@ def legend_handles(study: Study) -> list[Line2D]:
 def draw_figures(
     study: Study, folder: Path, *, formats: Sequence[str] = ("svg",), cells: Sequence[Cell] = (), every: bool = False
 ) -> list[Path]:
-    """Write the figures to `folder`, each named by what it shows; returns the paths.
+    """Write the figures to `folder`, named by their content, and return the paths.
 
-    A figure with nothing to show is left out, or with `every` says so: a workflow promises its outputs beforehand.
+    A figure without data is left out, or with `every` is written with a note, since a workflow declares its outputs
+    beforehand.
     """
     written = []
     with style.look():
@@ -216,7 +217,7 @@ def _nothing_to_show() -> Figure:
 
 
 def save(figure: Figure, path: Path, suffix: str) -> None:
-    """The figure on white paper; the same bytes every time."""
+    """Save a figure on a white background; the bytes are the same every time."""
     metadata = {"svg": METADATA, "png": {"Software": None}, "pdf": {"CreationDate": None}}[suffix]
     figure.savefig(path, format=suffix, facecolor=style.PAPER, dpi=PNG_DPI, metadata=metadata)
 

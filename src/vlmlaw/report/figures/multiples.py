@@ -12,11 +12,11 @@ from vlmlaw.report.figures import style
 from vlmlaw.report.figures.curves import points
 from vlmlaw.report.study import Kind, Study
 
-MAX_POINTS = 60  # of a training curve, each a mean over equally many steps
+MAX_POINTS = 60  # of a training curve, each the mean over equally many steps
 
 
 def error_of_kind(kind: Kind, study: Study) -> Callable[[Axes], None]:
-    """A panel: the kind's error against V for each size, with its law where it has one."""
+    """A function that draws the error of a kind against V for each size, with its law if it has one."""
 
     def draw(axes: Axes) -> None:
         colors = style.size_colors(len(study.sizes))
@@ -40,14 +40,14 @@ def error_of_kind(kind: Kind, study: Study) -> Callable[[Axes], None]:
 
 
 def binned(history: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """step and loss of a training, averaged over at most MAX_POINTS bins of equally many steps."""
+    """Step and loss of a training, averaged over at most MAX_POINTS bins of equally many steps."""
     table = pd.DataFrame(history, columns=["step", "loss"])
     width = max(1, int(np.ceil(len(table) / MAX_POINTS)))
     return table.groupby(np.arange(len(table)) // width).mean()
 
 
 def training_curves(cells: Sequence[Any], study: Study) -> Callable[[Axes], None]:
-    """A panel: loss against step of these cells, as many of a size as there are."""
+    """A function that draws loss against step for these cells, coloured by size."""
 
     def draw(axes: Axes) -> None:
         names = [size.name for size in study.sizes]

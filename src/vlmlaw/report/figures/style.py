@@ -1,4 +1,4 @@
-"""The one look of all figures: colours of the sizes, axes with plain ticks, and figures made without global state."""
+"""Style of all figures: colours of the sizes, axes with plain ticks, and figures without global state."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,13 +11,13 @@ from matplotlib.colors import Colormap, ListedColormap, to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-# Each of these stands for one CSS variable of the page, by which a figure follows the reader's light or dark theme.
+# Each stands for a CSS variable of the page, so that a figure follows the light or dark theme of the reader.
 INK = "#222226"
 QUIET = "#6f6f78"
 GRID = "#e4e4e9"
 PAPER = "#fefefd"
 ACCENT = "#c2410c"  # the frontier and every optimum; no size has it
-ON_ERROR = "#262626"  # lines and letters on `error_colors`, which no theme changes
+ON_ERROR = "#262626"  # lines and text on `error_colors`, the same in both themes
 NEUTRAL = "#5b7083"  # marks that belong to no size
 
 PANEL_INCHES = (4.5, 3.35)
@@ -25,7 +25,7 @@ LEAST_TICK_DISTANCE = 0.065  # share of an axis below which two labels would tou
 
 
 def size_colors(n_sizes: int, *, dark: bool = False) -> list[str]:
-    """One colour for each size, the smallest first: viridis, readable by the colour-blind and in grey.
+    """A colour for each size, the smallest first: viridis, which is readable for the colour-blind and in grey.
 
     The largest size stands out most: darkest on light paper, lightest on dark paper.
     """
@@ -35,13 +35,13 @@ def size_colors(n_sizes: int, *, dark: bool = False) -> list[str]:
 
 
 def error_colors() -> Colormap:
-    """The colours of an error over the plane, light enough for dark lines and letters on all of them."""
+    """The colour map of an error over the plane, light enough for dark lines and text."""
     return ListedColormap(mpl.colormaps["mako_r"](np.linspace(0.03, 0.52, 256)), name="error")
 
 
 @contextmanager
 def look() -> Iterator[None]:
-    """The settings under which every figure is drawn and saved."""
+    """Context manager with the settings under which every figure is drawn and saved."""
     settings = {
         **sns.axes_style("ticks"),
         **sns.plotting_context("paper"),
@@ -93,7 +93,7 @@ def new_figure(n_rows: int, n_columns: int, *, inches: tuple[float, float] = PAN
 
 
 def log_axis(axes: Axes, which: str, ticks: Sequence[float], text: Callable[[float], str] = "{:g}".format) -> None:
-    """Make the axis `which` (x or y) logarithmic, with plain labels at as many of these ticks as fit, and no others."""
+    """Make the axis `which` (x or y) logarithmic, with plain labels at those of these ticks that fit."""
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
     axis.set_major_locator(FixedLocator(list(thinned(ticks))))
@@ -102,7 +102,7 @@ def log_axis(axes: Axes, which: str, ticks: Sequence[float], text: Callable[[flo
 
 
 def thinned(ticks: Sequence[float], *, distance: float = LEAST_TICK_DISTANCE) -> list[float]:
-    """Ticks that do not touch on a logarithmic axis: the last, the first, and of the others what fits."""
+    """Ticks whose labels do not touch on a logarithmic axis: the first, the last, and those between that fit."""
     ordered = sorted({float(tick) for tick in ticks})
     if len(ordered) < 3:
         return ordered
@@ -130,11 +130,11 @@ def token_axis(axes: Axes, counts: Sequence[float], *, label: str = "visual toke
 
 
 def remark(axes: Axes, text: str, *, color: str = INK) -> None:
-    """A short text above a panel, at the right, where it covers nothing."""
+    """Write a short text above a panel at the right."""
     axes.set_title(text, loc="right", fontsize=9.0, fontweight="normal", color=color)
 
 
 def say_instead(axes: Axes, text: str) -> None:
-    """What there is to say of a panel that has nothing to show."""
+    """Write a text into a panel that has no data."""
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9.0, color=QUIET)
     axes.set(xticks=[], yticks=[])

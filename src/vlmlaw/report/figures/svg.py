@@ -1,4 +1,4 @@
-"""Make matplotlib's SVG a part of an HTML page: no prolog, names of its own, colours that follow the page's theme."""
+"""Embed SVG of matplotlib in an HTML page: no prolog, unique ids, colours that follow the theme of the page."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _COMMENT = re.compile(r"<!--.*?-->\s*", re.DOTALL)
 
 
 def inline(text: str, *, name: str, title: str, colors: Mapping[str, str]) -> str:
-    """The SVG to put into a page. `name` sets its ids apart; `colors` maps a colour to the CSS that replaces it."""
+    """The SVG to embed in a page. `name` makes its ids unique; `colors` maps a colour to the CSS that replaces it."""
     text = _PROLOG.sub("", text)
     for pattern in (_METADATA, _STYLE, _NAMESPACES, _COMMENT):
         text = pattern.sub("", text)

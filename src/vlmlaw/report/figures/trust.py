@@ -1,4 +1,4 @@
-"""Panels that show how far to trust the law: the measured grid, predictions, residuals, and profiles of rho and D."""
+"""Panels on the reliability of the law: the measured grid, predictions, residuals, and profiles of rho and D."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from vlmlaw.report.study import Study, Suite
 
 
 def grid(axes: Axes, suite: Suite, study: Study) -> None:
-    """Mean error of each cell over its seeds; what was not measured is hatched."""
+    """Draw the mean error of each cell over its seeds; cells that were not measured are hatched."""
     table = suite.rows.pivot_table(index="N", columns="V", values="error", aggfunc="mean").sort_index(ascending=False)
     shown = table.map(lambda x: "" if np.isnan(x) else phrasing.error(x))
     sns.heatmap(
@@ -82,13 +82,13 @@ def residuals_against_size(axes: Axes, suite: Suite, study: Study) -> None:
 
 
 def _residuals(axes: Axes, suite: Suite, study: Study, *, by: str) -> None:
-    """Measured less predicted error with ±1 standard error, over the band of the law's residual deviation."""
+    """Draw measured minus predicted error with ±1 standard error, over a band of the residual standard deviation."""
     sigma = suite.fit.sigma
     axes.axhspan(-sigma, sigma, color=style.NEUTRAL, alpha=0.13, linewidth=0)
     axes.axhline(0, color=style.QUIET, linewidth=0.9)
     for size, color, rows, held_out in by_size(suite, study):
         left = rows.assign(error=rows["error"] - suite.fit.predict(size.n, rows["V"].to_numpy()))
-        # Points of one size or one V would hide one another: spread them a little.
+        # Points of one V would hide one another: spread them a little.
         spread = 1.035 ** (size.rank - (len(study.sizes) - 1) / 2) if by == "V" else 1.0
         points(axes, left, rows[by] * spread, color, held_out=held_out)
     axes.set_ylabel("measured − predicted error")
@@ -96,7 +96,7 @@ def _residuals(axes: Axes, suite: Suite, study: Study, *, by: str) -> None:
 
 
 def profile_of_rho(axes: Axes, suite: Suite, study: Study) -> None:
-    """How fast the misfit grows as rho leaves its best value; the interval is where it stays under the line."""
+    """Draw the misfit against rho; the interval is where it stays under the line."""
     rho, table = suite.rho, pd.DataFrame(suite.analysis["rho_profile"])
     if rho is None or table.empty:
         style.say_instead(axes, "this law has no single ρ")
@@ -106,7 +106,7 @@ def profile_of_rho(axes: Axes, suite: Suite, study: Study) -> None:
     axes.plot(table["rho"], table["f"], color=style.INK)
     axes.axhline(limit, color=style.QUIET, linewidth=0.9, linestyle=(0, (3, 2)))
     low, high = float(table["rho"].iloc[0]), float(table["rho"].iloc[-1])
-    # Where the profile runs on without end, show the part in which it bends.
+    # If the profile is unbounded, show the part in which it bends.
     far = 4 * max(2.0, *(abs(rho[name] or 0.0) for name in ("estimate", "lower", "upper")))
     low, high = max(low, -far) if rho["lower"] is None else low, min(high, far) if rho["upper"] is None else high
     inside = [low if rho["lower"] is None else rho["lower"], high if rho["upper"] is None else rho["upper"]]
@@ -123,7 +123,7 @@ def profile_of_rho(axes: Axes, suite: Suite, study: Study) -> None:
 
 
 def profile_of_d(axes: Axes, suite: Suite, study: Study) -> None:
-    """How little the cells object to another irreducible error D."""
+    """Draw the misfit against a fixed irreducible error D, which hardly changes it."""
     table = pd.DataFrame(suite.analysis["d_profile"])
     if table.empty:
         style.say_instead(axes, "an error of 0 leaves no D to profile")
@@ -136,7 +136,7 @@ def profile_of_d(axes: Axes, suite: Suite, study: Study) -> None:
 
 
 def exponents_against_d(axes: Axes, suite: Suite, study: Study) -> None:
-    """alpha and beta follow D, while rho hardly moves."""
+    """Draw alpha, beta and rho against a fixed D: alpha and beta depend on it, rho hardly does."""
     table = pd.DataFrame(suite.analysis["d_profile"])
     if table.empty:
         style.say_instead(axes, "an error of 0 leaves no D to profile")
