@@ -26,11 +26,12 @@ def train(steps: int, settings: Settings) -> float:
     """Returns the loss."""
     from vlmlaw.late import start  # heavy
     found = f"steps is {steps}"
+    half = steps / 2
     if steps < 1:
         raise ValueError(found + ", expected 1 or more")
     for _ in track(range(steps), "steps left"):
         print("a step is done")
-    return start(steps) * constants.RATE + MOVE + np.floor(settings.rate()) + tools.helper()
+    return start(half + half) * constants.RATE + MOVE + np.floor(settings.rate()) + tools.helper()
 
 def other():
     return UNUSED
@@ -41,7 +42,11 @@ MODULES = {
     "tools": "def helper(): return _one()\n\ndef _one(): return 1\n\ndef _two(): return 2\n\nLEFT = 1\n",
     "constants": "RATE = 2\nSHIFT = 0\nTABLE = {}\n",
     "late": "from vlmlaw.registry import register\n\ndef start(n): return n\n\nregister(start)\n",
-    "registry": "KNOWN = []\n\ndef register(what): KNOWN.append(what)\n",
+    "registry": (
+        "KNOWN = []\n\ndef register(what): KNOWN.append(what)\n\n"
+        "def entered(kind):\n    register(kind)\n    return kind\n\n"
+        "@entered\nclass Three:\n    def value(self): return 3\n"
+    ),
     "settings": (
         "from dataclasses import dataclass\n\n\ndef passive(field): return field\n\n\n@dataclass\nclass Settings:\n"
         "    scale: float = 1.0\n    minutes: int = passive(5)\n\n    def rate(self): return self.scale\n"
@@ -86,7 +91,8 @@ def package(tmp_path):
         ("stage", "expected 1 or more", "expected some"),
         ("stage", "steps left", "steps to go"),
         ("stage", "a step is done", "one more step"),
-        ("stage", "start(steps) * constants", "start(\n        steps\n    ) * constants"),
+        ("stage", "start(half + half) * constants", "start(\n        half + half\n    ) * constants"),
+        ("stage", "half", "middle"),
         ("stage", "UNUSED = 1", "UNUSED = 2"),
         ("stage", "import numpy as np\n", "import numpy as np\nimport json\n"),
         ("tools", "LEFT = 1", "LEFT = 2"),
@@ -117,6 +123,9 @@ def test_what_cannot_change_a_result_does_not_count(package, module, old, new):
         ("late", "return n\n", "return n + 1\n"),
         ("late", "register(start)\n", "register(None)\n"),
         ("registry", "KNOWN.append(what)", "KNOWN.insert(0, what)"),
+        ("registry", "return 3", "return 4"),
+        ("registry", "@entered\n", ""),
+        ("stage", "steps / 2", "steps / 3"),
         ("settings", "1.0", "2.0"),
         ("settings", "return self.scale", "return -self.scale"),
     ],

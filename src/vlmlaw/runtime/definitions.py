@@ -58,8 +58,24 @@ def _sort_in(statement: ast.stmt, module: Module, has: Callable[[str], bool], *,
     elif names := [name for name in _bound_at_top(statement) if name not in module.imports]:
         for name in names:
             module.binds.setdefault(name, []).append(statement)
+        module.effects += _decorations(statement, module)
     elif not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
         module.effects.append(statement)
+
+
+def _decorations(statement: ast.stmt, module: Module) -> list[ast.stmt]:
+    """What decorators of this package do when the module is imported, such as entering a class in a table."""
+    found: list[ast.stmt] = []
+    for decorator in getattr(statement, "decorator_list", []):
+        root = decorator.func if isinstance(decorator, ast.Call) else decorator
+        while isinstance(root, ast.Attribute):
+            root = root.value
+        name = getattr(root, "id", "")
+        home = module.imports[name].module if name in module.imports else module.name if name in module.binds else ""
+        if home.split(".")[0] == module.name.split(".")[0]:
+            decorated = ast.Name(id=statement.name, ctx=ast.Load())  # type: ignore[attr-defined]  # it has decorators
+            found.append(ast.Expr(ast.Call(func=decorator, args=[decorated], keywords=[])))
+    return found
 
 
 def imported(node: ast.Import | ast.ImportFrom, module: Module) -> Iterator[tuple[str, Place]]:

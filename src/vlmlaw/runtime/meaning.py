@@ -16,6 +16,7 @@ PASSIVE = "passive"  # settings.passive marks a field that cannot change a resul
 TELLERS = ("print", "logging", "logger", "warnings")  # what is told to people: print(...), warnings.warn(...)
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+VARIABLE = "variable"
 NOT_THE_MEANING = ("ctx", "kind", "type_comment", "returns", "annotation", "type_params")
 
 
@@ -33,7 +34,8 @@ def meaning(statements: Sequence[ast.stmt], *, own: str, package: Names, module:
     return "\n".join(reader.statement(statement, own=own) for statement in statements), reader.uses
 
 
-Scope = dict[str, Place | None]  # local names; None for a variable, a place for what is imported there
+# Local names: a place for what is imported there, a number for a variable, None for what callers or attributes name.
+Scope = dict[str, Place | str | None]
 
 
 class _Reader:
@@ -65,7 +67,7 @@ class _Reader:
             return self._function(node, scopes)
         if isinstance(node, COMPREHENSIONS):
             targets = [name for part in node.generators for name in _names(part.target)]
-            return self._fields(node, [*scopes, dict.fromkeys(targets)])
+            return self._fields(node, [*scopes, _numbered(targets, depth=len(scopes))])
         return self._fields(node, scopes)
 
     def _fields(self, node: ast.AST, scopes: list[Scope], *, without: tuple[str, ...] = ()) -> str:
@@ -86,8 +88,11 @@ class _Reader:
             self._follow_annotation(argument.annotation, scopes)
         scope: Scope = dict.fromkeys(argument.arg for argument in there)
         outside = {name for part in body for name in _declared_outside(part)}
-        for part in body:
-            scope.update({name: place for name, place in self._bound_in(part) if name not in outside})
+        bound = [(name, place) for part in body for name, place in self._bound_in(part) if name not in outside]
+        variables = dict.fromkeys(name for name, place in bound if place == VARIABLE and name not in scope)
+        kept = {name for name, place in bound if place is None}
+        scope |= {name: place for name, place in bound if place != VARIABLE}
+        scope |= _numbered([name for name in variables if name not in kept], depth=len(scopes))
         defaults = [self._dump(part, scopes) for part in (*arguments.defaults, *arguments.kw_defaults) if part]
         decorators = self._dump(getattr(node, "decorator_list", []), scopes)
         quiet = _wording_only(body)
@@ -98,16 +103,16 @@ class _Reader:
         names = [argument.arg for argument in there]
         return f"{type(node).__name__}({name},{shape},{names},{defaults},{decorators},{list(filter(None, lines))})"
 
-    def _bound_in(self, node: ast.AST) -> Iterator[tuple[str, Place | None]]:
+    def _bound_in(self, node: ast.AST) -> Iterator[tuple[str, Place | str | None]]:
         """The local names that a statement binds, not those of functions and comprehensions in it."""
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             yield from imported(node, self._module)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name, None
         elif isinstance(node, ast.Name) and isinstance(node.ctx, (ast.Store, ast.Del)):
-            yield node.id, None
+            yield node.id, VARIABLE
         elif isinstance(node, (*COMPREHENSIONS, ast.Lambda)):
-            yield from ((part.target.id, None) for part in ast.walk(node) if isinstance(part, ast.NamedExpr))
+            yield from ((part.target.id, VARIABLE) for part in ast.walk(node) if isinstance(part, ast.NamedExpr))
         else:
             if isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)) and node.name:
                 yield node.name, None
@@ -117,8 +122,8 @@ class _Reader:
     def _of_ClassDef(self, node: ast.ClassDef, scopes: list[Scope]) -> str:
         body = _without_docstring(node.body)
         scope: Scope = {}
-        for part in body:
-            scope.update(dict(self._bound_in(part)))
+        for part in body:  # attributes, whose names count
+            scope.update({name: None if place == VARIABLE else place for name, place in self._bound_in(part)})
         lines = []
         for part in body:
             # Methods do not see the names of the class's body; other statements do.
@@ -152,7 +157,13 @@ class _Reader:
                 self._reference(node, scopes)
 
     def _of_Name(self, node: ast.Name, scopes: list[Scope]) -> str:
-        return self._reference(node, scopes) or repr(node.id)
+        return self._reference(node, scopes) or self._variable(node.id, scopes)
+
+    @staticmethod
+    def _variable(name: str, scopes: list[Scope]) -> str:
+        """A variable by its number, so that renaming it is no change; parameters and attributes by their names."""
+        known = next((scope[name] for scope in reversed(scopes) if name in scope), None)
+        return known if isinstance(known, str) else repr(name)
 
     def _of_Attribute(self, node: ast.Attribute, scopes: list[Scope]) -> str:
         return self._reference(node, scopes) or self._fields(node, scopes)
@@ -167,7 +178,7 @@ class _Reader:
         if not isinstance(inner, ast.Name):
             return ""
         place = self._looked_up(inner.id, scopes)
-        if place is None:
+        if not isinstance(place, Place):
             return ""
         found = self._package.resolve(place)
         while names and isinstance(found, Place) and not found.name:
@@ -180,7 +191,7 @@ class _Reader:
         self.uses.append(found)
         return f"<@{rest}>"
 
-    def _looked_up(self, name: str, scopes: list[Scope]) -> Place | None:
+    def _looked_up(self, name: str, scopes: list[Scope]) -> Place | str | None:
         for scope in reversed(scopes):
             if name in scope:
                 return scope[name]
@@ -252,6 +263,10 @@ def _wording_only(body: list[ast.stmt]) -> list[ast.stmt]:
 def _names_in(targets: list[ast.expr]) -> list[str]:
     plain = all(isinstance(target, (ast.Name, ast.Tuple)) for target in targets)
     return [name for target in targets for name in _names(target)] if plain else ["self"]
+
+
+def _numbered(names: list[str], *, depth: int) -> Scope:
+    return {name: f"%{depth}.{number}" for number, name in enumerate(dict.fromkeys(names))}
 
 
 def _names(target: ast.AST) -> list[str]:
