@@ -1,6 +1,7 @@
 """Only what changed reruns: for each kind of change, the jobs that Snakemake plans on a finished run, counted."""
 
 import os
+import shutil
 
 import pytest
 
@@ -77,23 +78,25 @@ def test_the_order_of_keys_is_no_change(finished):
         # What cannot change a number reruns nothing.
         ("src/vlmlaw/runtime/progress.py", "s left", "s to go", {}),
         ("src/vlmlaw/runtime/loggers.py", "POINTS = 300", "UNUSED = 1\nPOINTS = 300", {}),
-        ("src/vlmlaw/experiment/sections.py", "default=24 * 60", "default=48 * 60", {}),
+        ("src/vlmlaw/training/settings.py", "default=24 * 60", "default=48 * 60", {}),
         ("src/vlmlaw/compressors/base.py", "found no question_width", "there is no question_width", {}),
         ("src/vlmlaw/laws/render.py", "MAX_LAWS = 6", "MAX_LAWS = 7", {}),
         ("src/vlmlaw/laws/fit.py", "import numpy as np\n", "import numpy as np\n\nUNUSED = 1\n", {}),
         (
-            "src/vlmlaw/experiment/experiment.py",
+            "src/vlmlaw/experiment/file.py",
             "from pathlib import Path\n",
             "from pathlib import Path\n\nUNUSED = 1\n",
             {},
         ),
         ("src/vlmlaw/evaluation/card.py", "TEST = ", "UNUSED = 1\nTEST = ", {}),
         ("src/vlmlaw/workflow/stages.py", '"Fit the law"', '"Fit a law"', {}),
+        ("src/vlmlaw/vlm/projector.py", "class ", "UNUSED = 1\n\n\nclass ", {}),
         # What can change one reruns what uses it, and what follows.
         ("src/vlmlaw/evaluation/card.py", "## Size and training", "## Size", {"write_cards": 1}),
+        ("src/vlmlaw/laws/families/links.py", "special.expit(eta)", "special.expit(1.0 * eta)", LAW),
         ("src/vlmlaw/report/page.py", "def render(study: Study, ", "def render(study: Study, /, ", {"write_report": 1}),
         (
-            "src/vlmlaw/training/loop.py",
+            "src/vlmlaw/training/optimizer.py",
             "BETAS = (0.9, ",
             "BETAS = (0.8, ",
             MODELS | cells(10),
@@ -129,3 +132,24 @@ def test_another_experiment_has_results_of_its_own(finished):
     (finished.folder / "params.yaml").rename(finished.folder / "other.yaml")
     (finished.folder / "params.yaml").write_text("not: read\n")
     assert finished.planned("--configfile", "other.yaml")["train_cell"] == 10
+
+
+def test_a_module_that_is_moved_and_renamed_reruns_nothing(finished):
+    code = finished.folder / "src" / "vlmlaw"
+    (code / "vlm" / "connectors").mkdir()
+    (code / "vlm" / "connectors" / "__init__.py").write_text('"""What stands between tower and LLM."""\n')
+    (code / "vlm" / "projector.py").rename(code / "vlm" / "connectors" / "mlp.py")
+    for path in code.rglob("*.py"):
+        path.write_text(path.read_text().replace("vlmlaw.vlm.projector", "vlmlaw.vlm.connectors.mlp"))
+    assert finished.planned() == {}
+
+
+def test_a_name_taken_from_another_module_counts_by_what_it_is_there(finished):
+    """Two definitions of one name are no change where they are alike, and cannot be swapped unseen where they differ."""
+    other = finished.folder / "src" / "vlmlaw" / "training" / "schedule.py"
+    shutil.copy(other.with_name("optimizer.py"), other)
+    wanted = "import learning_rate_share"
+    finished.edit("src/vlmlaw/training/loop.py", f"training.optimizer {wanted}", f"training.schedule {wanted}")
+    assert finished.planned() == {}
+    other.write_text(other.read_text().replace("LEAST_SHARE_OF_RATE = 0.02", "LEAST_SHARE_OF_RATE = 0.03"))
+    assert finished.planned() == MODELS | cells(10)

@@ -20,7 +20,7 @@ NEW_SIZE = {"hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
 
 def cells(n: int) -> dict[str, int]:
     """n cells trained again, and what follows from them."""
-    return {"train_cell": n, "evaluate_cell": n} | TAIL
+    return {"train_cell": n, "evaluate_cell": n, "write_cards": 1} | TAIL
 
 
 def both_agree(project: Project, jobs: dict[str, int]) -> None:
@@ -69,7 +69,7 @@ def test_each_change_of_the_experiment(recorded):
         (
             "data.images.test",
             80,
-            {"draw_pictures": 1, "tokenize": 1, "cache_features": 1, "evaluate_cell": 17} | TAIL,
+            {"draw_pictures": 1, "tokenize": 1, "cache_features": 1, "evaluate_cell": 17, "write_cards": 1} | TAIL,
         ),
         ("law.bootstrap_draws", 20, LAW),
         ("report.title", "Another title", {"write_report": 1}),
@@ -84,7 +84,7 @@ def test_dvc_runs_jobs_by_the_profile_that_the_user_chose(recorded, tmp_path):
     recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
     done = recorded.dvc("repro", SNAKEMAKE_PROFILE=str(tmp_path / "mine"))
     assert "mine" in done.stderr.partition("Building DAG")[0]
-    assert done.stderr.count("python -m vlmlaw --log results/logs/train_cell/14k_") == 3  # nothing else prints them
+    assert done.stderr.count(" --log results/logs/train_cell/14k_") == 3  # nothing else prints them
     assert recorded.status() == {}
 
 
@@ -97,7 +97,7 @@ def test_each_change_of_the_code(recorded):
             "position_embedding=False",
             cells(10),
         ),
-        ("src/vlmlaw/laws/fit.py", "import numpy as np\n", "import numpy as np\n\nUNUSED = 1\n", LAW),
+        ("src/vlmlaw/laws/families/links.py", "special.expit(eta)", "special.expit(1.0 * eta)", LAW),
     ]:
         recorded.edit(path, old, new)
         both_agree(recorded, jobs)
@@ -118,7 +118,7 @@ def test_a_clone_trains_what_a_change_touches_and_no_more(clone):
     [
         ("grid.visual_tokens", [1, 4, 9, 36], REBUILT | cells(3)),
         ("evaluation.batch_size", 16, {"build_tokenizer": 1, "draw_pictures": 1, "tokenize": 1, "cache_features": 1}
-         | {"evaluate_cell": 10} | TAIL),
+         | {"evaluate_cell": 10, "write_cards": 1} | TAIL),
         ("report.title", "Another title", {"draw_pictures": 1, "write_report": 1}),
         ("law.bootstrap_draws", 20, {"draw_pictures": 1} | LAW),
     ],
@@ -176,7 +176,7 @@ def test_without_snakemakes_records_a_model_made_again_with_other_bytes_is_not_t
     [
         (f"{CELL}/model/model.safetensors", cells(1)),
         (f"{CELL}/training.json", cells(1)),
-        (f"{CELL}/evaluation.json", {"evaluate_cell": 1} | TAIL),
+        (f"{CELL}/evaluation.json", {"evaluate_cell": 1, "write_cards": 1} | TAIL),
         ("results/language_models/14k/model.safetensors", {"pretrain_language_model": 1} | cells(3)),
         ("results/measurements.csv", TAIL),
         ("results/law/law.json", LAW),

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.workflow
 
 def test_a_table_of_ones_own_gets_a_law_and_a_report_and_trains_nothing(fresh):
     project = fresh(tiny_experiment())
-    shutil.copy(ROOT / "src" / "vlmlaw" / "published" / "li2024_reasoning.csv", project.folder / "mine.csv")
+    shutil.copy(ROOT / "src" / "vlmlaw" / "laws" / "published" / "li2024_reasoning.csv", project.folder / "mine.csv")
     mine = ("--config", "measurements=mine.csv")
     assert project.planned(*mine) == {"fit_own_law": 1, "write_own_report": 1}
     project.snakemake(*mine)

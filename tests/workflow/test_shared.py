@@ -79,11 +79,11 @@ def test_another_v_of_an_elastic_compressor_trains_nothing(shared):
     before = shared.params["grid"]["more"]
     try:
         shared.change("grid.more", [ELASTIC | {"visual_tokens": [1, 4, 9, 36]}, TRAINING_FREE])
-        assert shared.planned() == {"evaluate_cell": 2} | TAIL
+        assert shared.planned() == {"evaluate_cell": 2, "write_cards": 1} | TAIL
         shared.change("grid.more", [ELASTIC, TRAINING_FREE | {"visual_tokens": [4, 7], "compressors": ["visionzip"]}])
-        assert shared.planned() == {"evaluate_cell": 1} | TAIL
+        assert shared.planned() == {"evaluate_cell": 1, "write_cards": 1} | TAIL
         shared.change("grid.more", [ELASTIC | {"seeds": [0, 1]}, TRAINING_FREE])
-        assert shared.planned() == {"train_elastic": 2, "evaluate_cell": 6} | TAIL
+        assert shared.planned() == {"train_elastic": 2, "evaluate_cell": 6, "write_cards": 1} | TAIL
     finally:
         shared.change("grid.more", before)
 

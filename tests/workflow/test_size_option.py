@@ -7,7 +7,7 @@ import pytest
 from .project import tiny_experiment
 from .standins import use_standins
 
-SETTINGS = "src/vlmlaw/experiment/sections.py"
+SETTINGS = "src/vlmlaw/training/settings.py"
 LAST_OPTION = "    num_attention_heads: int = number(least=1)\n"
 NEW_OPTION = "    num_key_value_heads: int | None = number(least=1, default=None)\n"
 JSON_OF_SIZES = """
