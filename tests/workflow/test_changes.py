@@ -145,7 +145,7 @@ def test_a_module_that_is_moved_and_renamed_reruns_nothing(finished):
 
 
 def test_a_name_taken_from_another_module_counts_by_what_it_is_there(finished):
-    """Two definitions of one name are no change where they are alike; they cannot be swapped unseen where they differ."""
+    """Two definitions of one name are no change where they are alike; they cannot be swapped where they differ."""
     other = finished.folder / "src" / "vlmlaw" / "training" / "schedule.py"
     shutil.copy(other.with_name("optimizer.py"), other)
     wanted = "import learning_rate_share"
