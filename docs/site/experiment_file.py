@@ -95,10 +95,7 @@ def _settings_in(name: str, hint: Any) -> list[tuple[type, str]]:
 
 @functools.cache
 def _experiment() -> type:
-    module = importlib.import_module("vlmlaw.experiment.experiment")
-    if not hasattr(module, "Experiment"):  # a folder, whose own __init__ is empty
-        module = importlib.import_module("vlmlaw.experiment.experiment")
-    return module.Experiment
+    return importlib.import_module("vlmlaw.experiment.experiment").Experiment
 
 
 @functools.cache
@@ -183,7 +180,7 @@ def _default(field: dataclasses.Field) -> str:
 
 def _docstring(cls: type) -> str:
     """What the class says of itself; a dataclass without a docstring has a signature there, which says nothing."""
-    text = inspect.cleandoc(cls.__doc__ or "")
+    text = inspect.cleandoc(cls.__doc__ or "").split("\n>>> ")[0].rstrip()  # examples are for Python, not for the file
     return "" if text.startswith(f"{cls.__name__}(") else text
 
 

@@ -71,7 +71,7 @@ def judge(
 
 
 def scores_of(judged: pd.DataFrame, dataset: Dataset) -> dict[str, dict[str, Score]]:
-    """scores[suite][kind], the kind `all` being the whole suite."""
+    """Scores by suite, then by kind of question; the kind `all` is the whole suite."""
     records = dataset.records
     places = zip(judged.record, judged.question, strict=True)
     named = judged.assign(
