@@ -74,5 +74,6 @@ if OWN_MEASUREMENTS:
     include: "workflow/rules/own.smk"
 
 
+include: "workflow/rules/common.smk"
 include: "workflow/rules/targets.smk"
 include: "workflow/rules/stages.smk"

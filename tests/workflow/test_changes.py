@@ -84,8 +84,8 @@ def test_the_order_of_keys_is_no_change(finished):
         ("src/vlmlaw/laws/fit.py", "import numpy as np\n", "import numpy as np\n\nUNUSED = 1\n", {}),
         (
             "src/vlmlaw/experiment/file.py",
-            "from pathlib import Path\n",
-            "from pathlib import Path\n\nUNUSED = 1\n",
+            "from typing import Any\n",
+            "from typing import Any\n\nUNUSED = 1\n",
             {},
         ),
         ("src/vlmlaw/evaluation/card.py", "TEST = ", "UNUSED = 1\nTEST = ", {}),

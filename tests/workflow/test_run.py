@@ -96,5 +96,6 @@ def test_a_bad_experiment_stops_before_anything_runs(fresh):
     project = fresh({"name": "bad", "grid": {}})
     done = project.snakemake(check=False)
     assert done.returncode != 0
-    assert "data, vision, training, sizes is missing" in done.stdout + done.stderr
+    for section in ("data", "vision", "training", "sizes"):
+        assert f"experiment.{section} is missing" in done.stdout + done.stderr
     assert not (project.folder / "results").exists()

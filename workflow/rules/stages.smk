@@ -1,23 +1,5 @@
 """A rule for each stage of the experiment, from its row in src/vlmlaw/workflow/stages.py."""
 
-
-def made_by(rule):
-    """The rule's outputs; the report's figures are shown in Snakemake's own report too."""
-    named = plan.outputs(rule)
-    return named | {"files": [flagged(file) for file in named["files"]]}
-
-
-def flagged(file):
-    name = Path(file).stem
-    if file.endswith("/"):
-        return directory(file.rstrip("/"))
-    if not file.endswith(".svg"):
-        return file
-    category, title = FIGURES[name]
-    caption = f"../../src/vlmlaw/report/templates/{name}.rst"
-    return report(file, caption=caption, category=category, labels={"figure": title})
-
-
 # The command is looked up again when a job runs, where `rule` is the name of the job's rule, as it is here.
 for rule in plan.stages:
 

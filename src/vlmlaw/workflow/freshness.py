@@ -19,6 +19,7 @@ from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.workflow import records
 from vlmlaw.workflow.plan import Plan
 from vlmlaw.workflow.snakemake_patches import foresees_reruns, marked_incomplete, record_of_output
+from vlmlaw.workflow.stage import Read
 
 HOME = Path(".snakemake") / "vlmlaw"  # what this machine knows; nothing breaks where it is deleted
 
@@ -158,10 +159,17 @@ class Freshness:
         """Whether the results behind a job are those that its own record names; one that names none must be later."""
         own = records.read(job.record)
         assert own is not None, "asked of current jobs only, which have a record"
-        read = {part["content"] for part in own["inputs"].values()}
-        reads = self._plan.lineage.behind(job.rule, wildcards)
-        behind = (records.read(self._job_of(read.rule, read.wildcards).record) for read in reads)
-        return all(one and (one["content"] in read if read else one["at"] <= own["at"]) for one in behind)
+        read = {part["content"] for _, part in records.walk(own["inputs"])}
+        listed, others = (
+            [self._record_of(behind) for behind in self._plan.lineage.behind(job.rule, wildcards, listed=listed)]
+            for listed in (True, False)
+        )
+        return all(one and one["content"] in read for one in listed) and all(
+            one and one["at"] <= own["at"] for one in others
+        )
+
+    def _record_of(self, read: Read) -> dict[str, Any] | None:
+        return records.read(self._job_of(read.rule, read.wildcards).record)
 
     def _judge(self, job: Job) -> tuple[bool, str]:
         """Whether the outputs may be used, and else why not; True where there is nothing yet."""

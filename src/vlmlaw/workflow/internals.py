@@ -23,6 +23,8 @@ class Part:
     def shape(self) -> str:
         """What is found: `(self, file)` of a function, `async (self)`, one of the constants above, or a type's name."""
         try:
+            if self.module.startswith("snakemake."):
+                import_module("snakemake.api")  # Snakemake's modules import each other; this one has to come first
             owner = getattr(import_module(self.module), self.owner)
         except (ImportError, AttributeError):
             return MISSING

@@ -27,16 +27,24 @@ class Lineage:
         return _hash([version, stage.command])
 
     def upstream(self, rule: str, wildcards: Wildcards) -> str:
-        """The hash of all that stands behind the job's inputs."""
+        """The hash of all that stands behind the job's inputs, and of its parameters that no record names."""
+        params = self.stages[rule].params.items()
+        unnamed = (f"{name} {part(wildcards)}" for name, part in params if name != "settings")
+        return _hash([self._hash_behind(rule, wildcards), *unnamed])
+
+    def _hash_behind(self, rule: str, wildcards: Wildcards) -> str:
         return _hash(f"{sorted(read.wildcards.items())} {self._hash_of(read)}" for read in self.reads(rule, wildcards))
 
-    def behind(self, rule: str, wildcards: Wildcards) -> Iterator[Read]:
-        """The jobs whose lasting results the job reads, through caches too."""
-        for read in self.reads(rule, wildcards):
-            if self.stages[read.rule].lasts:
-                yield read
-            else:
-                yield from self.behind(read.rule, read.wildcards)
+    def behind(self, rule: str, wildcards: Wildcards, *, listed: bool | None = None) -> Iterator[Read]:
+        """The jobs whose lasting results the job reads, through caches too.
+
+        With `listed` only those that the job's record lists, directly or as inputs of inputs, or only the others.
+        """
+        stage = self.stages[rule]
+        for name, part in stage.reads.items():
+            if listed in (None, name not in stage.many):
+                for read in part(wildcards):
+                    yield from [read] if self.stages[read.rule].lasts else self.behind(*read.job)
 
     def reads(self, rule: str, wildcards: Wildcards) -> list[Read]:
         """All that the job reads of other jobs."""
@@ -52,8 +60,7 @@ class Lineage:
         if key not in self._made:
             stage = self.stages[read.rule]
             params = (str(part(read.wildcards)) for name, part in stage.params.items() if name not in stage.own_params)
-            code, upstream = self.code(read.rule, read.wildcards), self.upstream(read.rule, read.wildcards)
-            self._made[key] = _hash([*params, code, upstream])
+            self._made[key] = _hash([*params, self.code(*read.job), self._hash_behind(*read.job)])
         return self._made[key]
 
 
