@@ -5,13 +5,12 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
 LOAD = """
 import sys
 import {face}
 from {face} import VlmProcessor
 from transformers import AutoModelForImageTextToText, AutoTokenizer
-
-pytestmark = pytest.mark.slow
 
 model = AutoModelForImageTextToText.from_pretrained(sys.argv[1])
 VlmProcessor.of_model(model, AutoTokenizer.from_pretrained(sys.argv[1]))

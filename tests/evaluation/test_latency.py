@@ -25,7 +25,7 @@ def slowed(method):
 @pytest.mark.parametrize(
     ("slow", "part"),
     [
-        ("see", "tower"),
+        ("encode_images", "tower"),
         ("read_question", "question_pass"),
         ("compressor", "compressor"),
         ("projector", "compressor"),
@@ -34,7 +34,7 @@ def slowed(method):
 )
 def test_time_is_counted_to_the_part_that_takes_it(make_vlm, monkeypatch, slow, part):
     vlm = make_vlm(compressor="quecc", n_visual_tokens=4)
-    if slow in ("see", "read_question"):
+    if slow in ("encode_images", "read_question"):
         where, name = type(vlm), slow
     elif slow == "language_model":
         where, name = type(vlm.language_model.base_model), "forward"
@@ -58,7 +58,7 @@ def test_every_compressor_can_be_timed(make_vlm, name):
     found = measure(vlm, n_text_tokens=6, n_repeats=1)
     assert found.tower > 0 and found.llm > 0 and found.compressor > 0
     assert (found.question_pass > 0) == COMPRESSORS[name].needs_question
-    assert not {"see", "forward"} & set(vars(vlm))
+    assert not {"encode_images", "forward"} & set(vars(vlm))
     assert not torch.is_inference_mode_enabled()
 
 

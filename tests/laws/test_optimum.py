@@ -180,7 +180,7 @@ def test_measured_column_as_cost(grid_frame):
 
 def test_cost_column_must_be_a_positive_number_everywhere(grid_frame):
     table = as_measurements(grid_frame.assign(price=0.0))
-    with pytest.raises(UserError, match="'price' is no number above 0"):
+    with pytest.raises(UserError, match="'price' is not a number above 0"):
         ColumnCost.from_table(table, "price")
     with pytest.raises(UserError, match="no column 'joules'"):
         ColumnCost.from_table(table, "joules")

@@ -54,7 +54,7 @@ def test_an_experiment_is_read_from_its_file_or_its_json() -> None:
     params = Path(__file__).parents[2] / "params.yaml"
     assert provenance.read_description(str(params))["file"] == str(params)
     assert provenance.read_description('{"name": "x"}') == {"name": "x"}
-    with pytest.raises(UserError, match="no JSON"):
+    with pytest.raises(UserError, match="not JSON"):
         provenance.read_description("{")
 
 

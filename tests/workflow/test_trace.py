@@ -153,7 +153,7 @@ def test_without_results_it_says_how_to_get_some(asked, tmp_path):
 def test_a_law_that_cannot_be_read_is_an_error(asked, results):
     (results / "law" / "law.json").write_text("{")
     status, told = asked("0.406")
-    assert status == 2 and "law.json as a law's analysis" in told
+    assert status == 2 and "law.json as the analysis of a law" in told
 
 
 def test_a_table_that_is_none_is_an_error(asked, results):

@@ -59,7 +59,7 @@ def measure(model: VlmForConditionalGeneration, *, n_text_tokens: int, n_repeats
         given |= {"question_ids": asked, "question_mask": torch.ones_like(asked)}
     found = []
     for _ in range(WARM_UP + n_repeats):
-        with _timed(model, "see", "read_question", "visual_tokens", "forward") as spent:
+        with _timed(model, "encode_images", "read_question", "visual_tokens", "forward") as spent:
             model.forward(**given, logits_to_keep=1, use_cache=False)
         found.append(_parts(spent))
     columns = zip(*found[WARM_UP:], strict=True)
@@ -68,7 +68,7 @@ def measure(model: VlmForConditionalGeneration, *, n_text_tokens: int, n_repeats
 
 def _parts(spent: dict[str, float]) -> tuple[float, float, float, float]:
     """Seconds of each part, from those of methods that call one another."""
-    question, visual, seen = spent["read_question"], spent["visual_tokens"], spent["see"]
+    question, visual, seen = spent["read_question"], spent["visual_tokens"], spent["encode_images"]
     return seen, question, visual - question, spent["forward"] - visual - seen
 
 
