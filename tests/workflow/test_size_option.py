@@ -40,7 +40,7 @@ def test_an_option_of_a_size_is_added_by_one_edit_in_one_place(fresh):
 
     project.change("sizes.14k.num_key_value_heads", 1)
     of_the_size = {"pretrain_language_model": 1, "train_cell": 2, "evaluate_cell": 2}
-    assert project.planned("cells") == of_the_size | {"collect_measurements": 1}
+    assert project.planned("cells") == of_the_size | {"write_cards": 1, "collect_measurements": 1}
     assert project.planned(*(f"results/cells/3k_v{n}_average_s0/evaluation.json" for n in (1, 4))) == {}
     sizes = [json.loads(line) for line in project.python(JSON_OF_SIZES).splitlines()]
     assert [size.get("num_key_value_heads") for size in sizes] == [None, 1, None]
