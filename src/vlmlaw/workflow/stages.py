@@ -6,7 +6,6 @@ depends on follow from the rows. `stages_of(experiment)` is the table of one exp
 miniature is fetched in an experiment with pretrained models.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -47,16 +46,14 @@ FIGURES = {  # of the report: category and title in Snakemake's own report
 def stages_of(experiment: Experiment) -> dict[str, Stage]:
     """Every stage that the experiment may have, by its rule, in the order of the work."""
     of = Reads(experiment)
-    made = _pretrained(of) if experiment.pretrained else _miniature(of)
-    cells = [*_trainings(of), *_evaluations(of)]
-    return {stage.rule: stage for stage in [*made, *_inputs(of), *cells, *_results(of)]}
+    before = (_prepared_data, _fetched_models) if experiment.pretrained else (_made_data, _trained_models)
+    parts = (*before, _inputs, _trainings, _test, _benchmarks, _measurements, _conclusions)
+    return {stage.rule: stage for part in parts for stage in part(of)}
 
 
-def _miniature(of: Reads) -> list[Stage]:
-    """Everything is made: pictures, text, tokenizer, vision encoder, language models."""
+def _made_data(of: Reads) -> list[Stage]:
+    """The miniature's pictures and text, and the tokenizer of both."""
     experiment = of.experiment
-    drawn = (*PICTURES, "patch_labels.npz")
-    section: Any = experiment.vision
     return [
         Stage(
             rule="draw_pictures",
@@ -64,7 +61,7 @@ def _miniature(of: Reads) -> list[Stage]:
             command="data pictures --split {split} --settings {settings} --out {out/}",
             code=("vlmlaw.data.miniature.write:draw_split",),
             folder="data/{split}",
-            files=drawn,
+            files=(*PICTURES, "patch_labels.npz"),
             params=of.settings(lambda w: experiment.picture_settings(w["split"])),
             lasts=False,
             memory_mb=1000,
@@ -98,6 +95,14 @@ def _miniature(of: Reads) -> list[Stage]:
             local=True,
             first=True,
         ),
+    ]
+
+
+def _trained_models(of: Reads) -> list[Stage]:
+    """The miniature's vision encoder and language models."""
+    experiment = of.experiment
+    section: Any = experiment.vision
+    return [
         Stage(
             rule="train_encoder",
             message="Train the vision encoder",
@@ -133,11 +138,9 @@ def _miniature(of: Reads) -> list[Stage]:
     ]
 
 
-def _pretrained(of: Reads) -> list[Stage]:
-    """Data in LLaVA's format, and models of the hub or of folders here."""
+def _prepared_data(of: Reads) -> list[Stage]:
+    """Data in LLaVA's format, and the tokenizer of a pretrained model."""
     experiment = of.experiment
-    size_settings: Callable[[Wildcards], Any] = lambda w: experiment.size_settings(w["size"])  # noqa: E731
-    encoder_settings: Callable[[Wildcards], Any] = lambda _: experiment.encoder_settings  # noqa: E731
     return [
         Stage(
             rule="prepare_pictures",
@@ -168,6 +171,20 @@ def _pretrained(of: Reads) -> list[Stage]:
             local=True,
             first=True,
         ),
+    ]
+
+
+def _fetched_models(of: Reads) -> list[Stage]:
+    """A vision tower and language models of the hub, or of folders here."""
+    experiment = of.experiment
+
+    def size_settings(wildcards: Wildcards) -> Any:
+        return experiment.size_settings(wildcards["size"])
+
+    def encoder_settings(_: Wildcards) -> Any:
+        return experiment.encoder_settings
+
+    return [
         Stage(
             rule="fetch_encoder",
             message="Fetch the vision tower",
@@ -292,11 +309,12 @@ def _elastic(stage: Stage) -> Stage:
     )
 
 
+SMALL: dict[str, Any] = {"memory_mb": 1000, "minutes": 10, "local": True}
 WHO = "{wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
 
 
-def _evaluations(of: Reads) -> list[Stage]:
-    """A cell on the test split and on benchmarks."""
+def _test(of: Reads) -> list[Stage]:
+    """A cell on the test split."""
     experiment = of.experiment
     test = Stage(
         rule="evaluate_cell",
@@ -317,7 +335,12 @@ def _evaluations(of: Reads) -> list[Stage]:
         of_compressor=True,
         measured=True,
     )
-    batch_size = {"batch_size": lambda _: experiment.evaluation.batch_size}
+    return [test]
+
+
+def _benchmarks(of: Reads) -> list[Stage]:
+    """A cell on a benchmark: its questions asked here, or by lmms-eval."""
+    experiment = of.experiment
     asked = Stage(
         rule="evaluate_benchmark",
         message=f"Ask {WHO} the questions of {{wildcards.benchmark}}",
@@ -335,7 +358,7 @@ def _evaluations(of: Reads) -> list[Stage]:
             "cell": of.measured,
             "images": lambda w: of.benchmark(w).images or str(Path(of.benchmark(w).questions).parent),
         },
-        resources=batch_size,
+        resources={"batch_size": lambda _: experiment.evaluation.batch_size},
         of_compressor=True,
         memory_mb=3000,
         minutes=240,
@@ -357,20 +380,17 @@ def _evaluations(of: Reads) -> list[Stage]:
         memory_mb=8000,
         minutes=480,
     )
-    return [test, asked, by_lmms_eval]
+    return [asked, by_lmms_eval]
 
 
-def _results(of: Reads) -> list[Stage]:
-    """The cards of all cells, the table of them, the law, the study in a few numbers, and the page."""
+def _measurements(of: Reads) -> list[Stage]:
+    """The cards of all cells, and the table of what was measured of them."""
     experiment = of.experiment
 
     def evaluations(_: Wildcards) -> list[Read]:
         return [read for cell in experiment.cells.values() for read in evaluations_of(experiment, cell)]
 
-    law = {"law": lambda _: [Read("fit_law")], "measurements": lambda _: [Read("collect_measurements")]}
-    small: Any = {"memory_mb": 1000, "minutes": 10, "local": True}
     whole = {"experiment": lambda _: whole_as_json(experiment)}
-    samples = of.pictures("test") if experiment.has_test else lambda _: []
     return [
         Stage(
             rule="write_cards",
@@ -384,7 +404,7 @@ def _results(of: Reads) -> list[Stage]:
             reads={"evaluations": evaluations, "trainings": of.trainings("training.json")},
             many=("evaluations", "trainings"),
             resources=whole,
-            **small,
+            **SMALL,
         ),
         Stage(
             rule="collect_measurements",
@@ -398,8 +418,17 @@ def _results(of: Reads) -> list[Stage]:
             many=("evaluations",),
             params={"held_out": lambda _: experiment.grid.held_out or ""},
             resources=whole,
-            **small,
+            **SMALL,
         ),
+    ]
+
+
+def _conclusions(of: Reads) -> list[Stage]:
+    """The law, the study in a few numbers, and the page."""
+    experiment = of.experiment
+    law = {"law": lambda _: [Read("fit_law")], "measurements": lambda _: [Read("collect_measurements")]}
+    samples = of.pictures("test") if experiment.has_test else lambda _: []
+    return [
         Stage(
             rule="fit_law",
             message="Fit the law",
@@ -422,7 +451,7 @@ def _results(of: Reads) -> list[Stage]:
             files=("errors.csv", "metrics/"),
             reads=law | {"trainings": lambda w: [*of.before_cells(w), *of.trainings("training.json")(w)]},
             many=("trainings",),
-            **small,
+            **SMALL,
         ),
         Stage(
             rule="write_report",
