@@ -1,1 +1,5 @@
-"""Images with questions: the procedural miniature, LLaVA-style data, and the one format that both are stored in."""
+"""Images with conversations about them: the procedural miniature, LLaVA-style files, and their common format.
+
+In come settings or a user's files; out come shards of square images with conversations (`shards.py`), which everything
+else reads. Nothing here knows of models.
+"""

@@ -23,7 +23,7 @@ HASHED_AT_LOADING = 16 * 2**20  # bytes; larger files were hashed when fetched a
 
 @dataclass(frozen=True)
 class Pin:
-    """What a pretrained model is: where it comes from, and the size and SHA-256 of each file that is read."""
+    """The identity of a pretrained model: its source, and the size and SHA-256 of each file that is read."""
 
     source: str
     commit: str  # of the hub; empty for a folder
@@ -36,7 +36,7 @@ class Pin:
 
 @dataclass(frozen=True)
 class Opened:
-    """A model's own folder, found again and compared with its pin; a folder of our own stages has no pin."""
+    """The folder of a model, checked against its pin; a model made by our own stages has no pin."""
 
     folder: Path
     pin: Pin | None

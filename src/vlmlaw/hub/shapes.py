@@ -1,4 +1,4 @@
-"""The shape of a pretrained model, from its config.json, before anything of its weights is there.
+"""The architecture of a pretrained model, from its config.json, without its weights.
 
 An experiment can be checked and its cost estimated without a download: where the config is neither in a folder nor in
 the hub's cache, a table of well-known models answers. Fetching a model compares the table with what came; sizes and
@@ -40,7 +40,7 @@ class Tower:
 
     @property
     def grid_side(self) -> int:
-        """Patches along a side of the image."""
+        """Number of patches along one side of the image."""
         return self.image_px // self.patch_px
 
 
@@ -63,7 +63,7 @@ def config_of(source: str, revision: str = "main") -> Mapping[str, Any]:
 
 
 def known_shape(source: str) -> Mapping[str, Any] | None:
-    """What the table has of this model."""
+    """The entry of the table of well-known models; None where it has none."""
     return json.loads(TABLE.read_text(encoding="utf-8")).get(source)
 
 
@@ -93,7 +93,7 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
-    """A model's config.json. Raises UserError."""
+    """Read a model's config.json. Raises UserError where it cannot be read."""
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

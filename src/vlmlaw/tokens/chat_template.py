@@ -1,7 +1,7 @@
-"""What is said, through a tokenizer's chat template: the text, and where in it each answer stands.
+"""Render conversations with a tokenizer's chat template, and locate each answer in the text.
 
 A template is a program that takes tens of microseconds for each of a million turns. It is run once for each number
-of turns, with marks in place of what is said, and then filled in, wherever that gives the same text.
+of turns, with marks in place of the messages, and then filled in, wherever that gives the same text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PLAIN = re.compile(r"(?:<image>\n)?[\w.,;:?!'\"()%$€£+-]+(?:[ \n][\w.,;:?!'\"
 
 
 class Renderer:
-    """Renders chats, each a sequence of what user and assistant say in turn, by a tokenizer's template."""
+    """Renders chats, each a sequence of user and assistant messages in turn, with a tokenizer's template."""
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
@@ -37,7 +37,7 @@ class Renderer:
         return form.fill(chat)
 
     def _render(self, chat: Sequence[str]) -> Rendered:
-        """By the template itself."""
+        """Render with the template itself, which is slow."""
         roles = ("user", "assistant")
         messages = [{"role": roles[index % 2], "content": said} for index, said in enumerate(chat)]
         text = self._apply(messages)
@@ -57,7 +57,7 @@ class Renderer:
         return self._tokenizer.apply_chat_template(messages, tokenize=False, **options)
 
     def _form(self, n_said: int) -> _Form | None:
-        """The template's text for so many turns with marks in place of what is said; None where it hides a mark."""
+        """The template's text for this number of turns, with marks in place of messages; None where it hides a mark."""
         marks = [f"mark{index}of{n_said}" for index in range(n_said)]
         text, spans = self._render(marks)
         pieces = re.split("|".join(map(re.escape, marks)), text)
@@ -66,7 +66,7 @@ class Renderer:
 
 
 class _Form:
-    """A rendered template cut at its marks: pieces[i] stands before what is said i-th."""
+    """A rendered template cut at its marks: pieces[i] precedes the i-th message."""
 
     def __init__(self, pieces: list[str], marks: list[str], spans: list[tuple[int, int]]):
         self._pieces = pieces
@@ -75,7 +75,7 @@ class _Form:
 
     @cached_property
     def _n_said_before(self) -> list[tuple[int, int]]:
-        """How many of the things said stand before each span's start and end."""
+        """Number of messages before the start and end of each span."""
         ends = []
         at = 0
         for piece, n_mark in zip(self._pieces, self._n_mark, strict=False):

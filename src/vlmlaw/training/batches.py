@@ -1,4 +1,4 @@
-"""A training step's records as passes: shared out over processes, each pass within a number of tokens.
+"""Divide the records of a training step over processes and passes, each pass within a token limit.
 
 Which records a step has, and where each goes, is a pure function of the step's number. Dialogues are packed: one stands
 behind the other in one row, and attention keeps them apart (vlm/packed_attention.py). Records whose questions share a
@@ -40,7 +40,7 @@ def model_inputs(batch: Batch, images: ImageInputs) -> dict[str, Any]:
 
 
 class StepPasses:
-    """Makes the passes of a step that are this process's. `images_of` gives what the model reads of image rows."""
+    """Makes this process's passes of a step. `images_of` gives what the model reads of image rows."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ def packed_inputs(
     pad_id: int,
     reads_question: bool,
 ) -> tuple[dict[str, Any], Work]:
-    """Dialogues one behind the other in one row: the model's arguments, and the work that it is."""
+    """Pack dialogues into one row. Returns the model's arguments and the amount of work."""
     documents = [(int(r), *expand_image(table, int(r), n_visual_tokens=n_visual_tokens)) for r in records]
     lengths = np.array([len(ids) for _, ids, _, _ in documents])
     ids, targets = (np.concatenate([document[part] for document in documents])[None] for part in (1, 2))
@@ -165,7 +165,7 @@ def packed_inputs(
 
 @dataclass(frozen=True)
 class _RecordSizes:
-    """Of each record: tokens with V visual ones, as often as the layout repeats them, and targets."""
+    """Token count of each record, V visual tokens included and repeated as the layout does, and its target count."""
 
     n_tokens: np.ndarray
     n_targets: np.ndarray

@@ -12,7 +12,7 @@ from vlmlaw.vlm.cell_name import MeasuredCell, cell_name
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """One run of AdamW with warm-up and cosine decay, for so many `steps` or so many `epochs` of its records."""
+    """Settings of one AdamW run with warm-up and cosine decay, over `steps` or over `epochs` of the records."""
 
     steps: int = number(least=0, default=0)
     epochs: float = number(least=0, default=0.0)
@@ -29,20 +29,20 @@ class OptimizerSettings:
             raise UserError(f"found steps {self.steps} and epochs {self.epochs:g}; give one of the two.")
 
     def steps_of(self, n_records: int) -> int:
-        """Steps of the training on so many records; an epoch leaves out the records that fill no batch."""
+        """Number of optimizer steps over `n_records`; an epoch leaves out records that do not fill a batch."""
         return self.steps or max(1, round(self.epochs * max(1, n_records // self.batch_size)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(OptimizerSettings):
-    """The training of a cell; what starts untrained (compressor and projector) has a learning rate of its own."""
+    """Settings of a cell's training. Untrained parts (compressor and projector) have their own learning rate."""
 
     new_learning_rate: float = number(above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentSettings(OptimizerSettings):
-    """Stage 1: compressor and projector alone, the LLM frozen. With a `seed` all seeds of a cell share it."""
+    """Settings of stage 1, which trains compressor and projector with not the LLM; with `seed`, all seeds share it."""
 
     seed: int | None = number(least=0, default=None)
 
@@ -60,7 +60,7 @@ class VisionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeSettings:
-    """What a size says of its language model: options of transformers' Qwen2Config under their names there.
+    """Architecture of a size's language model: options of transformers' Qwen2Config under their names there.
 
     A line here is a new option of a size, for the file, the stage and the model. Let its default be None: then
     `qwen2_config` decides, the settings' JSON leaves the option out, and sizes that do not set it keep their results.
@@ -89,7 +89,7 @@ class SizeSettings(ShapeSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class CellSettings:
-    """All that the training of one cell depends on, beside its inputs. Without a V: a training that serves any V."""
+    """Everything that a training depends on besides its inputs. Without V, it is a training that serves every V."""
 
     size: str
     n_visual_tokens: int | None
@@ -109,7 +109,7 @@ class CellSettings:
 
     @property
     def measured(self) -> "MeasuredCell":
-        """What an evaluation of it is of."""
+        """The identity of this cell in its evaluations."""
         assert self.n_visual_tokens is not None
         return MeasuredCell(
             size=self.size,

@@ -1,4 +1,4 @@
-"""A VLM made ready for the machine it is trained on, and made whole again to be saved.
+"""Prepare a VLM for the devices that train it, and gather it again for saving.
 
 Several processes, and arithmetic in bfloat16, take FSDP2 (Zhao et al. 2023, arXiv 2304.11277; torch's fully_shard):
 weights, gradients and AdamW's moments are kept in float32, each process holding a part, and a layer's weights are
@@ -33,7 +33,7 @@ def prepare(
     compute: ComputeSettings,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Put the model on its device, its layers compiled, recomputed and sharded as is asked for.
+    """Move the model to its device; compile, recompute and shard its layers as `compute` requests.
 
     Do it before the optimizer is made, since sharding replaces the parameters.
     """
@@ -50,13 +50,13 @@ def prepare(
 
 
 def _layers(language_model: nn.Module) -> Iterator[nn.Module]:
-    """The decoder's layers, by the name that transformers knows them by."""
+    """The decoder layers, found by transformers' `_no_split_modules`."""
     names: Any = getattr(language_model, "_no_split_modules", None) or ()
     return (module for module in language_model.modules() if type(module).__name__ in names)
 
 
 def _recompute(layer: nn.Module, language_model: PreTrainedModel) -> None:
-    """Let the layer keep its inputs alone for the backward pass.
+    """Keep only the layer's inputs for the backward pass, and recompute the rest.
 
     Within its forward, where the compiler sees it: under transformers' own switch a compiled layer runs uncompiled.
     The backward pass comes when the call, and its choice of attention, is over, so that choice is made once more. What
@@ -100,7 +100,7 @@ def _shard(
 
 
 def save_whole(model: VlmForConditionalGeneration, folder: Path, *, machine: Machine, dtype: torch.dtype) -> None:
-    """Write the model as transformers loads it, gathered from all processes, all of which must take part.
+    """Gather the model from all processes and save it in transformers' format. Every process must call this.
 
     In the arithmetic's precision, what the model was trained to compute with; the tower in its own.
     """
@@ -123,7 +123,7 @@ def save_whole(model: VlmForConditionalGeneration, folder: Path, *, machine: Mac
 
 
 def gathered(model: nn.Module, machine: Machine, *, names: Collection[str] | None = None) -> dict[str, Tensor]:
-    """The weights of these names (None: all) on the first process's CPU. Every process must ask."""
+    """The named weights (None: all) on the first process's CPU. Every process must call this."""
     from torch.distributed.tensor import DTensor
 
     whole = {}

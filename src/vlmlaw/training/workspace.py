@@ -1,4 +1,4 @@
-"""Where an unfinished training keeps its state, what a finished one says of itself, and arithmetic that repeats."""
+"""The working folder of an unfinished training, the training.json of a finished one, and repeatable arithmetic."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def workspace_of(out: Path) -> Path:
 
 
 def clear_workspace(out: Path) -> None:
-    """Remove what only an unfinished training needs."""
+    """Remove the working folder of a finished training."""
     shutil.rmtree(workspace_of(out), ignore_errors=True)
 
 
@@ -33,7 +33,7 @@ def use_repeatable_arithmetic(seed: int, *, deterministic: bool = True) -> None:
 
 
 def account(settings: Any, spent: dict[str, Any]) -> dict[str, Any]:
-    """What a training was made from and what it took: the content of its training.json."""
+    """The content of training.json: the settings and inputs of a training, its time and its memory."""
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,

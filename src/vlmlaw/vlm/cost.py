@@ -1,4 +1,4 @@
-"""What a cell costs: parameters and inference FLOPs, analytic.
+"""Analytic parameter counts and FLOPs of a cell, in inference and in training.
 
 FLOPs count products of matrices, convolutions and attention, a multiply-add being 2, as torch's FlopCounterMode does.
 The law's own cost is the usual 2N(Q + V) (Kaplan et al. 2020, arXiv 2001.08361, 2.1; Li et al. 2024, 3.1), which leaves
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameter counts of a cell's parts. `llm_non_embedding` is the law's N: it is what a token's FLOPs follow."""
+    """Parameter counts by part. `llm_non_embedding` is the law's N, to which the FLOPs of a token are proportional."""
 
     llm: int
     llm_non_embedding: int
@@ -37,7 +37,7 @@ class Parameters:
 
 
 def count_parameters(model: VlmForConditionalGeneration) -> Parameters:
-    """Counted from the model; weights that are tied count once, and an untied output head counts as embedding."""
+    """Count the parameters of a model. Tied weights count once, and an untied output head counts as embedding."""
     llm = model.language_model
     embeddings = {*llm.get_input_embeddings().parameters(), *llm.get_output_embeddings().parameters()}
     n_llm = _count(llm)
@@ -100,7 +100,7 @@ def inference_flops(model: VlmForConditionalGeneration, *, n_text_tokens: int) -
 
 
 def importance_flops(compressor: Compressor, vision_config: PreTrainedConfig) -> int:
-    """What weighing the patches takes beside the tower: its attention again, or `received_attention` without one."""
+    """FLOPs of rating the patches, beside the tower's own: its attention again, or `received_attention` without one."""
     n_patches = compressor.n_patches
     if compressor.inside_llm:
         return 0
@@ -135,7 +135,7 @@ class TrainingFlops:
 
 
 def training_flops(model: VlmForConditionalGeneration, *, with_tower: bool) -> TrainingFlops:
-    """What a token, a pair, a target and an image cost in training; `with_tower` where features are not cached."""
+    """Training FLOPs of a token, a pair, a target and an image; `with_tower` where features are not cached."""
     from vlmlaw.vlm.towers.features import layers_read
 
     text = model.config.text_config
@@ -173,7 +173,7 @@ def layer_flops(config: PreTrainedConfig, *, n_tokens: int) -> int:
 
 
 def class_tokens(config: PreTrainedConfig) -> int:
-    """Tokens of a tower that are no patches."""
+    """Number of the tower's tokens that are not patches, such as a class token."""
     return 1 if config.model_type.startswith("clip") else 0
 
 

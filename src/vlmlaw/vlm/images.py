@@ -1,4 +1,4 @@
-"""What a VLM sees of images: patch features from a cache that the tower filled once for all cells, or the pixels.
+"""Image inputs of a VLM: patch features cached once for all cells, or pixels for its own tower.
 
 Features of every patch take terabytes at the scale of LLaVA's data, so there the tower runs in each training, on
 squares that were resized once. B images, P patches in raster order, C tower width, K = levels * C.
@@ -45,7 +45,7 @@ def pixel_values(pictures_HWC: Sequence[np.ndarray], config: VlmConfig) -> Tenso
 
 
 def are_features(folder: Path) -> bool:
-    """Whether the folder is a cache of features, and no dataset."""
+    """Whether the folder is a feature cache, as opposed to a dataset."""
     return not (folder / "index.npz").exists()
 
 
@@ -75,7 +75,7 @@ def open_images(folder: Path, *, layers: Sequence[int], image_px: int) -> Images
 
 
 def feature_file(folder: Path, layer: int) -> Path:
-    """Where the features of one of the tower's hidden states lie in a cache."""
+    """Path of a hidden state's features in a cache."""
     return folder / f"layer{layer}.npy"
 
 

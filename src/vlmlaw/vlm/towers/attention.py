@@ -1,4 +1,4 @@
-"""What a vision tower's own attention says of each patch: how much it is looked at, and the keys that it is found by.
+"""Importance and keys of patches, read from a vision tower's own attention.
 
 Training-free compressors choose and merge patches by these (VisionZip, PruMerge, ToMe). They are read from the query
 and key projections of the layer whose output the patches are, in the same pass; a tower without attention, such as the
@@ -35,7 +35,7 @@ def key_width(config: PreTrainedConfig) -> int | None:
 
 
 class Watched:
-    """The queries and keys of one layer, filled by a pass of the tower under `watched`."""
+    """The queries and keys of one layer, recorded during a pass of the tower inside `watched`."""
 
     def __init__(self, n_heads: int) -> None:
         self.n_heads = n_heads
@@ -92,7 +92,7 @@ def watched(tower: PreTrainedModel, *, layer: int) -> Iterator[Watched]:
 
 
 def _projections(tower: PreTrainedModel, names: tuple[str, ...]) -> list[nn.Module]:
-    """The projections of that name in every layer, shallow to deep."""
+    """The projection modules of this name in all layers, shallow to deep."""
     return [module for name, module in tower.named_modules() if name.rpartition(".")[2] in names]
 
 

@@ -1,7 +1,7 @@
-"""Vision towers: images to patch features, frozen. Any `AutoModel` with a square grid of patches serves.
+"""The miniature's vision tower: a small convolutional network, registered with transformers' Auto classes.
 
-The miniature's own tower, a small convolutional net, is one more `AutoModel`, so that a CLIP in its place changes a
-line of the experiment file. B images, P patches in raster order, C tower width, L levels, K = L * C.
+So it is loaded like any other tower, and a CLIP in its place changes one line of the experiment file.
+B images, P patches in raster order, C tower width, L levels, K = L * C.
 """
 
 from itertools import pairwise
