@@ -86,5 +86,5 @@ def test_a_missing_or_broken_image_is_named(tmp_path):
         image_reader(tmp_path / "shards", questions, source="q.json")
     (tmp_path / "b.png").write_bytes(b"no picture")
     read = image_reader(tmp_path, questions, source="q.json")
-    with pytest.raises(UserError, match=r"the image .*b.png cannot be read"):
+    with pytest.raises(UserError, match=r"the image .*b.png cannot be decoded"):
         read("b.png")

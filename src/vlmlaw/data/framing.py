@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vlmlaw.data.image_file import as_rgb, require_size
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -16,13 +18,15 @@ def square(image: Image, side_px: int, *, fit: str, pad_color: Sequence[int]) ->
     """The picture as RGB and as a square: padded to one, stretched, or its middle; resized bicubically.
 
     `pad` is LLaVA-1.5's way (Liu et al. 2023, arXiv 2310.03744), `crop` is CLIP's, `stretch` is SigLIP's.
+    Raises UnreadableImage for a picture that `as_rgb` refuses, or whose padded square is larger than what is decoded.
     """
     from PIL import Image as images
 
-    image = image.convert("RGB")
+    image = as_rgb(image)
     width, height = image.size
     if fit == "pad" and width != height:
         side = max(width, height)
+        require_size((side, side), what="is padded to")
         canvas = images.new("RGB", (side, side), tuple(pad_color))
         canvas.paste(image, ((side - width) // 2, (side - height) // 2))
         image = canvas

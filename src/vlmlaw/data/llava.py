@@ -6,7 +6,6 @@ image is missing or broken, is an error, or is left out and told of in `skipped.
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmlaw.data.framing import square
+from vlmlaw.data.image_file import UnreadableImage, open_rgb
 from vlmlaw.data.shards import Record, ShardWriter, encoded
 from vlmlaw.errors import UserError
 from vlmlaw.hub.download import download
@@ -63,7 +63,11 @@ class Pictures:
         return name in self._archived if self._archive else (self._place / name).is_file()
 
     def read(self, name: str) -> bytes:
-        return self._archive.read(name) if self._archive else (self._place / name).read_bytes()
+        """The content of an image's file. Raises UnreadableImage: no access, a damaged or encrypted archive."""
+        try:
+            return self._archive.read(name) if self._archive else (self._place / name).read_bytes()
+        except Exception as error:  # zlib, lzma, bz2, zipfile and the file system each have their own
+            raise UnreadableImage(f"cannot be read ({error or type(error).__name__})") from error
 
 
 def prepare_split(out: Path, *, settings: SplitSettings, n_threads: int = 1) -> None:
@@ -161,14 +165,12 @@ def _add_images(
     """Add the images, in order; returns those that cannot be read, and why."""
 
     def make(name: str) -> bytes | str:
-        from PIL import Image
-
         try:
-            with Image.open(io.BytesIO(pictures.read(name))) as image:
-                framed = square(image, settings.image_px, fit=settings.fit, pad_color=settings.pad_color)
-                return encoded(framed, FORMAT)
-        except (OSError, SyntaxError, ValueError, zipfile.BadZipFile) as error:  # Pillow has three for broken files
-            return f"cannot be decoded ({error})"
+            image = open_rgb(pictures.read(name))
+            framed = square(image, settings.image_px, fit=settings.fit, pad_color=settings.pad_color)
+            return encoded(framed, FORMAT)
+        except UnreadableImage as error:
+            return str(error)
 
     broken = {}
     with ThreadPoolExecutor(n_threads) as pool:  # Pillow works without Python's lock

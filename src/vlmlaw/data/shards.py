@@ -21,6 +21,7 @@ from zipfile import BadZipFile
 import numpy as np
 from PIL import Image
 
+from vlmlaw.data.image_file import UnreadableImage, open_rgb
 from vlmlaw.errors import UserError
 
 IMAGES_PER_SHARD = 4096
@@ -199,9 +200,13 @@ class Dataset:
         try:
             if shard not in self._files:
                 self._files[shard] = os.open(path, os.O_RDONLY)
-            return np.asarray(Image.open(io.BytesIO(os.pread(self._files[shard], size, offset))).convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow has all three for broken files
+            content = os.pread(self._files[shard], size, offset)
+        except OSError as error:
             raise UserError(f"image {self.image_names[row]!r} in {path} cannot be read: {error}") from error
+        try:
+            return np.asarray(open_rgb(content))
+        except UnreadableImage as error:
+            raise UserError(f"image {self.image_names[row]!r} in {path} {error}; prepare the data again.") from error
 
     def images(self, rows: Iterable[int]) -> Iterator[np.ndarray]:
         return (self.image(row) for row in rows)

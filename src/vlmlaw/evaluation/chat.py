@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from transformers import GenerationConfig
 
+from vlmlaw.data.image_file import UnreadableImage, open_rgb
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.settings import build
@@ -80,6 +81,6 @@ def _ends(model: Any, tokenizer: Any) -> list[int]:
 
 def _open(path: Path) -> Image.Image:
     try:
-        return Image.open(path).convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"the image {path} cannot be read: {error}") from error
+        return open_rgb(path)
+    except UnreadableImage as error:
+        raise UserError(f"the image {path} {error}.") from error

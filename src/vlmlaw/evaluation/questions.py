@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from vlmlaw.data.image_file import UnreadableImage, open_rgb
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.metrics import Metric, Question
@@ -102,10 +103,7 @@ def _demand(questions: list[Question], has: Callable[[str], bool], images: Path,
 
 
 def _decode(path: Path) -> np.ndarray:
-    from PIL import Image
-
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow has all three for broken files
-        raise UserError(f"the image {path} cannot be read: {error}") from error
+        return np.asarray(open_rgb(path))
+    except UnreadableImage as error:
+        raise UserError(f"the image {path} {error}.") from error

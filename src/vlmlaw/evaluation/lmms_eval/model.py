@@ -15,6 +15,7 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.api.model import lmms
 from PIL import Image
 
+from vlmlaw.data.image_file import as_rgb
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.benchmark import pad_id_of, patches_reader
 from vlmlaw.evaluation.lmms_eval.run import MODEL_ID
@@ -61,7 +62,7 @@ class VlmlawModel(lmms):
         self._patches_of = patches_reader(self._vlm, self._read)
 
     def _read(self, key: ImageKey) -> np.ndarray:
-        return np.asarray(self._pictures[key].convert("RGB"))
+        return np.asarray(as_rgb(self._pictures[key]))
 
     def _prompt(self, context: str, doc_to_visual: Any, doc_id: Any, task: str, split: str) -> Prompt:
         """The prompt of a request. Raises UserError for videos."""
