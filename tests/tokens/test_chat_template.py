@@ -20,7 +20,7 @@ SAYS_TWICE = CHATML.replace("{{ m.content }}", "{{ m.content }} ({{ m.content }}
 KEEPS_LAST_THOUGHT = CHATML.replace(
     "{{ m.content }}", "{% if loop.last and not add_generation_prompt %}.{% endif %}{{ m.content }}"
 )
-CHATS = (
+SAID = (
     ("<image>\nWhat is it?", "A cat."),
     ("<image>\nWhat is it?", "A cat.", "Its color", "blue, I'd say"),
     ("mark0of2", "mark1of2 mark0of2"),
@@ -30,6 +30,14 @@ CHATS = (
     ("Wie heißt das? 猫", "「猫」 😺"),
     ("", "A cat."),
 )
+
+
+def chat_of(*said):
+    """What user and assistant say in turn, as messages."""
+    return tuple((("user", "assistant")[index % 2], text) for index, text in enumerate(said))
+
+
+CHATS = (*(chat_of(*said) for said in SAID), (("system", "Be brief."), *chat_of("What?", "A cat.")))
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +67,14 @@ def test_every_chat_comes_out_as_from_the_template(letters, monkeypatch, templat
     monkeypatch.setattr(letters, "chat_template", template)
     render = Renderer(letters)
     for chat in CHATS:
-        assert render(chat) == render._render(chat), chat
+        assert render(chat) == render.slow(chat), chat
 
 
 def test_so_do_the_miniatures(words):
     render = Renderer(words)
     for chat in CHATS:
-        assert render(chat) == render._render(chat), chat
-    text, [(start, end)] = render(("<image>\nletter c7", "Q"))
+        assert render(chat) == render.slow(chat), chat
+    text, [(start, end)] = render(chat_of("<image>\nletter c7", "Q"))
     assert (text[:start], text[start:end]) == ("<image>\nletter c7 ", "Q <end> ")
 
 
@@ -83,12 +91,12 @@ def test_the_template_runs_once_for_each_number_of_turns(letters, monkeypatch):
     )
     render = Renderer(letters)
     for index in range(50):
-        render((f"question {index}", f"answer {index}"))
+        render(chat_of(f"question {index}", f"answer {index}"))
     assert len(calls) == 3  # the chat, its prompt, its turn
 
 
 def test_only_plain_text_is_filled_in():
-    for said in ("a", "two words", "<image>\nWhat is it?", "line\nline", "Über 5 %"):
+    for said in ("a", "two words", "<image>\nWhat is it?", "<image>\n<image>\nBoth?", "line\nline", "Über 5 %"):
         assert PLAIN.fullmatch(said), said
     for said in ("", " a", "a ", "a  b", "<b>", "a\n\nb", "<image>", "{{a}}", "a|b"):
         assert not PLAIN.fullmatch(said), said

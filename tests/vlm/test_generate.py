@@ -61,7 +61,7 @@ def test_replies_are_those_of_transformers(make_vlm, words, said, compressor):
         if images:
             given["patches"] = patches_of(images).patches
             if vlm.compressor.needs_question:
-                question = torch.tensor([prompt.question_ids] * len(images))
+                question = torch.tensor(prompt.questions)
                 given |= {"question_ids": question, "question_mask": torch.ones_like(question).bool()}
         row = vlm.generate(**given, generation_config=options)[0, len(prompt.ids) :]
         expected.append(words.decode([token for token in row.tolist() if token not in prompter.stop_ids()]))

@@ -67,7 +67,7 @@ def evaluate_benchmark(
         shown.step()
     shown.close()
     verdicts = [metric.judge(text, question) for text, question in zip(said, asked, strict=True)]
-    n_text_tokens = round(float(np.mean([len(prompt.question_ids) for prompt in prompts])))
+    n_text_tokens = round(float(np.mean([prompt.n_text_tokens for prompt in prompts])))
     scores = {settings.suite: {settings.name: asdict(score_of(verdicts, asked))}}
     result = {"scores": scores} | describe_cell(vlm, model, n_text_tokens=n_text_tokens)
     with whole_file(out.with_suffix(".jsonl")) as partial:

@@ -11,7 +11,6 @@ from PIL import Image
 from transformers import GenerationConfig
 
 from vlmlaw.data.image_file import UnreadableImage, open_rgb
-from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.settings import build
 from vlmlaw.vlm.cell_name import MeasuredCell
@@ -58,10 +57,10 @@ def ask(
     except (OSError, ValueError) as error:
         raise UserError(f"{folder} cannot be loaded as a cell's model: {error}") from error
     reader = VlmProcessor.of_model(model, words)
-    said = question if image is None else f"{IMAGE_PLACEHOLDER}\n{question}"
-    message = [{"role": "user", "content": said}]
-    text = reader.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    given = reader(text=text, images=None if image is None else [_open(image)]).to(model.device)
+    shown = [] if image is None else [{"type": "image", "image": _open(image)}]
+    message = {"role": "user", "content": [*shown, {"type": "text", "text": question}]}
+    given = reader.apply_chat_template([message], add_generation_prompt=True, tokenize=True, return_dict=True)
+    given = given.to(model.device)
     # Its own configuration may ask for sampling or a repetition penalty, as Qwen's does.
     greedy = GenerationConfig(
         max_new_tokens=max_new_tokens,

@@ -8,43 +8,49 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 from vlmlaw.errors import UserError
 
+Chat = tuple[tuple[str, str], ...]  # (role, text) of each message, in turn
 Rendered = tuple[str, list[tuple[int, int]]]  # a text, and the characters of each answer, its end marker included
 
 # Templates look at what is said to trim it, or for markup such as </think>; plain text gives them nothing to find.
-PLAIN = re.compile(r"(?:<image>\n)?[\w.,;:?!'\"()%$€£+-]+(?:[ \n][\w.,;:?!'\"()%$€£+-]+)*")
+PLAIN = re.compile(r"(?:<image>\n)*[\w.,;:?!'\"()%$€£+-]+(?:[ \n][\w.,;:?!'\"()%$€£+-]+)*")
 
 
 class Renderer:
-    """Renders chats, each a sequence of user and assistant messages in turn, with a tokenizer's template."""
+    """Renders chats with a tokenizer's template."""
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
-        self._forms: dict[int, _Form | None] = {}
+        self._forms: dict[tuple[str, ...], _Form | None] = {}
 
-    def __call__(self, chat: Sequence[str]) -> Rendered:
+    def __call__(self, chat: Chat) -> Rendered:
         """The chat's text and its answers' spans. Raises UserError for a template that rewrites earlier turns."""
-        n_said = len(chat)
-        if n_said not in self._forms:
-            self._forms[n_said] = self._form(n_said)
-        form = self._forms[n_said]
-        if form is None or not all(PLAIN.fullmatch(said) for said in chat):
-            return self._render(chat)
-        return form.fill(chat)
+        roles = tuple(role for role, _ in chat)
+        if roles not in self._forms:
+            self._forms[roles] = self._form(roles)
+        form = self._forms[roles]
+        if form is None or not all(PLAIN.fullmatch(said) for _, said in chat):
+            return self.slow(chat)
+        return form.fill([said for _, said in chat])
 
-    def _render(self, chat: Sequence[str]) -> Rendered:
-        """Render with the template itself, which is slow."""
-        roles = ("user", "assistant")
-        messages = [{"role": roles[index % 2], "content": said} for index, said in enumerate(chat)]
-        text = self._apply(messages)
+    def text(self, chat: Chat, **options: Any) -> str:
+        """The chat's text by the template itself, with options of the template's own."""
+        messages = [{"role": role, "content": said} for role, said in chat]
+        return self._tokenizer.apply_chat_template(messages, tokenize=False, **options)
+
+    def slow(self, chat: Chat) -> Rendered:
+        """The same as a call, by the template itself, which is slow."""
+        text = self.text(chat)
         spans = []
-        for answer in range(1, len(chat), 2):
-            prompt = self._apply(messages[:answer], add_generation_prompt=True)
-            turn = self._apply(messages[: answer + 1])
+        for answer in (index for index, (role, _) in enumerate(chat) if role == "assistant"):
+            prompt = self.text(chat[:answer], add_generation_prompt=True)
+            turn = self.text(chat[: answer + 1])
             if not (text.startswith(turn) and turn.startswith(prompt)):
                 raise UserError(
                     "the tokenizer's chat template renders a turn differently once its answer or another turn follows, "
@@ -53,23 +59,52 @@ class Renderer:
             spans.append((len(prompt), len(turn)))
         return text, spans
 
-    def _apply(self, messages: list[dict[str, str]], **options: Any) -> str:
-        return self._tokenizer.apply_chat_template(messages, tokenize=False, **options)
+    def user_turns(self) -> UserTurns:
+        """What the template puts around what the user says."""
+        if self._tokenizer.chat_template is None:
+            return UserTurns("", "")
+        form = self._form(("user", "assistant", "user"))
+        return UserTurns("", "") if form is None else UserTurns.between(form.pieces)
 
-    def _form(self, n_said: int) -> _Form | None:
-        """The template's text for this number of turns, with marks in place of messages; None where it hides a mark."""
-        marks = [f"mark{index}of{n_said}" for index in range(n_said)]
-        text, spans = self._render(marks)
+    def _form(self, roles: tuple[str, ...]) -> _Form | None:
+        """The template's text for messages of these roles, with marks in their place; None where it hides a mark."""
+        marks = [f"mark{index}of{len(roles)}" for index in range(len(roles))]
+        text, spans = self.slow(tuple(zip(roles, marks, strict=True)))
         pieces = re.split("|".join(map(re.escape, marks)), text)
         whole = "".join(said for pair in zip(pieces, [*marks, ""], strict=False) for said in pair)
-        return _Form(pieces, marks, spans) if len(pieces) == n_said + 1 and whole == text else None
+        return _Form(pieces, marks, spans) if len(pieces) == len(roles) + 1 and whole == text else None
+
+
+@dataclass(frozen=True)
+class UserTurns:
+    """What a template writes before and behind what the user says; "" where only white space stands there."""
+
+    before: str
+    behind: str
+
+    @classmethod
+    def between(cls, pieces: Sequence[str]) -> UserTurns:
+        """From what stands around the messages of a user, an assistant and a user again."""
+        before = _common_start(pieces[0][::-1], pieces[2][::-1])[::-1].strip()
+        behind = _common_start(pieces[1], pieces[3]).strip() or pieces[1].strip()
+        return cls(before, behind)
+
+    def around(self, text: str, place: int) -> str:
+        """The user's turn around a place of a rendered text; from the place on where no mark stands before it."""
+        start = text.rfind(self.before, 0, place) if self.before else -1
+        end = text.find(self.behind, place) if self.behind else -1
+        return text[place if start < 0 else start + len(self.before) : None if end < 0 else end]
+
+
+def _common_start(text: str, other: str) -> str:
+    return "".join(a for a, _ in takewhile(lambda pair: pair[0] == pair[1], zip(text, other, strict=False)))
 
 
 class _Form:
     """A rendered template cut at its marks: pieces[i] precedes the i-th message."""
 
     def __init__(self, pieces: list[str], marks: list[str], spans: list[tuple[int, int]]):
-        self._pieces = pieces
+        self.pieces = pieces
         self._spans = spans
         self._n_mark = [len(mark) for mark in marks]
 
@@ -78,7 +113,7 @@ class _Form:
         """Number of messages before the start and end of each span."""
         ends = []
         at = 0
-        for piece, n_mark in zip(self._pieces, self._n_mark, strict=False):
+        for piece, n_mark in zip(self.pieces, self._n_mark, strict=False):
             at += len(piece) + n_mark
             ends.append(at)
         return [(sum(end <= a for end in ends), sum(end <= b for end in ends)) for a, b in self._spans]
@@ -87,7 +122,7 @@ class _Form:
         grown = [0]
         for said, n_mark in zip(chat, self._n_mark, strict=True):
             grown.append(grown[-1] + len(said) - n_mark)
-        text = "".join([part for pair in zip(self._pieces, chat, strict=False) for part in pair]) + self._pieces[-1]
+        text = "".join([part for pair in zip(self.pieces, chat, strict=False) for part in pair]) + self.pieces[-1]
         spans = [
             (start + grown[before_start], end + grown[before_end])
             for (start, end), (before_start, before_end) in zip(self._spans, self._n_said_before, strict=True)

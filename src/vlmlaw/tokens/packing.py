@@ -5,7 +5,7 @@ R records, S segments (see token_table), T tokens, B rows of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,7 +28,7 @@ class Batch:
     image_rows: np.ndarray  # (B with an image,), or each image once where `image_of` says whose it is
     records: np.ndarray  # (B,) which record each row is
     questions: np.ndarray  # (B, T) which of the record's questions a token belongs to, from 0
-    question_ids: np.ndarray | None = None  # (B with an image, Q) the question alone, where the compressor reads it
+    question_ids: np.ndarray | None = None  # (B with an image, Q) what it is asked, where the compressor reads it
     question_mask: np.ndarray | None = None
     image_of: np.ndarray | None = None  # (B with an image,) which of image_rows
 
@@ -63,7 +63,7 @@ def make_batch(
     image_rows = table.image_rows[rows]
     # Only images are compressed with a question in view, so a text-only row has no place among the questions.
     shown = [document for document, image in zip(documents, image_rows, strict=True) if image >= 0]
-    question = questions_alone(shown, table.image_token_id, pad_id) if reads_question and shown else (None, None)
+    question = questions_alone(table, shown, pad_id) if reads_question and shown else (None, None)
     image_rows, image_of = image_rows[image_rows >= 0], None
     if reads_question:
         image_rows, image_of = np.unique(image_rows, return_inverse=True)
@@ -113,13 +113,21 @@ def _split_questions(document: Expanded) -> list[Expanded]:
     return parts
 
 
-def questions_alone(documents: list[Expanded], image_token_id: int, pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """(B, Q) each document's question without image and answer, padded on the right, with a mask."""
-    questions = []
-    for _, ids, targets, _ in documents:
-        prompt = ids[: int(np.argmax(targets != IGNORE_INDEX)) + 1]
-        questions.append(prompt[prompt != image_token_id])
-    n_tokens = max(len(question) for question in questions)
+def questions_alone(table: TokenTable, documents: list[Expanded], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """(B, Q) what each document's image is asked, padded on the right, with a mask."""
+    return padded_questions(
+        [asked for record, _, _, segments in documents for asked in table.questions(record, int(segments.max()))],
+        pad_id,
+    )
+
+
+def padded_questions(questions: Sequence[Sequence[int] | np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
+    """(B, Q) questions padded on the right, with a mask; Q is 1 at least, so that there is something to read.
+
+    >>> padded_questions([[5, 6], []], pad_id=0)[1].tolist()
+    [[True, True], [False, False]]
+    """
+    n_tokens = max(1, *map(len, questions))
     padded = np.full((len(questions), n_tokens), pad_id, dtype=np.int64)
     mask = np.zeros(padded.shape, dtype=bool)
     for row, question in enumerate(questions):

@@ -7,8 +7,9 @@ which later turns see earlier ones. R records, S segments, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -17,7 +18,8 @@ import numpy as np
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER, Dataset, Record
 from vlmlaw.errors import UserError
 from vlmlaw.runtime.whole_files import whole_file
-from vlmlaw.tokens.chat_template import Renderer
+from vlmlaw.tokens.chat_template import Chat
+from vlmlaw.tokens.prompt import ChatTokenizer, TokenizedChat
 
 if TYPE_CHECKING:
     from vlmlaw.data.settings import TokenSettings
@@ -34,6 +36,9 @@ class TokenTable:
 
     `targets` is the token that a place should predict, IGNORE_INDEX where it is not an answer's. `segments` is
     PREFIX or the number of the question, from 1. The image is one token, which a batch expands to V.
+    What each image is asked (vlmlaw.tokens.prompt) stands in `question_ids`, entry e in question_starts[e]:
+    question_starts[e + 1]; record r has entries question_rows[r]:question_rows[r + 1], for each question that it shows
+    its images to one for each image.
     """
 
     ids: np.ndarray
@@ -42,6 +47,9 @@ class TokenTable:
     starts: np.ndarray
     image_rows: np.ndarray  # (R,), -1 for a record without image
     image_token_id: int
+    question_ids: np.ndarray
+    question_starts: np.ndarray
+    question_rows: np.ndarray  # (R + 1,)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -53,7 +61,18 @@ class TokenTable:
     def load(cls, path: Path) -> TokenTable:
         with np.load(path) as arrays:
             fields = {name: arrays[name] for name in arrays.files}
+        missing = sorted(field.name for field in dataclass_fields(cls) if field.name not in fields)
+        if missing:
+            raise UserError(f"{path} lacks {', '.join(missing)}: an older version made it; tokenize the data again.")
         return cls(**fields | {"image_token_id": int(fields["image_token_id"])})
+
+    def questions(self, record: int, segment: int) -> list[np.ndarray]:
+        """What each image of a record is asked in a segment (1 for a dialogue); [] for a record without image."""
+        first, end = self.question_rows[record : record + 2]
+        n_segments = int(self.segments[self.starts[record] : self.starts[record + 1]].max())
+        n_each = int(end - first) // n_segments
+        entries = range(first + (segment - 1) * n_each, first + segment * n_each)
+        return [self.question_ids[self.question_starts[entry] : self.question_starts[entry + 1]] for entry in entries]
 
 
 def tokenize(
@@ -70,7 +89,8 @@ def tokenize(
     image_token_id = tokenizer.get_vocab().get(IMAGE_PLACEHOLDER, NO_TOKEN)
     parts: list[tuple[np.ndarray, ...]] = []
     lengths, image_rows, skipped = [0], list[int](), list[str]()
-    for record, document in _documents(dataset.records, tokenizer, image_token_id, independent=independent):
+    asked, n_asked = list[list[int]](), [0]
+    for record, document, questions in _documents(dataset.records, tokenizer, image_token_id, independent=independent):
         ids, targets, segments = document if independent else _cut(document, max_text_tokens or None)
         if max(targets) < 0:
             skipped.append(record.id)
@@ -80,6 +100,8 @@ def tokenize(
         parts.append(arrays)
         lengths.append(len(ids))
         image_rows.append(dataset.image_row(record) if record.image else -1)
+        asked += questions
+        n_asked.append(len(questions))
     if not parts:
         raise UserError(
             f"no record of {dataset.folder} has a label within {max_text_tokens} tokens; allow more of them."
@@ -92,30 +114,34 @@ def tokenize(
         starts=np.cumsum(lengths, dtype=np.int64),
         image_rows=np.array(image_rows, dtype=np.int64),
         image_token_id=image_token_id,
+        question_ids=np.array([token for question in asked for token in question], dtype=np.int32),
+        question_starts=np.cumsum([0, *map(len, asked)], dtype=np.int64),
+        question_rows=np.cumsum(n_asked, dtype=np.int64),
     )
 
 
 def _documents(
     records: Sequence[Record], tokenizer: Any, image_token_id: int, *, independent: bool
-) -> Iterator[tuple[Record, Document]]:
-    """Each record and its document, some thousand at a time, so that memory stays small whatever their number."""
+) -> Iterator[tuple[Record, Document, list[list[int]]]]:
+    """Each record, its document and its questions, some thousand at a time, so that memory stays small."""
+    read = ChatTokenizer(tokenizer)
     for start in range(0, len(records), RECORDS_AT_ONCE):
         part = records[start : start + RECORDS_AT_ONCE]
         chats_of_record = [_chats(record, independent=independent) for record in part]
         # Many records ask the same; each chat is rendered and tokenized once.
-        different = dict.fromkeys(chat for chats in chats_of_record for chat in chats)
-        turns = dict(zip(different, _turns(different, tokenizer), strict=True))
+        different = list(dict.fromkeys(chat for chats in chats_of_record for chat in chats))
+        turns = dict(zip(different, read.dialogues(different), strict=True))
         for record, chats in zip(part, chats_of_record, strict=True):
             own = [turns[chat] for chat in chats]
             document = (_independent if independent else _dialogue)(own)
             ids, targets, segments = document
             answered = {place for place, target in zip(segments, targets, strict=True) if target >= 0}
-            if len(answered) < len(own) or any(not 0 < first < end for _, places in own for first, end in places):
+            if len(answered) < len(own) or any(not 0 < first < end for turn in own for first, end in turn.answers):
                 raise UserError(
                     f"record {record.id!r}: the chat template leaves an answer without a label to learn from."
                 )
             _require_image_token(record, ids.count(image_token_id))
-            yield record, document
+            yield record, document, [question for turn in own for question in turn.questions]
 
 
 def _cut(document: Document, n_tokens: int | None) -> Document:
@@ -166,70 +192,40 @@ def _require_image_token(record: Record, n_image_tokens: int) -> None:
         )
 
 
-Chat = tuple[str, ...]  # what user and assistant say in turn
-Turn = tuple[list[int], list[tuple[int, int]]]  # a chat's tokens, and where in them each answer starts and ends
-
-
 def _chats(record: Record, *, independent: bool) -> list[Chat]:
     """The record's chats: one for each question, or one dialogue."""
     pairs = list(zip(record.questions, record.answers, strict=True))
     if independent:
-        return [(record.prompt(question), answer) for question, answer in pairs]
+        return [(("user", record.prompt(question)), ("assistant", answer)) for question, answer in pairs]
     # A dialogue shows its image once, with the first question.
-    first, *later = pairs
-    return [(record.prompt(first[0]), first[1], *(said for pair in later for said in pair))]
-
-
-def _turns(chats: Iterable[Chat], tokenizer: Any) -> Iterator[Turn]:
-    """The tokens of each chat. Raises UserError where a token holds the end of a prompt and the start of an answer."""
-    render = Renderer(tokenizer)
-    texts, spans_of_text = zip(*map(render, chats), strict=True)
-    # One call of the (Rust) tokenizer for all: a call for each turn takes ten times as long.
-    encodings = tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False).encodings
-    for text, encoding, spans in zip(texts, encodings, spans_of_text, strict=True):
-        places = [_tokens_within(encoding, span) for span in spans]
-        for (first, end), (start, _) in zip(places, spans, strict=True):
-            if first < end and encoding.offsets[first][0] < start:
-                raise UserError(
-                    f"the tokenizer's token {encoding.tokens[first]!r} holds the end of a prompt and the start of its "
-                    f"answer in {text[:80]!r}; end the chat template's prompt with a token of its own."
-                )
-        yield encoding.ids, places
-
-
-def _tokens_within(encoding: Any, span: tuple[int, int]) -> tuple[int, int]:
-    """First token and end of those that hold the characters of a span; an empty range where there are none."""
-    ends = []
-    for places in (range(*span), reversed(range(*span))):
-        tokens = (encoding.char_to_token(place) for place in places)  # None between tokens
-        ends.append(next((token for token in tokens if token is not None), None))
-    first, last = ends
-    return (0, 0) if first is None or last is None else (first, last + 1)
+    shown = [record.prompt(pairs[0][0]), *(question for question, _ in pairs[1:])]
+    turns = zip(shown, record.answers, strict=True)
+    return [tuple(said for question, answer in turns for said in (("user", question), ("assistant", answer)))]
 
 
 Document = tuple[list[int], list[int], list[int]]  # ids, targets, segments
 
 
-def _targets_of(turn: Turn) -> list[int]:
+def _targets_of(turn: TokenizedChat) -> list[int]:
     """targets_T of a chat: its next token where that belongs to an answer."""
-    ids, places = turn
+    ids = turn.ids
     targets = [IGNORE_INDEX] * len(ids)
-    for first, end in places:
+    for first, end in turn.answers:
         targets[first - 1 : end - 1] = ids[first:end]
     return targets
 
 
-def _independent(turns: Sequence[Turn]) -> Document:
+def _independent(turns: Sequence[TokenizedChat]) -> Document:
     """One segment for each turn, behind the longest prefix that all prompts share."""
     # The prompt's last token predicts the answer, so it is never of the prefix.
-    n_prefix = _n_common([ids[: places[0][0] - 1] for ids, places in turns])
-    ids = turns[0][0][:n_prefix]
+    n_prefix = _n_common([turn.ids[: turn.answers[0][0] - 1] for turn in turns])
+    ids = turns[0].ids[:n_prefix]
     targets, segments = [IGNORE_INDEX] * n_prefix, [PREFIX] * n_prefix
     for number, turn in enumerate(turns, start=1):
         # The last token of a turn predicts nothing, so it is no input. That an answer ends is learned from one turn
         # of each record: in all of them it would be a quarter of the miniature's tokens and half of its loss.
-        own = slice(n_prefix, len(turn[0]) - (1 if number == len(turns) else 2))
-        ids = ids + turn[0][own]
+        own = slice(n_prefix, len(turn.ids) - (1 if number == len(turns) else 2))
+        ids = ids + turn.ids[own]
         targets += _targets_of(turn)[own]
         segments += [number] * (len(ids) - len(segments))
     return ids, targets, segments
@@ -241,7 +237,7 @@ def _n_common(lists: Sequence[list[int]]) -> int:
     return next((i for i, (a, b) in enumerate(zip(least, greatest, strict=False)) if a != b), len(least))
 
 
-def _dialogue(turns: Sequence[Turn]) -> Document:
+def _dialogue(turns: Sequence[TokenizedChat]) -> Document:
     """All turns of the one chat in one segment; its last token predicts nothing, so it is no input."""
     (turn,) = turns
-    return turn[0][:-1], _targets_of(turn)[:-1], [1] * (len(turn[0]) - 1)
+    return turn.ids[:-1], _targets_of(turn)[:-1], [1] * (len(turn.ids) - 1)

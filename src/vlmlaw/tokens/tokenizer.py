@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmlaw.data.message_template import MESSAGE_CONTENT
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.hub.fetch import fetch_tokenizer_files
@@ -15,12 +16,9 @@ if TYPE_CHECKING:
 
 # The template of Qwen and many others without the system prompt that theirs may add, which would cost every question
 # some twenty tokens, and without the rewriting of earlier turns that reasoning models' templates do.
-# What is said may also come in transformers' parts, `{"type": "image"}` and `{"type": "text", "text": ...}`.
 CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
-    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n" + MESSAGE_CONTENT + "<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
 SAMPLE = "What is 3 + 14? Größe, naïve, 你好.\n\tdef f(x): return x  # <image>"

@@ -149,7 +149,7 @@ def packed_inputs(
     shown = [document for document, row in zip(documents, rows, strict=True) if row >= 0]
     images = images_of(rows[rows >= 0])
     if reads_question and shown:
-        asked, mask = questions_alone(shown, table.image_token_id, pad_id)
+        asked, mask = questions_alone(table, shown, pad_id)
         images = images.joined(ImageInputs(question_ids=torch.from_numpy(asked), question_mask=torch.from_numpy(mask)))
     inputs["images"] = images
     work = Work(

@@ -8,7 +8,7 @@ B prompts, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,8 @@ from torch import Tensor
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.tokens.chat_template import Renderer
+from vlmlaw.tokens.packing import padded_questions
+from vlmlaw.tokens.prompt import ChatTokenizer, plain_chat
 from vlmlaw.vlm.image_inputs import ImageInputs
 
 if TYPE_CHECKING:
@@ -33,44 +35,49 @@ class Prompt:
     """What the model reads before it replies; `images` are whatever `patches_of` knows them by."""
 
     ids: tuple[int, ...]  # V tokens for each image included
-    question_ids: tuple[int, ...]  # without them
+    n_text_tokens: int  # without them
     images: tuple[Hashable, ...] = ()
+    questions: tuple[tuple[int, ...], ...] = ()  # what each image is asked (see vlmlaw.tokens.prompt)
 
 
 class Prompter:
-    """Turns what a user says into prompts, through the tokenizer's chat template.
+    """Turns messages, or what a user says, into prompts, through the tokenizer's chat template.
 
     >>> from vlmlaw.data.miniature.write import build_tokenizer
     >>> words = build_tokenizer()
     >>> image = words.convert_tokens_to_ids("<image>")
     >>> prompter = Prompter(words, n_visual_tokens=4, image_token_id=image)
     >>> prompt = prompter("shape red", "picture.png")
-    >>> prompt.ids.count(image), words.decode(prompt.question_ids), prompt.images
+    >>> prompt.ids.count(image), words.decode(prompt.questions[0]), prompt.images
     (4, 'shape red', ('picture.png',))
     """
 
     def __init__(self, tokenizer: Any, *, n_visual_tokens: int, image_token_id: int):
-        self._tokenizer = tokenizer
+        self._tokenizer, self._read = tokenizer, ChatTokenizer(tokenizer)
         self._n_visual_tokens, self._image_token_id = n_visual_tokens, image_token_id
 
     def __call__(self, said: str, *images: Hashable) -> Prompt:
         """The prompt of one question, its images before it. Raises UserError where an image loses its place."""
-        said = said.replace(IMAGE_PLACEHOLDER, "").strip()
-        message = {"role": "user", "content": "\n".join([*[IMAGE_PLACEHOLDER] * len(images), said])}
-        text = self._tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        n_places = ids.count(self._image_token_id)
+        parts = [{"type": "image", "image": image} for image in images]
+        words = {"type": "text", "text": said.replace(IMAGE_PLACEHOLDER, "").strip()}
+        return self.of_messages([{"role": "user", "content": [*parts, words]}])
+
+    def of_messages(self, messages: Sequence[Mapping[str, Any]]) -> Prompt:
+        """The prompt of messages in transformers' format. Raises UserError where an image loses its place."""
+        chat, images = plain_chat(messages)
+        (read,) = self._read.prompts([chat])
+        n_places = read.ids.count(self._image_token_id)
         if n_places != len(images):
             raise UserError(
-                f"the prompt {text[:80]!r} has {n_places} tokens {IMAGE_PLACEHOLDER}, expected {len(images)}; "
+                f"the prompt {chat[-1][1][:80]!r} has {n_places} tokens {IMAGE_PLACEHOLDER}, expected {len(images)}; "
                 "the tokenizer must know that token, and the chat template keep it."
             )
-        spread = [i for token in ids for i in [token] * (self._n_visual_tokens if token == self._image_token_id else 1)]
-        return Prompt(tuple(spread), tuple(i for i in ids if i != self._image_token_id), images)
+        ids = spread(read.ids, self._image_token_id, n_visual_tokens=self._n_visual_tokens)
+        return Prompt(tuple(ids), len(read.ids) - n_places, tuple(images), tuple(map(tuple, read.questions)))
 
     def stop_ids(self) -> list[int]:
         """The tokens that end a reply: the tokenizer's end of text, and what the template puts behind an answer."""
-        text, ((start, end),) = Renderer(self._tokenizer)(("mark", "mark"))
+        text, ((start, end),) = Renderer(self._tokenizer)((("user", "mark"), ("assistant", "mark")))
         behind = text[start:end].partition("mark")[2]
         ids = self._tokenizer(behind, add_special_tokens=False)["input_ids"][:1] if behind.strip() else []
         ids.append(self._tokenizer.eos_token_id)
@@ -116,7 +123,7 @@ def prompt_tensors(
     model: VlmForConditionalGeneration, batch: Sequence[Prompt], *, patches_of: PatchesOf, pad_id: int
 ) -> dict[str, Any]:
     """The prompts as arguments of the model's forward, padded on the left."""
-    input_ids, mask = _padded([prompt.ids for prompt in batch], pad_id, left=True)
+    input_ids, mask = _padded([prompt.ids for prompt in batch], pad_id)
     positions, images = (mask.cumsum(-1) - 1).clamp(min=0), ImageInputs()
     shown = [(image, prompt) for prompt in batch for image in prompt.images]
     if shown:
@@ -124,8 +131,9 @@ def prompt_tensors(
         row_of = {image: row for row, image in enumerate(different)}
         images = patches_of(different).rows([row_of[image] for image, _ in shown])
         if model.compressor.needs_question:
-            question_ids, question_mask = _padded([prompt.question_ids for _, prompt in shown], pad_id, left=False)
-            images = images.joined(ImageInputs(question_ids=question_ids, question_mask=question_mask.bool()))
+            asked, mask_of_asked = padded_questions([asked for prompt in batch for asked in prompt.questions], pad_id)
+            question = map(torch.from_numpy, (asked, mask_of_asked))
+            images = images.joined(ImageInputs(question_ids=next(question), question_mask=next(question)))
     given = {"input_ids": input_ids, "attention_mask": mask, "position_ids": positions}
     return {name: tensor.to(model.device) for name, tensor in given.items()} | {"images": images.to(model.device)}
 
@@ -162,11 +170,20 @@ def _greedy(
         )
 
 
-def _padded(rows: Sequence[Sequence[int]], pad_id: int, *, left: bool) -> tuple[Tensor, Tensor]:
-    """(B, T) ids and, 1 where there is one, their mask."""
+def spread(ids: Sequence[int], image_token_id: int, *, n_visual_tokens: int) -> list[int]:
+    """Tokens with V in each image's place.
+
+    >>> spread([5, 1, 6], 1, n_visual_tokens=3)
+    [5, 1, 1, 1, 6]
+    """
+    return [one for token in ids for one in [token] * (n_visual_tokens if token == image_token_id else 1)]
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """(B, T) ids padded on the left and, 1 where there is one, their mask."""
     n_tokens = max(map(len, rows))
     ids, mask = np.full((len(rows), n_tokens), pad_id), np.zeros((len(rows), n_tokens), dtype=np.int64)
     for row, own in enumerate(rows):
-        place = slice(n_tokens - len(own), None) if left else slice(0, len(own))
+        place = slice(n_tokens - len(own), None)
         ids[row, place], mask[row, place] = own, 1
     return torch.from_numpy(ids), torch.from_numpy(mask)

@@ -1,24 +1,32 @@
-"""Text and images to a VLM's inputs, as transformers' AutoProcessor gives it: V image tokens for each image.
+"""Messages or text, and images, to a VLM's inputs, as transformers' AutoProcessor gives it: V tokens for each image.
 
 Importing this module makes it known to AutoProcessor. B texts, T tokens, Q question tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+from transformers.image_utils import load_image
 
 from vlmlaw.data.framing import square
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
+from vlmlaw.tokens.packing import padded_questions
+from vlmlaw.tokens.prompt import ChatTokenizer, TokenizedChat, plain_chat
 from vlmlaw.vlm.config import VlmConfig
+from vlmlaw.vlm.generate import spread
 from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.model import VlmForConditionalGeneration  # its import makes it known, too
 from vlmlaw.vlm.towers.load import normalise
+
+NOT_FOR_TEMPLATES = ("return_assistant_tokens_mask", "sanitize_control_tokens", "load_audio_from_video")
+TOKENIZER_OPTIONS = ("padding", "truncation", "max_length")  # inputs are padded on the left and never cut
 
 
 class VlmProcessor(ProcessorMixin):
@@ -70,46 +78,84 @@ class VlmProcessor(ProcessorMixin):
             image_std=config.image_std,
         )
 
+    @cached_property
+    def _read(self) -> ChatTokenizer:
+        return ChatTokenizer(self.tokenizer)
+
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
         """input_ids and attention_mask (B, T), padded on the left; pixel_values (n, 3, H, W) where there are images.
 
-        A compressor that reads the question also gets question_ids and question_mask (n, Q), the text without the
-        image, as in training. Raises ValueError unless there is an image for each `<image>`.
+        `text` is one or several texts as the chat template makes them, `images` PIL images, paths, URLs or base64.
+        A compressor that reads the question also gets question_ids and question_mask (n, Q): what each image is asked,
+        found by the template's marks (see vlmlaw.tokens.prompt). Raises ValueError unless there is an image for each
+        `<image>`.
         """
         texts = [text] if isinstance(text, str) else list(text or [])
-        pictures = _flat(images)
-        n_places = sum(one.count(IMAGE_PLACEHOLDER) for one in texts)
-        if n_places != len(pictures):
+        return self._inputs(self._read.rendered(texts), _flat(images))
+
+    def apply_chat_template(  # type: ignore[override]  # it adds arguments from version to version
+        self, conversation: Any, chat_template: str | None = None, **options: Any
+    ) -> Any:
+        """Messages, or several lists of them, as text, or with `tokenize=True` as the model's inputs.
+
+        As transformers' own, but that the text is what the model read in its training, whatever form the messages
+        have (see vlmlaw.tokens.prompt), and that what an image is asked is taken from the messages.
+        """
+        several = not isinstance(conversation[0], Mapping) if len(conversation) else False
+        plain = [plain_chat(messages) for messages in (conversation if several else [conversation])]
+        chats = [chat for chat, _ in plain]
+        tokenize, in_dict = options.pop("tokenize", False), options.pop("return_dict", False)
+        as_tensors = options.pop("return_tensors", "pt") is not None
+        more = options.pop("processor_kwargs", None) or {}
+        for name in NOT_FOR_TEMPLATES:
+            if options.pop(name, None):
+                raise ValueError(f"found {name}, which a cell's processor does not know; leave it out")
+        options = {name: value for name, value in options.items() if name not in TOKENIZER_OPTIONS}
+        if chat_template is not None:
+            options["chat_template"] = chat_template
+        if not tokenize:
+            texts = [self._read.text(chat, **options) for chat in chats]
+            return texts if several else texts[0]
+        pictures = more.get("images") or [image for _, images in plain for image in images]
+        inputs = self._inputs(self._read.prompts(chats, **{"add_generation_prompt": False} | options), _flat(pictures))
+        if not as_tensors:
+            inputs = BatchFeature({name: tensor.tolist() for name, tensor in inputs.items()})
+        return inputs if in_dict else inputs["input_ids"]
+
+    def _inputs(self, chats: Sequence[TokenizedChat], images: Sequence[Any]) -> BatchFeature:
+        image_token_id = self.tokenizer.convert_tokens_to_ids(IMAGE_PLACEHOLDER)
+        n_places = sum(chat.ids.count(image_token_id) for chat in chats)
+        if n_places != len(images):
             raise ValueError(
-                f"found {len(pictures)} images for {n_places} {IMAGE_PLACEHOLDER} in the text; expected one for each"
+                f"found {len(images)} images for {n_places} {IMAGE_PLACEHOLDER} in the text; expected one for each"
             )
-        repeated = IMAGE_PLACEHOLDER * self.n_visual_tokens
-        spread = [one.replace(IMAGE_PLACEHOLDER, repeated) for one in texts]
-        seen = ImageInputs(pixel_values=self.pixels(pictures)) if pictures else ImageInputs()
-        if pictures and self.reads_question:
-            if any(one.count(IMAGE_PLACEHOLDER) > 1 for one in texts):
-                raise ValueError("a compressor that reads the question takes one image a text")
-            asked = [one.replace(IMAGE_PLACEHOLDER, "") for one in texts if IMAGE_PLACEHOLDER in one]
-            question = self._tokens(asked, side="right")
-            mask = question["attention_mask"].bool()
-            seen = seen.joined(ImageInputs(question_ids=question["input_ids"], question_mask=mask))
+        seen = ImageInputs()
+        if images:
+            seen = ImageInputs(pixel_values=self.pixels([load_image(image) for image in images]))
+        if images and self.reads_question:
+            asked, mask = padded_questions([asked for chat in chats for asked in chat.questions], self._pad_id)
+            seen = seen.joined(ImageInputs(question_ids=torch.from_numpy(asked), question_mask=torch.from_numpy(mask)))
+        ids = [spread(chat.ids, image_token_id, n_visual_tokens=self.n_visual_tokens) for chat in chats]
         # One by one, by the names that transformers' `generate` hands on.
-        return BatchFeature({**self._tokens(spread, side="left"), **seen.tensors()})
+        return BatchFeature({**self._padded(ids), **seen.tensors()})
+
+    @property
+    def _pad_id(self) -> int:
+        return self.tokenizer.pad_token_id or 0
+
+    def _padded(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+        """input_ids and attention_mask (B, T), padded on the left."""
+        n_tokens = max(map(len, ids), default=0)
+        padded = torch.full((len(ids), n_tokens), self._pad_id)
+        mask = torch.zeros(padded.shape, dtype=torch.long)
+        for row, own in enumerate(ids):
+            padded[row, n_tokens - len(own) :], mask[row, n_tokens - len(own) :] = torch.tensor(own), 1
+        return {"input_ids": padded, "attention_mask": mask}
 
     def pixels(self, pictures: Sequence[Any]) -> Tensor:
         """pixel_values (n, 3, H, W) of PIL images."""
         squares = [square(p, self.image_px, fit=self.image_fit, pad_color=self.pad_color) for p in pictures]
         return normalise(np.stack([np.asarray(p) for p in squares]), self.image_mean, self.image_std)
-
-    def _tokens(self, texts: list[str], *, side: str) -> dict[str, Tensor]:
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
-        n_tokens = max((len(row) for row in ids), default=0)
-        padded = torch.full((len(ids), n_tokens), self.tokenizer.pad_token_id or 0)
-        mask = torch.zeros(padded.shape, dtype=torch.long)
-        for row, own in enumerate(ids):
-            place = slice(n_tokens - len(own), None) if side == "left" else slice(0, len(own))
-            padded[row, place], mask[row, place] = torch.tensor(own), 1
-        return {"input_ids": padded, "attention_mask": mask}
 
 
 def _flat(images: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vlmlaw.data.message_template import MESSAGE_CONTENT
 from vlmlaw.data.miniature.canvas import GRID_SIDE, Picture, place_words
 from vlmlaw.data.miniature.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.miniature.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
@@ -26,8 +27,9 @@ SUITES = ("reasoning", "reading")
 LABELS_FILE = "patch_labels.npz"  # what each patch shows, for the encoder's training; real data has no such file
 
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ message['content'] }}"
-    "{% if message['role'] == 'user' %} {% else %} <end> {% endif %}{% endfor %}"
+    "{% for message in messages %}"
+    + MESSAGE_CONTENT
+    + "{% if message['role'] == 'user' %} {% else %} <end> {% endif %}{% endfor %}"
 )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -111,7 +112,7 @@ class VlmlawModel(lmms):
             continuation = target if isinstance(target, str) else target(self.task_dict[task][split][doc_id])
             prompt = self._prompt(context, doc_to_visual, doc_id, task, split)
             ids = self._words(continuation, add_special_tokens=False)["input_ids"]
-            whole = Prompt((*prompt.ids, *ids), prompt.question_ids, prompt.images)
+            whole = replace(prompt, ids=(*prompt.ids, *ids))
             given = prompt_tensors(self._vlm, [whole], patches_of=self._patches_of, pad_id=pad_id_of(self._words))
             logits = self._vlm(**given, use_cache=False, logits_to_keep=len(ids) + 1).logits[0, :-1].float()
             wanted = torch.tensor(ids, device=logits.device)

@@ -193,4 +193,4 @@ def _mean_text_tokens(model: Path, samples: Path) -> int:
 
     asked = [str(json.loads(line)["input"]) for line in samples.read_text(encoding="utf-8").splitlines() if line]
     prompter = Prompter(load_tokenizer(model), n_visual_tokens=1, image_token_id=-1)
-    return round(sum(len(prompter(said).question_ids) for said in asked) / len(asked))
+    return round(sum(prompter(said).n_text_tokens for said in asked) / len(asked))

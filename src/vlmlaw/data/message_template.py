@@ -1,0 +1,12 @@
+"""The part of a chat template that writes a message's content: a text, or transformers' parts.
+
+It is what `vlmlaw.tokens.prompt` makes of parts, for programs that use the template alone: an image stands on a line of
+its own, texts follow one another.
+"""
+
+MESSAGE_CONTENT = (
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] if part['type'] != 'text' or part['text'] %}"
+    "{% if not loop.first and not (part['type'] == 'text' and loop.previtem['type'] == 'text') %}{{ '\\n' }}{% endif %}"
+    "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}<image>{% endif %}{% endfor %}{% endif %}"
+)

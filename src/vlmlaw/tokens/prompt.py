@@ -1,0 +1,188 @@
+"""One prompt: from a list of messages to the tokens that a model reads, and to what each image is asked.
+
+Training, benchmarks, chat and the processor all come here, so that a model is asked in the words that it learned.
+A message is transformers': `{"role", "content"}`, the content a text with `<image>` in each image's place, or a list
+of parts, `{"type": "image", "image" or "url" or "path" or "base64"}` and `{"type": "text", "text"}`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from vlmlaw.data.shards import IMAGE_PLACEHOLDER
+from vlmlaw.errors import UserError
+from vlmlaw.tokens.chat_template import Chat, Renderer, UserTurns
+
+IMAGE_KEYS = ("image", "url", "path", "base64", "image_url")  # where a part may hold its image
+
+
+@dataclass(frozen=True)
+class TokenizedChat:
+    """A chat's tokens, one for each image."""
+
+    ids: list[int]
+    answers: list[tuple[int, int]]  # first token and end of each of the assistant's answers
+    questions: list[list[int]]  # what each image is asked, alone through the tokenizer
+
+
+def plain_chat(messages: Sequence[Mapping[str, Any]]) -> tuple[Chat, list[Any]]:
+    """Each message as (role, text) with `<image>` in each image's place, and the images of its parts, in order.
+
+    An image's part stands on a line of its own; other parts follow one another. Raises UserError for a part that is
+    neither text nor image.
+
+    >>> parts = [{"type": "image", "path": "cat.png"}, {"type": "text", "text": "What is it?"}]
+    >>> plain_chat([{"role": "user", "content": parts}])
+    ((('user', '<image>\\nWhat is it?'),), ['cat.png'])
+    """
+    chat, images = [], []
+    for message in messages:
+        content = message.get("content")
+        text, shown = (content or "", []) if content is None or isinstance(content, str) else _joined(content)
+        chat.append((str(message["role"]), text))
+        images += shown
+    return tuple(chat), images
+
+
+def _joined(parts: Sequence[Mapping[str, Any]]) -> tuple[str, list[Any]]:
+    """A message's parts as one text, and their images."""
+    text, images, before = "", list[Any](), "text"
+    for part in parts:
+        kind = part.get("type")
+        if kind in ("image", "image_url"):
+            held = next((part[key] for key in IMAGE_KEYS if part.get(key) is not None), None)
+            if held is not None:
+                images.append(held.get("url") if isinstance(held, Mapping) else held)
+        elif kind != "text":
+            raise UserError(f"a message has a part of type {kind!r}; a cell reads parts of type text and image.")
+        said = part["text"] if kind == "text" else IMAGE_PLACEHOLDER
+        if said:
+            on_its_line = text and not kind == before == "text"
+            text, before = text + ("\n" if on_its_line else "") + said, kind
+    return text, images
+
+
+def bare(text: str) -> str:
+    """A text without its images: what is asked about them.
+
+    >>> bare("<image>\\n<image>\\nWhat differs?")
+    'What differs?'
+    """
+    return re.sub(re.escape(IMAGE_PLACEHOLDER) + "\n?", "", text).strip()
+
+
+def questions_of(chat: Chat) -> list[str]:
+    """What each image of a chat is asked: the bare text of the user's turn in which it stands (QueCC's released rule).
+
+    An image without words is asked what the user says next, before anyone answers.
+
+    >>> questions_of((("user", "<image>\\nWhat is it?"), ("assistant", "A cat."), ("user", "Its color?")))
+    ['What is it?']
+    """
+    questions = []
+    for index, (_, text) in enumerate(chat):
+        asked = ""
+        for role, later in chat[index:]:
+            if asked or role == "assistant":
+                break
+            asked = bare(later) if role == "user" else ""
+        questions += [asked] * text.count(IMAGE_PLACEHOLDER)
+    return questions
+
+
+class ChatTokenizer:
+    """Messages to tokens, with a tokenizer and its chat template.
+
+    >>> from vlmlaw.data.miniature.write import build_tokenizer
+    >>> words = build_tokenizer()
+    >>> (found,) = ChatTokenizer(words).prompts([(("user", "<image>\\nshape red"),)])
+    >>> words.decode(found.ids), words.decode(found.questions[0])
+    ('<image> shape red', 'shape red')
+    """
+
+    def __init__(self, tokenizer: Any):
+        self._tokenizer = tokenizer
+        self._render = Renderer(tokenizer)
+
+    def dialogues(self, chats: Sequence[Chat]) -> list[TokenizedChat]:
+        """Whole chats, to learn their answers.
+
+        Raises UserError where a token holds the end of a prompt and the start of an answer.
+        """
+        texts, spans_of_text = zip(*map(self._render, chats), strict=True) if chats else ((), ())
+        encodings = self._encodings(texts)
+        places = [
+            [_tokens_within(encoding, span) for span in spans]
+            for encoding, spans in zip(encodings, spans_of_text, strict=True)
+        ]
+        for text, encoding, spans, found in zip(texts, encodings, spans_of_text, places, strict=True):
+            _require_own_tokens(text, encoding, spans, found)
+        return self._tokenized(encodings, places, [questions_of(chat) for chat in chats])
+
+    def text(self, chat: Chat, **options: Any) -> str:
+        """The chat's text; `options` are the template's own."""
+        return self._render.text(chat, **options)
+
+    def prompts(self, chats: Sequence[Chat], **options: Any) -> list[TokenizedChat]:
+        """Chats that the assistant is to answer; `options` are the template's own."""
+        options = {"add_generation_prompt": True} | options
+        encodings = self._encodings([self.text(chat, **options) for chat in chats])
+        return self._tokenized(encodings, [[] for _ in chats], [questions_of(chat) for chat in chats])
+
+    def rendered(self, texts: Sequence[str]) -> list[TokenizedChat]:
+        """Texts that the template has made already: each image's question is found by the template's marks.
+
+        A text without them is asked as a whole.
+        """
+        asked = [self._questions_in(text) for text in texts]
+        return self._tokenized(self._encodings(texts), [[] for _ in texts], asked)
+
+    def _questions_in(self, text: str) -> list[str]:
+        places = [place.start() for place in re.finditer(re.escape(IMAGE_PLACEHOLDER), text)]
+        return [bare(self._user_turns.around(text, place)) for place in places]
+
+    @cached_property
+    def _user_turns(self) -> UserTurns:
+        return self._render.user_turns()
+
+    def _encodings(self, texts: Sequence[str]) -> list[Any]:
+        if not texts:
+            return []
+        # One call of the (Rust) tokenizer for all: a call for each turn takes ten times as long.
+        return self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False).encodings
+
+    def _tokenized(
+        self, encodings: Sequence[Any], places: Sequence[list[tuple[int, int]]], asked: Sequence[list[str]]
+    ) -> list[TokenizedChat]:
+        different = list(dict.fromkeys(question for questions in asked for question in questions))
+        # As the released code calls it: with the special tokens that the tokenizer itself puts around a text.
+        ids_of = dict(zip(different, self._tokenizer(different)["input_ids"] if different else [], strict=True))
+        return [
+            TokenizedChat(encoding.ids, answers, [ids_of[question] for question in questions])
+            for encoding, answers, questions in zip(encodings, places, asked, strict=True)
+        ]
+
+
+def _require_own_tokens(
+    text: str, encoding: Any, spans: Sequence[tuple[int, int]], places: Sequence[tuple[int, int]]
+) -> None:
+    for (first, end), (start, _) in zip(places, spans, strict=True):
+        if first < end and encoding.offsets[first][0] < start:
+            raise UserError(
+                f"the tokenizer's token {encoding.tokens[first]!r} holds the end of a prompt and the start of its "
+                f"answer in {text[:80]!r}; end the chat template's prompt with a token of its own."
+            )
+
+
+def _tokens_within(encoding: Any, span: tuple[int, int]) -> tuple[int, int]:
+    """First token and end of those that hold the characters of a span; an empty range where there are none."""
+    ends = []
+    for places in (range(*span), reversed(range(*span))):
+        tokens = (encoding.char_to_token(place) for place in places)  # None between tokens
+        ends.append(next((token for token in tokens if token is not None), None))
+    first, last = ends
+    return (0, 0) if first is None or last is None else (first, last + 1)
