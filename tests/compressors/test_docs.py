@@ -29,7 +29,7 @@ def test_formulas_are_right(name, n_levels):
         compressor = make(name, n_tokens, n_levels=n_levels)
         values = {"P": N_PATCHES, "V": n_tokens, "R": N_PATCHES // n_tokens, "C": WIDTH, "L": n_levels, "S": WIDTH // 4}
         values |= {"H": getattr(compressor, "compared_width", WIDTH), "D": QUESTION_WIDTH, "T": N_QUESTION_TOKENS}
-        values |= {"Z": n_tokens * 10 // 64}
+        values |= {"Z": n_tokens - max(1, n_tokens * 54 // 64), "N": min(256, N_PATCHES), "I": 512}
 
         def evaluated(text, values=values):
             return eval(re.search("`(.+)`", text)[1], {"__builtins__": {}}, values)  # our own page's arithmetic
@@ -58,5 +58,6 @@ def test_words_are_right(name):
         "square": [1, 4, 9, 36],
         "any square": [1, 4, 9, 16, 25, 36],
         "any": list(range(1, N_PATCHES + 1)),
+        "any up to 256": list(range(1, N_PATCHES + 1)),
     }
     assert allowed == expected[which]

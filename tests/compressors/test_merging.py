@@ -30,10 +30,10 @@ def tome_by_loops(patches: Tensor, keys: Tensor, n_tokens: int) -> tuple[Tensor,
             j = max(odd, key=lambda j: float(mean_keys[i] @ mean_keys[j]))
             proposals.append((float(mean_keys[i] @ mean_keys[j]), i, j))
         n_gone = min(len(groups) - n_tokens, len(groups) // 2)
-        going = sorted(proposals, reverse=True)[:n_gone]
-        for _, i, j in going:
+        ranked = sorted(proposals, reverse=True)
+        for _, i, j in ranked[:n_gone]:
             groups[j] = groups[j] + groups[i]
-        groups = [group for i, group in enumerate(groups) if i not in {i for _, i, _ in going}]
+        groups = [groups[i] for _, i, _ in ranked[n_gone:]] + groups[1::2]  # the released order
     row_column = torch.cartesian_prod(torch.arange(GRID), torch.arange(GRID)).float()
     tokens = torch.stack([patches[group].mean(dim=0) for group in groups])
     return tokens, torch.stack([row_column[group].mean(dim=0) for group in groups])
@@ -73,7 +73,10 @@ def test_prumerge_equals_a_loop(n_tokens, key_width, n_neighbours):
     visual = compressor(**inputs)
     for image in range(3):
         importance = inputs["importance_BP"][image].tolist()
-        kept = sorted(sorted(range(N_PATCHES), key=lambda p: -importance[p])[:n_tokens])
+        ranked = sorted(range(N_PATCHES), key=lambda p: -importance[p])
+        kept, rest = ranked[: n_tokens - 1], ranked[n_tokens - 1 :]
+        last = sum(importance[j] * patches[image, j] for j in rest)
+        torch.testing.assert_close(visual[image, -1], last, rtol=1e-4, atol=1e-5)
         for v, p in enumerate(kept):
             others = [j for j in range(N_PATCHES) if j != p]
             others.sort(key=lambda j: -float(F.cosine_similarity(keys[image, p], keys[image, j], dim=0)))
@@ -87,7 +90,7 @@ def test_visionzip_equals_a_loop(n_tokens, key_width):
     inputs = make_inputs()
     patches, keys = features(inputs, key_width)
     visual, positions = make("visionzip", n_tokens, key_width=key_width).forward_with_positions(**inputs)
-    n_contextual = int(n_tokens * 10 / 64)
+    n_contextual = {1: 0, 7: 2, 20: 4, 35: 6}[n_tokens]
     for image in range(3):
         importance = inputs["importance_BP"][image].tolist()
         by_importance = sorted(range(N_PATCHES), key=lambda p: -importance[p])
@@ -106,6 +109,30 @@ def test_visionzip_equals_a_loop(n_tokens, key_width):
         torch.testing.assert_close(visual[image], torch.stack(expected), rtol=1e-4, atol=1e-5)
         index = (positions[image, :, 0] * GRID + positions[image, :, 1]).long().tolist()
         assert index == dominant + targets
+
+
+def test_visionzip_puts_the_class_token_first_in_place_of_a_patch():
+    inputs, token = make_inputs(), torch.randn(3, 2 * WIDTH)
+    compressor = make("visionzip", 20)
+    without = compressor(**inputs)
+    visual, positions = compressor.forward_with_positions(**inputs, class_BK=token)
+    assert visual.shape == without.shape
+    torch.testing.assert_close(visual[:, 0], token[:, -WIDTH:], rtol=0, atol=0)
+    torch.testing.assert_close(positions[:, 0], torch.full((3, 2), (GRID - 1) / 2))
+    least = inputs["importance_BP"].sort(dim=1, descending=True).indices[:, 15]
+    dropped = inputs["patches_BPK"][torch.arange(3), least, -WIDTH:]
+    for image in range(3):  # the least important of the dominant patches made room
+        assert (without[image, :16] == dropped[image]).all(dim=1).any()
+        assert not (visual[image, :16] == dropped[image]).all(dim=1).any()
+
+
+def test_prumerge_plus_adds_patches_spaced_evenly():
+    """Half by importance, half at every eighth patch; an important one may come twice, as released."""
+    compressor = build_compressor("prumerge_plus", 24, 4, 145)
+    importance = torch.zeros(1, 576)
+    importance[0, 4:76] = torch.arange(72.0, 0, -1)
+    chosen = compressor.chosen(importance)[0].tolist()
+    assert chosen[:72] == list(range(4, 76)) and chosen[72:] == list(range(4, 575, 8))
 
 
 def test_visionzip_splits_as_the_paper():

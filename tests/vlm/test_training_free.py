@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, Qwen2Config, SiglipVisionConfig
 
+from golden_files import golden
 from vlmlaw.compressors import COMPRESSORS, received_attention
 from vlmlaw.errors import UserError
 from vlmlaw.vlm.cell_name import MeasuredCell
@@ -14,7 +15,7 @@ from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.load import config_of
 from vlmlaw.vlm.towers.attention import watched
 from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
-from vlmlaw.vlm.towers.features import patch_features
+from vlmlaw.vlm.towers.features import patch_and_class_features, patch_features
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
 TOWERS = {
@@ -77,21 +78,54 @@ def test_importance_and_keys_are_those_of_the_layer_that_makes_the_patches(make_
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-@pytest.mark.parametrize("name", ["prumerge", "visionzip", "tome", "divprune"])
+@pytest.mark.parametrize("name", ["prumerge", "prumerge_plus", "visionzip", "tome", "divprune"])
 @torch.no_grad()
 def test_the_model_hands_over_what_its_compressor_compares_by(make_vlm, tower, name):
     vlm = make(make_vlm, tower, name)
     pixels = torch.randn(2, 3, 32, 32)
-    patches = patch_features(vlm.vision_tower, pixels, layers=[-2])
+    patches, class_token = patch_and_class_features(vlm.vision_tower, pixels, layers=[-2])
+    assert (class_token is None) == (tower != "clip")
     if tower == "conv":
         importance, keys = received_attention(patches), None
     else:
-        with watched(vlm.vision_tower, layer=-2) as watch:
+        with watched(vlm.vision_tower, layer=-2, whole=name.startswith("prumerge")) as watch:
             vlm.vision_tower(pixels)
         importance, keys = watch.read(N_PATCHES)
     keys = vlm.projector(patches) if name == "divprune" else keys
-    expected = vlm.projector(vlm.compressor(patches, importance_BP=importance, keys_BPH=keys))
+    expected = vlm.projector(vlm.compressor(patches, importance_BP=importance, keys_BPH=keys, class_BK=class_token))
     torch.testing.assert_close(vlm.visual_tokens(vlm.encode_images(pixels)), expected)
+
+
+def golden_tower(make_vlm, name, compressor, n_tokens):
+    """A model on the CLIP tower whose weights released code was run with."""
+    g = golden(name)
+    config = CLIPVisionConfig(**{key: value for key, value in g.meta["tower"].items() if key != "model_type"})
+    options = {"compressor": compressor, "n_visual_tokens": n_tokens, "feature_layers": [-2], "text": LLM}
+    vlm = make_vlm(vision=config, **options)
+    names = {key.removeprefix("vision_tower.").removeprefix("vision_model."): key for key in g.weights}
+    vlm.vision_tower.load_state_dict({name: g.weights[key] for name, key in names.items()}, strict=False)
+    seen = vlm.encode_images(g.inputs["pixel_values"])
+    torch.testing.assert_close(seen.patches, g.inputs["hidden"][:, 1:], rtol=0, atol=1e-5)
+    tokens = vlm.compressor(seen.patches, importance_BP=seen.importance, keys_BPH=seen.keys, class_BK=seen.class_token)
+    return tokens, g
+
+
+@torch.no_grad()
+def test_prumerge_reads_the_tower_as_released(make_vlm):
+    """From pixels: the last layer's attention, all channels as one head."""
+    for n_chosen in (4, 16, 36):
+        tokens, g = golden_tower(make_vlm, "prumerge_g12", "prumerge", n_chosen + 1)
+        torch.testing.assert_close(tokens, g.outputs[f"prumerge_V{n_chosen}"], rtol=0, atol=1e-5)
+    tokens, g = golden_tower(make_vlm, "prumerge_g12", "prumerge_plus", 37)
+    torch.testing.assert_close(tokens, g.outputs["plus_training"], rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_visionzip_reads_the_tower_as_released(make_vlm):
+    """From pixels: the class token is the first of its tokens."""
+    for n_tokens in (64, 16):
+        tokens, g = golden_tower(make_vlm, "visionzip_g12", "visionzip", n_tokens)
+        torch.testing.assert_close(tokens, g.outputs[f"tokens_V{n_tokens}"], rtol=0, atol=1e-5)
 
 
 @torch.no_grad()

@@ -34,7 +34,7 @@ from typing import Any
 from vlmlaw.compressors.base import Compressor, Inputs, Shape
 from vlmlaw.compressors.blocks import BlockLinear, MlpShuffle
 from vlmlaw.compressors.convolution import CAbstractor
-from vlmlaw.compressors.merging import PruMerge, ToMe, VisionZip
+from vlmlaw.compressors.merging import PruMerge, PruMergePlus, ToMe, VisionZip
 from vlmlaw.compressors.pooling import (
     AllPatches,
     AverageAtInference,
@@ -70,7 +70,7 @@ __all__ = [
 _WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, MatryoshkaPooling)
 _LEARNED = (BlockLinear, MlpShuffle, CAbstractor, Resampler, MatryoshkaQueries, TokenPacker, QueCC)
 _BASELINES_AT_INFERENCE = (AverageAtInference, StrideAtInference, BilinearAtInference, RandomAtInference)
-_TRAINING_FREE = (*_BASELINES_AT_INFERENCE, ToMe, PruMerge, VisionZip, DivPrune, TextGuided, FastV)
+_TRAINING_FREE = (*_BASELINES_AT_INFERENCE, ToMe, PruMerge, PruMergePlus, VisionZip, DivPrune, TextGuided, FastV)
 
 COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in (*_WITHOUT_WEIGHTS, *_LEARNED, *_TRAINING_FREE)}
 

@@ -31,9 +31,13 @@ class MultiheadAttention(nn.MultiheadAttention):
 
     def look_up(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values (..., M, C) by head, as `attend` takes them: made once, many queries can ask them."""
-        _, weight_k, weight_v = self.in_proj_weight.chunk(3)
-        _, bias_k, bias_v = self.in_proj_bias.chunk(3)
-        return self._by_head(F.linear(keys, weight_k, bias_k)), self._by_head(F.linear(values, weight_v, bias_v))
+        return self.look_up_keys(keys), self.look_up_values(values)
+
+    def look_up_keys(self, keys: Tensor) -> Tensor:
+        return self._by_head(F.linear(keys, self.in_proj_weight.chunk(3)[1], self.in_proj_bias.chunk(3)[1]))
+
+    def look_up_values(self, values: Tensor) -> Tensor:
+        return self._by_head(F.linear(values, self.in_proj_weight.chunk(3)[2], self.in_proj_bias.chunk(3)[2]))
 
     def attend(self, queries: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Queries (..., N, C) over keys and values by head, to (..., N, C)."""

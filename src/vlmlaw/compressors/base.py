@@ -17,6 +17,7 @@ from vlmlaw.errors import UserError
 
 LLM, EMBEDDING = "llm", "embedding"  # where a question comes from
 PATCHES, ATTENTION, PROJECTED = "patches", "attention", "projected"  # where keys come from
+WHOLE_ATTENTION = "whole attention"  # as ATTENTION, but of the tower's last layer, all channels as one head
 
 
 class Inputs(NamedTuple):
@@ -29,6 +30,7 @@ class Inputs(NamedTuple):
     importance_BP: Tensor | None
     keys_BPH: Tensor | None
     image_of_B: Tensor | None  # which of I images each question is about; then patches and levels are I x P x ...
+    class_BC: Tensor | None = None  # the tower's class token, of the level that everything reads
 
     def for_each_question(self, tensor_I: Tensor) -> Tensor:
         """What was made for each image (I, ...), repeated for each question (B, ...)."""
@@ -63,11 +65,15 @@ class Compressor(nn.Module):
     needs_importance: ClassVar[bool] = False
     reads_all_levels: ClassVar[bool] = False  # gains from several hidden states of the tower; others read the last
     moves_with_content: ClassVar[bool] = False  # positions depend on the sample: see forward_with_positions
+    is_connector: ClassVar[bool] = False  # its tokens have the LLM's width (question_width): no projector follows
+    reads_class_token: ClassVar[bool] = False  # the tower's class token is one of its tokens, where there is one
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         if self.needs_question and shape.question_width is None:
             raise UserError(f"compressor {self.name}: reads the question; found no question_width, give its width.")
+        if self.is_connector and shape.question_width is None:
+            raise UserError(f"compressor {self.name}: makes tokens of the LLM's width; give it as question_width.")
         self.grid_side, self.width, _, self.question_width, self.n_levels = shape
         self._at_least_one(**{key: size for key, size in shape._asdict().items() if key != "n_visual_tokens"})
         self.n_visual_tokens = self._allowed(shape.n_visual_tokens)
@@ -86,9 +92,12 @@ class Compressor(nn.Module):
         return [key for key in inspect.signature(cls.__init__).parameters if key not in common]
 
     @classmethod
-    def key_options(cls, *, projected: int, attention: int | None) -> dict[str, int]:
-        """`key_width` for what its keys come from: patches projected to that width, or the tower's attention keys."""
-        width = {PROJECTED: projected, ATTENTION: attention}.get(cls.keys_from)
+    def key_options(cls, *, projected: int, attention: int | None, tower: int | None = None) -> dict[str, int]:
+        """`key_width` for what its keys come from: patches projected to that width, or the tower's attention keys.
+
+        `attention` is the width of one head and `tower` that of all; None for a tower without attention.
+        """
+        width = {PROJECTED: projected, ATTENTION: attention, WHOLE_ATTENTION: tower}.get(cls.keys_from)
         return {} if width is None else {"key_width": width}
 
     @property
@@ -97,8 +106,11 @@ class Compressor(nn.Module):
 
     @property
     def out_width(self) -> int:
-        """The width of its tokens, which the model's projector then maps to the LLM's."""
-        return self.width
+        """The width of its tokens, which the model's projector then maps to the LLM's; the LLM's of a connector."""
+        if not self.is_connector:
+            return self.width
+        assert self.question_width is not None  # checked when it was built
+        return self.question_width
 
     @property
     def positions(self) -> Tensor | None:
@@ -128,8 +140,15 @@ class Compressor(nn.Module):
         """The part of `flops` that is spent once an image, however many questions share it."""
         return 0 if self.needs_question else self.flops()
 
-    def tokens_of_step(self, step: int, *, seed: int) -> list[int]:
-        """The numbers of tokens at which a training step takes its loss (the mean of them); a pure function."""
+    def batch_flops(self) -> int:
+        """The part of `flops` that is spent once a call, however many images it has."""
+        return 0
+
+    def tokens_of_step(self, step: int, *, seed: int, aligning: bool = False) -> list[int]:
+        """The numbers of tokens at which a training step takes its loss (the mean of them); a pure function.
+
+        `aligning`: in stage 1, before the LLM is trained, which some methods go through at one number only.
+        """
         return [self.n_visual_tokens]
 
     # Running it.
@@ -143,9 +162,11 @@ class Compressor(nn.Module):
         importance_BP: Tensor | None = None,
         keys_BPH: Tensor | None = None,
         image_of_B: Tensor | None = None,
+        class_BK: Tensor | None = None,
     ) -> Tensor:
         """Visual tokens (B, V, C). See the package's docstring for the inputs; what is not needed is not read."""
-        given = Inputs(patches_BPK, patches_BPK, question_BTD, question_mask_BT, importance_BP, keys_BPH, image_of_B)
+        of_image = (importance_BP, keys_BPH, image_of_B, class_BK)
+        given = Inputs(patches_BPK, patches_BPK, question_BTD, question_mask_BT, *of_image)
         return self.compress(self.check(given))
 
     def forward_with_positions(
@@ -157,9 +178,11 @@ class Compressor(nn.Module):
         importance_BP: Tensor | None = None,
         keys_BPH: Tensor | None = None,
         image_of_B: Tensor | None = None,
+        class_BK: Tensor | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """Visual tokens (B, V, C) and their positions in each sample (B, V, 2), or None where they have none."""
-        given = Inputs(patches_BPK, patches_BPK, question_BTD, question_mask_BT, importance_BP, keys_BPH, image_of_B)
+        of_image = (importance_BP, keys_BPH, image_of_B, class_BK)
+        given = Inputs(patches_BPK, patches_BPK, question_BTD, question_mask_BT, *of_image)
         return self.compress_with_positions(self.check(given))
 
     def compress(self, inputs: Inputs) -> Tensor:
@@ -194,10 +217,8 @@ class Compressor(nn.Module):
         other.n_visual_tokens = self._allowed(n_visual_tokens)
         return other
 
-    def _trained_at(self, training_tokens: Sequence[int] | None) -> list[int]:
-        """The numbers of tokens that an elastic compressor's training covers: those given, or all that it can make."""
-        if training_tokens is None:
-            return self.allowed_tokens(self.grid_side)
+    def _trained_at(self, training_tokens: Sequence[int]) -> list[int]:
+        """The numbers of tokens that an elastic compressor's training covers, checked and ascending."""
         if not (isinstance(training_tokens, (list, tuple)) and training_tokens):
             raise UserError(
                 f"compressor {self.name}: training_tokens is {training_tokens!r}; expected a list of numbers of tokens."
@@ -219,8 +240,17 @@ class Compressor(nn.Module):
             if value is not None and value < 1:
                 raise UserError(f"compressor {self.name}: {key} is {value}; expected a whole number of at least 1.")
 
+    def own_allowed_tokens(self) -> list[int]:
+        """`allowed_tokens` of this instance, whose options may allow others than the class does without any."""
+        return self.allowed_tokens(self.grid_side)
+
+    def _truth_value(self, **options: bool) -> None:
+        for key, value in options.items():
+            if not isinstance(value, bool):
+                raise UserError(f"compressor {self.name}: {key} is {value!r}; expected true or false.")
+
     def _allowed(self, n_visual_tokens: int) -> int:
-        allowed = self.allowed_tokens(self.grid_side)
+        allowed = self.own_allowed_tokens()
         if n_visual_tokens not in allowed:
             raise UserError(
                 f"compressor {self.name}: cannot make V = {n_visual_tokens} visual tokens of a "
@@ -234,14 +264,18 @@ class Compressor(nn.Module):
         self._expect("patches", levels, (None, self.n_patches, self.n_levels * self.width))
         if self.needs_importance:
             self._expect("importance", given.importance_BP, (len(levels), self.n_patches))
-        importance, keys = given.importance_BP, given.keys_BPH
+        importance, keys, class_token = given.importance_BP, given.keys_BPH, given.class_BC
+        if self.reads_class_token and class_token is not None:
+            self._expect("class token", class_token, (len(levels), self.n_levels * self.width))
+            class_token = class_token[..., -self.width :]
         n_questions = len(levels)
         if image_of_B is not None:
             self._expect("image_of", image_of_B, (None,))
             n_questions = len(image_of_B)
             if not self.shares_images:
                 levels = levels[image_of_B]
-                importance, keys = (x if x is None else x[image_of_B] for x in (importance, keys))
+                of_image = (importance, keys, class_token)
+                importance, keys, class_token = (x if x is None else x[image_of_B] for x in of_image)
                 image_of_B = None
         question_mask_BT = given.question_mask_BT
         if self.needs_question:
@@ -257,6 +291,7 @@ class Compressor(nn.Module):
             importance_BP=importance,
             keys_BPH=keys,
             image_of_B=image_of_B,
+            class_BC=class_token,
         )
 
     def _expect(self, what: str, tensor: Tensor | None, shape: tuple[int | None, ...]) -> None:

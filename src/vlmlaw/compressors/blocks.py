@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlmlaw.compressors.base import Inputs, Shape
-from vlmlaw.compressors.grids import RegionCompressor, region_means, split_into_regions
+from vlmlaw.compressors.grids import RegionCompressor, pool, split_into_regions
 
 
 class BlockLinear(RegionCompressor):
@@ -41,7 +41,7 @@ class BlockLinear(RegionCompressor):
 
     def compress(self, inputs: Inputs) -> Tensor:
         regions_BVRC = split_into_regions(inputs.patches_BPC, self.grid_side, self.region_side)
-        mean_BVC = region_means(inputs.patches_BPC, self.grid_side, self.region_side)
+        mean_BVC = pool(inputs.patches_BPC, self.grid_side, self.tokens_side)
         return mean_BVC + self.linear(regions_BVRC.flatten(2))
 
 

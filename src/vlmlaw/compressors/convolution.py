@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlmlaw.compressors.base import Inputs, Shape
-from vlmlaw.compressors.grids import RegionCompressor, as_image, as_tokens, region_means
+from vlmlaw.compressors.grids import SquareCompressor, as_image, as_tokens, pool
 
 SQUEEZE = 4
 
@@ -50,8 +50,8 @@ class RegNetBlock(nn.Module):
         return 2 * (2 * n_tokens * width**2 + 9 * n_tokens * width + 2 * width * squeezed)
 
 
-class CAbstractor(RegionCompressor):
-    """visual = blocks(average pooling by region(blocks(patches + position))), `depth` RegNet blocks each time.
+class CAbstractor(SquareCompressor):
+    """visual = blocks(adaptive average pooling(blocks(patches + position))), `depth` RegNet blocks each time.
 
     Honeybee's closing MLP is the model's projector. Weights: `position` P x C; `before.i`, `after.i` RegNetBlock.
 
@@ -83,4 +83,4 @@ class CAbstractor(RegionCompressor):
 
     def compress(self, inputs: Inputs) -> Tensor:
         mixed_BPC = self.before(inputs.patches_BPC + self.position)
-        return self.after(region_means(mixed_BPC, self.grid_side, self.region_side))
+        return self.after(pool(mixed_BPC, self.grid_side, self.tokens_side))

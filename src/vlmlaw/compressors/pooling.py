@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmlaw.compressors.base import Compressor, Inputs, Shape, patch_positions
-from vlmlaw.compressors.grids import RegionCompressor, as_image, as_tokens, even_positions, region_means
+from vlmlaw.compressors.grids import SquareCompressor, as_image, as_tokens, pool
 
 
 class AllPatches(Compressor):
@@ -36,8 +36,9 @@ class AllPatches(Compressor):
         return inputs.patches_BPC
 
 
-class AveragePooling(RegionCompressor):
-    """visual_v = mean of the patches of region v.
+class AveragePooling(SquareCompressor):
+    """visual_v = mean of the patches of window v: adaptive average pooling, whose windows overlap where sqrt(V) does
+    not divide the grid's side.
 
     >>> from vlmlaw.compressors import build_compressor
     >>> patches = torch.arange(16.0).reshape(1, 16, 1)  # a 4 x 4 grid of width 1, in raster order
@@ -48,19 +49,20 @@ class AveragePooling(RegionCompressor):
     name = "average"
 
     def compress(self, inputs: Inputs) -> Tensor:
-        return region_means(inputs.patches_BPC, self.grid_side, self.region_side)
+        return pool(inputs.patches_BPC, self.grid_side, self.tokens_side)
 
 
 class MatryoshkaPooling(AveragePooling):
     """M3 (Cai et al. 2024, arXiv 2405.17430, section 3): average pooling, one training for all V.
 
-    A training step takes the mean of the losses at every scale, as in the paper (there V = 1, 9, 36, 144, 576); here at
-    every V that the grid allows, or at `training_tokens`. Coarser tokens are means of finer ones.
+    A training step takes the mean of the losses at every scale; as released these are the grid and its halves, rounded
+    down (24 x 24: V = 576, 144, 36, 9, 1), or `training_tokens`. Stage 1 is at all patches, as LLaVA's, from whose
+    result the released code starts. Any other square V can be made of the weights.
 
     >>> from vlmlaw.compressors import build_compressor
-    >>> compressor = build_compressor("m3", 4, 1, 16)
-    >>> compressor.training_tokens, compressor.with_n_visual_tokens(4)(torch.zeros(1, 16, 1)).shape
-    ([1, 4, 16], torch.Size([1, 4, 1]))
+    >>> compressor = build_compressor("m3", 24, 1, 576)
+    >>> compressor.training_tokens, compressor.with_n_visual_tokens(4)(torch.zeros(1, 576, 1)).shape
+    ([1, 9, 36, 144, 576], torch.Size([1, 4, 1]))
     """
 
     name = "m3"
@@ -68,14 +70,15 @@ class MatryoshkaPooling(AveragePooling):
 
     def __init__(self, shape: Shape, *, training_tokens: Sequence[int] | None = None) -> None:
         super().__init__(shape)
-        self.training_tokens = self._trained_at(training_tokens)
+        scales = [(shape.grid_side >> n_halvings) ** 2 for n_halvings in range(shape.grid_side.bit_length())]
+        self.training_tokens = self._trained_at(scales if training_tokens is None else training_tokens)
 
-    def tokens_of_step(self, step: int, *, seed: int) -> list[int]:
-        return self.training_tokens
+    def tokens_of_step(self, step: int, *, seed: int, aligning: bool = False) -> list[int]:
+        return [self.n_patches] if aligning else self.training_tokens
 
 
-class StridedSampling(RegionCompressor):
-    """visual_v = the patch at the middle of region v (for an even side, the last of the two middles).
+class StridedSampling(SquareCompressor):
+    """visual_v = the patch at the middle of cell v (of two middles the last), the grid cut evenly into V cells.
 
     >>> from vlmlaw.compressors import build_compressor
     >>> patches = torch.arange(16.0).reshape(1, 16, 1)  # a 4 x 4 grid of width 1, in raster order
@@ -87,20 +90,23 @@ class StridedSampling(RegionCompressor):
 
     @property
     def positions(self) -> Tensor | None:
-        return patch_positions(self.grid_side)[self._kept()]
+        middles = torch.tensor(self._middles(), dtype=torch.float32)
+        return torch.cartesian_prod(middles, middles).reshape(-1, 2)
 
     def compress(self, inputs: Inputs) -> Tensor:
-        k, offset = self.region_side, self.region_side // 2
-        image_BCss = as_image(inputs.patches_BPC, self.grid_side)
-        return as_tokens(image_BCss[:, :, offset::k, offset::k])
+        middles = self._middles()
+        if self.grid_side % self.tokens_side == 0:  # evenly spaced: a view
+            first, step = middles[0], self.grid_side // self.tokens_side
+            return as_tokens(as_image(inputs.patches_BPC, self.grid_side)[:, :, first::step, first::step])
+        return inputs.patches_BPC[:, [row * self.grid_side + column for row in middles for column in middles]]
 
-    def _kept(self) -> Tensor:
-        index = torch.arange(self.n_patches).reshape(self.grid_side, self.grid_side)
-        k, offset = self.region_side, self.region_side // 2
-        return index[offset::k, offset::k].flatten()
+    def _middles(self) -> list[int]:
+        """The row (or column) in the middle of each cell."""
+        side = self.tokens_side
+        return [(2 * i + 1) * self.grid_side // (2 * side) for i in range(side)]
 
 
-class BilinearResize(Compressor):
+class BilinearResize(SquareCompressor):
     """The grid resized to sqrt(V) x sqrt(V) bilinearly (as LLaVA-OneVision, arXiv 2408.03326, does for frames).
 
     Each token mixes the four patches nearest its centre (no antialiasing), so that a large step skips patches,
@@ -114,16 +120,8 @@ class BilinearResize(Compressor):
 
     name = "bilinear"
 
-    @classmethod
-    def allowed_tokens(cls, grid_side: int) -> list[int]:
-        return [side**2 for side in range(1, grid_side + 1)]
-
-    @property
-    def positions(self) -> Tensor | None:
-        return even_positions(self.grid_side, round(self.n_visual_tokens**0.5))
-
     def compress(self, inputs: Inputs) -> Tensor:
-        side = round(self.n_visual_tokens**0.5)
+        side = self.tokens_side
         if side == self.grid_side:
             return inputs.patches_BPC
         image_BCss = as_image(inputs.patches_BPC, self.grid_side)

@@ -12,6 +12,8 @@ from torch import Tensor
 from vlmlaw.compressors.base import EMBEDDING, PROJECTED, Compressor, Inputs, Shape, patch_positions
 from vlmlaw.errors import UserError
 
+MOST_PAIRS = 2**20  # pairs of patches compared at once: 4 MB, however many images there are
+
 
 def received_attention(features_BPH: Tensor) -> Tensor:
     """(B, P) mean attention that each patch receives from all, softmax(x x^T / sqrt(H)) by rows; it sums to 1.
@@ -40,7 +42,8 @@ def take(tokens_BPC: Tensor, index_BV: Tensor) -> Tensor:
 def cosine(a_BNH: Tensor, b_BMH: Tensor) -> Tensor:
     """(B, N, M) cosines of all pairs. The products are divided by the lengths, so that no tokens are copied."""
     lengths_BN, lengths_BM = (x.norm(dim=-1).clamp(min=1e-12) for x in (a_BNH, b_BMH))
-    return a_BNH @ b_BMH.transpose(1, 2) / lengths_BN.unsqueeze(2) / lengths_BM.unsqueeze(1)
+    products_BNM = a_BNH @ b_BMH.transpose(1, 2)
+    return products_BNM.div_(lengths_BN.unsqueeze(2)).div_(lengths_BM.unsqueeze(1))
 
 
 def keep(inputs: Inputs, places_BP2: Tensor, index_BV: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,7 +135,8 @@ class DivPrune(Comparing):
 
     DivPrune (Alvar et al. 2025, arXiv 2503.02175, section 3.2), there and in our models of the patches as the LLM sees
     them, that is projected. The first is the patch whose nearest other patch is
-    farthest. V rounds of P comparisons for all images at once: the greedy choice is sequential in V by nature.
+    farthest. V rounds of P comparisons, since the greedy choice is sequential in V by nature, for a few images at once:
+    memory for pairs of patches is bounded by MOST_PAIRS, or one image's.
 
     >>> from vlmlaw.compressors import build_compressor
     >>> patches = torch.tensor([[[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]])
@@ -147,27 +151,36 @@ class DivPrune(Comparing):
         return 2 * self.n_patches**2 * self.compared_width
 
     def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
-        compared_BPH = self.compared(inputs).float()
-        distance_BPP = 1 - cosine(compared_BPH, compared_BPH)
-        self_free_BPP = distance_BPP + torch.diag(distance_BPP.new_full((self.n_patches,), math.inf))
-        chosen_B1 = self_free_BPP.amin(dim=2).argmax(dim=1, keepdim=True)
-        nearest_BP = torch.full_like(distance_BPP[:, 0], math.inf)
-        chosen = [chosen_B1]
-        for _ in range(self.n_visual_tokens - 1):
-            from_chosen_BP = distance_BPP.take_along_dim(chosen_B1.unsqueeze(2), dim=1).squeeze(1)
-            nearest_BP = torch.minimum(nearest_BP, from_chosen_BP).scatter(1, chosen_B1, -math.inf)
-            chosen_B1 = nearest_BP.argmax(dim=1, keepdim=True)
-            chosen.append(chosen_B1)
-        return keep(inputs, places_BP2, torch.cat(chosen, dim=1).sort(dim=1).values)
+        compared_BPH = self.compared(inputs)
+        n_at_once = max(1, MOST_PAIRS // self.n_patches**2)
+        order_BV = torch.cat([most_diverse(part, self.n_visual_tokens) for part in compared_BPH.split(n_at_once)])
+        return keep(inputs, places_BP2, order_BV.sort(dim=1).values)
+
+
+def most_diverse(compared_BPH: Tensor, n_chosen: int) -> Tensor:
+    """(B, n_chosen) patches in the order in which DivPrune chooses them."""
+    compared_BPH = compared_BPH.float()
+    distance_BPP = cosine(compared_BPH, compared_BPH).neg_().add_(1)
+    distance_BPP.diagonal(dim1=1, dim2=2).fill_(math.inf)
+    chosen_B1 = distance_BPP.amin(dim=2).argmax(dim=1, keepdim=True)
+    nearest_BP = torch.full_like(distance_BPP[:, 0], math.inf)
+    chosen = [chosen_B1]
+    for _ in range(n_chosen - 1):
+        from_chosen_BP = distance_BPP.take_along_dim(chosen_B1.unsqueeze(2), dim=1).squeeze(1)
+        nearest_BP = torch.minimum(nearest_BP, from_chosen_BP).scatter(1, chosen_B1, -math.inf)
+        chosen_B1 = nearest_BP.argmax(dim=1, keepdim=True)
+        chosen.append(chosen_B1)
+    return torch.cat(chosen, dim=1)
 
 
 class TextGuided(Comparing):
     """The V patches that the question's telling tokens attend to most.
 
-    After SparseVLM (Zhang et al. 2024, arXiv 2410.04417, section 3.2), outside the LLM: s_tp = q_t . k_p / sqrt(D);
-    raters are the question tokens whose share r_t = mean_p softmax_t(s_tp) is at least the mean share;
-    score_p = sum over raters of softmax_p(s_tp). Questions and keys must share a space: give the patches projected
-    to the LLM's width as keys (key_width = question_width), unless the vision width is that width.
+    After SparseVLM (Zhang et al. 2024, arXiv 2410.04417, section 3.2), outside the LLM: raters are the question tokens
+    whose share r_t = mean_p softmax_t(q_t . k_p) is above the mean share, as released; score_p = sum over raters of
+    softmax_p(q_t . k_p / sqrt(D)), where SparseVLM has the attention of an LLM layer. Questions and keys must share a
+    space: give the patches projected to the LLM's width as keys (key_width = question_width), unless that is the vision
+    width.
     No token recycling and no adaptive V, so that V is what the cell says.
 
     >>> from vlmlaw.compressors import build_compressor
@@ -195,14 +208,28 @@ class TextGuided(Comparing):
 
     def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
         assert inputs.question_BTD is not None
-        keys_BPD = self.compared(inputs)
-        scores_BTP = (inputs.question_BTD @ keys_BPD.transpose(1, 2)).float() / math.sqrt(self.compared_width)
+        question_BTD, keys_BPD = inputs.question_BTD, self.compared(inputs)
+        scores_BTP = (question_BTD @ keys_BPD.transpose(1, 2)).float()
         own_BT = inputs.question_mask_BT
         if own_BT is None:
             own_BT = torch.ones(scores_BTP.shape[:2], dtype=torch.bool, device=scores_BTP.device)
-        shares_BTP = scores_BTP.masked_fill(~own_BT.unsqueeze(2), -math.inf).softmax(dim=1)
-        share_BT = shares_BTP.mean(dim=2).nan_to_num(0)  # an empty question has no shares and no raters
-        mean_B1 = 1 / own_BT.sum(dim=1, keepdim=True)
-        raters_BT = own_BT & (share_BT >= mean_B1 * (1 - 1e-5))  # equal shares are all in, despite rounding
-        rated_BTP = scores_BTP.softmax(dim=2).masked_fill(~raters_BT.unsqueeze(2), 0)
-        return keep(inputs, places_BP2, best(rated_BTP.sum(dim=1), self.n_visual_tokens))
+        raters_BT = above_mean(text_relevance(scores_BTP, own_BT), own_BT)
+        attention_BTP = (scores_BTP / math.sqrt(self.compared_width)).softmax(dim=2)
+        rated_BP = attention_BTP.masked_fill(~raters_BT.unsqueeze(2), 0).sum(dim=1)
+        return keep(inputs, places_BP2, best(rated_BP, self.n_visual_tokens))
+
+
+def text_relevance(scores_BTP: Tensor, own_BT: Tensor) -> Tensor:
+    """(B, T) how much the image speaks of each text token: the mean over patches of softmax over the text.
+
+    As SparseVLM's released code rates text: by the products of embeddings, without a scale. Zero where `own_BT` is not.
+    """
+    shares_BTP = scores_BTP.masked_fill(~own_BT.unsqueeze(2), -math.inf).softmax(dim=1)
+    return shares_BTP.mean(dim=2).nan_to_num(0)  # a text without tokens has no shares
+
+
+def above_mean(relevance_BT: Tensor, own_BT: Tensor) -> Tensor:
+    """(B, T) the text tokens that rate the patches: strictly above the mean, or all where none is."""
+    mean_B1 = relevance_BT.sum(dim=1, keepdim=True) / own_BT.sum(dim=1, keepdim=True).clamp(min=1)
+    raters_BT = own_BT & (relevance_BT > mean_B1 * (1 + 1e-6))
+    return raters_BT | (own_BT & ~raters_BT.any(dim=1, keepdim=True))

@@ -175,7 +175,8 @@ def load_connector(model: VlmForConditionalGeneration, path: Path) -> None:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({error}); expected what `vlmlaw align` writes.") from error
-    own = {name: p for name, p in model.named_parameters() if name.split(".")[0] in model.connector}
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}  # all that stage 1 saves
+    own = {name: p for name, p in trained.items() if name.split(".")[0] in model.connector}
     shapes, expected = ({name: tuple(p.shape) for name, p in part.items()} for part in (weights, own))
     if shapes != expected:
         wrong = sorted(name for name in {*shapes, *expected} if shapes.get(name) != expected.get(name))
@@ -201,7 +202,8 @@ def _train(
     words, table = load_tokenizer(language_model), TokenTable.load(tokens)
     plan = replace(settings.training, steps=settings.training.steps_of(len(table)), epochs=0.0)
     dtype = getattr(torch, plan.dtype)
-    tokens_of_step = functools.partial(model.compressor.tokens_of_step, seed=settings.seed)
+    aligning = not settings.trains_language_model
+    tokens_of_step = functools.partial(model.compressor.tokens_of_step, seed=settings.seed, aligning=aligning)
     with join(compute, sharded=dtype != torch.float32) as machine:
         passes_of = StepPasses(
             table,

@@ -10,6 +10,7 @@ from vlmlaw.vlm.towers import conv_tower  # noqa: F401  its import makes the min
 class VlmConfig(PreTrainedConfig):
     """What a VLM consists of. `feature_layers` index the tower's hidden states, shallow to deep.
 
+    `projector_norm`: whether a LayerNorm stands before the projector; released LLaVA models have none.
     `vision_dtype` is the type of the frozen tower's weights and arithmetic, whatever the rest has; None: the rest's.
 
     >>> config = VlmConfig(compressor="m3", n_visual_tokens=4, vision_dtype="float32")
@@ -35,6 +36,7 @@ class VlmConfig(PreTrainedConfig):
         image_fit: str = "stretch",
         pad_color: list[int] | None = None,
         vision_dtype: str | None = None,
+        projector_norm: bool = True,
         **kwargs: Any,
     ):
         self.vision_config = _as_config(vision_config or {"model_type": "clip_vision_model"})
@@ -50,6 +52,7 @@ class VlmConfig(PreTrainedConfig):
         self.image_fit = image_fit
         self.pad_color = pad_color or [0, 0, 0]
         self.vision_dtype = vision_dtype
+        self.projector_norm = projector_norm
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
 

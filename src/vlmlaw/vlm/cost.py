@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from vlmlaw.compressors import FastV
-from vlmlaw.compressors.base import ATTENTION, LLM, PROJECTED
+from vlmlaw.compressors.base import ATTENTION, LLM, PROJECTED, WHOLE_ATTENTION
 from vlmlaw.vlm.towers import attention
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def importance_flops(compressor: Compressor, vision_config: PreTrainedConfig) ->
     if compressor.inside_llm:
         return 0
     if attention.has_attention(vision_config):
-        wanted = compressor.needs_importance or compressor.keys_from == ATTENTION
+        wanted = compressor.needs_importance or compressor.keys_from in (ATTENTION, WHOLE_ATTENTION)
         n_tokens = n_patches + class_tokens(vision_config)
         return attention.attention_flops(vision_config, n_patches=n_patches, n_tokens=n_tokens) if wanted else 0
     return 2 * n_patches**2 * compressor.width if compressor.needs_importance else 0

@@ -26,6 +26,7 @@ class ImageInputs:
     | image_of      | (B,)                       | which image each sequence is about, where several share one         |
     | importance    | (I, P)                     | how much the tower attends to each patch                            |
     | keys          | (I, P, H)                  | the tower's attention keys                                          |
+    | class_token   | (I, K)                     | the features of the tower's class token                             |
 
     >>> import torch
     >>> images = ImageInputs(patches=torch.zeros(2, 16, 8), image_of=torch.tensor([0, 1, 1]))
@@ -42,6 +43,7 @@ class ImageInputs:
     image_of: Tensor | None = None
     importance: Tensor | None = None
     keys: Tensor | None = None
+    class_token: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """The fields that are there, by name: as a forward takes them one by one."""

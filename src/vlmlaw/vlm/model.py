@@ -23,7 +23,7 @@ from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from vlmlaw.compressors import Compressor, FastV, build_compressor, compressor_class
-from vlmlaw.compressors.base import ATTENTION, EMBEDDING, PROJECTED, patch_positions
+from vlmlaw.compressors.base import ATTENTION, EMBEDDING, PROJECTED, WHOLE_ATTENTION, patch_positions
 from vlmlaw.vlm import fastv
 from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.image_inputs import IMAGE_INPUTS, ImageInputs
@@ -68,8 +68,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         side = features.grid_side(config.vision_config)
         tower_options = {"dtype": config.vision_dtype} if config.vision_dtype else {}
         self.vision_tower = AutoModel.from_config(config.vision_config, **tower_options)
-        key_width = attention.key_width(config.vision_config)
-        key_options = compressor_class(config.compressor).key_options(projected=text_width, attention=key_width)
+        key_widths = attention.key_widths(config.vision_config)
+        key_options = compressor_class(config.compressor).key_options(projected=text_width, **key_widths)
         self.compressor: Compressor = build_compressor(
             config.compressor,
             side,
@@ -79,7 +79,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             n_levels=len(config.feature_layers),
             **key_options | config.compressor_options,
         )
-        self.projector = Projector(self.compressor.out_width, text_width)
+        absent = self.compressor.is_connector
+        self.projector = Projector(self.compressor.out_width, text_width, norm=config.projector_norm, absent=absent)
         self.places = PlaceEmbedding(side, text_width) if config.position_embedding else None
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
@@ -105,7 +106,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             part.to_empty(device="cpu")
         for part in model.projector.modules():
             model._init_weights(part)
-        model.projector.norm.reset_parameters()
+        model.projector.reset_norm()
         if model.places is not None:
             model._init_weights(model.places.table)
         model.compressor.reset_parameters()
@@ -116,6 +117,11 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """What lies between tower and LLM, by name: what stage 1 trains."""
         parts = {"compressor": self.compressor, "projector": self.projector, "places": self.places}
         return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def _a_connector_weight(self) -> Tensor:
+        """Any: all of the connector have its type and stand where it does."""
+        return next(p for part in self.connector.values() for p in part.parameters())
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
@@ -158,7 +164,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         `n_visual_tokens` is V where it is not the configuration's. `importance` and `keys` are the tower's (see
         `tower_attention`); a tower without attention has its patches instead.
         """
-        compressor, dtype = self.compressor.with_n_visual_tokens(n_visual_tokens), self.projector.norm.weight.dtype
+        compressor, dtype = self.compressor.with_n_visual_tokens(n_visual_tokens), self._a_connector_weight.dtype
         if images.patches is None:
             raise ValueError("found no patches to make visual tokens of; give the tower's features (`encode_images`)")
         patches_BPK, image_of_B = images.patches.to(dtype), images.image_of
@@ -181,6 +187,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 importance_BP=importance_BP,
                 keys_BPH=keys_BPH,
                 image_of_B=image_of_B,
+                class_BK=images.class_token if images.class_token is None else images.class_token.to(dtype),
             )
         visual_BVD = self.projector(visual_BVC)
         if self.places is not None and places_BV2 is not None:
@@ -223,13 +230,15 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if pixel_values.dtype == torch.uint8:
             pixel_values = load.normalise(pixel_values, self.config.image_mean, self.config.image_std)
         pixel_values = pixel_values.to(tower.dtype)
-        wanted = compressor.needs_importance or compressor.keys_from == ATTENTION
+        whole = compressor.keys_from == WHOLE_ATTENTION
+        wanted = whole or compressor.needs_importance or compressor.keys_from == ATTENTION
         if compressor.inside_llm or not (wanted and attention.has_attention(self.config.vision_config)):
             return ImageInputs(patches=features.patch_features(tower, pixel_values, layers=layers))
-        with attention.watched(tower, layer=layers[-1]) as watch:
-            patches = features.patch_features(tower, pixel_values, layers=layers)
+        with attention.watched(tower, layer=layers[-1], whole=whole) as watch:
+            patches, class_token = features.patch_and_class_features(tower, pixel_values, layers=layers)
         importance, keys = watch.read(compressor.n_patches)
-        return ImageInputs(patches=patches, importance=importance, keys=keys)
+        class_token = class_token if compressor.reads_class_token else None
+        return ImageInputs(patches=patches, importance=importance, keys=keys, class_token=class_token)
 
     def embed(self, input_ids: Tensor, images: ImageInputs, *, n_visual_tokens: int | None = None) -> Tensor:
         """Input embeddings (B, T, D): the text's, with the images' visual tokens in the image tokens' places."""
@@ -259,7 +268,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         Processes that train together exchange gradients at every pass, also where one of them has no image.
         """
         side, width = features.grid_side(self.config.vision_config), self.config.vision_config.hidden_size
-        device = self.projector.norm.weight.device
+        device = self._a_connector_weight.device
         words = torch.zeros(1, 1, dtype=torch.long, device=device)
         images = ImageInputs(
             patches=torch.zeros(1, side**2, width * len(self.config.feature_layers), device=device),
@@ -278,6 +287,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         image_of: Tensor | None = None,
         importance: Tensor | None = None,
         keys: Tensor | None = None,
+        class_token: Tensor | None = None,
         n_visual_tokens: int | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
@@ -298,7 +308,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         many questions. With either, logits are computed only where there is something to predict, (n, vocab). With
         `cu_seq_lens_q`, where documents begin and end, the one row is packed (see packed_attention.py).
         """
-        given = (pixel_values, patches, question_ids, question_mask, image_of, importance, keys)
+        given = (pixel_values, patches, question_ids, question_mask, image_of, importance, keys, class_token)
         images = ImageInputs(*given).joined(images or ImageInputs())
         compressor = self.compressor.with_n_visual_tokens(n_visual_tokens)
         if compressor.inside_llm and past_key_values is None and kwargs.get("use_cache", True):

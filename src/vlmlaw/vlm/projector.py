@@ -12,13 +12,23 @@ class Projector(nn.Module):
 
     A LayerNorm stands before it (as in Qwen2-VL's merger, Wang et al. 2024, arXiv 2409.12191): the mean of many patches
     is far smaller than one patch, and without it the fewest tokens would need the largest weights. `mlp` has the layout
-    of LLaVA's `mm_projector`.
+    of LLaVA's `mm_projector`. Without `norm`, as LLaVA, QueCC and TokenPacker were released. `absent`: tokens stay as
+    they are, behind a compressor that makes them at the LLM's width.
+
+    >>> len(list(Projector(8, 16).parameters())), len(list(Projector(16, 16, absent=True).parameters()))
+    (6, 0)
     """
 
-    def __init__(self, in_width: int, out_width: int):
+    def __init__(self, in_width: int, out_width: int, *, norm: bool = True, absent: bool = False):
         super().__init__()
-        self.norm = nn.LayerNorm(in_width, eps=1e-6)
-        self.mlp = nn.Sequential(nn.Linear(in_width, out_width), nn.GELU(), nn.Linear(out_width, out_width))
+        self.norm: nn.Module = nn.LayerNorm(in_width, eps=1e-6) if norm and not absent else nn.Identity()
+        layers = (nn.Linear(in_width, out_width), nn.GELU(), nn.Linear(out_width, out_width))
+        self.mlp = nn.Sequential(*(() if absent else layers))
+
+    def reset_norm(self) -> None:
+        """Set the norm's initial weights, where there is one."""
+        if isinstance(self.norm, nn.LayerNorm):
+            self.norm.reset_parameters()
 
     def forward(self, visual_BVC: Tensor) -> Tensor:
         """Visual tokens (B, V, D)."""

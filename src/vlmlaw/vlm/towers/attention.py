@@ -29,13 +29,23 @@ def has_attention(config: PreTrainedConfig) -> bool:
     return getattr(config, "num_attention_heads", None) is not None
 
 
-def key_width(config: PreTrainedConfig) -> int | None:
-    """W of the keys that `watched` reads; None for a tower without attention."""
-    return config.hidden_size // config.num_attention_heads if has_attention(config) else None
+def key_widths(config: PreTrainedConfig) -> dict[str, int | None]:
+    """Widths of the keys that `watched` reads: of one head (`attention`) and of all (`tower`); None without attention.
+
+    >>> from transformers import CLIPVisionConfig
+    >>> key_widths(CLIPVisionConfig(hidden_size=32, num_attention_heads=4))
+    {'attention': 8, 'tower': 32}
+    """
+    if not has_attention(config):
+        return {"attention": None, "tower": None}
+    return {"attention": config.hidden_size // config.num_attention_heads, "tower": config.hidden_size}
 
 
 class Watched:
-    """The queries and keys of one layer, recorded during a pass of the tower inside `watched`."""
+    """The queries and keys of one layer, recorded during a pass of the tower inside `watched`.
+
+    With one head (`n_heads` = 1) all channels together are the attention's, as PruMerge's released code has it.
+    """
 
     def __init__(self, n_heads: int) -> None:
         self.n_heads = n_heads
@@ -46,7 +56,7 @@ class Watched:
 
         importance is the class token's attention to each patch where there is one, else the mean attention that the
         patch receives from all (as VisionZip, arXiv 2412.04467, section 3.1); heads are averaged in both, and in the
-        keys (as ToMe, arXiv 2210.09461, section 3; PruMerge as released keeps them side by side).
+        keys (as ToMe, arXiv 2210.09461, section 3).
         """
         q_BHNW, k_BHNW = (self._by_head(self.seen[which]) for which in ("q", "k"))
         has_class_token = q_BHNW.shape[2] > n_patches
@@ -60,9 +70,10 @@ class Watched:
 
 
 @contextmanager
-def watched(tower: PreTrainedModel, *, layer: int) -> Iterator[Watched]:
+def watched(tower: PreTrainedModel, *, layer: int, whole: bool = False) -> Iterator[Watched]:
     """Passes of the tower inside are watched at the layer that makes hidden state `layer` (negative: from the end).
 
+    `whole` watches the tower's last layer instead, all channels as one head.
     Raises UserError for a tower whose layers name no query and key projections.
     """
     queries, keys = (_projections(tower, names) for names in (QUERIES, KEYS))
@@ -72,8 +83,14 @@ def watched(tower: PreTrainedModel, *, layer: int) -> Iterator[Watched]:
             "layers; take a compressor that needs no attention of the tower, or a CLIP or SigLIP tower."
         )
     # Of the configured layers: those behind the last that is read may be left out of the pass.
-    place = max(layer % (tower.config.num_hidden_layers + 1) - 1, 0)
-    watch = Watched(tower.config.num_attention_heads)
+    n_layers = tower.config.num_hidden_layers
+    place = n_layers - 1 if whole else max(layer % (n_layers + 1) - 1, 0)
+    if place >= len(queries):
+        raise UserError(
+            f"{tower.config.model_type}: found {len(queries)} layers, expected the attention of layer {place + 1}; "
+            "load the tower with all its layers."
+        )
+    watch = Watched(1 if whole else tower.config.num_attention_heads)
     thread = threading.get_ident()
 
     def keep(name: str, output: Tensor) -> None:

@@ -14,9 +14,17 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 def patch_features(tower: PreTrainedModel, pixel_values: Tensor, *, layers: Sequence[int]) -> Tensor:
     """Features (B, P, K) of the tower's hidden states `layers`, concatenated; class tokens are left out."""
+    return patch_and_class_features(tower, pixel_values, layers=layers)[0]
+
+
+def patch_and_class_features(
+    tower: PreTrainedModel, pixel_values: Tensor, *, layers: Sequence[int]
+) -> tuple[Tensor, Tensor | None]:
+    """`patch_features`, and the class token's features (B, K) of a tower that has one before its patches."""
     states = tower(pixel_values=pixel_values, output_hidden_states=True, return_dict=True).hidden_states
     n_patches = grid_side(tower.config) ** 2
-    return torch.cat([states[i][:, -n_patches:] for i in _from_the_start(tower.config, layers)], dim=-1)
+    read = torch.cat([states[i] for i in _from_the_start(tower.config, layers)], dim=-1)
+    return read[:, -n_patches:], read[:, 0] if read.shape[1] > n_patches else None
 
 
 def _from_the_start(vision_config: Any, layers: Sequence[int]) -> list[int]:
