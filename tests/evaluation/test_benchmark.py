@@ -113,6 +113,13 @@ def test_questions_on_one_image_are_one_cluster():
     assert found == Score(0.6, pytest.approx(np.sqrt(4 / 3 * (0.64 + 0.36 + 0.36 + 0.16)) / 5), 5)
 
 
+def test_the_share_of_replies_that_were_not_read_stands_beside_the_score():
+    asked = [Question(str(i), "?", ("yes",)) for i in range(4)]
+    judge = METRICS["yes_no"].judge
+    found = score_of([judge(said, q) for said, q in zip(["yes", "no", "perhaps", ""], asked, strict=True)], asked)
+    assert (found.error, found.unread) == (0.75, 0.5)
+
+
 def test_pictures_become_what_the_tower_was_trained_on(small):
     images = list(Dataset(small.data["test"]).images(range(2)))
     assert torch.equal(pixel_values(images, looks(96, mean=[0.3] * 3, std=[0.25] * 3)), normalise(np.stack(images)))
@@ -157,8 +164,8 @@ def test_the_tables_say_what_the_file_leaves_out():
     assert asdict(found["pope"]) == {
         "name": "pope",
         "suite": "reasoning",
-        "metric": "yes_no_f1",
-        "instruction": METRICS["yes_no_f1"].instruction,
+        "metric": "pope",
+        "instruction": METRICS["pope"].instruction,
         "max_new_tokens": 16,
         "dtype": "float32",
         "batch_size": 7,

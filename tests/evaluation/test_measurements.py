@@ -5,6 +5,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -55,6 +56,7 @@ def test_every_figure_of_an_evaluation_arrives(tmp_path):
     assert len(table) == 3
     row = table[(table.suite == "reasoning") & (table.kind == "all")].iloc[0].to_dict()
     assert row.pop("error") == pytest.approx(1 / 3, rel=1e-12)
+    assert np.isnan(row.pop("unread"))  # the test split has no replies
     assert row == (
         {
             "cell": "3k_v4_block_linear_s0",
@@ -246,3 +248,16 @@ def test_a_cell_without_its_evaluation_stops_the_collection(grid, tmp_path, caps
 def test_what_cannot_be_collected_says_what_to_give(tmp_path, capsys, arguments, told):
     assert collected(tmp_path, *arguments) == 2
     assert told in capsys.readouterr().err
+
+
+def test_the_share_of_unread_replies_arrives_and_a_suite_has_the_mean(tmp_path):
+    paths = []
+    for name, unread in (("pope", 0.25), ("gqa", 0.75)):
+        evaluation = copy.deepcopy(EVALUATION)
+        score = {"error": 0.5, "error_se": 0.1, "n_questions": 4, "unread": unread}
+        evaluation["scores"] = {"reasoning": {name: score}}
+        paths.append(tmp_path / f"{name}.json")
+        paths[-1].write_text(json.dumps(evaluation))
+    collect(paths, tmp_path / "out.csv", held_out=None)
+    table = pd.read_csv(tmp_path / "out.csv").set_index("kind")
+    assert table.unread.to_dict() == {"all": 0.5, "gqa": 0.75, "pope": 0.25}

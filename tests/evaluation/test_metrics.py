@@ -1,5 +1,7 @@
 """Metrics: values worked out by hand from the papers' definitions, and independent references."""
 
+import random
+import re
 from functools import cache
 
 import pytest
@@ -220,3 +222,142 @@ def test_questions_that_can_be_judged_pass():
 def test_an_unknown_metric_is_named():
     with pytest.raises(UserError, match=r"no metric is called 'bleu'; there are exact_match.*anls"):
         metric_called("bleu")
+
+
+# Thousands of made-up replies, each metric beside what its authors' script computes.
+
+WORDS = """
+yes no not No Yes the a an two three none dont shes it's x-ray U.S. 3.5 1,000 cat, dog/cat ten. [b] none! 'twas
+""".split()  # noqa: SIM905
+N_MADE_UP = 3000
+
+
+def made_up_texts(seed):
+    rng = random.Random(seed)
+    while True:
+        yield "".join(
+            rng.choice(WORDS) + rng.choice([" ", " ", "  ", ". ", ", ", "\n"]) for _ in range(rng.randint(0, 5))
+        )
+
+
+def vqa_script(said, answers):
+    """The definition of GT-Vision-Lab/VQA's vqaEval.py, annotators' answers normalised as the reply is."""
+
+    def normalise(text):
+        text = text.replace("\n", " ").replace("\t", " ").strip()
+        out = text
+        for mark in ';/[]"{}()=+\\_-><@`,?!':
+            beside_space = mark + " " in text or " " + mark in text
+            out = out.replace(mark, "" if beside_space or re.search(r"\d,\d", text) else " ")
+        out = re.sub(r"\.(?!\d)", "", out)
+        digits = {"none": "0", "two": "2", "three": "3", "ten": "10"}
+        words = [digits.get(word, word) for word in out.lower().split()]
+        apostrophes = {"dont": "don't", "twas": "'twas"}  # of those among WORDS; "shes" is not in the script's table
+        return " ".join(apostrophes.get(word, word) for word in words if word not in ("a", "an", "the"))
+
+    normal, reply = [normalise(answer) for answer in answers], normalise(said)
+    shares = []
+    for left_out in range(len(normal)):
+        others = normal[:left_out] + normal[left_out + 1 :]
+        shares.append(min(1, others.count(reply) / 3))
+    return sum(shares) / len(shares)
+
+
+def test_vqa_accuracy_as_the_official_script_has_it():
+    texts, rng, matched = made_up_texts(0), random.Random(1), 0
+    for _ in range(N_MADE_UP):
+        pool = [next(texts) for _ in range(3)]
+        answers = [rng.choice(pool) for _ in range(10)]
+        said = rng.choice([*pool, next(texts)])
+        assert vqa_accuracy(said, answers) == pytest.approx(vqa_script(said, answers), abs=1e-12), (said, answers)
+        matched += 0 < vqa_accuracy(said, answers) < 1
+    assert matched > 100
+
+
+def pope_script(said):
+    """evaluate.py of RUCAIBox/POPE: the text before the first full stop, without commas, has the word No, no or not."""
+    sentence = said.split(".")[0].replace(",", "")
+    return "no" if any(word in ("No", "no", "not") for word in sentence.split(" ")) else "yes"
+
+
+def test_pope_as_the_official_script_and_scikit_learn_have_it():
+    from sklearn.metrics import f1_score
+
+    texts, rng = made_up_texts(2), random.Random(3)
+    said = [next(texts) for _ in range(N_MADE_UP)]
+    wanted = [rng.choice(["yes", "no"]) for _ in said]
+    verdicts = [METRICS["pope"].judge(s, question(w)) for s, w in zip(said, wanted, strict=True)]
+    expected = f1_score([w == "yes" for w in wanted], [pope_script(s) == "yes" for s in said])
+    assert 1 - sum(v.lost for v in verdicts) / sum(v.weight for v in verdicts) == pytest.approx(expected, rel=1e-12)
+    assert [v.is_read for v in verdicts] == [yes_or_no(s) is not None for s in said]
+
+
+def test_pope_takes_what_is_neither_as_yes_and_says_that_it_was_not_read():
+    assert METRICS["pope"].judge("maybe", question("yes")) == Verdict(0.0, 2.0)
+    assert not METRICS["pope"].judge("maybe", question("yes")).is_read
+    assert METRICS["yes_no_f1"].judge("maybe", question("yes")) == Verdict(1.0, 1.0)
+
+
+def chartqa_script(said, answer):
+    """Relaxed correctness as pix2struct's metrics.py defines it, of one answer."""
+
+    def number(text):
+        try:
+            return float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            return None
+
+    found, wanted = number(said), number(answer)
+    if found is not None and wanted:
+        return abs(found - wanted) / abs(wanted) <= 0.05
+    return said.lower() == answer.lower()
+
+
+def test_relaxed_accuracy_as_its_script_has_it():
+    rng, right = random.Random(4), 0
+    for _ in range(N_MADE_UP):
+        wanted = rng.choice([1.0, 100.0, -3.0, 0.2, 1e6]) * rng.choice([1, 1.05, 0.95, 1.0501, 2])
+        answer = rng.choice([f"{wanted:g}", f"{wanted:.2f}%", f"{wanted:e}", "Blue", "1,000", ""])
+        said = rng.choice(
+            [f"{wanted * rng.uniform(0.93, 1.07):.3f}", answer, answer.upper(), f"{wanted:g}%", "blue", "5%%"]
+        )
+        assert relaxed_match(said, [answer]) == chartqa_script(said, answer), (said, answer)
+        right += chartqa_script(said, answer)
+    assert 500 < right < N_MADE_UP - 500
+
+
+@pytest.mark.parametrize("said", ["inf", "-inf", "nan", "Infinity", "1e999", "1_000"])
+def test_what_is_no_finite_number_matches_none(said):
+    assert relaxed_match("5", [said]) == 0 and relaxed_match(said, ["5"]) == 0
+    assert relaxed_match(said, ["1000"]) == 0
+    assert relaxed_match(said.upper(), [said]) == 1  # as text
+    assert not METRICS["relaxed_numeric"].judge(said, question("5")).is_read
+
+
+def anls_script(said, answers):
+    """The challenge's evaluation script: distances of normalised texts over lengths of the texts as they are."""
+    distances = []
+    for answer in answers:
+        distance = edit_distance(" ".join(answer.strip().lower().split()), " ".join(said.strip().lower().split()))
+        length = max(len(answer.upper()), len(said.upper()))
+        distances.append(distance / length if length else 0.0)
+    best = 1 - min(distances)
+    return best if best >= 0.5 else 0.0
+
+
+def test_anls_as_the_challenges_script_has_it():
+    texts, rng, between = made_up_texts(5), random.Random(6), 0
+    for _ in range(N_MADE_UP // 4):
+        answers = [next(texts) for _ in range(rng.randint(1, 3))]
+        said = list(rng.choice([*answers, next(texts)]))
+        for _ in range(rng.randint(0, 3)):
+            said.insert(rng.randint(0, len(said)), rng.choice("abc "))
+        assert anls("".join(said), answers) == anls_script("".join(said), answers)
+        between += 0 < anls("".join(said), answers) < 1
+    assert between > 50
+
+
+def test_an_empty_reply_is_unread_by_every_metric():
+    asked = {"multiple_choice": question("B", options=OPTIONS), "vqa": question(*"abcd")}
+    for name, metric in METRICS.items():
+        assert not metric.judge(" ", asked.get(name, question("yes"))).is_read, name

@@ -45,6 +45,17 @@ def test_questions_are_read(tmp_path, name):
         ([ROWS[0] | {"choices": ["a"]}], "unknown key 'choices'; the keys are answer, answers, id"),
         ([ROWS[0] | {"answer": " "}], "it has no answer"),
         ([{"id": 1, "question": "x", "answers": "yes"}], "must be lists"),
+        (
+            [{"id": 1, "question": "x", "answers": [["a"], {"text": "b"}]}],
+            "`answers` holds .*expected text or a number",
+        ),
+        ([{"id": 1, "question": "x", "answers": [{"answer": None}]}], "`answers` holds 'None'; expected text"),
+        ([{"id": 1, "question": "x", "answer": True}], "`answers` holds 'True'; expected text"),
+        ([{"id": {"a": 1}, "question": "x", "answer": "y"}], "`id` holds"),
+        ([{"id": 1, "question": ["x"], "answer": "y"}], "question 1 of .*: `question` holds"),
+        ([{"id": 1, "question": "x", "answer": "y", "image": {"bytes": 1}}], "`image` holds"),
+        ([{"id": 1, "question": "x", "answer": "y", "options": [{"A": "y"}]}], "`options` holds"),
+        ([{"id": 1, "question": "\ud800", "answer": "y"}], "half of a character"),
     ],
 )
 def test_what_is_no_question_is_refused(tmp_path, rows, message):
@@ -88,3 +99,14 @@ def test_a_missing_or_broken_image_is_named(tmp_path):
     read = image_reader(tmp_path, questions, source="q.json")
     with pytest.raises(UserError, match=r"the image .*b.png cannot be decoded"):
         read("b.png")
+
+
+def test_annotators_answers_are_read_as_vqa_publishes_them(tmp_path):
+    """v2_mscoco_val2014_annotations.json has ten of these a question."""
+    given = [{"answer": "net", "answer_confidence": "maybe", "answer_id": n} for n in range(1, 9)]
+    given += [{"answer": "racket", "answer_confidence": "yes", "answer_id": n} for n in (9, 10)]
+    path = write(tmp_path, [{"id": 1, "question": "What is it?", "answers": given}])
+    (question,) = read_questions(path, metric=METRICS["vqa"])
+    assert question.answers == ("net",) * 8 + ("racket",) * 2
+    assert METRICS["vqa"].judge("Net.", question).lost == 0
+    assert METRICS["vqa"].judge("racket", question).lost == pytest.approx(1 - (2 * (1 / 3) + 8 * (2 / 3)) / 10)

@@ -1,6 +1,7 @@
 """The page holds everything that it shows, says what the analysis says, and works for a user's own table."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from vlmlaw.laws.analysis import analyse
 from vlmlaw.laws.options import LawOptions
 from vlmlaw.laws.table import read_measurements
-from vlmlaw.report import phrasing
+from vlmlaw.report import phrasing, tables
 from vlmlaw.report.page import write_page
 from vlmlaw.report.study import Study, read_study
 
@@ -97,6 +98,16 @@ def test_the_miniature_says_that_its_contrast_is_partly_built_in(run_page: str, 
 def test_a_users_own_table_gets_a_page_without_the_runs_parts(own_page: str) -> None:
     assert "Training curves" not in own_page and "test pictures" not in own_page
     assert "vlmlaw report --law" in own_page and "Every measured cell" in own_page
+
+
+def test_the_share_of_unread_replies_stands_beside_every_score(study: Study) -> None:
+    suite = study.suites[0]
+    assert "replies not read" not in tables.every_cell(study, suite).header
+    known = suite.rows.assign(unread=0.125)
+    found = tables.every_cell(study, replace(suite, rows=known))
+    place = found.header.index("replies not read")
+    shares = {row[place] for row in found.rows}
+    assert phrasing.percent(0.125) in shares and shares <= {phrasing.percent(0.125), phrasing.NOTHING}
 
 
 def test_what_the_linter_found_is_on_the_page(own_page: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.cell_facts import describe_cell
-from vlmlaw.evaluation.metrics import LETTERS, Question, Verdict, metric_called
+from vlmlaw.evaluation.metrics import F1_METRICS, LETTERS, Question, Verdict, metric_called
 from vlmlaw.evaluation.questions import image_reader, read_questions
 from vlmlaw.evaluation.scores import Score, score
 from vlmlaw.runtime.progress import Progress
@@ -43,7 +43,7 @@ def evaluate_benchmark(
     """
     metric = metric_called(settings.metric)
     asked = read_questions(questions, metric=metric)
-    if settings.metric == "yes_no_f1" and all(question.answers[0].lower().strip(" .") == "no" for question in asked):
+    if settings.metric in F1_METRICS and all(question.answers[0].lower().strip(" .") == "no" for question in asked):
         raise UserError(f"{questions} has no question whose answer is yes, so F1 is not defined; use yes_no.")
     read = image_reader(images, asked, source=questions)
     vlm, words = load_cell(model, dtype=settings.dtype, cell=cell)
@@ -108,7 +108,8 @@ def score_of(verdicts: Sequence[Verdict], questions: Sequence[Question]) -> Scor
     """The error of the benchmark; questions on one image form a cluster, one without an image is its own cluster."""
     clusters = [f"image {q.image}" if q.image is not None else f"question {q.id}" for q in questions]
     lost, weights = (np.array([getattr(v, key) for v in verdicts]) for key in ("lost", "weight"))
-    return score(lost, np.array(clusters), weights)
+    unread = float(np.mean([not verdict.is_read for verdict in verdicts]))
+    return replace(score(lost, np.array(clusters), weights), unread=unread)
 
 
 def _lines(questions: Sequence[Question], said: Sequence[str], verdicts: Sequence[Verdict]) -> list[str]:

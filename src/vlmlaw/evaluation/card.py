@@ -111,12 +111,13 @@ def _use(cell: Mapping[str, Any], trained_as: Mapping[str, Any], folder: str) ->
 
 
 def _table(of_each: Sequence[Mapping[str, Mapping[str, Mapping[str, float]]]]) -> str:
-    rows = ["| suite | kind | error | standard error | questions |", "|---|---|---|---|---|"]
+    rows = ["| suite | kind | error | standard error | questions | replies not read |", "|---|---|---|---|---|---|"]
     suites = [of_suite for scores in of_each for of_suite in scores.items()]
     for suite, kinds in sorted(suites, key=lambda of_suite: of_suite[0]):
         for kind, score in kinds.items():
             figures = f"{score['error']:.3f} | {score['error_se']:.3f} | {score['n_questions']}"
-            rows.append(f"| {suite} | {kind} | {figures} |")
+            unread = score.get("unread")
+            rows.append(f"| {suite} | {kind} | {figures} | {'' if unread is None else f'{unread:.1%}'} |")
     return "\n".join(rows)
 
 

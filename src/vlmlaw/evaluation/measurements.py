@@ -33,6 +33,7 @@ COLUMNS = {
     "n_questions": "questions asked",
     "error": "share answered wrongly",
     "error_se": "its standard error over test images (clustered by image)",
+    "unread": "share of replies that could not be read, each counted as its metric says; empty where unknown",
     "llm_flops": "FLOPs of the LLM to read one image with one question",
     "vision_flops": "FLOPs of the vision encoder for one image",
     "compressor_flops": "FLOPs of compressor, projector and pass over the question",
@@ -62,7 +63,7 @@ def rows_of(evaluation: dict[str, Any], *, held_out_size: str | None) -> list[di
         "train_seconds": round(evaluation["train_seconds"], 1),
     }
     return [
-        common | {"suite": suite, "kind": kind} | score
+        common | {"suite": suite, "kind": kind, "unread": None} | score
         for suite, kinds in evaluation["scores"].items()
         for kind, score in kinds.items()
     ]
@@ -102,7 +103,7 @@ def _suites_of_benchmarks(table: pd.DataFrame) -> list[pd.DataFrame]:
                     f"the cell {cell} lacks {', '.join(missing)} of the suite {suite}, which other cells have; a mean "
                     "over other benchmarks could not be compared. Evaluate the cell on it, or leave it out of all."
                 )
-            mean = mean_score([Score(row.error, row.error_se, row.n_questions) for row in own.itertuples()])
+            mean = mean_score([Score(row.error, row.error_se, row.n_questions, row.unread) for row in own.itertuples()])
             # What an answer costs is the mean question's: prompts differ in length from benchmark to benchmark.
             costs = {key: round(own[key].mean()) for key in ("n_text_tokens", "llm_flops", "compressor_flops")}
             made.append(own.head(1).assign(kind=ALL_KINDS, **vars(mean), **costs))

@@ -5,14 +5,17 @@ benchmark is the lost share of the total weight, in [0, 1]: a mean, or 1 - F1. A
 nothing is guessed.
 """
 
+import math
 import re
 import string
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.multiple_choice import LETTERS, chosen_letter, right_letter
 
-LETTERS = string.ascii_uppercase
+__all__ = ["LETTERS", "METRICS", "Metric", "Question", "Verdict", "chosen_letter", "metric_called"]
+
 WORD_OR_PHRASE = "Answer the question using a single word or phrase."  # LLaVA-1.5's (arXiv 2310.03744, table 7)
 OPTION_LETTER = "Answer with the option's letter from the given choices directly."  # likewise
 
@@ -31,10 +34,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The weight of a question and the part of it that a reply lost."""
+    """The weight of a question, the part of it that a reply lost, and whether the reply could be read at all."""
 
     lost: float
     weight: float = 1.0
+    is_read: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True)
@@ -66,55 +70,13 @@ def exact_match(said: str, answers: Sequence[str]) -> float:
 # Multiple choice.
 
 
-def chosen_letter(said: str, options: Sequence[str]) -> str | None:
-    """The option that a reply names, as a letter, or None.
-
-    By its letter ("B", "(b)", "B. dog", "the answer is B"), by its whole text, or because it alone is mentioned: the
-    rules by which MMBench reads a reply before it asks another model (Liu et al. 2023, arXiv 2307.06281, 4.2).
-    """
-    letters = LETTERS[: len(options)]
-    said = said.strip()
-    whole = [letter for letter, option in zip(letters, options, strict=True) if plain(option) == plain(said) != ""]
-    if len(whole) == 1:
-        return whole[0]
-    begins = re.match(rf"\(?([{letters}{letters.lower()}])(?:[).:,]|\s*$)", said)
-    if begins:
-        return begins[1].upper()
-    named = set(re.findall(rf"(?:answer|option|choice)(?: is)?:?\s*\(?([{letters}])\b", said, flags=re.IGNORECASE))
-    # A capital A or I within a sentence is a word of its own more often than an option.
-    others = "".join(letter for letter in letters if letter not in "AI")
-    named = {letter.upper() for letter in named} or set(re.findall(rf"\b([{others}])\b", said))
-    if len(named) == 1:
-        return named.pop()
-    words = f" {plain(said)} "
-    mentioned = [
-        letter
-        for letter, option in zip(letters, options, strict=True)
-        if plain(option) and f" {plain(option)} " in words
-    ]
-    return mentioned[0] if len(mentioned) == 1 and not named else None
-
-
-def right_letter(question: Question) -> str:
-    """The letter of the right option; its answer is a letter or an option's text. Raises ValueError for neither."""
-    letters = LETTERS[: len(question.options)]
-    if len(question.options) < 2 or len(question.answers) != 1:
-        raise ValueError("multiple choice needs two options or more, and one answer")
-    (answer,) = question.answers
-    texts = [option.strip() for option in question.options]
-    if answer.strip() in texts:
-        return letters[texts.index(answer.strip())]
-    if answer.strip().upper() in [*letters]:
-        return answer.strip().upper()
-    raise ValueError(f"the answer {answer!r} is neither an option nor one of the letters {', '.join(letters)}")
-
-
-def multiple_choice(said: str, question: Question) -> float:
-    return float(chosen_letter(said, question.options) == right_letter(question))
+def judge_choice(said: str, question: Question) -> Verdict:
+    letter = chosen_letter(said, question.options)
+    return Verdict(float(letter != right_letter(question.options, question.answers)), is_read=letter is not None)
 
 
 def _check_choice(question: Question) -> None:
-    right_letter(question)
+    right_letter(question.options, question.answers)
 
 
 # Yes or no.
@@ -127,16 +89,33 @@ def yes_or_no(said: str) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def f1_verdict(said: str, answer: str) -> Verdict:
+def pope_reply(said: str) -> str:
+    """`no` if the text before the first full stop has the word No, no or not, else `yes`: POPE's own script.
+
+    Li et al. 2023, arXiv 2305.10355; evaluate.py of github.com/RUCAIBox/POPE. So a reply that is neither is a yes.
+    """
+    words = said.partition(".")[0].replace(",", "").split(" ")
+    return "no" if {"No", "no", "not"} & set(words) else "yes"
+
+
+def f1_verdict(reply: str | None, answer: str) -> Verdict:
     """A question's part of 1 - F1 = (FP + FN) / (2 TP + FP + FN), `yes` being the positive class.
 
-    POPE (Li et al. 2023, arXiv 2305.10355, 4.1) reports F1. A reply that is neither counts as the wrong one.
+    A reply that is neither (None) counts as the wrong one.
     """
-    reply = yes_or_no(said)
-    wrong = reply != answer
-    if wrong:
-        return Verdict(1.0, 1.0)
+    if reply != answer:
+        return Verdict(1.0, 1.0, is_read=reply is not None)
     return Verdict(0.0, 2.0 if answer == "yes" else 0.0)
+
+
+def judge_yes_no(said: str, question: Question) -> Verdict:
+    reply = yes_or_no(said)
+    return Verdict(float(reply != _is_yes_no(question)), is_read=reply is not None)
+
+
+def judge_pope(said: str, question: Question) -> Verdict:
+    verdict = f1_verdict(pope_reply(said), _is_yes_no(question))
+    return replace(verdict, is_read=yes_or_no(said) is not None)
 
 
 def _check_yes_no(question: Question) -> None:
@@ -167,17 +146,27 @@ def relaxed_match(said: str, answers: Sequence[str]) -> float:
 def _is_close(said: str, answer: str) -> bool:
     number, wanted = _number(said), _number(answer)
     if number is not None and wanted:
-        return abs(number - wanted) <= RELATIVE_TOLERANCE * abs(wanted)
+        return abs(number - wanted) / abs(wanted) <= RELATIVE_TOLERANCE
     return said.strip().lower() == answer.strip().lower() or (number is not None and number == wanted)
 
 
 def _number(text: str) -> float | None:
-    """The number that a text stands for, a percentage divided by 100; None if it is not a number."""
-    text = text.strip()
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
+    """The finite number that a text stands for, a percentage divided by 100; None if it is not a number.
+
+    >>> [_number(text) for text in ("-1.5e2", "50%", "inf", "1_000", "1,000")]
+    [-150.0, 0.5, None, None, None]
+    """
+    found = re.fullmatch(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)(%*)", text.strip())
+    if not found or not math.isfinite(value := float(found[1])):
         return None
+    return value / 100 if found[2] else value
+
+
+def judge_number(said: str, question: Question) -> Verdict:
+    """A reply to a question whose answers are all numbers is read if it is a number."""
+    wants_number = all(_number(answer) is not None for answer in question.answers)
+    is_read = _number(said) is not None if wants_number else bool(said.strip())
+    return Verdict(1 - relaxed_match(said, question.answers), is_read=is_read)
 
 
 # VQA's soft accuracy.
@@ -185,25 +174,26 @@ def _number(text: str) -> float | None:
 NUMBER_WORDS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
 NUMBER_WORDS |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
 ARTICLES = {"a", "an", "the"}
-# Contractions that people write without their apostrophes, but for those that are other words then (we'll, it's).
+# Contractions that people write with one apostrophe too few, as in the official script's table, which lacks those that
+# are other words then (we'll, it's) and never meets its own Im, Ive, Id've, as it compares in lower case.
 CONTRACTIONS = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
-how'd how'll how's i'd've i'm i've isn't it'd it'd've it'll let's ma'am mightn't mightn't've might've mustn't must've
-needn't not've o'clock oughtn't shan't she'd've she's should've shouldn't shouldn't've somebody'd somebody'd've
-somebody'll somebody's someone'd someone'd've someone'll someone's something'd something'd've something'll that's
-there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll
-what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't
-would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've
+how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock
+oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd
+someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're there's
+they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's
+where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've
+y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """.split()  # noqa: SIM905
 VQA_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 
 def _without_each_apostrophe(word: str) -> set[str]:
-    places = [i for i, letter in enumerate(word) if letter == "'"]
-    return {word.replace("'", ""), *(word[:i] + word[i + 1 :] for i in places)}
+    return {word[:i] + word[i + 1 :] for i, letter in enumerate(word) if letter == "'"}
 
 
 APOSTROPHES = {bare: word for word in CONTRACTIONS for bare in _without_each_apostrophe(word)}
+APOSTROPHES["somebody'd"] = "somebodyd"  # the official table has this one the other way round
 
 
 def vqa_plain(text: str) -> str:
@@ -213,7 +203,7 @@ def vqa_plain(text: str) -> str:
     digits a point stays; punctuation goes where it stands beside a space or the text has a comma between digits, and
     becomes a space elsewhere.
     """
-    text = " ".join(text.split()).lower()
+    text = text.replace("\n", " ").replace("\t", " ").strip().lower()
     has_thousands = re.search(r"\d,\d", text) is not None
     out = text
     for mark in VQA_PUNCTUATION:
@@ -225,7 +215,11 @@ def vqa_plain(text: str) -> str:
 
 
 def vqa_accuracy(said: str, answers: Sequence[str]) -> float:
-    """min(1, number of other annotators with this answer / 3), averaged over leaving out each annotator in turn."""
+    """min(1, number of other annotators with this answer / 3), averaged over leaving out each annotator in turn.
+
+    The official script leaves annotators' answers as they are where all are the same; here they are always normalised,
+    as in the evaluation of TextVQA.
+    """
     reply, given = vqa_plain(said), [vqa_plain(answer) for answer in answers]
     n_same = given.count(reply)
     left_out = [n_same - (answer == reply) for answer in given]
@@ -248,16 +242,18 @@ ANLS_THRESHOLD = 0.5
 def anls(said: str, answers: Sequence[str]) -> float:
     """Average normalised Levenshtein similarity of one reply: 1 - distance / longer length, 0 below a half.
 
-    The best of the answers counts; case does not (Biten et al. 2019, arXiv 1907.00490, 5.1; DocVQA, arXiv 2007.00398).
-    Exactly a half counts, as in the scripts in use; the paper's formula leaves it out.
+    The best of the answers counts; case and spaces do not (Biten et al. 2019, arXiv 1907.00490, 5.1; DocVQA, arXiv
+    2007.00398). As in the official script, exactly a half counts, which the paper's formula leaves out, and lengths are
+    those of the texts as they were given, spaces included.
     """
-    return max(_similarity(" ".join(said.lower().split()), " ".join(answer.lower().split())) for answer in answers)
+    best = max(_similarity(said, answer) for answer in answers)
+    return best if best >= ANLS_THRESHOLD else 0.0
 
 
 def _similarity(a: str, b: str) -> float:
-    longer = max(len(a), len(b))
-    similarity = 1 - edit_distance(a, b) / longer if longer else 1.0
-    return similarity if similarity >= ANLS_THRESHOLD else 0.0
+    longer = max(len(a.upper()), len(b.upper()))
+    distance = edit_distance(*(" ".join(text.lower().split()) for text in (a, b)))
+    return 1 - distance / longer if longer else 1.0
 
 
 def edit_distance(a: str, b: str) -> int:
@@ -274,30 +270,23 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def _of_answers(score: Callable[[str, Sequence[str]], float]) -> Callable[[str, Question], Verdict]:
-    return lambda said, question: Verdict(1 - score(said, question.answers))
+    """A judge by a score of the reply and the answers; it can read all but an empty reply."""
+    return lambda said, question: Verdict(1 - score(said, question.answers), is_read=bool(said.strip()))
 
 
 METRICS: dict[str, Metric] = {
     "exact_match": Metric(_of_answers(exact_match), WORD_OR_PHRASE, 16),
-    "multiple_choice": Metric(
-        lambda said, question: Verdict(1 - multiple_choice(said, question)),
-        OPTION_LETTER,
-        16,
-        _check_choice,
-    ),
-    "yes_no": Metric(
-        lambda said, question: Verdict(float(yes_or_no(said) != _is_yes_no(question))),
-        WORD_OR_PHRASE,
-        16,
-        _check_yes_no,
-    ),
+    "multiple_choice": Metric(judge_choice, OPTION_LETTER, 16, _check_choice),
+    "yes_no": Metric(judge_yes_no, WORD_OR_PHRASE, 16, _check_yes_no),
     "yes_no_f1": Metric(
-        lambda said, question: f1_verdict(said, _is_yes_no(question)), WORD_OR_PHRASE, 16, _check_yes_no
+        lambda said, question: f1_verdict(yes_or_no(said), _is_yes_no(question)), WORD_OR_PHRASE, 16, _check_yes_no
     ),
-    "relaxed_numeric": Metric(_of_answers(relaxed_match), WORD_OR_PHRASE, 16),
+    "pope": Metric(judge_pope, WORD_OR_PHRASE, 16, _check_yes_no),
+    "relaxed_numeric": Metric(judge_number, WORD_OR_PHRASE, 16),
     "vqa": Metric(_of_answers(vqa_accuracy), WORD_OR_PHRASE, 16, _check_vqa),
     "anls": Metric(_of_answers(anls), WORD_OR_PHRASE, 32),
 }
+F1_METRICS = ("yes_no_f1", "pope")  # their error is 1 - F1, which needs a question whose answer is yes
 
 
 def metric_called(name: str) -> Metric:

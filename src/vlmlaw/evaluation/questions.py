@@ -1,6 +1,7 @@
 """A benchmark's questions as a file: JSON (a list) or JSON lines, one object a question, and its images.
 
 `{"id", "image", "question", "answer" or "answers", "options", "kind"}`; `image`, `options` and `kind` may be absent.
+Answers are texts or numbers, or objects with the text as `answer`, as in VQA's annotations.
 Images are files of a folder, or images of a dataset in the shards of this project. All of it is checked before a model
 is loaded.
 """
@@ -65,17 +66,32 @@ def _question(row: Any, *, where: str) -> Question:
     options = row.get("options") or []
     if not isinstance(answers, list) or not isinstance(options, list):
         raise UserError(f"{where}: `answers` and `options` must be lists.")
-    answers = [str(answer) for answer in answers]
+    answers = [_text(answer, where=f"{where}: `answers`") for answer in map(_annotated, answers)]
     if not any(answer.strip() for answer in answers):
         raise UserError(f"{where}: it has no answer, so no reply could be right; add one or remove the question.")
     return Question(
-        id=str(row["id"]),
-        text=str(row["question"]),
+        id=_text(row["id"], where=f"{where}: `id`"),
+        text=_text(row["question"], where=f"{where}: `question`"),
         answers=tuple(answers),
-        image=str(row["image"]) if row.get("image") else None,
-        options=tuple(str(option) for option in options),
-        kind=str(row.get("kind", "")),
+        image=_text(row["image"], where=f"{where}: `image`") if row.get("image") else None,
+        options=tuple(_text(option, where=f"{where}: `options`") for option in options),
+        kind=_text(row.get("kind", ""), where=f"{where}: `kind`"),
     )
+
+
+def _annotated(answer: Any) -> Any:
+    """An answer's text: of an annotator's object `{"answer", "answer_confidence", "answer_id"}` what was answered."""
+    return answer["answer"] if isinstance(answer, dict) and "answer" in answer else answer
+
+
+def _text(value: Any, *, where: str) -> str:
+    """A text or number as text. Raises UserError for anything else, and for text that is no Unicode."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise UserError(f"{where} holds {str(value)[:60]!r}; expected text or a number.")
+    text = str(value)
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise UserError(f"{where} holds {text[:60]!a}, half of a character (a lone surrogate); write it as UTF-8.")
+    return text
 
 
 def image_reader(images: Path, questions: list[Question], *, source: Path) -> Callable[[str], np.ndarray]:

@@ -1,7 +1,7 @@
 """Errors with standard errors, for questions that share images and for suites of benchmarks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -9,11 +9,15 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Score:
-    """Error of n questions, and its standard error with the images as clusters."""
+    """Error of n questions, its standard error with the images as clusters, and the share of replies not read.
+
+    `unread` is None where nothing was to be read (the test split), or where it is not known (lmms-eval).
+    """
 
     error: float
     error_se: float
     n_questions: int
+    unread: float | None = field(default=None, compare=False)
 
 
 def score(lost: np.ndarray, images: np.ndarray, weights: np.ndarray | None = None) -> Score:
@@ -39,4 +43,6 @@ def mean_score(scores: Sequence[Score]) -> Score:
     """The plain mean of benchmarks, as in papers: each has the same weight, whatever its number of questions."""
     errors, ses = [s.error for s in scores], [s.error_se for s in scores]
     se = np.sqrt(np.square(ses).sum()) / len(ses)
-    return Score(float(np.mean(errors)), float(se), sum(s.n_questions for s in scores))
+    unread = [s.unread for s in scores if s.unread is not None]
+    mean_unread = float(np.mean(unread)) if len(unread) == len(scores) else None
+    return Score(float(np.mean(errors)), float(se), sum(s.n_questions for s in scores), mean_unread)

@@ -123,7 +123,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         suite=REASONING,
         split="test, all three samplings",
         source="Li et al. 2023, arXiv 2305.10355",
-        metric="yes_no_f1",
+        metric="pope",
         task="pope",
         parts={"pope_f1_score": 1.0},
     ),

@@ -145,6 +145,7 @@ def kinds(suite: Suite, study: Study) -> Table:
     low, high = suite.v_range
     n = suite.rows["N"].max()
     rows = []
+    knows_unread = any(_knows_unread(kind.rows) for kind in study.kinds[suite.label])
     for kind in study.kinds[suite.label]:
         ends = [kind.rows[(kind.rows["N"] == n) & (kind.rows["V"] == v)] for v in (low, high)]
         smallest = kind.rows[(kind.rows["N"] == kind.rows["N"].min()) & (kind.rows["V"] == high)]
@@ -156,12 +157,23 @@ def kinds(suite: Suite, study: Study) -> Table:
                 phrasing.whole(questions),
                 *(_with_se(part) for part in ends),
                 _with_se(smallest),
+                *([phrasing.percent(_mean_unread(kind.rows))] if knows_unread else []),
                 phrasing.rho(rho).removeprefix("ρ = ") if kind.analysis else "no law",
             ]
         )
     largest, least = study.size_of(n).name, study.size_of(suite.rows["N"].min()).name
-    header = ["kind", "questions", f"{largest}, V = {low:g}", f"{largest}, V = {high:g}", f"{least}, V = {high:g}", "ρ"]
-    return Table(header, rows, left=(0, 5), caption="Error ± standard error, mean over seeds")
+    header = ["kind", "questions", f"{largest}, V = {low:g}", f"{largest}, V = {high:g}", f"{least}, V = {high:g}"]
+    header += ["replies not read", "ρ"] if knows_unread else ["ρ"]
+    return Table(header, rows, left=(0, len(header) - 1), caption="Error ± standard error, mean over seeds")
+
+
+def _knows_unread(rows: pd.DataFrame) -> bool:
+    """Whether the share of unread replies is known: of benchmarks that the project itself judged."""
+    return "unread" in rows and pd.api.types.is_numeric_dtype(rows["unread"]) and bool(rows["unread"].notna().any())
+
+
+def _mean_unread(rows: pd.DataFrame) -> float:
+    return float(rows["unread"].mean()) if _knows_unread(rows) else np.nan
 
 
 def _with_se(rows: pd.DataFrame) -> str:
@@ -173,6 +185,8 @@ def _with_se(rows: pd.DataFrame) -> str:
 
 def every_cell(study: Study, suite: Suite) -> Table:
     """All measured rows of a suite."""
+    measured = pd.concat([suite.rows, suite.others]).sort_values(["N", "V", "compressor", "seed"])
+    knows_unread = _knows_unread(measured)
     rows = [
         [
             study.size_of(row.N).name,
@@ -181,11 +195,13 @@ def every_cell(study: Study, suite: Suite) -> Table:
             row.seed or phrasing.NOTHING,
             phrasing.error(row.error),
             phrasing.error(row.error_se),
+            *([phrasing.percent(row.unread)] if knows_unread else []),
             "held out" if row.held_out else "",
         ]
-        for row in pd.concat([suite.rows, suite.others]).sort_values(["N", "V", "compressor", "seed"]).itertuples()
+        for row in measured.itertuples()
     ]
-    return Table(["LLM", "V", "compressor", "seed", "error", "se", ""], rows, left=(0, 2, 6))
+    unread = ["replies not read"] if knows_unread else []
+    return Table(["LLM", "V", "compressor", "seed", "error", "se", *unread, ""], rows, left=(0, 2, 6 + len(unread)))
 
 
 def compressors(suite: Suite, study: Study) -> Table | None:
