@@ -150,11 +150,16 @@ def records_of_step(n_records: int, batch_size: int, *, seed: int, step: int) ->
 
 
 def tensors(batch: Batch) -> dict[str, Tensor]:
-    """The text of a batch as the arguments that a language model's forward takes."""
+    """The text of a batch as the arguments that a language model's forward takes.
+
+    The mask says who sees whom (B, 1, T, T) only where questions share a prefix, else where there is padding (B, T):
+    then the model makes its own masks.
+    """
+    shares_prefix = (batch.segments > PREFIX + 1).any()
     arrays = {
         "input_ids": batch.input_ids,
         "position_ids": batch.position_ids,
-        "attention_mask": batch.attends,
+        "attention_mask": batch.attends if shares_prefix else (batch.segments >= 0).astype(np.int64),
         "targets": batch.targets,
     }
     return {name: torch.from_numpy(array) for name, array in arrays.items()}

@@ -18,7 +18,7 @@ from vlmlaw.training.loop import fit
 from vlmlaw.training.optimizer import make_optimizer
 from vlmlaw.training.workspace import account, clear_workspace, use_repeatable_arithmetic, workspace_of
 from vlmlaw.vlm.loss import prediction_loss
-from vlmlaw.vlm.packed_attention import fitting_mask
+from vlmlaw.vlm.own_forward import read
 
 if TYPE_CHECKING:
     from vlmlaw.training.settings import ShapeSettings, SizeSettings
@@ -48,13 +48,12 @@ def qwen2_config(settings: ShapeSettings, *, vocab_size: int, pad_token_id: int,
     )
 
 
-def answer_loss(model: PreTrainedModel, batch: dict[str, Tensor]) -> Tensor:
+def answer_loss(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     """Mean cross-entropy over the batch's targets; the output head runs only where there is one."""
     targets_BT = batch.pop("targets")
-    mask = fitting_mask(batch.pop("attention_mask"), model.config._attn_implementation, model.dtype)
-    hidden_BTD = model.base_model(**batch, attention_mask=mask, use_cache=False).last_hidden_state
+    hidden_BTD = read(model, **batch, use_cache=False).last_hidden_state
     wanted_BT = targets_BT != IGNORE_INDEX
-    return prediction_loss(model.get_output_embeddings(), hidden_BTD[wanted_BT], targets_BT[wanted_BT])[0]
+    return prediction_loss(model, hidden_BTD[wanted_BT], targets_BT[wanted_BT])[0]
 
 
 def move_questions_away(batch: Batch, *, seed: int, step: int) -> None:

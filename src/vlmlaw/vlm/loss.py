@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from vlmlaw.vlm.own_forward import head_logits
 
 LOGITS_AT_ONCE = 2**28
 
 
-def prediction_loss(head: nn.Module, hidden_nD: Tensor, targets_n: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Mean cross-entropy, and the logits (n, vocab): None where they were too many to keep for a gradient."""
-    n_words = getattr(head, "out_features", 0)
+def prediction_loss(
+    language_model: PreTrainedModel, hidden_nD: Tensor, targets_n: Tensor
+) -> tuple[Tensor, Tensor | None]:
+    """Mean cross-entropy by the model's own head, and the logits (n, vocab).
+
+    They are None where they were too many to keep for a gradient.
+    """
+    n_words = language_model.config.get_text_config().vocab_size
     if not torch.is_grad_enabled() or hidden_nD.shape[0] * n_words <= LOGITS_AT_ONCE:
-        logits = head(hidden_nD)
+        logits = head_logits(language_model, hidden_nD)
         return F.cross_entropy(logits.float(), targets_n), logits
 
     def summed(hidden: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
+        return F.cross_entropy(head_logits(language_model, hidden).float(), targets, reduction="sum")
 
     n_at_once = max(1, LOGITS_AT_ONCE // n_words)
     parts = zip(hidden_nD.split(n_at_once), targets_n.split(n_at_once), strict=True)

@@ -28,7 +28,7 @@ from vlmlaw.vlm import fastv
 from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.image_inputs import IMAGE_INPUTS, ImageInputs
 from vlmlaw.vlm.loss import prediction_loss
-from vlmlaw.vlm.packed_attention import PACKED, attention_of_call, fitting_mask
+from vlmlaw.vlm.own_forward import head_logits, own_logits, read
 from vlmlaw.vlm.projector import PlaceEmbedding, Projector
 from vlmlaw.vlm.towers import attention, features, load
 
@@ -214,11 +214,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The question alone as its embeddings, or as the LLM's last hidden states; no gradient flows into either."""
         if self.compressor.question_from == EMBEDDING:
             return self.get_input_embeddings()(question_ids_BT), question_mask_BT
-        with attention_of_call(self.language_model, None):
-            states = self.language_model.base_model(
-                input_ids=question_ids_BT, attention_mask=question_mask_BT, use_cache=False
-            ).last_hidden_state
-        return states, question_mask_BT
+        outputs = read(self.language_model, input_ids=question_ids_BT, attention_mask=question_mask_BT, use_cache=False)
+        return outputs.last_hidden_state, question_mask_BT
 
     @torch.no_grad()
     def encode_images(self, pixel_values: Tensor) -> ImageInputs:
@@ -298,6 +295,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         *,
         images: ImageInputs | None = None,
+        by_own_forward: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """Logits, and the mean loss over labelled tokens. Nothing of a call is kept for later ones.
@@ -307,6 +305,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         places as input_ids); `targets` (B, T) say which token each place should predict, so that one prefix can serve
         many questions. With either, logits are computed only where there is something to predict, (n, vocab). With
         `cu_seq_lens_q`, where documents begin and end, the one row is packed (see packed_attention.py).
+        `by_own_forward`: the reference, the LLM's own forward on one row after the other, without their padding.
         """
         given = (pixel_values, patches, question_ids, question_mask, image_of, importance, keys, class_token)
         images = ImageInputs(*given).joined(images or ImageInputs())
@@ -320,6 +319,9 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds = self.embed(input_ids, images, n_visual_tokens=n_visual_tokens)
         if labels is not None:
             targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        if by_own_forward:
+            assert targets is not None and attention_mask is not None and attention_mask.ndim == 2
+            return self._reference(inputs_embeds, targets, lengths=attention_mask.sum(dim=1).tolist())
         outputs = self._read(
             inputs_embeds,
             self._pruning(compressor, input_ids, targets, attention_mask, past_key_values),
@@ -334,38 +336,41 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self,
         embeds_BTD: Tensor,
         pruning_of_call: AbstractContextManager[None] | None,
-        *,
-        attention_mask: Any,
-        cu_seq_lens_q: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """The LLM's outputs, by the attention of this call: packed, eager where it prunes, or the LLM's own."""
-        if cu_seq_lens_q is not None:
-            kwargs["cu_seq_lens_q"] = cu_seq_lens_q
+        """The LLM's outputs in the layout of this call, eager where it prunes."""
+        if kwargs.get("cu_seq_lens_q") is not None:
             parts = self.language_model.modules() if self.training else ()
             if any(getattr(part, "gradient_checkpointing", False) for part in parts):
                 raise ValueError(
                     "found transformers' gradient checkpointing with a packed row (cu_seq_lens_q), whose layers would "
                     "be recomputed with other attention; recompute by `vlmlaw.training.sharding`, or give padded rows"
                 )
-        wanted = "eager" if pruning_of_call else None if cu_seq_lens_q is None else PACKED
-        with attention_of_call(self.language_model, wanted) as implementation, pruning_of_call or nullcontext():
-            return self.language_model.base_model(
-                inputs_embeds=embeds_BTD,
-                attention_mask=fitting_mask(attention_mask, implementation, embeds_BTD.dtype),
-                **kwargs,
-            )
+        with pruning_of_call or nullcontext():
+            return read(self.language_model, inputs_embeds=embeds_BTD, eager=pruning_of_call is not None, **kwargs)
 
     def _predicted(self, outputs: Any, targets: Tensor | None, logits_to_keep: int | Tensor) -> CausalLMOutputWithPast:
         """Logits where they are wanted: where there is a target, with the loss, or else at the places to keep."""
-        hidden_BTD, head = outputs.last_hidden_state, self.get_output_embeddings()
+        hidden_BTD, llm = outputs.last_hidden_state, self.language_model
         if targets is None:
             # As in transformers: the last so many (0: all), or those at these places.
             keep = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-            return CausalLMOutputWithPast(logits=head(hidden_BTD[:, keep]), past_key_values=outputs.past_key_values)
+            kept_BTD = hidden_BTD[:, keep]
+            logits = head_logits(llm, kept_BTD.flatten(0, 1)).unflatten(0, kept_BTD.shape[:2])
+            return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.past_key_values)
         wanted_BT = targets != IGNORE_INDEX
-        loss, logits = prediction_loss(head, hidden_BTD[wanted_BT], targets[wanted_BT])
+        loss, logits = prediction_loss(llm, hidden_BTD[wanted_BT], targets[wanted_BT])
         return CausalLMOutputWithPast(loss=loss, logits=logits)
+
+    def _reference(self, embeds_BTD: Tensor, targets_BT: Tensor, *, lengths: list[int]) -> CausalLMOutputWithPast:
+        """Loss and logits at targets by the LLM's own forward, one row at a time."""
+        logits, targets = [], []
+        for row_TD, goal_T, length in zip(embeds_BTD, targets_BT, lengths, strict=True):
+            wanted_T = goal_T[:length] != IGNORE_INDEX
+            logits.append(own_logits(self.language_model, row_TD[:length])[wanted_T])
+            targets.append(goal_T[:length][wanted_T])
+        logits_nV, targets_n = torch.cat(logits), torch.cat(targets)
+        return CausalLMOutputWithPast(loss=F.cross_entropy(logits_nV.float(), targets_n), logits=logits_nV)
 
     def _pruning(
         self, compressor: Compressor, input_ids: Tensor | None, targets: Tensor | None, mask: Any, cache: Any

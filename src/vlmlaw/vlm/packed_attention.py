@@ -1,9 +1,10 @@
-"""Attention of packed documents, and masks as each attention implementation takes them.
+"""Attention of packed documents and of padded rows: what a model asks of it is honoured, or refused by name.
 
 Documents that stand one behind the other in one row attend to themselves only: torch's variable-length attention (Flash
 Attention, Dao 2023, arXiv 2307.08691) is told where each begins, so nothing is padded and no mask is made. Where that
-kernel does not run (a CPU, float32) each document is a call of its own: the same result, exactly.
-B sequences, H heads, T tokens, E head width.
+kernel does not run (a CPU, float32) or lacks what the model asks for (soft caps, sinks, dropout), each document is a
+call of its own: the same result, exactly.
+B sequences, H heads, T tokens, S keys, E head width.
 """
 
 from __future__ import annotations
@@ -20,16 +21,35 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-from vlmlaw.errors import UserError
+from vlmlaw.vlm.masks import AttentionRefused, mask_of_call, window_of
 
 PACKED = "vlmlaw_packed"
-TAKE_TRUTH_VALUES = ("sdpa", PACKED)
-ADD_MASKS = ("eager", "flex_attention")
-CAUSAL = (-1, 0)  # all places before a token, none behind it
 # Asked here, once, since the compiler cannot look into it. Since torch 2.12; the window and the scale since 2.11.
 TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+# What transformers' models hand to every attention function and what says nothing about who attends to whom, or is
+# in query, key and value already.
+SAYS_NOTHING = {
+    *("position_ids", "position_embeddings", "hidden_states", "input_ids", "past_key_value", "past_key_values"),
+    *("cu_seq_lens_k", "max_length_k", "seq_idx", "cache_position", "use_cache", "return_dict", "is_causal"),
+    *("output_attentions", "output_hidden_states", "output_router_logits", "logits_to_keep", "num_items_in_batch"),
+    "sliding_window",  # the mask says it
+}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a layer's scores become weights: options of transformers' attention functions under their names there."""
+
+    scaling: float | None
+    dropout: float = 0.0
+    softcap: float | None = None  # scores pass through softcap * tanh(scores / softcap) (Gemma 2, arXiv 2408.00118)
+    s_aux: Tensor | None = None  # (H,) logits of sinks, which take weight and give nothing (GPT-OSS)
+
+    @property
+    def are_plain(self) -> bool:
+        """Whether torch's own kernels compute them."""
+        return self.softcap is None and self.s_aux is None
 
 
 def packed_attention(
@@ -40,26 +60,44 @@ def packed_attention(
     attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    position_bias: Tensor | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int = 0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Outputs (B, T, H, E) of one packed row; without `cu_seq_lens_q` (where documents begin and end), plain SDPA.
+    """Outputs (B, T, H, E) of one packed row, or, without `cu_seq_lens_q` (where documents begin), of padded rows.
 
-    It is one of transformers' attention functions, and the arguments are named as its flash attention's are.
+    It is one of transformers' attention functions, and the arguments are named as theirs. The mask says which window a
+    layer has (see `mask_of_call`). Raises AttentionRefused for options that it does not know.
     """
+    if unknown := sorted(name for name in kwargs.keys() - SAYS_NOTHING if kwargs[name] is not None):
+        raise AttentionRefused(f"{type(module).__name__} hands {', '.join(unknown)} to its attention")
+    scores = Scores(scaling, dropout if module.training else 0.0, softcap, s_aux)
     if cu_seq_lens_q is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return _padded(module, query, key, value, attention_mask, scores, position_bias, kwargs.get("is_causal")), None
+    if position_bias is not None or kwargs.get("is_causal") is False:
+        raise AttentionRefused(f"{type(module).__name__} hands position_bias or is_causal=False to its attention")
+    window = window_of(attention_mask, module, query.shape[2])
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))  # (T, H, E)
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-        out_THE = _variable_length(q, k, v, cu_seq_lens_q, max_length_q, scaling)
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and _kernel_serves(scores, q, v):
+        out_THE = _variable_length(q, k, v, cu_seq_lens_q, max_length_q, scaling, window)
     else:
-        out_THE = _document_by_document(q, k, v, cu_seq_lens_q, scaling)
+        out_THE = _document_by_document(q, k, v, cu_seq_lens_q, scores, window)
     return out_THE[None], None
 
 
-def _variable_length(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, scaling: float | None) -> Tensor:
-    options: dict[str, Any] = {"scale": scaling, "window_size": CAUSAL}
+def _kernel_serves(scores: Scores, q: Tensor, v: Tensor) -> bool:
+    return scores.are_plain and scores.dropout == 0 and q.shape[-1] == v.shape[-1]
+
+
+def _variable_length(
+    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, scaling: float | None, window: int | None
+) -> Tensor:
+    # A token's window counts itself, the kernel's does not; (-1, 0): all places before a token, none behind it.
+    options: dict[str, Any] = {"scale": scaling, "window_size": (-1 if window is None else window - 1, 0)}
     if TAKES_GROUPS:
         options["enable_gqa"] = True
     elif q.shape[1] != k.shape[1]:
@@ -68,50 +106,81 @@ def _variable_length(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: i
     return out
 
 
-def _document_by_document(q: Tensor, k: Tensor, v: Tensor, starts: Tensor, scaling: float | None) -> Tensor:
+def _document_by_document(
+    q: Tensor, k: Tensor, v: Tensor, starts: Tensor, scores: Scores, window: int | None
+) -> Tensor:
     lengths = starts.diff().tolist()
     outputs = []
     for own_q, own_k, own_v in zip(*(part.split(lengths) for part in (q, k, v)), strict=True):
-        n_repeats = own_q.shape[1] // own_k.shape[1]
         query, key, value = (part.transpose(0, 1)[None] for part in (own_q, own_k, own_v))
-        out_1HTE = torch.nn.functional.scaled_dot_product_attention(
-            query, repeat_kv(key, n_repeats), repeat_kv(value, n_repeats), is_causal=True, scale=scaling
-        )
-        outputs.append(out_1HTE[0].transpose(0, 1))
+        outputs.append(attend(query, key, value, _causal(own_q, window), scores)[0].transpose(0, 1))
     return torch.cat(outputs)
 
 
-def _packed_mask(*, attention_mask: Tensor | None = None, **kwargs: Any) -> Tensor | None:
-    """No mask for a packed row; the usual one for padded rows, such as questions that a compressor reads."""
-    return None if attention_mask is None else sdpa_mask(attention_mask=attention_mask, **kwargs)
+def _causal(q_THE: Tensor, window: int | None) -> Tensor | None:
+    """Who sees whom in one document, (1, 1, T, T); None: all tokens before and itself."""
+    if window is None or window >= len(q_THE):
+        return None
+    places_T = torch.arange(len(q_THE), device=q_THE.device)
+    behind_TT = places_T[:, None] - places_T
+    return ((behind_TT >= 0) & (behind_TT < window))[None, None]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, sees: Tensor | None, scores: Scores) -> Tensor:
+    """Outputs (B, H, T, E) of queries (B, H, T, E) over S keys; `sees` (B, 1, T, S) is True where one sees another.
+
+    Without `sees`, the causal rule; fewer heads of keys and values are shared in groups.
+
+    >>> x = torch.ones(1, 1, 2, 1)
+    >>> value = torch.tensor([[[[0.0], [1.0]]]])
+    >>> attend(x, x, value, None, Scores(1.0)).flatten().tolist()
+    [0.0, 0.5]
+    >>> sink = torch.ones(1)  # as heavy as a token
+    >>> [round(out, 3) for out in attend(x, x, value, None, Scores(1.0, s_aux=sink)).flatten().tolist()]
+    [0.0, 0.333]
+    """
+    key, value = (repeat_kv(part, query.shape[1] // part.shape[1]) for part in (key, value))
+    if scores.are_plain:
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=sees, is_causal=sees is None, scale=scores.scaling, dropout_p=scores.dropout
+        )
+    scale = query.shape[-1] ** -0.5 if scores.scaling is None else scores.scaling
+    scores_BHTS = (query @ key.transpose(-1, -2) * scale).float()
+    if scores.softcap is not None:
+        scores_BHTS = scores.softcap * torch.tanh(scores_BHTS / scores.softcap)
+    if sees is None:
+        n_queries, n_keys = scores_BHTS.shape[-2:]
+        sees = torch.ones(n_queries, n_keys, dtype=torch.bool, device=query.device).tril(n_keys - n_queries)
+    scores_BHTS = scores_BHTS.masked_fill(~sees, torch.finfo(scores_BHTS.dtype).min)
+    if scores.s_aux is not None:
+        sinks = scores.s_aux.float().reshape(1, -1, 1, 1).expand(*scores_BHTS.shape[:-1], 1)
+        weights = torch.cat([scores_BHTS, sinks], dim=-1).softmax(dim=-1)[..., :-1]
+    else:
+        weights = scores_BHTS.softmax(dim=-1)
+    weights = torch.nn.functional.dropout(weights.to(value.dtype), p=scores.dropout, training=scores.dropout > 0)
+    return weights @ value
+
+
+def _padded(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sees: Tensor | None,
+    scores: Scores,
+    position_bias: Tensor | None,
+    is_causal: bool | None,
+) -> Tensor:
+    if scores.are_plain:
+        options: dict[str, Any] = {"dropout": scores.dropout, "scaling": scores.scaling, "is_causal": is_causal}
+        return sdpa_attention_forward(module, query, key, value, sees, position_bias=position_bias, **options)[0]
+    if position_bias is not None or is_causal is False:
+        raise AttentionRefused(f"{type(module).__name__} asks for soft caps or sinks beside a bias of positions")
+    return attend(query, key, value, sees, scores).transpose(1, 2).contiguous()
 
 
 AttentionInterface.register(PACKED, packed_attention)
-AttentionMaskInterface.register(PACKED, _packed_mask)
-
-
-def fitting_mask(attention_mask: Any, implementation: str | None, dtype: torch.dtype) -> Any:
-    """The mask as an attention implementation takes it; raises UserError where it takes none such.
-
-    transformers hands one that says who sees whom (B, 1, T, T) on as it is. SDPA reads truth values; eager and flex
-    attention add the mask to their scores, where True would count as 1; flash attention has no such masks.
-
-    >>> sees = torch.ones(1, 1, 2, 2, dtype=torch.bool).tril()
-    >>> fitting_mask(sees, "sdpa", torch.float32).dtype
-    torch.bool
-    >>> (fitting_mask(sees, "eager", torch.float32) < 0).tolist()
-    [[[[False, True], [False, False]]]]
-    """
-    if not (isinstance(attention_mask, Tensor) and attention_mask.ndim == 4):
-        return attention_mask
-    if implementation not in (*TAKE_TRUTH_VALUES, *ADD_MASKS):
-        raise UserError(
-            f"the attention implementation {implementation!r} takes no mask of who sees whom, which questions that "
-            f"share a prefix need; load the model with attn_implementation='sdpa' (or {', '.join(ADD_MASKS)})."
-        )
-    if attention_mask.dtype != torch.bool or implementation in TAKE_TRUTH_VALUES:
-        return attention_mask
-    return torch.zeros_like(attention_mask, dtype=dtype).masked_fill(~attention_mask, torch.finfo(dtype).min)
+AttentionMaskInterface.register(PACKED, mask_of_call)
 
 
 @dataclass

@@ -1,0 +1,131 @@
+"""Each layout of a language model's forward, held against the forward of its own class.
+
+The reference is transformers' own class, eager, one document at a time, on the same embeddings. A packed row, padded
+rows, questions that share a prefix and generation with a cache must give its logits.
+T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from vlmlaw.vlm.own_forward import head_logits, own_logits, read
+
+N_PREFIX = 5  # tokens that documents share, in the layout of that name
+
+
+@torch.no_grad()
+def differences(
+    language_model: PreTrainedModel, *, lengths: Sequence[int] = (9, 12, 6), seed: int = 0
+) -> dict[str, float | str]:
+    """The largest difference of a logit from the reference's, by layout, in units of the logits' standard deviation.
+
+    A layout that the model refuses has the reason instead. Documents have random embeddings of these lengths, each
+    above N_PREFIX. Raises what the model's own forward raises.
+
+    >>> from transformers import Qwen2Config, Qwen2ForCausalLM
+    >>> shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    >>> model = Qwen2ForCausalLM(Qwen2Config(vocab_size=10, num_key_value_heads=2, **shape)).eval()
+    >>> {name: round(found, 3) for name, found in differences(model).items()}
+    {'packed': 0.0, 'padded': 0.0, 'shared': 0.0, 'generated': 0.0}
+    """
+    generator = torch.Generator().manual_seed(seed)
+    words: Any = language_model.get_input_embeddings().weight
+    documents = [torch.randn(n, words.shape[1], generator=generator).to(words) * words.std() for n in lengths]
+    for document in documents[1:]:
+        document[:N_PREFIX] = documents[0][:N_PREFIX]
+    expected = torch.cat([own_logits(language_model, document) for document in documents]).float()
+    found: dict[str, float | str] = {}
+    for name, layout in LAYOUTS.items():
+        try:
+            logits = torch.cat(layout(language_model, documents)).float()
+        except Exception as error:  # whatever a model raises on arguments that its class has no place for
+            found[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        else:
+            found[name] = float((logits - expected).abs().max() / expected.std())
+    return found
+
+
+def packed(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> list[Tensor]:
+    """Logits of each document, all in one row."""
+    lengths = [len(document) for document in documents]
+    hidden_1TD = read(
+        language_model,
+        inputs_embeds=torch.cat(list(documents))[None],
+        position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
+        cu_seq_lens_q=torch.tensor([0, *lengths]).cumsum(0).int(),
+        max_length_q=max(lengths),
+        use_cache=False,
+    ).last_hidden_state
+    return [head_logits(language_model, part) for part in hidden_1TD[0].split(lengths)]
+
+
+def padded(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> list[Tensor]:
+    """Logits of each document, a row each, padded on the right."""
+    lengths = [len(document) for document in documents]
+    embeds_BTD = torch.nn.utils.rnn.pad_sequence(list(documents), batch_first=True)
+    places_T = torch.arange(max(lengths))
+    mask_BT = (places_T < torch.tensor(lengths)[:, None]).long()
+    hidden_BTD = read(
+        language_model,
+        inputs_embeds=embeds_BTD,
+        attention_mask=mask_BT,
+        position_ids=places_T * mask_BT,
+        use_cache=False,
+    ).last_hidden_state
+    return [head_logits(language_model, row[:n]) for row, n in zip(hidden_BTD, lengths, strict=True)]
+
+
+def shared(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> list[Tensor]:
+    """Logits of each document, all in one row behind the prefix that they share."""
+    own = [document[N_PREFIX:] for document in documents]
+    lengths = [N_PREFIX, *map(len, own)]
+    segments_T = torch.cat([torch.full((n,), number) for number, n in enumerate(lengths)])
+    starts = [torch.arange(N_PREFIX), *(torch.arange(N_PREFIX, N_PREFIX + len(part)) for part in own)]
+    order_T = torch.arange(len(segments_T))
+    sees_TT = (order_T[:, None] >= order_T) & ((segments_T == 0) | (segments_T == segments_T[:, None]))
+    hidden_1TD = read(
+        language_model,
+        inputs_embeds=torch.cat([documents[0][:N_PREFIX], *own])[None],
+        attention_mask=sees_TT[None, None],
+        position_ids=torch.cat(starts)[None],
+        use_cache=False,
+    ).last_hidden_state
+    prefix, *parts = hidden_1TD[0].split(lengths)
+    return [head_logits(language_model, torch.cat([prefix, part])) for part in parts]
+
+
+def generated(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> list[Tensor]:
+    """Logits of each document as replies are generated: padded on the left, the last tokens one by one by the cache."""
+    lengths, n_steps = torch.tensor([len(document) for document in documents]), 3
+    longest = int(lengths.max())
+    embeds_BTD = torch.stack([torch.nn.functional.pad(part, (0, 0, longest - len(part), 0)) for part in documents])
+    mask_BT = (torch.arange(longest) >= longest - lengths[:, None]).long()
+    positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
+    states, cache, first = [], None, 0
+    for end in range(longest - n_steps, longest + 1):
+        outputs = read(
+            language_model,
+            inputs_embeds=embeds_BTD[:, first:end],
+            attention_mask=mask_BT[:, :end],
+            position_ids=positions_BT[:, first:end],
+            use_cache=True,
+            **({} if cache is None else {"past_key_values": cache}),
+        )
+        states.append(outputs.last_hidden_state)
+        cache, first = outputs.past_key_values, end
+    hidden_BTD = torch.cat(states, dim=1)
+    return [head_logits(language_model, row[-n:]) for row, n in zip(hidden_BTD, lengths.tolist(), strict=True)]
+
+
+LAYOUTS: dict[str, Callable[[PreTrainedModel, Sequence[Tensor]], list[Tensor]]] = {
+    "packed": packed,
+    "padded": padded,
+    "shared": shared,
+    "generated": generated,
+}
