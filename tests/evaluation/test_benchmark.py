@@ -14,8 +14,9 @@ import yaml
 from vlmlaw.cli.main import main
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.evaluation.benchmark import evaluate_benchmark, said_by_user, score_of
+from vlmlaw.evaluation.benchmark import evaluate_benchmark, score_of
 from vlmlaw.evaluation.metrics import METRICS, Question, Verdict
+from vlmlaw.evaluation.questions import said_by_user
 from vlmlaw.evaluation.scores import Score
 from vlmlaw.evaluation.settings import BenchmarkSettings
 from vlmlaw.experiment.experiment import Experiment

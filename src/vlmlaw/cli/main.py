@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlmlaw import __version__
-from vlmlaw.cli import adopt, benchmark, experiment, law, provenance, report, stages, status
+from vlmlaw.cli import adopt, benchmark, experiment, law, measure, provenance, report, stages, status
 from vlmlaw.cli.arguments import Parser
 from vlmlaw.cli.output import redirect_broken_stdout
 from vlmlaw.errors import UserError
@@ -38,6 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     job.add_argument("--gpus", type=int, metavar="N", help="GPUs of its own, which no other job here gets")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     law.add_parser(subparsers)
+    measure.add_parser(subparsers)
     experiment.add_parser(subparsers)
     status.add_parsers(subparsers)
     report.add_parsers(subparsers)

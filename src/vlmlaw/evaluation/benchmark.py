@@ -12,8 +12,8 @@ import numpy as np
 
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.cell_facts import describe_cell
-from vlmlaw.evaluation.metrics import F1_METRICS, LETTERS, Question, Verdict, metric_called
-from vlmlaw.evaluation.questions import image_reader, read_questions
+from vlmlaw.evaluation.metrics import F1_METRICS, Question, Verdict, metric_called
+from vlmlaw.evaluation.questions import clusters_of, image_reader, read_questions, said_by_user
 from vlmlaw.evaluation.scores import Score, score
 from vlmlaw.runtime.progress import Progress
 from vlmlaw.runtime.whole_files import whole_file
@@ -81,20 +81,6 @@ def pad_id_of(tokenizer: Any) -> int:
     return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 
 
-def said_by_user(question: Question, instruction: str) -> str:
-    """Question, options by letter, instruction: each on its line, as LLaVA-1.5 asks (arXiv 2310.03744, appendix).
-
-    >>> question = Question(id="1", text="Which is red?", answers=("B",), options=("sky", "rose"))
-    >>> print(said_by_user(question, "Answer with the letter."))
-    Which is red?
-    A. sky
-    B. rose
-    Answer with the letter.
-    """
-    options = [f"{letter}. {option}" for letter, option in zip(LETTERS, question.options, strict=False)]
-    return "\n".join(part for part in (question.text, *options, instruction) if part)
-
-
 def patches_reader(vlm: Any, read: Callable[[Any], np.ndarray]) -> Callable[[Sequence[Any]], ImageInputs]:
     """A function from images, in the form that `read` accepts, to the output of the vision tower for them."""
 
@@ -106,10 +92,9 @@ def patches_reader(vlm: Any, read: Callable[[Any], np.ndarray]) -> Callable[[Seq
 
 def score_of(verdicts: Sequence[Verdict], questions: Sequence[Question]) -> Score:
     """The error of the benchmark; questions on one image form a cluster, one without an image is its own cluster."""
-    clusters = [f"image {q.image}" if q.image is not None else f"question {q.id}" for q in questions]
     lost, weights = (np.array([getattr(v, key) for v in verdicts]) for key in ("lost", "weight"))
     unread = float(np.mean([not verdict.is_read for verdict in verdicts]))
-    return replace(score(lost, np.array(clusters), weights), unread=unread)
+    return replace(score(lost, clusters_of(questions), weights), unread=unread)
 
 
 def _lines(questions: Sequence[Question], said: Sequence[str], verdicts: Sequence[Verdict]) -> list[str]:

@@ -9,7 +9,7 @@ is loaded.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from vlmlaw.data.image_file import UnreadableImage, open_rgb
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.evaluation.metrics import Metric, Question
+from vlmlaw.evaluation.metrics import LETTERS, Metric, Question
 
 KEYS = {"id", "image", "question", "answer", "answers", "options", "kind"}
 
@@ -92,6 +92,25 @@ def _text(value: Any, *, where: str) -> str:
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise UserError(f"{where} holds {text[:60]!a}, half of a character (a lone surrogate); write it as UTF-8.")
     return text
+
+
+def said_by_user(question: Question, instruction: str) -> str:
+    """Question, options by letter, instruction: each on its line, as LLaVA-1.5 asks (arXiv 2310.03744, appendix).
+
+    >>> question = Question(id="1", text="Which is red?", answers=("B",), options=("sky", "rose"))
+    >>> print(said_by_user(question, "Answer with the letter."))
+    Which is red?
+    A. sky
+    B. rose
+    Answer with the letter.
+    """
+    options = [f"{letter}. {option}" for letter, option in zip(LETTERS, question.options, strict=False)]
+    return "\n".join(part for part in (question.text, *options, instruction) if part)
+
+
+def clusters_of(questions: Sequence[Question]) -> np.ndarray:
+    """The cluster of each question (Q,): those on one image belong together, one without an image stands alone."""
+    return np.array([f"image {q.image}" if q.image is not None else f"question {q.id}" for q in questions])
 
 
 def image_reader(images: Path, questions: list[Question], *, source: Path) -> Callable[[str], np.ndarray]:

@@ -1,0 +1,168 @@
+"""A whole measurement: ask every cell, judge, and write what it gives into one folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from vlmlaw.errors import UserError
+from vlmlaw.evaluation.backends.interface import Backend
+from vlmlaw.evaluation.measuring.ask import Answers, Asking, ask_cell
+from vlmlaw.evaluation.measuring.cells import Cell
+from vlmlaw.evaluation.measuring.judge import judged_rows, silent_caps
+from vlmlaw.evaluation.measuring.questions_of import FEW, QuestionSet
+from vlmlaw.evaluation.measuring.summary import cell_table
+from vlmlaw.evaluation.questions import image_reader
+
+CACHED = 0.05  # a share of cached prompt tokens from which times say less
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured: judged questions of every whole cell, the table of cells, and what to know about them."""
+
+    judged: pd.DataFrame
+    table: pd.DataFrame
+    cells: Sequence[Cell]
+    warnings: Sequence[str]
+    incomplete: Mapping[str, str]  # cells without a row, and why
+
+
+def ask_all(
+    asked: QuestionSet,
+    cells: Sequence[Cell],
+    backends: Mapping[str, Backend],
+    *,
+    out: Path,
+    instruction: str,
+    max_new_tokens: int,
+    concurrency: int = 1,
+) -> Measured:
+    """Ask every cell every question, resuming from the journals in `out`, and judge the replies.
+
+    backends: by the model's name. All of them are checked before one is asked.
+    """
+    images = image_reader(asked.images, list(asked.questions), source=asked.source)
+    for name, backend in backends.items():
+        backend.check([cell.budget for cell in cells if cell.model.name == name])
+    asking = Asking(
+        questions=asked.questions, read_image=images, instruction=instruction, max_new_tokens=max_new_tokens
+    )
+    answers = {
+        cell.name: ask_cell(
+            backends[cell.model.name],
+            asking,
+            budget=cell.budget,
+            journal=journal_of(out, cell),
+            concurrency=concurrency,
+            label=cell.name,
+        )
+        for cell in cells
+    }
+    return judge_all(asked, cells, answers, image_size=_sizes(images))
+
+
+def journal_of(out: Path, cell: Cell) -> Path:
+    """The file of a cell's replies."""
+    return out / "cells" / cell.name / "replies.jsonl"
+
+
+def judge_all(
+    asked: QuestionSet,
+    cells: Sequence[Cell],
+    answers: Mapping[str, Answers],
+    *,
+    image_size: Callable[[str], tuple[int, int]],
+) -> Measured:
+    """Judge the replies of all cells; one that lacks a reply is left out and named, since others could not be compared.
+
+    Raises UserError if no cell is whole.
+    """
+    blind = {cell.model.name: answers[cell.name].replies for cell in cells if cell.budget == 0}
+    incomplete, frames = {}, []
+    for cell in cells:
+        own = answers[cell.name]
+        n_missing = len(asked.questions) - len(own.replies)
+        if n_missing:
+            which, why = next(iter(own.refused.items()), ("", "it was not asked"))
+            incomplete[cell.name] = f"{n_missing} of {len(asked.questions)} questions have no reply; {which}: {why}"
+            continue
+        frames.append(
+            judged_rows(
+                cell,
+                asked.questions,
+                own.replies,
+                blind.get(cell.model.name, {}),
+                metric=asked.metric,
+                suite=asked.name,
+                image_size=image_size,
+            )
+        )
+    if not frames:
+        name, why = next(iter(incomplete.items()))
+        raise UserError(f"no cell answered every question, so none can be compared; {name}: {why}.")
+    judged = pd.concat(frames, ignore_index=True)
+    table = cell_table(judged, cells)
+    return Measured(judged, table, cells, _warnings(asked, judged, table), incomplete)
+
+
+def _sizes(read: Callable[[str], np.ndarray]) -> Callable[[str], tuple[int, int]]:
+    known: dict[str, tuple[int, int]] = {}
+
+    def size(name: str) -> tuple[int, int]:
+        if name not in known:
+            known[name] = read(name).shape[:2]
+        return known[name]
+
+    return size
+
+
+def _warnings(asked: QuestionSet, judged: pd.DataFrame, table: pd.DataFrame) -> list[str]:
+    """What a reader has to know before the numbers."""
+    found = []
+    n_images = judged.cluster.nunique()
+    if len(asked.questions) < FEW or n_images < FEW:
+        found.append(
+            f"{len(asked.questions)} questions on {n_images} images are few: below {FEW}, intervals are wide and "
+            "rest on assumptions that so few cannot check"
+        )
+    found += [f"{cell}: {why}" for cell, why in silent_caps(judged).items()]
+    uncounted = table[(table.v_source != "counted") & (table.budget != "0")]
+    if len(uncounted):
+        found.append(
+            f"V of {', '.join(uncounted.cell)} is the family's rule's, not counted: the server does not say how many "
+            "tokens a prompt has (`usage`)"
+        )
+    cut = table[table.cut > 0.05]
+    if len(cut):
+        found.append(
+            f"replies of {', '.join(cut.cell)} were cut at the longest length ({cut.cut.max():.0%} at most); "
+            "give --max-new-tokens"
+        )
+    cached = table[table.cached_share > CACHED]
+    if len(cached):
+        found.append(
+            f"the server had up to {cached.cached_share.max():.0%} of the prompts' tokens in its cache, so that its "
+            "first token came sooner than for a new image; switch prefix caching off to time new ones"
+        )
+    found += _doubles(judged)
+    return found
+
+
+def _doubles(judged: pd.DataFrame) -> list[str]:
+    """Budgets of one model at which every image has the same number of tokens: one setting, asked twice."""
+    found = []
+    for model, rows in judged[judged.budget != "0"].groupby("model", sort=False):
+        wide = rows.pivot(index="question", columns="budget", values="n_visual_tokens")
+        seen: list[str] = []
+        for budget in wide.columns:
+            same = next((other for other in seen if wide[other].notna().all() and wide[other].equals(wide[budget])), "")
+            if same:
+                found.append(f"{model} makes the same tokens of every image at V = {same} and V = {budget}")
+            else:
+                seen.append(str(budget))
+    return found
