@@ -27,6 +27,7 @@ def test_json_has_what_the_report_reads(reasoning):
     assert fit["law"] == "logit"
     assert fit["rho"]["estimate"] == pytest.approx(4.715, abs=1e-3)
     assert [i["method"] for i in fit["rho_intervals"]] == [
+        "shared noise and choice of law",
         "profile",
         "fieller",
         "residual bootstrap",
@@ -113,9 +114,10 @@ def test_a_law_that_was_asked_for_is_taken_and_the_choice_said(grid_frame):
 def test_law_without_rho_has_an_analysis_too(grid_frame):
     result = analyse(grid_frame, replace(FAST, law="logit_interaction"))
     fit = result["fits"][0]
-    assert fit["rho"] is None
-    assert fit["v_star"][1]["lower"] is None
-    assert "rho =" not in render_analysis(result)
+    assert fit["rho"]["law"] in FAST.candidates
+    assert any(f"rho and V* are those of {fit['rho']['law']}" in sentence for sentence in fit["verdict"])
+    assert fit["v_star"][1]["lower"] <= fit["v_star"][1]["upper"]
+    assert f"  by {fit['rho']['law']}, " in render_analysis(result)
 
 
 def test_a_suite_without_a_law_is_skipped_with_its_reason(grid_frame):
@@ -180,7 +182,7 @@ def test_lack_of_fit_is_said_where_replicates_show_it(grid_frame):
 
 def test_no_bootstrap_where_none_is_asked_for(grid_frame):
     fit = analyse(grid_frame, replace(FAST, bootstrap_draws=0, law="logit"))["fits"][0]
-    assert len(fit["rho_intervals"]) == 2
+    assert len(fit["rho_intervals"]) == 3
     assert "v_lower" not in fit["frontier"][0]
 
 
@@ -225,8 +227,8 @@ def test_bad_options_are_refused_with_what_was_expected(section, message):
     assert message in str(caught.value)
 
 
-def test_shared_weights_are_said_and_their_interval_is_given():
-    """Errors of one training that move together: the interval by whole size is there, and is the wider one."""
+def test_shared_weights_are_said_and_widen_the_interval():
+    """Errors of one training that move together: the default interval is wider than that of independent cells."""
     table = read_measurements("li2024_reasoning").frame
     wobble = dict(zip(sorted(table["N"].unique()), [0.012, -0.012, 0.01, -0.01], strict=True))
     moved = table.assign(error=table["error"] + table["N"].map(wobble))
@@ -234,7 +236,9 @@ def test_shared_weights_are_said_and_their_interval_is_given():
     fit = analyse(shared, FAST)["fits"][0]
     assert any("28 cells share the weights of 4 trainings" in sentence for sentence in fit["verdict"])
     width = {i["method"]: (i["upper"] or np.inf) - (i["lower"] or -np.inf) for i in fit["rho_intervals"]}
-    assert width["mixed effects by size"] > width["profile"]
+    assert width["shared noise and choice of law"] > 1.5 * width["profile"]
     alone = analyse(moved, FAST)["fits"][0]
     assert not any("share the weights" in sentence for sentence in alone["verdict"])
     assert "mixed effects by size" not in [i["method"] for i in alone["rho_intervals"]]
+    asked = analyse(moved, replace(FAST, size_effects=True))["fits"][0]
+    assert "mixed effects by size" in [i["method"] for i in asked["rho_intervals"]]

@@ -54,7 +54,7 @@ def test_d_ends_on_its_bound_and_the_fit_says_so(table):
     ("law", "ends"), [("power_d0", (4.256, 5.223)), ("power", (4.256, 5.223)), ("logit", (4.334, 5.157))]
 )
 def test_profile_interval_of_rho(law, ends):
-    interval = rho_interval(fit_cells(cells_of("reasoning"), law))
+    interval = rho_interval(fit_cells(cells_of("reasoning"), law), method="profile")
     assert (interval.lower, interval.upper) == pytest.approx(ends, abs=0.002)
 
 

@@ -77,7 +77,10 @@ def test_without_replicates_noise_is_said_to_be_unknown(study: Study) -> None:
 def test_without_a_method_by_whole_size_the_claim_says_so(study: Study) -> None:
     suite = next(suite for suite in study.suites if phrasing.side(suite.rho) != "unsettled")
     agreeing = [i for i in suite.analysis["rho_intervals"] if phrasing.side(i) == phrasing.side(suite.rho)]
-    for methods, independent in ((agreeing, False), ([i for i in agreeing if "size" not in i["method"]], True)):
+    for methods, independent in (
+        (agreeing, False),
+        ([i for i in agreeing if "size" not in i["method"] and "shared" not in i["method"]], True),
+    ):
         analysis = dict(suite.analysis) | {"rho_intervals": methods}
         sentence = findings._shown(replace(suite, analysis=analysis), study)
         assert sentence.endswith("all of which take cells as independent.") == independent

@@ -9,7 +9,7 @@ evaluated: it imports neither torch nor snakemake. Each name is loaded when it i
     >>> table = read_measurements("li2024_reasoning")  # or the path of a CSV file
     >>> fit = fit_law(table, law="logit")
     >>> print(rho_interval(fit))
-    4.72 [4.33, 5.16]
+    4.72 [4.22, 5.28]
     >>> v_star(fit, question_tokens=[0, 50, 200])["v_star"].round(1).tolist()
     [1.0, 13.5, 53.8]
     >>> chosen = recommend(fit, flops=1e12, question_tokens=50)
@@ -33,7 +33,9 @@ _HOME = {
     "holdout": ("HoldOut", "hold_out"),
     "mixed": ("SizeEffects", "size_effects"),
     "optimum": ("flat_region", "frontier", "v_star"),
-    "intervals": ("Interval", "d_profile", "fieller", "profile", "rho_interval", "rho_profile", "v_star_interval"),
+    "intervals": ("d_profile", "fieller", "profile", "rho_interval", "rho_profile", "v_star_interval"),
+    "posterior": ("Posterior",),
+    "ratio": ("Interval",),
     "linter.lint": ("lint", "require_clean"),
     "options": ("LawOptions",),
     "result": ("LawFit",),

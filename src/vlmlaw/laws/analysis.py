@@ -7,7 +7,9 @@ Layout of the result (null stands for "not bounded" or "does not apply"):
 
     fit: suite, kind, compressor (only where several share cells), n_cells, n_held_out, law, why, verdict [sentence],
         formula, fit (see LawFit.from_dict), r_squared, aicc, laws [row of compare_laws], refused {law: why},
-        summary [row per parameter], rho {estimate, lower, upper, level, method} or null,
+        summary [row per parameter],
+        rho {estimate, lower, upper, level, method, law, behind} or null: of the best law with a single rho, and how
+        much greater its AICc is than that of the chosen law,
         rho_intervals [the same by every method], average {rho, se} or null, v_star [row of v_star for each Q],
         rho_profile [{rho, sse, f}], d_profile [row for each D], hold_out {...} or null,
         frontier [row for each Q and budget], cost_frontier [row for each budget of the measured cost],
@@ -30,10 +32,11 @@ from vlmlaw.laws.cells import Array, Cells
 from vlmlaw.laws.costs import ColumnCost, Cost
 from vlmlaw.laws.fit import fit_cells
 from vlmlaw.laws.holdout import HoldOut, hold_out
-from vlmlaw.laws.intervals import Interval, d_profile, rho_interval, rho_profile
+from vlmlaw.laws.intervals import d_profile, rho_interval, rho_profile
 from vlmlaw.laws.linter.lint import require_clean
 from vlmlaw.laws.optimum import frontier, v_star
 from vlmlaw.laws.options import AUTO, LawOptions
+from vlmlaw.laws.ratio import Interval
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.selection import Comparison, compare_laws
 from vlmlaw.laws.table import Measurements, as_measurements
@@ -123,6 +126,8 @@ def analyse_group(rows: Measurements, options: LawOptions) -> dict[str, Any]:
         fit, why = comparison.best, comparison.why
     else:
         fit = comparison.fits.get(options.law) or fit_cells(cells, options.law, loss=options.loss)
+        if not fit.has_rho:
+            fit = comparison.with_rivals(options.law) if options.law in comparison.fits else fit
         why = f"{options.law} was asked for; by itself the choice would be {comparison.chosen}"
     held = _hold_out(every, flagged, fit, options)
     return {
@@ -138,7 +143,7 @@ def analyse_group(rows: Measurements, options: LawOptions) -> dict[str, Any]:
         "laws": comparison.table.reset_index().to_dict("records"),
         "refused": comparison.refused,
         "summary": fit.summary(options.level).reset_index().to_dict("records"),
-        **_uncertainty(fit, every, options, by_size=options.size_effects or bool(rows.shared_trainings)),
+        **_uncertainty(fit, every, options),
         "cost_frontier": _cost_frontier(rows, fit, options),
         "average": _average(comparison),
         "d_profile": d_profile(fit).to_dict("records") if cells.error.min() > 0 else [],
@@ -160,17 +165,19 @@ def _cells_table(cells: Cells, flagged: Array, fit: LawFit) -> pd.DataFrame:
     return pd.DataFrame({**columns, "residual": cells.error - predicted, "held_out": flagged})
 
 
-def _uncertainty(fit: LawFit, cells: Cells, options: LawOptions, *, by_size: bool) -> dict[str, Any]:
-    """rho, V* and the frontier with their intervals; `by_size` adds rho with a random effect for each size."""
-    draws = _draws(fit, options)
-    intervals = []
-    if fit.has_rho:
-        intervals = [rho_interval(fit, level=options.level, method=method) for method in ("profile", "fieller")]
-        intervals += [found.rho_interval(level=options.level) for found in draws]
-        if by_size:
-            intervals += _size_effects(fit, options)
+def _uncertainty(fit: LawFit, cells: Cells, options: LawOptions) -> dict[str, Any]:
+    """rho, V* and the frontier with their intervals; rho and V* are those of the best law with a single rho."""
+    index, draws = fit.index_fit, _draws(fit, options)
+    intervals: list[Interval] = []
+    if index is not None:
+        methods = ("integrated", "profile", "fieller")
+        intervals = [rho_interval(index, level=options.level, method=method) for method in methods]
+        of_index = draws if index is fit else _draws(index, options)
+        intervals += [found.rho_interval(level=options.level) for found in of_index]
+        if options.size_effects:
+            intervals.append(size_effects_interval(index, options))
     stars = v_star(
-        fit,
+        fit if index is None else index,
         options.question_tokens,
         generated_tokens=options.generated_tokens,
         question_pass=options.question_pass,
@@ -178,24 +185,21 @@ def _uncertainty(fit: LawFit, cells: Cells, options: LawOptions, *, by_size: boo
         tolerance=options.flat_tolerance,
     )
     return {
-        "rho": intervals[0].to_dict() if intervals else None,
+        "rho": None
+        if index is None
+        else intervals[0].to_dict() | {"law": index.law.name, "behind": index.aicc - fit.aicc},
         "rho_intervals": [interval.to_dict() for interval in intervals],
-        "rho_profile": rho_profile(fit).to_dict("records") if fit.has_rho else [],
+        "rho_profile": [] if index is None else rho_profile(index).to_dict("records"),
         "v_star": stars.to_dict("records"),
         "frontier": _frontiers(fit, cells, draws[0] if draws else None, options),
     }
 
 
-def _size_effects(fit: LawFit, options: LawOptions) -> list[Interval]:
-    """rho with a random effect for each size. Raises UserError if it was requested and cannot be estimated."""
-    from vlmlaw.laws.mixed import size_effects
+def size_effects_interval(fit: LawFit, options: LawOptions) -> Interval:
+    """rho with a random effect for each size. Raises UserError if it cannot be estimated."""
+    from vlmlaw.laws.mixed import size_effects  # statsmodels takes a second to import
 
-    try:
-        return [size_effects(fit, level=options.level).rho]
-    except UserError:
-        if options.size_effects:
-            raise
-        return []
+    return size_effects(fit, level=options.level).rho
 
 
 def _draws(fit: LawFit, options: LawOptions) -> list[Draws]:
@@ -223,7 +227,10 @@ def _hold_out(cells: Cells, flagged: Array, fit: LawFit, options: LawOptions) ->
     size = None if isinstance(options.hold_out, str) else options.hold_out
     rows = flagged if flagged.any() else None
     try:
-        return hold_out(cells, fit.law.name, rows=rows, size=size, loss=options.loss, level=options.level)
+        law = AUTO if options.law == AUTO else fit.law.name
+        return hold_out(
+            cells, law, rows=rows, size=size, loss=options.loss, level=options.level, candidates=options.candidates
+        )
     except UserError:
         if options.hold_out == "auto":
             return None

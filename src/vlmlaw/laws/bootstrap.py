@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array
-from vlmlaw.laws.intervals import Interval, rho_of_angle
 from vlmlaw.laws.options import MIN_DRAWS
+from vlmlaw.laws.ratio import Interval, rho_of_angle
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.solver import solve
 

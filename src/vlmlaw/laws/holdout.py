@@ -1,5 +1,6 @@
-"""Test of extrapolation: fit without some rows (by default the largest size), predict them, and compare."""
+"""Test of extrapolation: choose and fit a law without some rows (by default the largest size), and predict them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,9 +8,11 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.errors import UserError
-from vlmlaw.laws.cells import Array, Cells, format_size
+from vlmlaw.laws.cells import Array, Cells, format_size, refuse_unfit
 from vlmlaw.laws.fit import fit_cells
+from vlmlaw.laws.options import AUTO
 from vlmlaw.laws.result import LawFit
+from vlmlaw.laws.selection import compare_laws
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,8 +62,12 @@ def hold_out(
     size: float | None = None,
     loss: str = "squared",
     level: float = 0.95,
+    candidates: Sequence[str] = (),
 ) -> HoldOut:
     """Predict some cells from a fit to all others.
+
+    law: the name of a law, or "auto" for the one of `candidates` that is chosen without these cells; intervals then
+        include the choice.
 
     rows: a mask (C,) of the cells to predict; or else size: their N in billions, by default the largest one. Raises
     UserError if no cell is selected, or if the others cannot determine the law.
@@ -81,7 +88,12 @@ def hold_out(
         raise UserError(f"nothing to hold out ({what}); the sizes are {', '.join(map(format_size, cells.sizes))}")
     if rows.all():
         raise UserError(f"holding out {what} leaves no cell to fit")
-    fit = fit_cells(cells.take(~rows), law, loss=loss)
+    rest = cells.take(~rows)
+    if law == AUTO:
+        refuse_unfit(rest, n_parameters=3)
+        fit = compare_laws(rest, candidates, loss=loss).best
+    else:
+        fit = fit_cells(rest, law, loss=loss)
     held = cells.take(rows)
     table = fit.predict_interval(held.n, held.v, level=level).drop(columns="se")
     table = table.rename(columns={"error": "predicted"})

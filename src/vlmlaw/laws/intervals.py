@@ -8,7 +8,6 @@ Sources: Fieller 1954; Bates and Watts, Nonlinear Regression Analysis (1988), 6.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ from scipy.optimize import brentq
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array
+from vlmlaw.laws.ratio import Interval, interval_between, rho_of_angle, v_star_of_interval, v_star_of_rho  # noqa: F401
 from vlmlaw.laws.solver import Solution, solve
 from vlmlaw.laws.statistics import student_t
 
@@ -26,50 +26,24 @@ if TYPE_CHECKING:
 D_PROFILE = (-5.0, -2.0, -1.0, -0.5, -0.2, 0.0)  # below 0 is unphysical, yet the data hardly rule it out
 
 
-@dataclass(frozen=True)
-class Interval:
-    """An estimate with its interval at `level`; an infinite end is one that the data do not bound.
-
-    >>> print(Interval(4.7, 4.26, float("inf"), level=0.95, method="profile"))
-    4.7 [4.26, ∞]
-    """
-
-    estimate: float
-    lower: float
-    upper: float
-    level: float
-    method: str
-
-    @property
-    def bounded(self) -> bool:
-        """Whether both ends are finite."""
-        return bool(np.isfinite(self.lower) and np.isfinite(self.upper))
-
-    def to_dict(self) -> dict[str, float | str | None]:
-        """The interval as plain data, with None for values that are not finite."""
-        return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(self).items()}
-
-    def __str__(self) -> str:
-        def end(x: float) -> str:
-            return f"{x:.3g}" if np.isfinite(x) else ("∞" if x > 0 else "-∞")
-
-        return f"{end(self.estimate)} [{end(self.lower)}, {end(self.upper)}]"
-
-
-def rho_interval(fit: LawFit, *, level: float = 0.95, method: str = "profile") -> Interval:
+def rho_interval(fit: LawFit, *, level: float = 0.95, method: str = "integrated") -> Interval:
     """The interval of rho = alpha / beta.
 
-    method: "profile" likelihood (default), "fieller", or "delta" (symmetric, the least exact). Raises UserError for
-    another method, or for a law without a single rho.
+    method: "integrated" (default) allows for noise that the cells of a size share and, for a fit that was chosen among
+    laws, for the choice (see `vlmlaw.laws.posterior`). The others take the law as given and the cells as independent:
+    "profile" likelihood, "fieller", or "delta" (symmetric, the least exact). Raises UserError for another method, or
+    for a law without a single rho.
 
     >>> from vlmlaw.laws import fit_law, read_measurements
     >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
     >>> print(rho_interval(fit))
+    4.7 [3.94, 5.28]
+    >>> print(rho_interval(fit, method="profile"))
     4.7 [4.26, 5.22]
-    >>> print(rho_interval(fit, method="delta"))
-    4.7 [4.22, 5.18]
     """
     fit.require_rho()
+    if method == "integrated":
+        return fit.posterior.rho_interval(fit.gains, level=level)
     if method == "profile":
         return profile(fit, level=level)
     if method == "fieller":
@@ -77,10 +51,12 @@ def rho_interval(fit: LawFit, *, level: float = 0.95, method: str = "profile") -
     if method == "delta":
         half = student_t(level, fit.degrees_of_freedom) * fit.rho_se
         return Interval(fit.rho, fit.rho - half, fit.rho + half, level, "delta")
-    raise UserError(f"interval method {method!r} is unknown; expected profile, fieller or delta")
+    raise UserError(f"interval method {method!r} is unknown; expected integrated, profile, fieller or delta")
 
 
-def v_star_interval(fit: LawFit, question_tokens: float, *, level: float = 0.95, method: str = "profile") -> Interval:
+def v_star_interval(
+    fit: LawFit, question_tokens: float, *, level: float = 0.95, method: str = "integrated"
+) -> Interval:
     """The interval of V* = Q / (rho - 1); inf where rho <= 1.
 
     It is as exact as that of rho, since V* is a decreasing function of rho. Raises UserError as `rho_interval` does.
@@ -88,22 +64,9 @@ def v_star_interval(fit: LawFit, question_tokens: float, *, level: float = 0.95,
     >>> from vlmlaw.laws import fit_law, read_measurements
     >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
     >>> print(v_star_interval(fit, question_tokens=50))
-    13.5 [11.8, 15.4]
+    13.5 [11.7, 17]
     """
     return v_star_of_interval(rho_interval(fit, level=level, method=method), question_tokens)
-
-
-def v_star_of_interval(rho: Interval, question_tokens: float) -> Interval:
-    """The interval of V*(Q) that follows from an interval of rho."""
-    ends = [v_star_of_rho(x, question_tokens) for x in (rho.estimate, rho.upper, rho.lower)]
-    return Interval(ends[0], ends[1], ends[2], rho.level, rho.method)
-
-
-def v_star_of_rho(rho: float, question_tokens: float) -> float:
-    """V* = Q / (rho - 1): inf for rho <= 1, where every further token pays; 0 for an infinite rho, where none does."""
-    if np.isinf(rho) and rho > 0:
-        return 0.0
-    return question_tokens / (rho - 1) if rho > 1 else float("inf")
 
 
 # --------------------------------------------------------------------------- profile likelihood
@@ -119,7 +82,7 @@ def profile(fit: LawFit, *, level: float = 0.95) -> Interval:
     """
     t = student_t(level, fit.degrees_of_freedom)
     ends = [_profile_end(fit, t, side=side) for side in (-1, 1)]
-    return _interval(fit.gains, ends[0], ends[1], level, "profile")
+    return interval_between(float(np.arctan2(*fit.gains)), ends[0], ends[1], level=level, method="profile")
 
 
 def _profile_end(fit: LawFit, t: float, *, side: int) -> float:
@@ -147,21 +110,6 @@ def _angle_se(fit: LawFit) -> float:
     alpha, beta = fit.exponents
     gradient = np.array([beta, -alpha]) / (alpha**2 + beta**2)
     return float(np.sqrt(max(gradient @ fit.exponent_covariance @ gradient, 1e-16)))
-
-
-def _interval(exponents: tuple[float, float], lower: float, upper: float, level: float, method: str) -> Interval:
-    """The interval of rho between two angles around that of (alpha, beta); an angle is nan where there is no end."""
-    estimate = rho_of_angle(float(np.arctan2(*exponents)))
-    if np.isnan(lower) or np.isnan(upper):
-        return Interval(estimate, -np.inf, np.inf, level, method)
-    return Interval(estimate, rho_of_angle(lower), rho_of_angle(upper), level, method)
-
-
-def rho_of_angle(angle: float) -> float:
-    """rho of the angle atan2(alpha, beta); infinite from a quarter turn on, where tokens have no effect or do harm."""
-    if angle <= -np.pi / 2:
-        return -np.inf
-    return float(np.tan(angle)) if angle < np.pi / 2 else np.inf
 
 
 def fit_criterion(fit: LawFit) -> float:
@@ -251,13 +199,14 @@ def fieller_of(
     square, middle, constant = beta**2 - t2 * v_bb, alpha * beta - t2 * v_ab, alpha**2 - t2 * v_aa
     discriminant = middle**2 - square * constant
     if discriminant < 0 or square == 0:
-        return _interval(exponents, np.nan, np.nan, level, method)
+        return interval_between(float(np.arctan2(*exponents)), np.nan, np.nan, level=level, method=method)
     # A root stands for a line through the origin, so its angle is defined modulo half a turn, and the interval ends at
     # the next line on either side of the estimate. If b may be 0, the interval passes through infinity.
     centre = np.arctan2(alpha, beta)
     lines = np.arctan((middle + np.array([-1.0, 1.0]) * np.sqrt(discriminant)) / square)
     behind = (centre - lines) % np.pi
-    return _interval(exponents, centre - behind.min(), centre + (np.pi - behind).min(), level, method)
+    ends = centre - behind.min(), centre + (np.pi - behind).min()
+    return interval_between(float(centre), *ends, level=level, method=method)
 
 
 # --------------------------------------------------------------------------- D

@@ -13,7 +13,8 @@ import numpy as np
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array
-from vlmlaw.laws.intervals import Interval, fieller_of
+from vlmlaw.laws.intervals import fieller_of
+from vlmlaw.laws.ratio import Interval
 from vlmlaw.laws.result import LawFit
 
 METHOD = "mixed effects by size"

@@ -16,7 +16,8 @@ from vlmlaw.errors import UserError
 from vlmlaw.laws.bootstrap import Draws, step_quantile
 from vlmlaw.laws.cells import Array
 from vlmlaw.laws.costs import BILLION, Cost, CostModel
-from vlmlaw.laws.intervals import rho_interval, v_star_of_interval
+from vlmlaw.laws.intervals import rho_interval
+from vlmlaw.laws.ratio import v_star_of_interval
 from vlmlaw.laws.result import LawFit, as_list
 
 
@@ -32,8 +33,9 @@ def v_star(
 ) -> pd.DataFrame:
     """The best number of visual tokens V* for each Q, with its interval and the flat region around it.
 
-    Columns: question_tokens, v_star, lower, upper, corner, flat_lower, flat_upper. v_star and its interval are clipped
-    to the range `tokens` (by default that of the measured V); corner is "smallest" or "largest" if v_star was clipped.
+    Columns: question_tokens, v_star, lower, upper, corner, flat_lower, flat_upper, unclipped, unclipped_lower,
+    unclipped_upper. v_star and its interval are clipped to the range `tokens` (by default that of the measured V);
+    corner is "smallest" or "largest" if v_star was clipped.
     The flat region contains every V whose error exceeds the least one by at most `tolerance`, relative. For a law
     without a single rho, V* depends on the budget: it is given for that of a cell in the middle of the grid, without
     an interval (nan).
@@ -55,9 +57,9 @@ def v_star(
             points = [numeric_v_star(fit, cost, tokens=(least, most)), np.nan, np.nan]
         corner = "smallest" if points[0] <= least else "largest" if points[0] >= most else ""
         flat = flat_region(fit, cost, tolerance=tolerance, tokens=(least, most))
-        rows.append((q, *np.clip(points, least, most), corner, *flat))
+        rows.append((q, *np.clip(points, least, most), corner, *flat, *points))
     names = ["question_tokens", "v_star", "lower", "upper", "corner", "flat_lower", "flat_upper"]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=[*names, "unclipped", "unclipped_lower", "unclipped_upper"])
 
 
 def middling_budget(fit: LawFit, cost: Cost) -> float:

@@ -60,6 +60,13 @@ def _fit(fit: dict[str, Any]) -> str:
     if fit["rho"]:
         rho = fit["rho"]
         lines += [f"  rho = {_range(rho)}   ({rho['level']:.0%}, {rho['method']})", ""]
+        if rho["law"] != fit["law"]:
+            behind = (
+                ""
+                if rho["behind"] is None
+                else f", {rho['behind']:.1f} AICc behind {fit['law']}, which has no single rho"
+            )
+            lines[-1:] = [f"  by {rho['law']}{behind}", ""]
     lines.append(_indent(_v_star(fit)))
     lines += ["", *(_wrap(sentence) for sentence in fit["verdict"]), ""]
     lines.append(f"  law      {fit['law']}: {fit['formula']}")
@@ -87,7 +94,7 @@ def _v_star(fit: dict[str, Any]) -> str:
     rows = []
     for row in fit["v_star"]:
         note = {"smallest": "fewest measured", "largest": "most measured", "": ""}[row["corner"]]
-        ends = "" if row["lower"] is None or row["corner"] else f"[{row['lower']:.3g}, {row['upper']:.3g}]"
+        ends = "" if row["lower"] in (None, row["upper"]) else f"[{row['lower']:.3g}, {row['upper']:.3g}]"
         flat = f"{row['flat_lower']:g} to {row['flat_upper']:g}"
         rows.append([f"{row['question_tokens']:g}", f"{row['v_star']:.4g}", ends, flat, note])
     return render_table(["Q", "V*", "interval", "as good", ""], rows)

@@ -1,7 +1,7 @@
 """The result of a fit: parameters with standard errors, rho, predictions with intervals, and its JSON form."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array, Cells
 from vlmlaw.laws.families import Law, find_law
+from vlmlaw.laws.posterior import Posterior
 from vlmlaw.laws.statistics import student_t
 from vlmlaw.laws.verdict import verdict as verdict_of
 
@@ -24,7 +25,8 @@ class LawFit:
     """A law fitted to cells. N is in billions of parameters, V counts visual tokens, error is 1 - score.
 
     theta (K,) and covariance (K, K) are in working coordinates (logarithms of positive multipliers); `summary` has the
-    public parameters. at_bound names the parameters that ended on a bound; they have no standard error.
+    public parameters. at_bound names the parameters that ended on a bound; they have no standard error. rivals: the
+    fits of the laws that this one was chosen among; intervals then include the choice.
 
     >>> from vlmlaw.laws import fit_law, read_measurements
     >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
@@ -41,6 +43,7 @@ class LawFit:
     at_bound: tuple[str, ...] = ()
     loss: str = "squared"
     robust_weight: Array | None = field(default=None, repr=False)
+    rivals: tuple["LawFit", ...] = field(default=(), repr=False)
 
     # ------------------------------------------------------------------ figures of the fit
 
@@ -91,6 +94,22 @@ class LawFit:
     def residuals(self) -> Array:
         """Measured minus predicted error (C,)."""
         return self.cells.error - self.fitted
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """This law and its rivals, at every ratio of the noise that the cells of a size share."""
+        return Posterior.of([self, *self.rivals])
+
+    @cached_property
+    def index_fit(self) -> "LawFit | None":
+        """The fit with a single rho: this one, or else the rival of least AICc that has one; None without any."""
+        if self.has_rho:
+            return self
+        rivals = sorted((fit for fit in self.rivals if fit.has_rho), key=lambda fit: fit.aicc)
+        if not rivals:
+            return None
+        others = tuple(fit for fit in self.rivals if fit is not rivals[0])
+        return replace(rivals[0], rivals=(replace(self, rivals=()), *others))
 
     def verdict(self, *, level: float = 0.95) -> list[str]:
         """The fit in plain sentences, the main one first."""
@@ -178,16 +197,15 @@ class LawFit:
     def predict_interval(
         self, n: ArrayLike, v: ArrayLike, *, level: float = 0.95, new_measurement: bool = True
     ) -> pd.DataFrame:
-        """error, se, lower, upper at N and V (delta method), for a new measurement or for the mean of the law."""
-        error, gradient = self._evaluate(n, v)
-        variance = np.einsum("k...,kl,l...->...", gradient, np.nan_to_num(self.covariance), gradient)
-        se = np.sqrt(variance + (self.sigma**2 if new_measurement else 0.0))
-        half = student_t(level, self.degrees_of_freedom) * se
-        return pd.DataFrame(
-            {name: np.ravel(x) for name, x in zip(
-                ("error", "se", "lower", "upper"), (error, se, error - half, error + half), strict=True
-            )}
-        )  # fmt: skip
+        """error, se, lower, upper at N and V, for a new measurement of a size of its own, or for the mean of the law.
+
+        The interval allows for noise that the cells of a size share and for the choice of the law, as that of rho does
+        (see `vlmlaw.laws.posterior`).
+        """
+        error, _ = self._evaluate(n, v)
+        n, v = np.broadcast_arrays(np.asarray(n, dtype=float), np.asarray(v, dtype=float))
+        se, lower, upper = self.posterior.predict_interval(n, v, level=level, new_measurement=new_measurement)
+        return pd.DataFrame({"error": np.ravel(error), "se": se, "lower": lower, "upper": upper})
 
     def _evaluate(self, n: ArrayLike, v: ArrayLike) -> tuple[Array, Array]:
         n, v = np.broadcast_arrays(np.asarray(n, dtype=float), np.asarray(v, dtype=float))
@@ -202,17 +220,24 @@ class LawFit:
         """The fit as plain data that `from_dict` reads, with the measured cells."""
         return {
             "kind": JSON_KIND,
-            "law": self.law.name,
             "formula": self.law.formula,
             "params": self.params,
+            **self._estimates(),
+            "loss": self.loss,
+            "cells": {name: getattr(self.cells, name).tolist() for name in ("n", "v", "error", "weight")},
+            "rivals": [rival._estimates() for rival in self.rivals],
+        }
+
+    def _estimates(self) -> dict[str, Any]:
+        """What fits of several laws to the same cells differ in, as plain data."""
+        return {
+            "law": self.law.name,
             "theta": self.theta.tolist(),
             "covariance": self.covariance.tolist(),
             "sse": self.sse,
             "converged": self.converged,
             "at_bound": list(self.at_bound),
-            "loss": self.loss,
             "robust_weight": None if self.robust_weight is None else self.robust_weight.tolist(),
-            "cells": {name: getattr(self.cells, name).tolist() for name in ("n", "v", "error", "weight")},
         }
 
     @classmethod
@@ -221,20 +246,26 @@ class LawFit:
         try:
             if data["kind"] != JSON_KIND:
                 raise UserError(f"JSON holds a {data['kind']!r}; expected a {JSON_KIND!r}")
-            robust = data["robust_weight"]
-            return cls(
-                law=find_law(data["law"]),
-                cells=Cells.of(**data["cells"]),
-                theta=np.array(data["theta"], dtype=float),
-                covariance=np.array(data["covariance"], dtype=float),
-                sse=float(data["sse"]),
-                converged=bool(data["converged"]),
-                at_bound=tuple(data["at_bound"]),
-                loss=data["loss"],
-                robust_weight=None if robust is None else np.array(robust, dtype=float),
-            )
+            cells, loss = Cells.of(**data["cells"]), data["loss"]
+            rivals = tuple(cls._of_estimates(rival, cells, loss=loss) for rival in data.get("rivals", ()))
+            return replace(cls._of_estimates(data, cells, loss=loss), rivals=rivals)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"JSON is not a fitted law: {type(error).__name__}: {error}") from error
+
+    @classmethod
+    def _of_estimates(cls, data: dict[str, Any], cells: Cells, *, loss: str) -> "LawFit":
+        robust = data["robust_weight"]
+        return cls(
+            law=find_law(data["law"]),
+            cells=cells,
+            theta=np.array(data["theta"], dtype=float),
+            covariance=np.array(data["covariance"], dtype=float),
+            sse=float(data["sse"]),
+            converged=bool(data["converged"]),
+            at_bound=tuple(data["at_bound"]),
+            loss=loss,
+            robust_weight=None if robust is None else np.array(robust, dtype=float),
+        )
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The fit as JSON text, written to the file `path` if there is one."""

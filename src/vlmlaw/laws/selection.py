@@ -7,7 +7,8 @@ Draper and Smith, Applied Regression Analysis (1998), 2.1 (lack of fit).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -44,10 +45,20 @@ class Comparison:
         close = self.table[self.table["gated"].eq("") & (self.table["delta"] <= PARSIMONY)]
         return str(close.sort_values(["k", "delta"], kind="stable").index[0])
 
-    @property
+    @cached_property
     def best(self) -> LawFit:
-        """The fit of the chosen law."""
-        return self.fits[self.chosen]
+        """The fit of the chosen law, with those of the laws that were not gated out as its rivals."""
+        return self.with_rivals(self.chosen)
+
+    def with_rivals(self, law: str) -> LawFit:
+        """The fit of a law with the others that count as its rivals, among them one with a single rho, if any has it.
+
+        Laws count that are not gated out.
+        """
+        names = self.table.index[self.table["gated"].eq("")].tolist()
+        if not any(self.fits[name].has_rho for name in [law, *names]):
+            names += [name for name in self.table.index if self.fits[name].has_rho][:1]
+        return replace(self.fits[law], rivals=tuple(self.fits[name] for name in names if name != law))
 
     @property
     def why(self) -> str:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlmlaw.laws.cells import format_size
-from vlmlaw.laws.intervals import Interval, rho_interval
+from vlmlaw.laws.intervals import rho_interval
+from vlmlaw.laws.ratio import Interval
 from vlmlaw.laws.solver import MAD_TO_SIGMA
 from vlmlaw.laws.statistics import lack_of_fit
 
@@ -28,49 +29,81 @@ def verdict(
 
     shared_trainings: the number of trainings if some serve cells of several V (see Measurements.shared_trainings).
     """
-    sentences = [_trade_off(fit, level=level), _quality(fit)]
+    sentences = [*_trade_off(fit, level=level), _quality(fit)]
     if hold_out is not None:
         sentences.append(
-            f"Fitted without {hold_out.what}, it predicts that error within {hold_out.max_relative_error:.1%} "
-            f"({hold_out.mean_relative_error:.2%} on average); {hold_out.share_inside:.0%} of those cells lie in their "
-            f"{hold_out.level:.0%} interval."
+            f"Without {hold_out.what} the law would be {hold_out.fit.law.name}, which predicts that error within "
+            f"{hold_out.max_relative_error:.1%} ({hold_out.mean_relative_error:.2%} on average); "
+            f"{hold_out.share_inside:.0%} of those cells lie in their {hold_out.level:.0%} interval for an unseen size."
         )
     if shared_trainings:
         sentences.append(
             f"The {fit.n_cells} cells share the weights of {shared_trainings} trainings: errors at different V of one "
-            "training move together, so the default interval, which takes cells as independent, is too narrow; compare "
-            "those by whole size."
+            "training move together. The interval allows for that within a size; those by profile and Fieller do not."
         )
     return [sentence for sentence in [*sentences, *cautions(fit)] if sentence]
 
 
-def _trade_off(fit: LawFit, *, level: float) -> str:
+def _trade_off(fit: LawFit, *, level: float) -> list[str]:
+    """What the interval of rho allows to be said; no sentence claims what the interval does not exclude."""
+    index = fit.index_fit
+    found = []
     if not fit.has_rho:
-        n, v = (float(x) for x in (fit.cells.n.mean(), fit.cells.v.mean()))
-        rho = fit.rho_at(n, v)
-        return f"Under this law the worth of a token depends on the cell; at the grid's mean rho is {rho:.2f}."
-    alpha, beta = fit.gains
-    if alpha <= 0 and beta <= 0:
-        return "Error falls neither with size nor with tokens: there is nothing to trade off."
-    if beta <= 0:
-        return "More visual tokens do not lower the error: take the fewest, and the largest model."
-    if alpha <= 0:
-        return "Larger models do not lower the error: take the most tokens, and the smallest model."
-    return _ratio(rho_interval(fit, level=level))
+        n, v = (float(np.exp(x.mean())) for x in (fit.cells.ln_n, fit.cells.ln_v))
+        found.append(
+            f"Under this law the worth of a token depends on the cell: in the middle of the grid rho is "
+            f"{fit.rho_at(n, v):.2f}."
+        )
+    if index is None:
+        return found
+    claim = ratio_sentence(rho_interval(index, level=level))
+    if index is fit:
+        return [claim]
+    behind = index.aicc - fit.aicc
+    by = f", {behind:.1f} AICc behind {fit.law.name}" if np.isfinite(behind) else ""
+    return [claim, *found, f"rho and V* are those of {index.law.name}, the best law with a single rho{by}."]
 
 
-def _ratio(rho: Interval) -> str:
-    sure = f"(rho {rho})"
+def claimed_side(rho: Interval) -> str:
+    """What an interval of rho shows to matter more: "size", "tokens", or "unsettled".
+
+    >>> claimed_side(Interval(4.7, 0.9, float("inf"), level=0.95, method="profile"))
+    'unsettled'
+    """
     if rho.lower > 1:
+        return "size"
+    return "tokens" if rho.upper < 1 and np.isfinite(rho.lower) else "unsettled"
+
+
+def ratio_sentence(rho: Interval) -> str:
+    """The trade-off in one sentence, which claims only what the interval of rho excludes the contrary of.
+
+    >>> ratio_sentence(Interval(float("inf"), 0.41, float("inf"), level=0.95, method="profile"))[:58]
+    'These cells lean to size, but do not settle whether size o'
+    """
+    sure = f"(rho {rho})"
+    if rho.lower == np.inf:
+        return f"More visual tokens do not lower the error {sure}: take the fewest, and a large model."
+    if rho.upper == -np.inf:
+        return f"The error falls neither with size nor with tokens {sure}: there is nothing to trade off."
+    if claimed_side(rho) == "size":
+        times = f"about {rho.estimate:.1f} times as fast" if np.isfinite(rho.estimate) else "faster"
+        than = "as" if np.isfinite(rho.estimate) else "than"
         return (
-            f"Size matters more than tokens {sure}: error moves {rho.estimate:.1f} times as fast with ln N as with "
-            "ln V, so spend on the model, and give few visual tokens."
+            f"Size matters more than tokens {sure}: error falls {times} with ln N {than} with ln V, so spend on the "
+            "model, and give few visual tokens."
         )
-    if rho.upper < 1:
+    if rho.upper <= 0 and np.isfinite(rho.lower):
+        return f"Larger models do not lower the error {sure}: take the most tokens, and a small model."
+    if claimed_side(rho) == "tokens":
+        times = f"about {1 / rho.estimate:.1f} times as fast" if rho.estimate > 0.05 else "far faster"
+        than = "as" if rho.estimate > 0.05 else "than"
         return (
-            f"Tokens matter more than size {sure}: error moves {1 / rho.estimate:.1f} times as fast with ln V as with "
-            "ln N, so take all visual tokens, and the largest model that is left."
+            f"Tokens matter more than size {sure}: error falls {times} with ln V {than} with ln N, so take all visual "
+            "tokens, and the largest model that is left."
         )
+    if not np.isfinite(rho.lower) and not np.isfinite(rho.upper):
+        return f"These cells do not bound rho {sure}: they do not show whether size or tokens matter more."
     side = "size" if rho.estimate > 1 else "tokens"
     return (
         f"These cells lean to {side}, but do not settle whether size or tokens matter more {sure}: measure more sizes."
@@ -119,10 +152,9 @@ def cautions(fit: LawFit) -> list[str]:
         )
     n_sizes = fit.cells.sizes.size
     if n_sizes < 5:
-        then = "compare the whole-size bootstrap" if n_sizes > 2 else "a third would show by how much"
         found.append(
-            f"{n_sizes} sizes are few: where cells of one size share their error, the interval of rho is too narrow; "
-            f"{then}."
+            f"{n_sizes} sizes are few to tell the noise that cells of one size share from the law: the interval allows "
+            "for it, and another size would narrow it most."
         )
     return found
 

@@ -18,7 +18,7 @@ def headline(suite: Suite, study: Study) -> str:
         return f"Error falls faster with LLM size than with visual tokens, shown at the {level} level."
     if side == "tokens":
         return f"Error falls faster with visual tokens than with LLM size, shown at the {level} level."
-    if suite.rho is None or max(suite.fit.gains) <= 0:
+    if suite.rho is None or suite.index_fit is None or max(suite.index_fit.gains) <= 0:
         return str(suite.analysis["verdict"][0])
     estimate, bounded = suite.rho["estimate"], suite.rho["lower"] is not None or suite.rho["upper"] is not None
     lean = "a larger LLM" if estimate is None or estimate > 1 else "more visual tokens"
@@ -51,9 +51,9 @@ def _shown(suite: Suite, study: Study) -> str:
     if against:
         methods = phrasing.listed([f"{i['method']} {phrasing.ends(i)}" for i in against])
         return f"{sentence}, but not by every method: {methods}."
-    by_size = any("size" in i["method"] for i in suite.analysis["rho_intervals"])
+    shares = any(word in i["method"] for i in suite.analysis["rho_intervals"] for word in ("size", "shared noise"))
     return f"{sentence}, by every method that was tried" + (
-        "." if by_size else ", all of which take cells as independent."
+        "." if shares else ", all of which take cells as independent."
     )
 
 
@@ -83,10 +83,9 @@ def limits(study: Study, *, is_miniature: bool) -> list[str]:
     found = [_seeds(suite) for suite in study.suites]
     n_sizes = len({n for suite in study.suites for n in suite.fit.cells.sizes})
     if n_sizes < 5:
-        compare = " (compare the whole-size bootstrap in the tables)" if n_sizes > 2 else ""
         found.append(
-            f"The laws are fitted to {phrasing.plural(n_sizes, 'size')}: few, and the cells of one size share a "
-            f"language model, so that intervals which treat cells as independent are on the narrow side{compare}."
+            f"The laws are fitted to {phrasing.plural(n_sizes, 'size')}: few to tell the noise that cells of one "
+            "language model share from the law. The intervals allow for it; those by profile and Fieller do not."
         )
     found += [sentence for suite in study.suites for sentence in (*_wrong_way(suite), *_poor_kinds(suite, study))]
     if any(suite.missing for suite in study.suites):

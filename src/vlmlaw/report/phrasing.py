@@ -95,7 +95,8 @@ def best(interval: Mapping[str, Any] | None, row: Mapping[str, Any], *, at: floa
 def v_star(row: Mapping[str, Any], *, at: float | None = None) -> str:
     """V* with its interval, clipped to the measured range; followed by Q = `at` if that is not None."""
     place = "" if at is None else f" at Q = {at:g}"
-    if row["corner"]:
+    sure = row["lower"] is None or row["lower"] == row["upper"]
+    if row["corner"] and sure:
         return f"V* = {row['v_star']:g}{place}, the {'fewest' if row['corner'] == 'smallest' else 'most'} measured"
     interval = "" if row["lower"] is None or row["upper"] is None else f" {ends(row)}"
     return f"V* = {number(row['v_star'])}{interval}{place}"

@@ -53,6 +53,11 @@ class Suite:
         return LawFit.from_dict(dict(self.analysis["fit"]))
 
     @property
+    def index_fit(self) -> LawFit | None:
+        """The fit that rho and V* are of: the best law with a single rho."""
+        return self.fit.index_fit
+
+    @property
     def name(self) -> str:
         return str(self.analysis["suite"])
 
@@ -158,9 +163,9 @@ def measured_question_tokens(frame: pd.DataFrame) -> float | None:
 
 
 def v_star_at(question_tokens: float, fit: LawFit, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """V* at one Q under the options of an analysis: a row as in the analysis."""
+    """V* at one Q under the options of an analysis, by the best law with a single rho: a row as in the analysis."""
     table = v_star(
-        fit,
+        fit.index_fit or fit,
         question_tokens,
         generated_tokens=options["generated_tokens"],
         question_pass=options["question_pass"],

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from vlmlaw.laws.intervals import rho_interval, v_star_of_interval
+from vlmlaw.laws.intervals import rho_interval
+from vlmlaw.laws.ratio import v_star_of_interval
 from vlmlaw.report import phrasing
 from vlmlaw.report.figures import style
 from vlmlaw.report.study import Size, Study, Suite
@@ -82,8 +83,8 @@ def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:
     axes.fill_between(
         stars["question_tokens"], stars["flat_lower"], stars["flat_upper"], color=style.NEUTRAL, alpha=0.13, linewidth=0
     )
-    if suite.fit.has_rho:
-        rho = rho_interval(suite.fit, level=study.level)
+    if suite.index_fit is not None:
+        rho = rho_interval(suite.index_fit, level=study.level)
         best = [v_star_of_interval(rho, x) for x in other]
         middle, lower, upper = np.clip([(v.estimate, v.lower, v.upper) for v in best], least, most).T
         axes.fill_between(q, lower, upper, color=style.ACCENT, alpha=0.2, linewidth=0)

@@ -1,0 +1,221 @@
+"""What the cells say of rho and of errors when neither the law nor the noise that a size's cells share is known.
+
+Cells of one size share a language model, so part of their error is common to them, and a few sizes hardly tell how
+large that part is: intervals are too narrow where it is estimated as zero, and bound nothing where three sizes must
+estimate it alone. So the ratio of the noise between sizes to that within a size is integrated over, weighted by the
+restricted likelihood and a prior; and so is the law, weighted by AICc, as choosing one from the same cells adds to the
+uncertainty. At each law and ratio the law is linearised at its fit, where its estimates have Student's t. With one law
+and no shared noise the interval of rho is Fieller's. `benchmarks/law_coverage.py` measures how often the intervals hold
+the truth.
+
+Sources: Gelman 2006, Bayesian Analysis 1(3), for the prior of a deviation between few groups; Röver 2020, Journal of
+Statistical Software 93(6), for the integration over a grid of it; Buckland, Burnham and Augustin 1997, Biometrics
+53(2), for intervals that include the choice of a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import brentq
+from scipy.special import stdtr, stdtrit
+
+from vlmlaw.errors import UserError
+from vlmlaw.laws.cells import Array
+from vlmlaw.laws.ratio import Interval, interval_between
+
+if TYPE_CHECKING:
+    from vlmlaw.laws.result import LawFit
+
+METHOD = "shared noise and choice of law"
+METHOD_ONE_LAW = "shared noise"
+# The grid of ratios: standard deviation between sizes over that within a size.
+RATIOS = np.array([0.0, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.25, 1.75, 2.5, 3.5, 5.0, 7.0, 10.0, 20.0])
+PRIOR_SCALE = 1.5  # median of the half-Cauchy prior of the ratio; law_coverage.py chose it
+NEGLIGIBLE = 1e-4  # a law and ratio of less weight is left out
+SCAN = np.linspace(0.0, np.pi, 121)  # turns from the estimate at which an end is looked for
+BISECTIONS = 48
+
+
+@dataclass(frozen=True, eq=False)
+class Linearised:
+    """A law at every ratio (J): step (J, K) from its fit, covariance (J, K, K), and logarithms of likelihoods (J,).
+
+    sigma: (J,) the standard deviation within a size of a row of mean weight. Parameters on a bound do not move.
+    """
+
+    fit: LawFit
+    step: Array
+    covariance: Array
+    sigma: Array
+    restricted: Array
+    likelihood: Array
+
+    @property
+    def gains(self) -> Array:
+        """The two exponents (J, 2), positive where the error falls."""
+        return np.moveaxis(self.fit.law.gains((self.fit.theta + self.step).T), 0, -1)
+
+    @property
+    def gains_covariance(self) -> Array:
+        """Their covariance (J, 2, 2)."""
+        where = [self.fit.law.position(name) for name in self.fit.require_rho()]
+        return self.covariance[:, where][:, :, where]
+
+
+def linearise(fit: LawFit) -> Linearised:
+    """Generalised least squares of a fit's residuals on its gradient at every ratio, from sums over each size."""
+    cells, n_parameters = fit.cells, fit.n_parameters
+    free = [k for k, p in enumerate(fit.law.parameters) if p.name not in fit.at_bound]
+    weight = cells.weight if fit.robust_weight is None else cells.weight * fit.robust_weight
+    gradient = fit.law.evaluate(fit.theta[:, None, None], cells.ln_n, cells.ln_v)[1][free, 0].T
+    unit = np.maximum(np.sqrt(weight @ gradient**2), 1e-12)
+    gradient, residual = gradient / unit, fit.residuals
+    in_size = (np.searchsorted(cells.sizes, cells.n) == np.arange(cells.sizes.size)[:, None]) * weight
+    gradients, residuals, weights = in_size @ gradient, in_size @ residual, in_size.sum(axis=1)
+    square = RATIOS[:, None] ** 2
+    shrinkage = square / (1 + square * weights)  # (J, sizes); Woodbury's identity for a random intercept
+    gram = (gradient.T * weight) @ gradient - np.einsum("js,sk,sl->jkl", shrinkage, gradients, gradients)
+    gram += 1e-10 * np.eye(len(free))
+    moment = gradient.T @ (weight * residual) - shrinkage @ (gradients * residuals[:, None])
+    inverse = np.linalg.inv(gram)
+    step = np.einsum("jkl,jl->jk", inverse, moment)
+    rss = weight @ residual**2 - shrinkage @ residuals**2 - np.einsum("jk,jk->j", step, moment)
+    rss = np.maximum(rss, 1e-18 * (weight @ cells.error**2))  # exact data leave nothing but rounding
+    spread = np.log1p(square * weights).sum(axis=1)
+    variance = rss / fit.degrees_of_freedom
+    every_step = np.zeros((len(RATIOS), n_parameters))
+    every_covariance = np.zeros((len(RATIOS), n_parameters, n_parameters))
+    every_step[:, free] = step / unit
+    every_covariance[:, np.array(free)[:, None], free] = variance[:, None, None] * inverse / np.outer(unit, unit)
+    return Linearised(
+        fit=fit,
+        step=every_step,
+        covariance=every_covariance,
+        sigma=np.sqrt(variance),
+        restricted=-0.5 * (fit.degrees_of_freedom * np.log(rss) + spread + np.linalg.slogdet(gram)[1]),
+        likelihood=-0.5 * (len(cells) * np.log(rss / len(cells)) + spread),
+    )
+
+
+def prior() -> Array:
+    """The half-Cauchy prior's share of each ratio (J,); the least ratio above 0 stands for those from half of it on."""
+    edges = np.concatenate([[0.0, RATIOS[1] / 2], np.sqrt(RATIOS[2:] * RATIOS[1:-1]), [np.inf]])
+    return np.diff(np.arctan(edges / PRIOR_SCALE)) / (np.pi / 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Posterior:
+    """Laws linearised at every ratio of noise, with their weights (laws, J), which sum to one.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fit = fit_law(read_measurements("li2024_reasoning"), "logit")
+    >>> Posterior.of([fit]).weights.shape == (1, RATIOS.size)
+    True
+    """
+
+    laws: Sequence[Linearised]
+    weights: Array
+
+    @classmethod
+    def of(cls, fits: Sequence[LawFit]) -> Posterior:
+        """Weigh the fits of several laws to the same cells."""
+        laws = [linearise(fit) for fit in fits]
+        criterion = np.array([_criterion(law) for law in laws])
+        if not np.isfinite(criterion).any():  # too few cells for the AICc of any law
+            criterion = np.zeros(len(laws))
+        by_law = np.exp(criterion - criterion.max())
+        by_ratio = np.array([prior() * np.exp(law.restricted - law.restricted.max()) for law in laws])
+        weights = by_law[:, None] * by_ratio / by_ratio.sum(axis=1, keepdims=True)
+        return cls(laws, weights / weights.sum())
+
+    def rho_interval(self, estimate: tuple[float, float], *, level: float = 0.95) -> Interval:
+        """The interval of rho around the ratio of an estimated pair of exponents.
+
+        Raises UserError if no law has a single rho.
+        """
+        some = [i for i, law in enumerate(self.laws) if law.fit.has_rho]
+        if not some:
+            raise UserError("none of these laws has a single rho")
+        gains = np.concatenate([self.laws[i].gains for i in some])
+        covariance = np.concatenate([self.laws[i].gains_covariance for i in some])
+        freedom = np.concatenate([np.full(RATIOS.size, self.laws[i].fit.degrees_of_freedom) for i in some])
+        weight = self.weights[some].ravel()
+        kept = weight > NEGLIGIBLE * weight.sum()
+        gains, covariance, freedom, weight = gains[kept], covariance[kept], freedom[kept], weight[kept]
+        centre = float(np.arctan2(*estimate))
+
+        def beyond(turns: ArrayLike, side: int) -> Array:
+            """Probability that the angle lies beyond a turn to one side (-1 or 1) of the estimate."""
+            angle = centre + side * np.atleast_1d(np.asarray(turns, dtype=float))[:, None]
+            sine, cosine = np.sin(angle), np.cos(angle)
+            variance = (
+                covariance[:, 0, 0] * cosine**2
+                - 2 * covariance[:, 0, 1] * sine * cosine
+                + covariance[:, 1, 1] * sine**2
+            )
+            distance = (gains[:, 0] * cosine - gains[:, 1] * sine) / np.sqrt(np.maximum(variance, 1e-300))
+            return stdtr(freedom, side * distance) @ weight / weight.sum()
+
+        ends = [centre + side * _first_turn(beyond, side, 0.5 - level / 2) for side in (-1, 1)]
+        method = METHOD if len(self.laws) > 1 else METHOD_ONE_LAW
+        return interval_between(centre, *ends, level=level, method=method)
+
+    def predict_interval(
+        self, n: ArrayLike, v: ArrayLike, *, level: float, new_measurement: bool
+    ) -> tuple[Array, Array, Array]:
+        """Scale, lower and upper end (C,) of the error at N (billions) and V, of a size that was not measured.
+
+        new_measurement: with the noise of a new size and cell, or else of the law alone.
+        """
+        ln_n, ln_v = (np.log(x).ravel() for x in np.broadcast_arrays(n, v))
+        places, variances = [], []
+        for law in self.laws:
+            error, gradient = law.fit.law.evaluate(law.fit.theta[:, None, None], ln_n, ln_v)
+            noise = law.sigma**2 * (1 + RATIOS**2) if new_measurement else np.zeros(RATIOS.size)
+            places.append(error[0] + law.step @ gradient[:, 0])
+            spread = np.einsum("kc,jkl,lc->jc", gradient[:, 0], law.covariance, gradient[:, 0])
+            variances.append(np.maximum(spread, 0.0) + noise[:, None])
+        weight = self.weights.ravel()
+        kept = weight > NEGLIGIBLE
+        place, scale = np.concatenate(places)[kept], np.sqrt(np.concatenate(variances)[kept])
+        freedom = np.repeat([law.fit.degrees_of_freedom for law in self.laws], RATIOS.size)[kept, None]
+        weight = weight[kept] / weight[kept].sum()
+        overall = np.sqrt(weight @ (scale**2 + (place - weight @ place) ** 2))
+        lower, upper = (_mixture_quantile(q, place, scale, freedom, weight) for q in (0.5 - level / 2, 0.5 + level / 2))
+        return overall, lower, upper
+
+
+def _criterion(law: Linearised) -> float:
+    """Minus half the AICc of a law, of its likelihood integrated over the ratio; -inf with too few cells."""
+    n, k = len(law.fit.cells), law.fit.n_parameters + 2  # the two standard deviations
+    if n - k - 1 <= 0:
+        return -np.inf
+    best = law.likelihood.max()
+    return float(best + np.log(prior() @ np.exp(law.likelihood - best)) - k - k * (k + 1) / (n - k - 1))
+
+
+def _first_turn(beyond: Callable[[ArrayLike, int], Array], side: int, tail: float) -> float:
+    """The least turn from the estimate beyond which no more than `tail` is left; nan if there is none."""
+    reached = np.flatnonzero(beyond(SCAN, side) <= tail)
+    if not reached.size:
+        return float("nan")
+    first = int(reached[0])
+    if first == 0:
+        return 0.0
+    return float(brentq(lambda turn: float(beyond(turn, side)[0]) - tail, SCAN[first - 1], SCAN[first], xtol=1e-9))
+
+
+def _mixture_quantile(q: float, place: Array, scale: Array, freedom: Array, weight: Array) -> Array:
+    """The q quantile (C,) of mixtures of Student's t at `place` (M, C) with `scale` (M, C), by bisection."""
+    ends = place + scale * stdtrit(freedom, q)  # the quantile of a mixture lies between those of its parts
+    low, high = ends.min(axis=0), ends.max(axis=0)
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        below = weight @ stdtr(freedom, (middle - place) / np.maximum(scale, 1e-300)) < q
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    return (low + high) / 2

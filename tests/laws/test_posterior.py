@@ -1,0 +1,140 @@
+"""Intervals over shared noise and laws: equality with dense algebra, Fieller and Student's t; false claims."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import t
+
+from vlmlaw.laws import read_measurements
+from vlmlaw.laws.cells import Cells
+from vlmlaw.laws.fit import fit_cells
+from vlmlaw.laws.intervals import fieller, rho_interval
+from vlmlaw.laws.posterior import RATIOS, Posterior, linearise, prior
+from vlmlaw.laws.result import LawFit
+from vlmlaw.laws.selection import compare_laws
+from vlmlaw.laws.verdict import claimed_side
+
+from .conftest import make_cells
+
+LOGIT = {"c0": -0.4, "a": 0.15, "b": 0.05}
+
+
+@pytest.fixture(scope="module")
+def reasoning():
+    return fit_cells(read_measurements("li2024_reasoning").cells(), "logit")
+
+
+def at_ratio(fit, ratio):
+    """The posterior with all weight on one ratio."""
+    return Posterior([linearise(fit)], (ratio == RATIOS)[None].astype(float))
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.9, 5.0])
+def test_estimates_are_those_of_dense_generalised_least_squares(ratio):
+    """The sums over sizes against matrices of all cells, with weights and an unbalanced design."""
+    cells = make_cells("logit", LOGIT, noise=0.01)
+    cells = Cells.of(cells.n, cells.v, cells.error, np.linspace(0.5, 2, len(cells))).take(
+        np.arange(len(cells)) % 4 != 1
+    )
+    fit = fit_cells(cells, "logit")
+    covariance = np.diag(1 / cells.weight) + ratio**2 * (cells.n[:, None] == cells.n)
+    inverse = np.linalg.inv(covariance)
+    gradient = fit.law.evaluate(fit.theta[:, None, None], cells.ln_n, cells.ln_v)[1][:, 0].T
+    gram = gradient.T @ inverse @ gradient
+    step = np.linalg.solve(gram, gradient.T @ inverse @ fit.residuals)
+    left = fit.residuals - gradient @ step
+    variance = left @ inverse @ left / (len(cells) - 3)
+    found, j = linearise(fit), int(np.flatnonzero(ratio == RATIOS)[0])
+    assert found.step[j] == pytest.approx(step, abs=1e-8)
+    assert found.covariance[j] == pytest.approx(variance * np.linalg.inv(gram), rel=1e-6)
+    assert found.sigma[j] ** 2 == pytest.approx(variance)
+
+
+def test_restricted_likelihood_is_greatest_where_statsmodels_estimates_the_ratio():
+    from statsmodels.regression.mixed_linear_model import MixedLM
+
+    cells = make_cells("logit", LOGIT, noise=0.004, sizes=tuple(np.geomspace(0.5, 20, 8)))
+    effect = np.random.default_rng(5).normal(0, 0.008, cells.sizes.size)
+    fit = fit_cells(Cells.of(cells.n, cells.v, cells.error + effect[np.searchsorted(cells.sizes, cells.n)]), "logit")
+    gradient = fit.law.evaluate(fit.theta[:, None, None], cells.ln_n, cells.ln_v)[1][:, 0].T
+    mixed = MixedLM(fit.residuals / fit.sigma, gradient, groups=cells.n).fit(reml=True)
+    ratio = float(np.sqrt(np.asarray(mixed.cov_re)[0, 0] / mixed.scale))
+    best = int(np.argmax(linearise(fit).restricted))
+    assert RATIOS[best - 1] < ratio < RATIOS[best + 1]
+
+
+def test_without_shared_noise_the_interval_is_fiellers(reasoning):
+    ours, theirs = at_ratio(reasoning, 0.0).rho_interval(reasoning.gains), fieller(reasoning)
+    assert (ours.lower, ours.upper) == pytest.approx((theirs.lower, theirs.upper), rel=1e-5)
+
+
+def test_prediction_at_one_ratio_is_students_t(reasoning):
+    scale, lower, upper = at_ratio(reasoning, 0.0).predict_interval(14, [16, 64], level=0.9, new_measurement=True)
+    gradient = reasoning.law.evaluate(reasoning.theta[:, None, None], np.log([14.0, 14.0]), np.log([16.0, 64.0]))[1][
+        :, 0
+    ]
+    se = np.sqrt(np.einsum("kc,kl,lc->c", gradient, reasoning.covariance, gradient) + reasoning.sigma**2)
+    assert scale == pytest.approx(se, rel=1e-5)
+    assert upper - lower == pytest.approx(2 * t.ppf(0.95, 25) * se, rel=1e-5)
+
+
+def test_prior_is_a_distribution_with_most_of_it_at_small_ratios():
+    assert prior().sum() == pytest.approx(1)
+    assert prior()[RATIOS < 3].sum() > 0.6
+
+
+def test_interval_widens_with_the_noise_that_sizes_share():
+    cells = make_cells("logit", LOGIT, noise=0.004)
+    effect = np.array([0.02, -0.02, 0.015, -0.02, 0.01, -0.015])[: cells.sizes.size]
+    shared = Cells.of(cells.n, cells.v, cells.error + effect[np.searchsorted(cells.sizes, cells.n)])
+    width = [np.subtract(*(lambda i: (i.upper, i.lower))(rho_interval(fit_cells(c, "logit")))) for c in (cells, shared)]
+    assert width[1] > 2 * width[0]
+
+
+def test_rivals_widen_intervals_and_survive_json(reasoning):
+    chosen = compare_laws(reasoning.cells, ["logit", "loglog", "power_d0", "logit_interaction"]).best
+    again = LawFit.from_dict(chosen.to_dict())
+    assert [rival.law.name for rival in again.rivals] == [rival.law.name for rival in chosen.rivals] != []
+    assert rho_interval(again) == rho_interval(chosen)
+    alone, among = (fit.predict_interval(30, 16) for fit in (reasoning, chosen))
+    assert (among["upper"] - among["lower"])[0] > (alone["upper"] - alone["lower"])[0]
+
+
+def test_a_law_without_a_single_rho_names_the_best_that_has_one():
+    cells = make_cells("logit_interaction", LOGIT | {"g": 0.05}, noise=0.003)
+    chosen = compare_laws(cells, ["logit_interaction", "logit", "power_d0"]).best
+    assert chosen.law.name == "logit_interaction"
+    assert chosen.index_fit.law.name in ("logit", "power_d0")
+    assert chosen.index_fit.aicc > chosen.aicc
+    assert np.isfinite(rho_interval(chosen.index_fit).estimate)
+    assert any("AICc behind logit_interaction" in sentence for sentence in chosen.verdict())
+
+
+def narrow_table(rng, *, rho, shared):
+    """A table of few sizes and token counts over narrow spans, with noise about as large as what the law explains."""
+    sizes = np.geomspace(1, rng.uniform(2, 8), rng.integers(3, 6))
+    tokens = np.geomspace(16, 16 * rng.uniform(4, 36), rng.integers(3, 6)).round()
+    n, v = (x.ravel() for x in np.meshgrid(sizes, tokens, indexing="ij"))
+    index = rho * np.log(n) + np.log(v)
+    noise = rng.uniform(0.1, 0.6) * 0.03
+    effect = rng.normal(0, noise * shared, sizes.size)[np.searchsorted(sizes, n)]
+    score = 1 / (1 + np.exp(-0.3 * (index - index.mean()) / np.ptp(index)))
+    return Cells.of(n, v, 1 - score + effect + rng.normal(0, noise, n.size))
+
+
+@pytest.mark.parametrize("shared", [0.0, 1.0, 3.0])
+def test_claims_on_narrow_and_noisy_tables_are_seldom_false(shared):
+    rng, false, made, n_tables = np.random.default_rng(int(shared)), 0, 0, 120
+    for _ in range(n_tables):
+        rho = float(np.exp(rng.uniform(np.log(0.3), np.log(3.3))))
+        cells = narrow_table(rng, rho=rho, shared=shared)
+        fits = sorted((fit_cells(cells, law) for law in ("logit", "log_linear", "power_d0")), key=lambda fit: fit.sse)
+        chosen = replace(fits[0], rivals=tuple(fits[1:]))
+        side = claimed_side(rho_interval(chosen))
+        sentence = chosen.verdict()[0]
+        assert sentence.startswith("These cells") == (side == "unsettled"), sentence
+        made += side != "unsettled"
+        false += side not in ("unsettled", "size" if rho > 1 else "tokens")
+    assert false <= 0.025 * n_tables
+    assert made > (3 if shared else 12)  # it does claim something
