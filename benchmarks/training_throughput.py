@@ -159,7 +159,8 @@ def random_table(n_records: int, *, stage: int, shape: Shape, seed: int = 0) -> 
         targets=np.concatenate(targets).astype(np.int32),
         segments=np.ones(sum(map(len, ids)), dtype=np.int16),
         starts=np.cumsum([0, *map(len, ids)]),
-        image_rows=np.where(has_image, np.arange(n_records), -1),
+        shown_images=np.flatnonzero(has_image),
+        image_starts=np.concatenate([[0], np.cumsum(has_image)]),
         image_token_id=IMAGE_TOKEN,
     )
 
@@ -359,11 +360,11 @@ def measure_trainer(
         )
         trainer.train()
     seconds = times[-1] - times[WARM_UP_STEPS - 1]
-    lengths = np.diff(table.starts) + np.where(table.image_rows >= 0, n_visual_tokens - 1, 0)
+    lengths = np.diff(table.starts) + table.n_images * (n_visual_tokens - 1)
     share = steps / (steps + WARM_UP_STEPS)  # the order is random, so each step has the table's mean
     peak = measured_peak(machine.device, torch.bfloat16 if on_gpu else torch.float32)
     done = flops.per_token * lengths.sum() + flops.per_pair * (lengths * (lengths + 1) // 2).sum()
-    done += flops.per_target * (table.targets != IGNORE_INDEX).sum() + flops.per_image * (table.image_rows >= 0).sum()
+    done += flops.per_target * (table.targets != IGNORE_INDEX).sum() + flops.per_image * table.n_images.sum()
     return {
         "tokens_per_second": lengths.sum() * share / seconds,
         "samples_per_second": steps * batch_size / seconds,

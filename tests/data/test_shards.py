@@ -150,7 +150,7 @@ def test_a_broken_record_is_named(folder, row, message):
 
 
 def test_a_record_whose_image_is_missing_is_named(folder):
-    rows = [{"id": "x", "image": "elsewhere", "conversations": [human(), gpt()]}]
+    rows = [{"id": "x", "image": "elsewhere", "conversations": [human("<image>"), gpt()]}]
     (folder / "conversations.json").write_text(json.dumps(rows))
     with pytest.raises(UserError, match=r"record 'x' of .* names image 'elsewhere', which no shard holds"):
         _ = Dataset(folder).records

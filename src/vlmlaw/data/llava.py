@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from vlmlaw.data.framing import square
 from vlmlaw.data.image_file import UnreadableImage, open_rgb
-from vlmlaw.data.shards import Record, ShardWriter, encoded
+from vlmlaw.data.record import Record, place_of
+from vlmlaw.data.shards import ShardWriter, encoded
 from vlmlaw.errors import UserError
 from vlmlaw.hub.download import download
 from vlmlaw.runtime.progress import progress
@@ -60,7 +61,10 @@ class Pictures:
         return frozenset(self._archive.namelist()) if self._archive else frozenset()
 
     def has(self, name: str) -> bool:
-        return name in self._archived if self._archive else (self._place / name).is_file()
+        try:
+            return name in self._archived if self._archive else (self._place / name).is_file()
+        except OSError:  # a name that no file system takes
+            return False
 
     def read(self, name: str) -> bytes:
         """The content of an image's file. Raises UnreadableImage: no access, a damaged or encrypted archive."""
@@ -90,62 +94,56 @@ def _add_file(
 ) -> None:
     """Add one file's records and their images."""
     conversations, images = _located(file)
-    rows = _read_rows(conversations, file)
+    rows = read_rows(conversations, n_expected=file.records)
     tally.begin(conversations, len(rows))
     pictures = Pictures(images) if images else None
     records: list[Record] = []
     for position, row in enumerate(rows):
         found = read_record(row, position, source=str(conversations))
-        if isinstance(found, Record) and found.image is not None:
-            if pictures is None or images is None:
-                found = Broken(found.id, "it has an image, but the file's section in the experiment names no `images`")
-            elif not pictures.has(str(found.image)):
-                found = Broken(found.id, f"its image {images / str(found.image)} is missing")
+        if isinstance(found, Record) and (reason := _missing(found, pictures, images)):
+            found = Broken(found.id, reason)
         if isinstance(found, Broken):
             tally.skip(found)
         else:
             records.append(found)
-    names = list(dict.fromkeys(record.image for record in records if record.image is not None))
+    names = list(dict.fromkeys(name for record in records for name in record.images))
     broken = _add_images(writer, pictures, names, suite, settings=settings, n_threads=n_threads) if pictures else {}
     for record in records:
-        if record.image in broken:
-            tally.skip(Broken(record.id, f"its image {images}/{record.image} {broken[record.image]}"))
+        if damaged := next((name for name in record.images if name in broken), None):
+            tally.skip(Broken(record.id, f"its image {images}/{damaged} {broken[damaged]}"))
             continue
-        for part in _questions_of(record) if settings.one_question_each else [record]:
-            writer.add_record(replace(part, suite=suite, image=part.image and _stored_name(part.image, suite)))
+        for part in record.each_question() if settings.one_question_each else [record]:
+            stored = part.with_images([_stored_name(name, suite) for name in part.images])
+            writer.add_record(replace(stored, suite=suite))
             tally.n_kept += 1
 
 
+def _missing(record: Record, pictures: Pictures | None, place: Path | None) -> str:
+    """Why an image of the record is not there; "" where all are."""
+    if not record.images:
+        return ""
+    if pictures is None:
+        return "it has an image, but the file's section in the experiment names no `images`"
+    missing = [name for name in record.images if not pictures.has(name)]
+    return f"its image {place}/{missing[0]} is missing" if missing else ""
+
+
 def read_record(row: Any, position: int, *, source: str) -> Record | Broken:
-    """One record of LLaVA's JSON.
+    """One record of LLaVA's JSON, or why it cannot be used.
 
     As in LLaVA's own reader, a first turn of the assistant's that answers nothing is dropped.
     """
     if not isinstance(row, dict):
-        return Broken(f"#{position}", f"found {str(row)[:60]}, expected an object with `conversations`")
+        return Broken(f"#{position}", f"found {str(row)[:60]!a}, expected an object with `conversations`")
     row = {"id": f"#{position}", **row}
     turns = row.get("conversations")
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        return Broken(str(row["id"]), "it has no list of `conversations`")
-    if not isinstance(row.get("image"), str | None):
-        return Broken(str(row["id"]), f"its image is {str(row['image'])[:60]}; expected one file's name")
-    if turns and turns[0].get("from") == "gpt":
+    if isinstance(turns, list) and turns and isinstance(turns[0], dict) and turns[0].get("from") == "gpt":
         row = row | {"conversations": turns[1:]}
-    if any(not isinstance(turn.get("value"), str) for turn in row["conversations"]):
-        return Broken(str(row["id"]), "a turn has no text as its `value`")
     try:
         return Record.from_json(row, source=source)
     except UserError as error:
-        return Broken(str(row["id"]), str(error))
-
-
-def _questions_of(record: Record) -> Iterator[Record]:
-    """Each question as a record of its own: a test's question must not see the answer to another."""
-    kinds = record.kinds or ("",) * len(record.questions)
-    asked = zip(record.questions, record.answers, kinds, strict=True)
-    for number, (question, answer, kind) in enumerate(asked):
-        name = record.id if len(record.questions) == 1 else f"{record.id}-{number}"
-        yield replace(record, id=name, questions=(question,), answers=(answer,), kinds=(kind or "question",))
+        reason = str(error).removeprefix(place_of(row["id"], source)).removeprefix(": ")
+        return Broken(str(row["id"])[:80], reason.rstrip("."))
 
 
 def _stored_name(name: str, suite: str) -> str:
@@ -200,16 +198,19 @@ def _located(file: LlavaFile) -> tuple[Path, Path | None]:
     return folder / file.conversations, folder / file.images if file.images else None
 
 
-def _read_rows(path: Path, file: LlavaFile) -> list[Any]:
+def read_rows(path: Path, *, n_expected: int | None = None) -> list[Any]:
+    """The rows of a JSON list, or of JSON lines (.jsonl). Raises UserError where the file holds no or other rows."""
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+        is_lines = path.suffix.lower() == ".jsonl"
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()] if is_lines else json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}); expected a list of LLaVA's records.") from error
     if not isinstance(rows, list) or not rows:
-        raise UserError(f"{path}: found {str(rows)[:60]}; expected a list of LLaVA's records, at least one.")
-    if file.records is not None and len(rows) != file.records:
+        raise UserError(f"{path}: found {str(rows)[:60]!a}; expected a list of LLaVA's records, at least one.")
+    if n_expected is not None and len(rows) != n_expected:
         raise UserError(
-            f"{path} holds {len(rows)} records; the experiment says {file.records}. It may be cut off or another "
+            f"{path} holds {len(rows)} records; the experiment says {n_expected}. It may be cut off or another "
             "version; get it again, or correct `records`."
         )
     return rows
@@ -235,7 +236,7 @@ class _Tally:
         if len(self._skipped) > self._n_allowed:
             limit = f"{self._n_allowed} of {self._n_records} may be left out (skip_at_most: {self._share:g})"
             raise UserError(
-                f"record {broken.id!r} of {self._source} cannot be used: {broken.reason}. {limit}. Fix the data, or "
+                f"record {broken.id!a} of {self._source} cannot be used: {broken.reason}. {limit}. Fix the data, or "
                 "set data.skip_at_most to the share of records that may be left out."
             )
 

@@ -1,10 +1,7 @@
 """The one on-disk format of images with conversations, and its one loader.
 
 A dataset is a folder: images in tar shards (readable by any tar tool and by WebDataset), `index.npz` saying where in
-which shard each image lies, and `conversations.json`, a list of records as in LLaVA's instruction data
-(github.com/haotian-liu/LLaVA): `{"id", "image", "conversations": [{"from": "human" | "gpt", "value"}, ...]}`.
-A record without `image` is text only. The miniature adds `context` (text before every question), `suite` and `kinds`
-(one for each question) to a record.
+which shard each image lies, and `conversations.json`, a list of records as in LLaVA's instruction data (record.py).
 """
 
 import io
@@ -12,7 +9,6 @@ import json
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,66 +18,13 @@ import numpy as np
 from PIL import Image
 
 from vlmlaw.data.image_file import UnreadableImage, open_rgb
+from vlmlaw.data.record import IMAGE_PLACEHOLDER, Record
 from vlmlaw.errors import UserError
 
+__all__ = ["IMAGE_PLACEHOLDER", "Dataset", "Record", "ShardWriter", "encoded"]
+
 IMAGES_PER_SHARD = 4096
-IMAGE_PLACEHOLDER = "<image>"
 SUFFIX_OF_FORMAT = {"PNG": ".png", "JPEG": ".jpg"}
-
-
-@dataclass(frozen=True)
-class Record:
-    """One image (or none) and its questions with answers."""
-
-    id: str
-    questions: tuple[str, ...]
-    answers: tuple[str, ...]
-    image: str | None = None
-    context: str = ""  # text that stands before every question
-    suite: str = ""
-    kinds: tuple[str, ...] = field(default=())
-
-    def prompt(self, question: str) -> str:
-        """What the user says: the image's placeholder, the context, the question."""
-        return "\n".join(part for part in (IMAGE_PLACEHOLDER if self.image else "", self.context, question) if part)
-
-    def to_json(self) -> dict[str, Any]:
-        """The record in LLaVA's layout; the image's placeholder stands in the first question."""
-        turns = []
-        for index, (question, answer) in enumerate(zip(self.questions, self.answers, strict=True)):
-            shown = f"{IMAGE_PLACEHOLDER}\n{question}" if index == 0 and self.image else question
-            turns += [{"from": "human", "value": shown}, {"from": "gpt", "value": answer}]
-        head: dict[str, Any] = {"id": self.id} | ({"image": self.image} if self.image else {})
-        extra: dict[str, Any] = {"suite": self.suite, "kinds": list(self.kinds)} if self.kinds else {}
-        extra |= {"context": self.context} if self.context else {}
-        return head | extra | {"conversations": turns}
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any], *, source: str) -> "Record":
-        """Parse one record. Raises UserError naming record and file: turns that do not alternate, an empty answer."""
-        if not isinstance(row, dict) or "id" not in row:
-            raise UserError(f"{source}: found {str(row)[:80]}; expected records with at least `id`, `conversations`.")
-        where = f"record {row['id']!r} of {source}"
-        turns = row.get("conversations") or []
-        speakers = [turn.get("from") if "value" in turn else "nobody" for turn in turns]
-        if not turns or speakers != ["human", "gpt"] * (len(turns) // 2):
-            raise UserError(
-                f"{where}: conversations must alternate human, gpt and end with gpt; found {speakers}. "
-                "Fix or remove the record."
-            )
-        values = [turn["value"].replace(IMAGE_PLACEHOLDER, "").strip() for turn in turns]
-        questions, answers = tuple(values[0::2]), tuple(values[1::2])
-        if not all(answers):
-            raise UserError(f"{where}: an answer is empty, so there is nothing to learn from it. Remove that turn.")
-        return cls(
-            id=str(row["id"]),
-            questions=questions,
-            answers=answers,
-            image=row.get("image"),
-            context=row.get("context", ""),
-            suite=row.get("suite", ""),
-            kinds=tuple(row.get("kinds", ())),
-        )
 
 
 def encoded(image: Image.Image, image_format: str) -> bytes:
@@ -144,7 +87,7 @@ class ShardWriter:
         if exc_type is None:
             places = np.array(self._places, dtype=np.int64).reshape(-1, 3)
             np.savez(self.folder / "index.npz", names=np.array(list(self._names), dtype=str), places=places)
-            text = json.dumps(self._records, indent=0)
+            text = json.dumps(self._records, indent=0)  # ASCII, whatever is said
             (self.folder / "conversations.json").write_text(text, encoding="utf-8")
 
 
@@ -178,10 +121,13 @@ class Dataset:
             rows = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise self._is_none(error) from error
+        if not isinstance(rows, list):
+            raise self._is_none(ValueError(f"{path.name} holds a {type(rows).__name__} where a list was expected"))
         records = [Record.from_json(row, source=str(path)) for row in rows]
         for record in records:
-            if record.image is not None and record.image not in self._row_of_image:
-                raise UserError(f"record {record.id!r} of {path} names image {record.image!r}, which no shard holds.")
+            for name in record.images:
+                if name not in self._row_of_image:
+                    raise UserError(f"record {record.id!r} of {path} names image {name!r}, which no shard holds.")
         return records
 
     @cached_property
@@ -189,7 +135,7 @@ class Dataset:
         return {name: row for row, name in enumerate(self.image_names)}
 
     def image_row(self, record: Record) -> int:
-        """The position of the record's image in shard order, which is also its row in a feature cache."""
+        """The position of the record's first image in shard order, which is also its row in a feature cache."""
         assert record.image is not None
         return self._row_of_image[record.image]
 

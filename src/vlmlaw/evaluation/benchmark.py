@@ -48,10 +48,7 @@ def evaluate_benchmark(
     read = image_reader(images, asked, source=questions)
     vlm, words = load_cell(model, dtype=settings.dtype, cell=cell)
     prompter = Prompter(words, n_visual_tokens=vlm.compressor.n_input_tokens, image_token_id=vlm.config.image_token_id)
-    prompts = [
-        prompter(said_by_user(question, settings.instruction), *([question.image] if question.image else []))
-        for question in asked
-    ]
+    prompts = [prompter(said_by_user(question, settings.instruction), *question.images) for question in asked]
     said = [""] * len(asked)
     shown = Progress(len(asked), settings.name)
     for index, ids in replies(

@@ -22,7 +22,10 @@ OPTION_LETTER = "Answer with the option's letter from the given choices directly
 
 @dataclass(frozen=True)
 class Question:
-    """One question of a benchmark. `answers` are those that count as right, or those of its human annotators."""
+    """One question of a benchmark. `answers` are those that count as right, or those of its human annotators.
+
+    Its images stand before the text, unless `<image>` in the text says where each stands.
+    """
 
     id: str
     text: str
@@ -30,6 +33,12 @@ class Question:
     image: str | None = None
     options: tuple[str, ...] = ()
     kind: str = ""
+    more_images: tuple[str, ...] = ()  # those after the first
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The names of all images, in the order of their places."""
+        return () if self.image is None else (self.image, *self.more_images)
 
 
 @dataclass(frozen=True)

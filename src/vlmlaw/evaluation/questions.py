@@ -1,6 +1,7 @@
 """A benchmark's questions as a file: JSON (a list) or JSON lines, one object a question, and its images.
 
 `{"id", "image", "question", "answer" or "answers", "options", "kind"}`; `image`, `options` and `kind` may be absent.
+`image` is a name or a list of names, which stand before the question or where it has `<image>`.
 Answers are texts or numbers, or objects with the text as `answer`, as in VQA's annotations.
 Images are files of a folder, or images of a dataset in the shards of this project. All of it is checked before a model
 is loaded.
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from vlmlaw.data.image_file import UnreadableImage, open_rgb
+from vlmlaw.data.record import IMAGE_PLACEHOLDER
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.metrics import LETTERS, Metric, Question
@@ -43,11 +45,11 @@ def read_questions(path: Path, *, metric: Metric) -> list[Question]:
 
 def _rows(path: Path) -> list[Any]:
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        if path.suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        text = Path(path).read_text(encoding="utf-8-sig")
+        if path.suffix.lower() == ".jsonl":
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
         rows = json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"cannot read {path} as JSON ({error}); expected a list of questions, or JSON lines."
         ) from error
@@ -69,14 +71,28 @@ def _question(row: Any, *, where: str) -> Question:
     answers = [_text(answer, where=f"{where}: `answers`") for answer in map(_annotated, answers)]
     if not any(answer.strip() for answer in answers):
         raise UserError(f"{where}: it has no answer, so no reply could be right; add one or remove the question.")
+    given = row.get("image") or []
+    images = tuple(_text(name, where=f"{where}: `image`") for name in (given if isinstance(given, list) else [given]))
     return Question(
         id=_text(row["id"], where=f"{where}: `id`"),
-        text=_text(row["question"], where=f"{where}: `question`"),
+        text=_with_places(_text(row["question"], where=f"{where}: `question`"), len(images), where=where),
         answers=tuple(answers),
-        image=_text(row["image"], where=f"{where}: `image`") if row.get("image") else None,
+        image=images[0] if images else None,
+        more_images=images[1:],
         options=tuple(_text(option, where=f"{where}: `options`") for option in options),
         kind=_text(row.get("kind", ""), where=f"{where}: `kind`"),
     )
+
+
+def _with_places(text: str, n_images: int, *, where: str) -> str:
+    """The question's text, without the place of a single image, which stands before it anyway."""
+    n_places = text.count(IMAGE_PLACEHOLDER)
+    if n_places not in (0, n_images):
+        raise UserError(
+            f"{where}: its text has {n_places} {IMAGE_PLACEHOLDER} for {n_images} images; expected one for each, or "
+            "none, where they stand before the text."
+        )
+    return text.replace(IMAGE_PLACEHOLDER, "").strip() if n_images == 1 else text
 
 
 def _annotated(answer: Any) -> Any:
@@ -110,7 +126,7 @@ def said_by_user(question: Question, instruction: str) -> str:
 
 def clusters_of(questions: Sequence[Question]) -> np.ndarray:
     """The cluster of each question (Q,): those on one image belong together, one without an image stands alone."""
-    return np.array([f"image {q.image}" if q.image is not None else f"question {q.id}" for q in questions])
+    return np.array([f"image {q.images}" if q.images else f"question {q.id}" for q in questions])
 
 
 def image_reader(images: Path, questions: list[Question], *, source: Path) -> Callable[[str], np.ndarray]:
@@ -124,16 +140,27 @@ def image_reader(images: Path, questions: list[Question], *, source: Path) -> Ca
         row_of = {name: row for row, name in enumerate(data.image_names)}
         _demand(questions, lambda name: name in row_of, images, source)
         return lambda name: data.image(row_of[name])
-    _demand(questions, lambda name: (images / name).is_file(), images, source)
+    _demand(questions, lambda name: _is_file_in(images, name), images, source)
     return lambda name: _decode(images / name)
 
 
+def _is_file_in(folder: Path, name: str) -> bool:
+    """Whether the name is that of a file below the folder."""
+    if "\0" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+        return False
+    try:
+        return (folder / name).is_file()
+    except OSError:  # a name that no file system takes
+        return False
+
+
 def _demand(questions: list[Question], has: Callable[[str], bool], images: Path, source: Path) -> None:
-    missing = [question for question in questions if question.image is not None and not has(question.image)]
+    missing = [(question.id, name) for question in questions for name in question.images if not has(name)]
     if missing:
+        which, name = missing[0]
         raise UserError(
-            f"question {missing[0].id!r} of {source} names the image {missing[0].image!r}, which {images} does not "
-            f"hold; {len(missing)} of {len(questions)} questions lack theirs. Point `images` at the right folder."
+            f"question {which!r} of {source} names the image {name[:120]!r}, which {images} does not hold; "
+            f"{len(dict(missing))} of {len(questions)} questions lack theirs. Point `images` at the right folder."
         )
 
 

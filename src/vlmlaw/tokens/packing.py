@@ -25,12 +25,12 @@ class Batch:
     targets: np.ndarray  # (B, T)
     segments: np.ndarray  # (B, T), -1 at padding
     attends: np.ndarray  # (B, 1, T, T)
-    image_rows: np.ndarray  # (B with an image,), or each image once where `image_of` says whose it is
+    image_rows: np.ndarray  # (images of all rows,), or each image once where `image_of` says which stands where
     records: np.ndarray  # (B,) which record each row is
     questions: np.ndarray  # (B, T) which of the record's questions a token belongs to, from 0
-    question_ids: np.ndarray | None = None  # (B with an image, Q) what it is asked, where the compressor reads it
+    question_ids: np.ndarray | None = None  # (images of all rows, Q) what each is asked, where the compressor reads it
     question_mask: np.ndarray | None = None
-    image_of: np.ndarray | None = None  # (B with an image,) which of image_rows
+    image_of: np.ndarray | None = None  # (images of all rows,) which of image_rows
 
 
 def expand_image(table: TokenTable, record: int, *, n_visual_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -60,11 +60,8 @@ def make_batch(
         length = len(ids)
         input_ids[row, :length], targets[row, :length], segments[row, :length] = ids, goal, segment
     rows = np.array([record for record, *_ in documents])
-    image_rows = table.image_rows[rows]
-    # Only images are compressed with a question in view, so a text-only row has no place among the questions.
-    shown = [document for document, image in zip(documents, image_rows, strict=True) if image >= 0]
-    question = questions_alone(table, shown, pad_id) if reads_question and shown else (None, None)
-    image_rows, image_of = image_rows[image_rows >= 0], None
+    image_rows, image_of = table.images(rows), None
+    question = questions_alone(table, documents, pad_id) if reads_question and len(image_rows) else (None, None)
     if reads_question:
         image_rows, image_of = np.unique(image_rows, return_inverse=True)
     return Batch(
@@ -114,7 +111,7 @@ def _split_questions(document: Expanded) -> list[Expanded]:
 
 
 def questions_alone(table: TokenTable, documents: list[Expanded], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """(B, Q) what each document's image is asked, padded on the right, with a mask."""
+    """(images of all documents, Q) what each image is asked, padded on the right, with a mask."""
     return padded_questions(
         [asked for record, _, _, segments in documents for asked in table.questions(record, int(segments.max()))],
         pad_id,

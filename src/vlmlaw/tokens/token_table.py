@@ -7,7 +7,7 @@ which later turns see earlier ones. R records, S segments, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -38,14 +38,16 @@ class TokenTable:
     PREFIX or the number of the question, from 1. The image is one token, which a batch expands to V.
     What each image is asked (vlmlaw.tokens.prompt) stands in `question_ids`, entry e in question_starts[e]:
     question_starts[e + 1]; record r has entries question_rows[r]:question_rows[r + 1], for each question that it shows
-    its images to one for each image.
+    its images to one for each image. Record r shows the images shown_images[image_starts[r]:image_starts[r + 1]], in
+    the order of their places.
     """
 
     ids: np.ndarray
     targets: np.ndarray
     segments: np.ndarray
     starts: np.ndarray
-    image_rows: np.ndarray  # (R,), -1 for a record without image
+    shown_images: np.ndarray  # (images of all records,) their positions in the dataset
+    image_starts: np.ndarray  # (R + 1,)
     image_token_id: int
     question_ids: np.ndarray
     question_starts: np.ndarray
@@ -66,6 +68,23 @@ class TokenTable:
             raise UserError(f"{path} lacks {', '.join(missing)}: an older version made it; tokenize the data again.")
         return cls(**fields | {"image_token_id": int(fields["image_token_id"])})
 
+    @property
+    def n_images(self) -> np.ndarray:
+        """How many images each record shows (R,)."""
+        return np.diff(self.image_starts)
+
+    @property
+    def image_rows(self) -> np.ndarray:
+        """The position of each record's first image in the dataset (R,), -1 for a record without."""
+        rows = np.full(len(self), -1, dtype=np.int64)
+        rows[self.n_images > 0] = self.shown_images[self.image_starts[:-1][self.n_images > 0]]
+        return rows
+
+    def images(self, records: Iterable[int]) -> np.ndarray:
+        """The positions of these records' images in the dataset, one record's after another's."""
+        rows = [self.shown_images[self.image_starts[r] : self.image_starts[r + 1]] for r in records]
+        return np.concatenate(rows) if rows else self.shown_images[:0]
+
     def questions(self, record: int, segment: int) -> list[np.ndarray]:
         """What each image of a record is asked in a segment (1 for a dialogue); [] for a record without image."""
         first, end = self.question_rows[record : record + 2]
@@ -80,15 +99,16 @@ def tokenize(
 ) -> TokenTable:
     """Every record through the tokenizer's chat template, labels on answers only.
 
-    A dialogue is cut off after max_text_tokens (0: never), its image being one. Raises UserError when there is no
-    record, or naming the one in which an answer would have no label, or, of those that the cut leaves without any
-    label, the first beyond the share skip_at_most, up to which they are left out.
+    A dialogue is cut off after max_text_tokens (0: never), each image being one; images behind the cut are left out.
+    Raises UserError when there is no record, or naming the one in which an answer would have no label, or, of those
+    that the cut leaves without any label, the first beyond the share skip_at_most, up to which they are left out.
     """
     if not dataset.records:
         raise UserError(f"{dataset.folder} holds no record; there is nothing to learn from.")
     image_token_id = tokenizer.get_vocab().get(IMAGE_PLACEHOLDER, NO_TOKEN)
     parts: list[tuple[np.ndarray, ...]] = []
-    lengths, image_rows, skipped = [0], list[int](), list[str]()
+    lengths, skipped = [0], list[str]()
+    image_rows, n_images = list[int](), [0]
     asked, n_asked = list[list[int]](), [0]
     for record, document, questions in _documents(dataset.records, tokenizer, image_token_id, independent=independent):
         ids, targets, segments = document if independent else _cut(document, max_text_tokens or None)
@@ -99,7 +119,11 @@ def tokenize(
         arrays = np.array(ids, dtype=np.int32), np.array(targets, dtype=np.int32), np.array(segments, dtype=np.int16)
         parts.append(arrays)
         lengths.append(len(ids))
-        image_rows.append(dataset.image_row(record) if record.image else -1)
+        # Images whose place lies behind the cut are not shown.
+        n_images.append(ids.count(image_token_id) if record.images else 0)
+        shown = record.images[: n_images[-1]]
+        image_rows += [dataset.image_row(record.with_images([name])) for name in shown]
+        questions = questions if independent else questions[: n_images[-1]]
         asked += questions
         n_asked.append(len(questions))
     if not parts:
@@ -112,7 +136,8 @@ def tokenize(
         targets=targets_T,
         segments=segments_T,
         starts=np.cumsum(lengths, dtype=np.int64),
-        image_rows=np.array(image_rows, dtype=np.int64),
+        shown_images=np.array(image_rows, dtype=np.int64),
+        image_starts=np.cumsum(n_images, dtype=np.int64),
         image_token_id=image_token_id,
         question_ids=np.array([token for question in asked for token in question], dtype=np.int32),
         question_starts=np.cumsum([0, *map(len, asked)], dtype=np.int64),
@@ -185,10 +210,11 @@ def tokenize_dataset(dataset: Path, tokenizer: Path, out: Path, *, settings: Tok
 
 
 def _require_image_token(record: Record, n_image_tokens: int) -> None:
-    if n_image_tokens != (1 if record.image else 0):
+    if n_image_tokens != len(record.images):
+        has = {0: "no image", 1: "an image"}.get(len(record.images), f"{len(record.images)} images")
         raise UserError(
-            f"record {record.id!r} has {'an image' if record.image else 'no image'}, but its text {n_image_tokens} "
-            f"tokens {IMAGE_PLACEHOLDER}; the tokenizer must know that token, and the chat template keep it."
+            f"record {record.id!r} has {has}, but its text {n_image_tokens} tokens {IMAGE_PLACEHOLDER}; the tokenizer "
+            "must know that token, and the chat template keep it."
         )
 
 
@@ -197,7 +223,7 @@ def _chats(record: Record, *, independent: bool) -> list[Chat]:
     pairs = list(zip(record.questions, record.answers, strict=True))
     if independent:
         return [(("user", record.prompt(question)), ("assistant", answer)) for question, answer in pairs]
-    # A dialogue shows its image once, with the first question.
+    # A dialogue shows its image once: with the first question, unless it has another place.
     shown = [record.prompt(pairs[0][0]), *(question for question, _ in pairs[1:])]
     turns = zip(shown, record.answers, strict=True)
     return [tuple(said for question, answer in turns for said in (("user", question), ("assistant", answer)))]

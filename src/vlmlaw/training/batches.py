@@ -145,11 +145,10 @@ def packed_inputs(
         "cu_seq_lens_q": torch.from_numpy(np.concatenate([[0], lengths.cumsum()]).astype(np.int32)),
         "max_length_q": int(lengths.max()),
     }
-    rows = table.image_rows[np.asarray(records)]
-    shown = [document for document, row in zip(documents, rows, strict=True) if row >= 0]
-    images = images_of(rows[rows >= 0])
-    if reads_question and shown:
-        asked, mask = questions_alone(table, shown, pad_id)
+    rows = table.images(map(int, records))
+    images = images_of(rows)
+    if reads_question and len(rows):
+        asked, mask = questions_alone(table, documents, pad_id)
         images = images.joined(ImageInputs(question_ids=torch.from_numpy(asked), question_mask=torch.from_numpy(mask)))
     inputs["images"] = images
     work = Work(
@@ -158,7 +157,7 @@ def packed_inputs(
         n_places=ids.size,
         n_pairs=int((lengths * (lengths + 1) // 2).sum()),
         n_targets=int((targets != IGNORE_INDEX).sum()),
-        n_images=len(shown),
+        n_images=len(rows),
     )
     return inputs, work
 
@@ -176,10 +175,10 @@ class _RecordSizes:
         first = table.starts[:-1]
         in_prefix = table.segments == PREFIX
         n_prefix = np.add.reduceat(in_prefix, first, dtype=np.int64)
-        n_tokens = np.diff(table.starts) + np.where(table.image_rows >= 0, n_visual_tokens - 1, 0)
+        visual = table.n_images * (n_visual_tokens - 1)
+        n_tokens = np.diff(table.starts) + visual
         if reads_question:  # each question has the prefix to itself
             n_questions = np.maximum.reduceat(table.segments, first)
-            visual = np.where(table.image_rows >= 0, n_visual_tokens - 1, 0)
             n_tokens = n_tokens + (n_questions - 1) * np.where(n_prefix > 0, n_prefix + visual, 0)
         n_targets = np.add.reduceat(table.targets != IGNORE_INDEX, first, dtype=np.int64)
         return cls(n_tokens, n_targets, bool((table.segments == PREFIX + 1).all()))

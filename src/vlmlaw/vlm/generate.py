@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
-from vlmlaw.tokens.chat_template import Renderer
+from vlmlaw.tokens.chat_template import Chat, Renderer
 from vlmlaw.tokens.packing import padded_questions
 from vlmlaw.tokens.prompt import ChatTokenizer, plain_chat
 from vlmlaw.vlm.image_inputs import ImageInputs
@@ -57,7 +57,12 @@ class Prompter:
         self._n_visual_tokens, self._image_token_id = n_visual_tokens, image_token_id
 
     def __call__(self, said: str, *images: Hashable) -> Prompt:
-        """The prompt of one question, its images before it. Raises UserError where an image loses its place."""
+        """The prompt of one question, its images before it, or where it has `<image>` for each of several.
+
+        Raises UserError where an image loses its place.
+        """
+        if len(images) > 1 and said.count(IMAGE_PLACEHOLDER) == len(images):
+            return self._prompt((("user", said),), images)
         parts = [{"type": "image", "image": image} for image in images]
         words = {"type": "text", "text": said.replace(IMAGE_PLACEHOLDER, "").strip()}
         return self.of_messages([{"role": "user", "content": [*parts, words]}])
@@ -65,6 +70,9 @@ class Prompter:
     def of_messages(self, messages: Sequence[Mapping[str, Any]]) -> Prompt:
         """The prompt of messages in transformers' format. Raises UserError where an image loses its place."""
         chat, images = plain_chat(messages)
+        return self._prompt(chat, images)
+
+    def _prompt(self, chat: Chat, images: Sequence[Hashable]) -> Prompt:
         (read,) = self._read.prompts([chat])
         n_places = read.ids.count(self._image_token_id)
         if n_places != len(images):

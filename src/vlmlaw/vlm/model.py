@@ -382,11 +382,17 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return None
         if input_ids is None:
             raise ValueError("compressor fastv must see which tokens are an image's; give input_ids, not embeddings")
+        is_image_BT = input_ids == self.config.image_token_id
+        if int(is_image_BT.sum(dim=1).max()) > compressor.n_patches:
+            raise ValueError(
+                f"compressor fastv keeps {compressor.n_visual_tokens} tokens of one image; found a text with several; "
+                "give one image a text, or take another compressor"
+            )
         return fastv.pruned(
             self.language_model,
             after=compressor.layer,
             n_kept=compressor.n_visual_tokens,
-            is_image_BT=input_ids == self.config.image_token_id,
+            is_image_BT=is_image_BT,
             asking_B=fastv.asking_places(targets, mask, input_ids.shape, input_ids.device),
             cache=cache,
         )

@@ -46,7 +46,7 @@ def draw(split: str, suite: str, index: int, *, kb: KnowledgeBase, seed: int, n_
     return draw_page(rng, density=DENSITIES[index % len(DENSITIES)], n_questions=n_questions)
 
 
-def _record(name: str, suite: str, asked: Iterable[tuple[str, str, str]], **shown: str) -> Record:
+def _record(name: str, suite: str, asked: Iterable[tuple[str, str, str]], **shown: Any) -> Record:
     kinds, questions, answers = zip(*asked, strict=True)
     return Record(id=name, questions=questions, answers=answers, suite=suite, kinds=kinds, **shown)
 

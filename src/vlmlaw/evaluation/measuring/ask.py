@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vlmlaw.data.record import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.backends.interface import Backend, Budget, Reply, Unanswered, budget_text
 from vlmlaw.evaluation.backends.journal import Journal, key_of
@@ -40,7 +41,7 @@ class Asking:
 
     def key(self, question: Question, *, model: str, budget: Budget) -> str:
         """What the reply depends on, as a hash: a changed question or image is asked again, and no other."""
-        shown = [self.image_digest(question.image)] if question.image is not None and budget != 0 else []
+        shown = [self.image_digest(name) for name in question.images] if budget != 0 else []
         said = said_by_user(question, self.instruction)
         return key_of(model, budget_text(budget), said, str(self.max_new_tokens), *shown)
 
@@ -61,6 +62,11 @@ def ask_cell(
     A question that the model refuses is left out and named in the result. Raises UserError where the server is gone
     for good, or refuses whatever it is asked first; what was answered is in the journal.
     """
+    if placed := next((q.id for q in asking.questions if IMAGE_PLACEHOLDER in q.text), None):
+        raise UserError(
+            f"question {placed!r} has {IMAGE_PLACEHOLDER} in its text; a back end shows images before the text. Leave "
+            "it out of the text, and refer to the first, the second image."
+        )
     keys = {q.id: asking.key(q, model=backend.name, budget=budget) for q in asking.questions}
     refused: dict[str, str] = {}
     with Journal(journal) as kept:
@@ -71,7 +77,7 @@ def ask_cell(
         def one(question: Question) -> None:
             if stop.is_set():
                 return
-            images = [asking.read_image(question.image)] if question.image is not None and budget != 0 else []
+            images = [asking.read_image(name) for name in question.images] if budget != 0 else []
             said = said_by_user(question, asking.instruction)
             try:
                 reply = backend.ask(said, images, budget=budget, max_new_tokens=asking.max_new_tokens)
