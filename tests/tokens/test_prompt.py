@@ -60,7 +60,9 @@ def merging(golden):
 
     cut = pre_tokenizers.Split(Regex(r"\s*[\r\n]+|\S+|\s+"), "isolated")
     whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    return _tokenizer(golden, pre_tokenizer=pre_tokenizers.Sequence([cut, whole]))
+    made = _tokenizer(golden, pre_tokenizer=pre_tokenizers.Sequence([cut, whole]))
+    made.add_special_tokens({"additional_special_tokens": ["</s>"]})  # which two of the templates end answers with
+    return made
 
 
 def test_the_tokenizer_merges_across_the_image_where_it_is_dropped(merging):

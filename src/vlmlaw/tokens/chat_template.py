@@ -42,7 +42,13 @@ class Renderer:
     def text(self, chat: Chat, **options: Any) -> str:
         """The chat's text by the template itself, with options of the template's own."""
         messages = [{"role": role, "content": said} for role, said in chat]
-        return self._tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        try:
+            return self._tokenizer.apply_chat_template(messages, tokenize=False, **options)
+        except Exception as error:  # a template is a program of its author's, which can fail in any way
+            raise UserError(
+                f"the chat template fails on {len(chat)} messages of {', '.join(role for role, _ in chat[:4])}: "
+                f"{error or type(error).__name__}. Correct it, or take `chat_template: chatml`."
+            ) from error
 
     def slow(self, chat: Chat) -> Rendered:
         """The same as a call, by the template itself, which is slow."""

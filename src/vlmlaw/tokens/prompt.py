@@ -16,6 +16,7 @@ from typing import Any
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.tokens.chat_template import Chat, Renderer, UserTurns
+from vlmlaw.tokens.control_tokens import MARK, ControlTokens, Tokens, literal, unmarked_place
 
 IMAGE_KEYS = ("image", "url", "path", "base64", "image_url")  # where a part may hold its image
 
@@ -59,7 +60,7 @@ def _joined(parts: Sequence[Mapping[str, Any]]) -> tuple[str, list[Any]]:
                 images.append(held.get("url") if isinstance(held, Mapping) else held)
         elif kind != "text":
             raise UserError(f"a message has a part of type {kind!r}; a cell reads parts of type text and image.")
-        said = part["text"] if kind == "text" else IMAGE_PLACEHOLDER
+        said = literal(part["text"]) if kind == "text" else IMAGE_PLACEHOLDER
         if said:
             on_its_line = text and not kind == before == "text"
             text, before = text + ("\n" if on_its_line else "") + said, kind
@@ -107,31 +108,49 @@ class ChatTokenizer:
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
         self._render = Renderer(tokenizer)
+        self._controls = ControlTokens(tokenizer)
+
+    def end_of_answer(self) -> int | None:
+        """The control token that the template puts behind an answer; None where it puts none."""
+        text, ((start, end),) = self._render((("user", "mark"), ("assistant", "mark")))
+        behind = text[start:end].partition("mark")[2]
+        ids = self._tokenizer(behind, add_special_tokens=False)["input_ids"]
+        return next((token for token in ids if token in self._controls.ids), None)
+
+    def require_end(self) -> None:
+        """Raises UserError for a template with which a model would not learn to end its answers."""
+        if self.end_of_answer() is None:
+            raise UserError(
+                "the chat template puts no control token behind an answer, so a model would not learn to end it and "
+                f"would go on after each; let the template end answers with the tokenizer's eos_token "
+                f"({self._tokenizer.eos_token!r}), or take `chat_template: chatml`."
+            )
 
     def dialogues(self, chats: Sequence[Chat]) -> list[TokenizedChat]:
         """Whole chats, to learn their answers.
 
         Raises UserError where a token holds the end of a prompt and the start of an answer.
         """
+        chats = [self._controls.guard(chat) for chat in chats]
         texts, spans_of_text = zip(*map(self._render, chats), strict=True) if chats else ((), ())
-        encodings = self._encodings(texts)
-        places = [
-            [_tokens_within(encoding, span) for span in spans]
-            for encoding, spans in zip(encodings, spans_of_text, strict=True)
-        ]
-        for text, encoding, spans, found in zip(texts, encodings, spans_of_text, places, strict=True):
-            _require_own_tokens(text, encoding, spans, found)
-        return self._tokenized(encodings, places, [questions_of(chat) for chat in chats])
+        read = self._controls.encode(texts)
+        places = []
+        for text, tokens, spans in zip(texts, read, spans_of_text, strict=True):
+            unmarked = [(unmarked_place(text, start), unmarked_place(text, end)) for start, end in spans]
+            places.append([_tokens_within(tokens.encoding, span) for span in unmarked])
+            _require_own_tokens(text, tokens.encoding, unmarked, places[-1])
+        return self._tokenized(read, places, [questions_of(chat) for chat in chats])
 
     def text(self, chat: Chat, **options: Any) -> str:
         """The chat's text; `options` are the template's own."""
-        return self._render.text(chat, **options)
+        return self._render.text(chat, **options).replace(MARK, "")
 
     def prompts(self, chats: Sequence[Chat], **options: Any) -> list[TokenizedChat]:
         """Chats that the assistant is to answer; `options` are the template's own."""
         options = {"add_generation_prompt": True} | options
-        encodings = self._encodings([self.text(chat, **options) for chat in chats])
-        return self._tokenized(encodings, [[] for _ in chats], [questions_of(chat) for chat in chats])
+        chats = [self._controls.guard(chat) for chat in chats]
+        read = self._controls.encode([self._render.text(chat, **options) for chat in chats])
+        return self._tokenized(read, [[] for _ in chats], [questions_of(chat) for chat in chats])
 
     def rendered(self, texts: Sequence[str]) -> list[TokenizedChat]:
         """Texts that the template has made already: each image's question is found by the template's marks.
@@ -139,7 +158,7 @@ class ChatTokenizer:
         A text without them is asked as a whole.
         """
         asked = [self._questions_in(text) for text in texts]
-        return self._tokenized(self._encodings(texts), [[] for _ in texts], asked)
+        return self._tokenized(self._controls.encode(texts), [[] for _ in texts], asked)
 
     def _questions_in(self, text: str) -> list[str]:
         places = [place.start() for place in re.finditer(re.escape(IMAGE_PLACEHOLDER), text)]
@@ -149,21 +168,15 @@ class ChatTokenizer:
     def _user_turns(self) -> UserTurns:
         return self._render.user_turns()
 
-    def _encodings(self, texts: Sequence[str]) -> list[Any]:
-        if not texts:
-            return []
-        # One call of the (Rust) tokenizer for all: a call for each turn takes ten times as long.
-        return self._tokenizer(list(texts), add_special_tokens=False, return_attention_mask=False).encodings
-
     def _tokenized(
-        self, encodings: Sequence[Any], places: Sequence[list[tuple[int, int]]], asked: Sequence[list[str]]
+        self, read: Sequence[Tokens], places: Sequence[list[tuple[int, int]]], asked: Sequence[list[str]]
     ) -> list[TokenizedChat]:
         different = list(dict.fromkeys(question for questions in asked for question in questions))
         # As the released code calls it: with the special tokens that the tokenizer itself puts around a text.
-        ids_of = dict(zip(different, self._tokenizer(different)["input_ids"] if different else [], strict=True))
+        ids_of = self._controls.ids_of(different)
         return [
-            TokenizedChat(encoding.ids, answers, [ids_of[question] for question in questions])
-            for encoding, answers, questions in zip(encodings, places, asked, strict=True)
+            TokenizedChat(tokens.ids, answers, [ids_of[question] for question in questions])
+            for tokens, answers, questions in zip(read, places, asked, strict=True)
         ]
 
 

@@ -167,6 +167,7 @@ def _documents(
                 )
             _require_image_token(record, ids.count(image_token_id))
             yield record, document, [question for turn in own for question in turn.questions]
+    read.require_end()
 
 
 def _cut(document: Document, n_tokens: int | None) -> Document:

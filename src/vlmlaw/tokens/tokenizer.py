@@ -10,6 +10,7 @@ from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.hub.fetch import fetch_tokenizer_files
 from vlmlaw.runtime.whole_files import whole_folder
+from vlmlaw.tokens.prompt import ChatTokenizer
 
 if TYPE_CHECKING:
     from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
@@ -34,6 +35,7 @@ def take_tokenizer(out: Path, *, settings: TokenizerSettings) -> None:
         tokenizer.eos_token = CHATML_TOKENS[1]
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    ChatTokenizer(tokenizer).require_end()
     with whole_folder(out) as folder:
         tokenizer.save_pretrained(folder)
         _require_same_splitting(tokenizer, folder)

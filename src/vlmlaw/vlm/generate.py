@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
-from vlmlaw.tokens.chat_template import Chat, Renderer
+from vlmlaw.tokens.chat_template import Chat
 from vlmlaw.tokens.packing import padded_questions
 from vlmlaw.tokens.prompt import ChatTokenizer, plain_chat
 from vlmlaw.vlm.image_inputs import ImageInputs
@@ -85,11 +85,8 @@ class Prompter:
 
     def stop_ids(self) -> list[int]:
         """The tokens that end a reply: the tokenizer's end of text, and what the template puts behind an answer."""
-        text, ((start, end),) = Renderer(self._tokenizer)((("user", "mark"), ("assistant", "mark")))
-        behind = text[start:end].partition("mark")[2]
-        ids = self._tokenizer(behind, add_special_tokens=False)["input_ids"][:1] if behind.strip() else []
-        ids.append(self._tokenizer.eos_token_id)
-        known = sorted({i for i in ids if i is not None})
+        ends = {self._read.end_of_answer(), self._tokenizer.eos_token_id}
+        known = sorted(token for token in ends if token is not None)
         if not known:
             raise UserError("no token ends a reply: the tokenizer has no eos_token, and its template puts none behind.")
         return known
