@@ -46,7 +46,8 @@ def open_rgb(source: bytes | Path) -> Image:
             f"is too large ({error}); at most {MOST_PIXELS / 1e6:,.0f} megapixels are decoded"
         ) from error
     except Exception as error:  # a damaged file makes Pillow and its codecs raise whatever they stumble over
-        raise UnreadableImage(f"cannot be decoded ({error or type(error).__name__})") from error
+        failed = "read" if isinstance(error, OSError) and error.errno else "decoded"  # no such file, or no image
+        raise UnreadableImage(f"cannot be {failed} ({error or type(error).__name__})") from error
 
 
 def as_rgb(image: Image) -> Image:
