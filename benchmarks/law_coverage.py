@@ -89,7 +89,6 @@ def judge(drawn: Drawn, *, with_mixed: bool) -> dict[str, float]:
     side = claimed_side(rho)
     found = {
         "rho": _holds(rho, drawn.rho),
-        "V*(50), unclipped": _holds(unclipped, star),
         "V*(50), clipped": float(ends[0] <= np.clip(star, least, most) <= ends[1]),
         "unseen size, measured": _share(best, drawn, drawn.new_measured, new=True),
         "unseen size, law": _share(best, drawn, drawn.new_law, new=False),
@@ -97,6 +96,8 @@ def judge(drawn: Drawn, *, with_mixed: bool) -> dict[str, float]:
         "claims": float(side != "unsettled"),
         "false claims": float(side not in ("unsettled", "size" if drawn.rho > 1 else "tokens")),
     }
+    if drawn.rho > 1:  # otherwise V* is infinite, and its interval need not end
+        found["V*(50) where rho > 1, unclipped"] = _holds(unclipped, star)
     for name, method in {"rho by whole-size bootstrap": size_bootstrap, "rho by mixed effects": size_effects}.items():
         if name.endswith("effects") and not with_mixed:
             continue

@@ -37,6 +37,7 @@ from vlmlaw.laws.linter.lint import require_clean
 from vlmlaw.laws.optimum import frontier, v_star
 from vlmlaw.laws.options import AUTO, LawOptions
 from vlmlaw.laws.ratio import Interval
+from vlmlaw.laws.replicates import collapse_questions
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.selection import Comparison, compare_laws
 from vlmlaw.laws.table import Measurements, as_measurements
@@ -62,6 +63,9 @@ def analyse(
     options = options or LawOptions()
     table = as_measurements(table)
     findings = require_clean(table, allow_missing=options.allow_missing)
+    n_rows, table = len(table), collapse_questions(table)
+    if len(table) < n_rows:  # copies of a cell are no finding where they are its questions
+        findings = require_clean(table, allow_missing=options.allow_missing)
     groups = [(group, table.select(**group)) for group in table.groups]
     mean = table.mean_of_suites()
     if mean is not None:
@@ -80,7 +84,7 @@ def analyse(
         "provenance": {
             "source": table.source,
             "sha256": table.sha256,
-            "n_rows": len(table),
+            "n_rows": n_rows,
             "units": dict(table.units),
             "vlmlaw": __version__,
             "options": options.to_mapping(),

@@ -9,6 +9,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array, Cells, refuse_unfit
 from vlmlaw.laws.families import Law, find_law
 from vlmlaw.laws.linter.lint import require_clean
+from vlmlaw.laws.replicates import collapse_questions
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.solver import MAD_TO_SIGMA, Solution, solve
 from vlmlaw.laws.table import Measurements, as_measurements
@@ -46,7 +47,7 @@ def fit_law(
         )
     for finding in require_clean(table, allow_missing=allow_missing):
         warnings.warn(str(finding), LintWarning, stacklevel=2)
-    return fit_cells(table.cells(weights=weights), law, loss=loss)
+    return fit_cells(collapse_questions(table).cells(weights=weights), law, loss=loss)
 
 
 class LintWarning(UserWarning):
@@ -91,6 +92,7 @@ def _solve_from(law: Law, cells: Cells, starts: Array, weight: Array) -> Solutio
         lower=lower,
         upper=upper,
         project=(lambda theta: law.project(theta, cells, weight)) if law.separable else None,
+        bend=(lambda theta, rest: law.bend(theta, cells.ln_n, cells.ln_v, rest)) if law.separable else None,
     )
     # Among optima that agree to rounding, prefer a converged one.
     good = np.flatnonzero(found.sse <= found.sse.min() * (1 + 1e-10))

@@ -188,9 +188,10 @@ def frontier(
     names = ["budget", "N", "V", "cost", "error", "flat", "flat_lower", "flat_upper", "capped"]
     table = pd.DataFrame(rows, columns=names)
     bought = table["N"].notna()
-    band = fit.predict_interval(table.loc[bought, "N"], table.loc[bought, "V"], level=level, new_measurement=False)
+    chosen, which = np.unique(table.loc[bought, ["N", "V"]].to_numpy(dtype=float), axis=0, return_inverse=True)
+    band = fit.predict_interval(chosen[:, 0], chosen[:, 1], level=level, new_measurement=False)
     for place, end in enumerate(("lower", "upper"), start=5):
-        table.insert(place, end, pd.Series(band[end].to_numpy(), index=table.index[bought]))
+        table.insert(place, end, pd.Series(band[end].to_numpy()[which.ravel()], index=table.index[bought]))
     if draws is not None:
         drawn = draws.predict(n, v)
         spread = [_choice_interval(draws, drawn, n, v, affordable=price <= x * (1 + 1e-12), level=level) for x in given]

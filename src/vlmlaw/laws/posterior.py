@@ -38,7 +38,7 @@ RATIOS = np.array([0.0, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.25, 1.75, 2.5, 3.5, 5.
 PRIOR_SCALE = 1.5  # median of the half-Cauchy prior of the ratio; law_coverage.py chose it
 NEGLIGIBLE = 1e-4  # a law and ratio of less weight is left out
 SCAN = np.linspace(0.0, np.pi, 121)  # turns from the estimate at which an end is looked for
-BISECTIONS = 48
+MAX_STEPS, PRECISION = 60, 1e-7  # of the probability at a quantile of a mixture
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,11 +211,26 @@ def _first_turn(beyond: Callable[[ArrayLike, int], Array], side: int, tail: floa
 
 
 def _mixture_quantile(q: float, place: Array, scale: Array, freedom: Array, weight: Array) -> Array:
-    """The q quantile (C,) of mixtures of Student's t at `place` (M, C) with `scale` (M, C), by bisection."""
+    """The q quantile (C,) of mixtures of Student's t at `place` (M, C) with `scale` (M, C), by the Illinois method."""
+    scale = np.maximum(scale, 1e-300)
+
+    def excess(x: Array) -> Array:
+        return weight @ stdtr(freedom, (x - place) / scale) - q
+
     ends = place + scale * stdtrit(freedom, q)  # the quantile of a mixture lies between those of its parts
     low, high = ends.min(axis=0), ends.max(axis=0)
-    for _ in range(BISECTIONS):
-        middle = (low + high) / 2
-        below = weight @ stdtr(freedom, (middle - place) / np.maximum(scale, 1e-300)) < q
-        low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return (low + high) / 2
+    at_low, at_high, side = excess(low), excess(high), np.zeros(low.shape)
+    middle = (low + high) / 2
+    for _ in range(MAX_STEPS):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            secant = (low * at_high - high * at_low) / (at_high - at_low)
+        middle = np.where(np.isfinite(secant), secant, low)
+        at_middle = excess(middle)
+        if np.abs(at_middle).max() < PRECISION:
+            break
+        below = at_middle < 0
+        # An end that is kept twice running counts half, so that it moves, too.
+        at_high = np.where(below, np.where(side < 0, at_high / 2, at_high), at_middle)
+        at_low = np.where(below, at_middle, np.where(side > 0, at_low / 2, at_low))
+        low, high, side = np.where(below, middle, low), np.where(below, high, middle), np.where(below, -1.0, 1.0)
+    return middle

@@ -18,6 +18,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array, Cells
 from vlmlaw.laws.families import DEFAULT_CANDIDATES, Law
 from vlmlaw.laws.fit import fit_cells, fit_law
+from vlmlaw.laws.replicates import collapse_questions
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.solver import solve
 from vlmlaw.laws.statistics import lack_of_fit
@@ -127,7 +128,7 @@ def compare_laws(
     cells = table
     if not isinstance(table, Cells):
         fit_law(table, "log_linear", allow_missing=allow_missing)  # lint once; raise if no law can be fitted
-        cells = as_measurements(table).cells(weights=weights)
+        cells = collapse_questions(as_measurements(table)).cells(weights=weights)
     assert isinstance(cells, Cells)
     fits: dict[str, LawFit] = {}
     refused: dict[str, str] = {}
@@ -210,8 +211,9 @@ def _predict_left_out(law: Law, cells: Cells, left_out: Array, fit: LawFit) -> A
         lower=lower,
         upper=upper,
         project=(lambda theta: law.project(theta, cells, weight)) if law.separable else None,
+        bend=(lambda theta, rest: law.bend(theta, cells.ln_n, cells.ln_v, rest)) if law.separable else None,
         tolerance=1e-6,
-        max_steps=50,  # predictions hardly change while a law creeps along a valley
+        max_steps=30,  # predictions hardly change while a law creeps along a valley
     )
     return law.evaluate(found.theta.T[:, :, None], cells.ln_n, cells.ln_v)[0]
 

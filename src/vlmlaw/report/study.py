@@ -18,6 +18,7 @@ from vlmlaw.laws.analysis import plain, read_analysis
 from vlmlaw.laws.cells import format_size
 from vlmlaw.laws.costs import Cost
 from vlmlaw.laws.optimum import candidate_cells, frontier, v_star
+from vlmlaw.laws.replicates import collapse_questions
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.table import ALL_KINDS, MEAN_OF_SUITES, Measurements, read_measurements
 from vlmlaw.report import phrasing
@@ -201,6 +202,7 @@ def read_study(
         scores=scores,
     )
     _require_same_table(analysis, table, law=law, measurements=measurements)
+    table = collapse_questions(table)
     everything, table = table, table.select(**where) if where else table
     whole = [part for part in analysis["fits"] if phrasing.is_whole_suite(part)]
     if not whole:  # a table of single kinds without their whole

@@ -64,6 +64,10 @@ class Law(ABC):
         """theta (B, K) with the linear parameters set to their best values for the others, if `separable`."""
         return theta
 
+    def bend(self, theta: Array, ln_n: Array, ln_v: Array, residual: Array) -> Array:
+        """The sum over cells of `residual` (B, C) times the second derivatives of the error (B, K, K)."""
+        raise NotImplementedError
+
     def to_working(self, public: Array) -> Array:
         """Working coordinates of public parameters (..., K)."""
         logarithmic = [p.logarithmic for p in self.parameters]

@@ -47,6 +47,30 @@ class SeparableLaw(Law):
         gradient[self.position("alpha")], gradient[self.position("beta")] = by_alpha, by_beta
         return error, np.stack(np.broadcast_arrays(*gradient))
 
+    def bend(self, theta: Array, ln_n: Array, ln_v: Array, residual: Array) -> Array:
+        alpha, beta = (self.position(name) for name in ("alpha", "beta"))
+        in_n, in_v = np.exp(-theta[alpha] * ln_n), np.exp(-theta[beta] * ln_v)
+        bent = np.zeros((theta.shape[1], len(theta), len(theta)))
+        for where, (p, q) in zip(self.multipliers(), self.terms, strict=True):
+            scaled = (in_n if p else 1.0) * (in_v if q else 1.0) * residual  # (B, C)
+            if self.parameters[where].logarithmic:
+                scaled = scaled * np.exp(theta[where])
+                bent[:, where, where] += scaled.sum(axis=1)
+                term = scaled
+            else:
+                term = scaled * theta[where]
+            # Each derivative by alpha brings a factor -p ln N, by beta -q ln V.
+            in_alpha, in_beta = -p * ln_n, -q * ln_v
+            for k, factor in ((alpha, in_alpha), (beta, in_beta)):
+                mixed = scaled @ factor
+                bent[:, where, k] += mixed
+                bent[:, k, where] += mixed
+                bent[:, k, k] += term @ factor**2
+            both = term @ (in_alpha * in_beta)
+            bent[:, alpha, beta] += both
+            bent[:, beta, alpha] += both
+        return bent
+
     def multipliers(self) -> list[int]:
         """The indices in theta of the multipliers of `terms`."""
         return [i for i, p in enumerate(self.parameters) if p.name not in ("alpha", "beta")]
