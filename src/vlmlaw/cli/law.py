@@ -1,9 +1,10 @@
-"""`vlmlaw law ...`: fit a law to a table, recommend a cell, lint, list the laws."""
+"""`vlmlaw law ...`: fit a law to a table, recommend a cell, plan the next cells, lint, list the laws."""
 
 import argparse
 import contextlib
 from typing import Any
 
+from vlmlaw.cli import law_next
 from vlmlaw.errors import UserError
 from vlmlaw.laws.published import LAW_TABLES
 
@@ -14,6 +15,7 @@ def add_parser(subparsers: Any) -> None:
     verbs = law.add_subparsers(dest="law_verb", metavar="VERB", required=True)
     _add_fit(verbs)
     _add_recommend(verbs)
+    law_next.add_parser(verbs, add_table=_add_table, read=_read)
     _add_lint(verbs)
     laws = verbs.add_parser("list", help="list the laws with their formulas")
     laws.set_defaults(run=run_list)

@@ -26,6 +26,7 @@ _HOME = {
     "bootstrap": ("residual_bootstrap", "size_bootstrap"),
     "cells": ("Cells",),
     "linter.values": ("Finding",),
+    "design": ("Plan", "next_cells"),
     "decision": ("Recommendation", "recommend", "regret", "sensitivity"),
     "costs": ("Cost", "ColumnCost"),
     "families": ("LAWS", "Law", "Parameter", "find_law", "register"),

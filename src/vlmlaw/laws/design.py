@@ -69,7 +69,7 @@ def next_cells(
     >>> grid = pd.DataFrame([(n, v) for n in (0.5, 1.8, 7) for v in (1, 16, 144)], columns=["N", "V"])
     >>> plan = next_cells(None, grid.assign(cost=grid["N"] * (250 + grid["V"])), budget=2500)
     >>> plan.cells[["N", "V"]].values.tolist()[:2]
-    [[0.5, 1.0], [0.5, 144.0]]
+    [[0.5, 144.0], [0.5, 1.0]]
     """
     candidates = _unmeasured(candidates, measured)
     if until not in GOALS:

@@ -1,0 +1,184 @@
+"""`vlmlaw law next`: which cells of a grid to measure next within a budget, and when to stop."""
+
+import argparse
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from vlmlaw.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from vlmlaw.experiment.experiment import Experiment
+    from vlmlaw.laws.table import Measurements
+
+TEXT_TOKENS = 250.0  # of a training record, as in LLaVA's mix; for costs where no experiment says more
+PER_LETTER = {"k": 1e-6, "m": 1e-3, "b": 1.0, "t": 1e3}
+
+
+def add_parser(verbs: Any, *, add_table: Callable[..., None], read: Callable[[argparse.Namespace], Any]) -> None:
+    """Add the verb; `add_table` and `read` are those of the other verbs on tables."""
+    verb = verbs.add_parser(
+        "next",
+        help="which cells to measure next within a budget, and when to stop",
+        description="Propose the cells of a grid that tell most for their cost, in order, or say that it is enough.",
+    )
+    add_table(verb)
+    grid = verb.add_argument_group("the grid: an experiment file, or sizes and token counts")
+    grid.add_argument("--experiment", default=None, metavar="FILE", help="the grid of this experiment file")
+    grid.add_argument("--sizes", default="", metavar="N,N", help="sizes in billions")
+    grid.add_argument("--tokens", default="", metavar="V,V", help="token counts")
+    verb.add_argument("--budget", default=None, metavar="B", help="20h (GPU-hours), or 10%% of the whole grid's cost")
+    verb.add_argument("--requests", type=int, default=None, metavar="N", help="budget in requests, for released models")
+    verb.add_argument("--questions", type=int, default=None, metavar="N", help="requests that one cell takes")
+    verb.add_argument(
+        "--until", default="side", metavar="WORD", help="side of 1 (default), or rho, to narrow rho and V*"
+    )
+    verb.add_argument("--level", type=float, default=0.95, metavar="P", help="confidence level (default 0.95)")
+    verb.add_argument("--json", action="store_true", help="print JSON")
+    verb.set_defaults(run=lambda args: run_next(args, read(args)))
+
+
+def run_next(args: argparse.Namespace, table: "Measurements") -> int:
+    """Print the plan of the first suite whose question is open, or that all are settled."""
+    import json
+
+    from vlmlaw.laws.analysis import plain
+    from vlmlaw.laws.design import next_cells
+    from vlmlaw.laws.replicates import collapse_questions
+    from vlmlaw.laws.table import ALL_KINDS
+
+    table = collapse_questions(table)
+    grid, unit = _grid(args, table)
+    budget, unit = _budget(args, grid, unit)
+    groups = [group for group in table.groups if group["kind"] == ALL_KINDS] or table.groups
+    found = []
+    for group in groups:
+        plan = next_cells(table.select(**group).cells(), grid, budget=budget, until=args.until, level=args.level)
+        found.append((group["suite"], plan))
+        if not plan.settled and not plan.cells.empty:
+            break
+    suite, plan = found[-1]
+    if args.json:
+        rho = None if plan.rho is None else plan.rho.to_dict()
+        cells = plan.cells.to_dict("records")
+        print(
+            json.dumps(
+                plain({"suite": suite, "settled": plan.settled, "rho": rho, "unit": unit, "cells": cells}), indent=1
+            )
+        )
+        return 0
+    for suite, plan in found:
+        print(_state(suite, plan, until=args.until))
+    print("\n" + _proposal(plan, unit=unit, budget=budget, whole=float(grid["cost"].sum())))
+    return 0
+
+
+def _state(suite: str, plan: Any, *, until: str) -> str:
+    from vlmlaw.laws.verdict import ratio_sentence
+
+    title = "measured cells" if suite == "all" else suite
+    if plan.rho is None:
+        return f"{title}: too few cells for a law yet"
+    return f"{title}: {ratio_sentence(plan.rho)}" + (" Settled." if plan.settled else "")
+
+
+def _proposal(plan: Any, *, unit: str, budget: float, whole: float) -> str:
+    from vlmlaw.laws.cells import format_size
+    from vlmlaw.laws.render import render_table
+
+    if plan.settled:
+        return "Stop: the cells measured so far show what was asked."
+    if plan.cells.empty:
+        return "Stop: every cell of the grid is measured."
+    rows = [
+        [str(i + 1), format_size(row.N), f"{row.V:g}", f"{row.cost:.3g}", f"{row.total:.3g}", f"{row.width:.2f}"]
+        for i, row in enumerate(plan.cells.itertuples())
+    ]
+    head = f"Next, within {budget:.4g} of the grid's {whole:.4g} {unit}, the most telling for its cost first:"
+    table = render_table(["", "N", "V", unit, "so far", "width of the interval, to today's"], rows)
+    tail = "Measure them in this order, and ask again after each few: the question may be settled before the last."
+    return "\n".join([head, "", table, "", tail])
+
+
+def _budget(args: argparse.Namespace, grid: "pd.DataFrame", unit: str) -> tuple[float, str]:
+    """The budget in the unit of the grid's costs, which requests replace. Raises UserError for one of another unit."""
+    if args.requests is not None:
+        grid["cost"] = float(args.questions or 1000)
+        return float(args.requests), "requests"
+    text = (args.budget or "100%").strip().lower()
+    number = re.fullmatch(r"([\d.]+(?:e[+-]?\d+)?)\s*(%|h|)", text)
+    if number is None:
+        raise UserError(f"--budget is {args.budget!r}; expected hours, as in 20h, or a share of the grid, as in 10%")
+    value, of = float(number[1]), number[2]
+    if of == "%":
+        return value / 100 * float(grid["cost"].sum()), unit
+    if of == "h" and unit != "GPU-hours":
+        raise UserError(
+            "--budget is in hours, and the cost of a cell is not: GPU-hours are estimated from an experiment file with "
+            "pretrained models, `records` of its data and compute.gpus; give a share, as in --budget 10%"
+        )
+    return value, unit
+
+
+def _grid(args: argparse.Namespace, table: "Measurements") -> "tuple[pd.DataFrame, str]":
+    """Every cell of the grid with its cost, and the unit of the costs."""
+    import pandas as pd
+
+    if args.experiment:
+        from vlmlaw.experiment.experiment import read_experiment
+
+        return _of_experiment(read_experiment(args.experiment), table)
+    sizes = _numbers(args.sizes) or sorted(table.frame["N"].unique())
+    tokens = _numbers(args.tokens) or sorted(table.frame["V"].unique())
+    grid = pd.DataFrame([(float(n), float(v)) for n in sizes for v in tokens], columns=["N", "V"])
+    return grid.assign(cost=grid["N"] * (TEXT_TOKENS + grid["V"])), "N (250 + V)"
+
+
+def _of_experiment(experiment: "Experiment", table: "Measurements") -> "tuple[pd.DataFrame, str]":
+    """The cells of an experiment, in GPU-hours where they can be estimated."""
+    import pandas as pd
+
+    from vlmlaw.experiment.budget import estimate
+
+    n_of = _sizes_of(experiment, table)
+    try:
+        hours = {one.cell: one.stage_1 + one.stage_2 for one in estimate(experiment)} if experiment.pretrained else {}
+    except (UserError, AttributeError):  # nothing to count it from; the share of the grid still can be
+        hours = {}
+    rows = []
+    for cell in experiment.cells.values():
+        n, v = n_of[cell.size], float(cell.n_visual_tokens or experiment.grid_side**2)
+        cost = hours.get(experiment.training_of(cell).name, n * (TEXT_TOKENS + v))
+        rows.append((n, v, cost))
+    grid = pd.DataFrame(rows, columns=["N", "V", "cost"]).groupby(["N", "V"], as_index=False)["cost"].sum()
+    return grid, "GPU-hours" if hours else "N (250 + V)"
+
+
+def _sizes_of(experiment: "Experiment", table: "Measurements") -> dict[str, float]:
+    """N in billions of each size: as measured, or else from a name such as 7b and 147k."""
+    frame = table.frame
+    found = dict(zip(frame["size"].map(str), frame["N"], strict=True)) if "size" in frame else {}
+    for size in {cell.size for cell in experiment.cells.values()} - set(found):
+        named = re.findall(r"(\d+(?:\.\d+)?)([kmbt])(?![a-z])", size.lower())
+        if not named:
+            raise UserError(
+                f"the size {size!r} has no row in the table that would say its N, and its name says none; expected a "
+                "name such as 7b, or a table with a column size"
+            )
+        found[size] = float(named[-1][0]) * PER_LETTER[named[-1][1]]
+    return {size: _as_measured(float(n), frame["N"]) for size, n in found.items()}
+
+
+def _as_measured(n: float, measured: "pd.Series") -> float:
+    """The N of the table that a rounded one stands for, within 3 %."""
+    near = [float(x) for x in measured.unique() if abs(x / n - 1) < 0.03]
+    return min(near, key=lambda x: abs(x - n)) if near else n
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"{text!r} is no list of numbers; expected for example 0.5,1.8,7") from None
