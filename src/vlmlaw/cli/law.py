@@ -65,7 +65,15 @@ def _add_recommend(verbs: Any) -> None:
     )
     recommend.add_argument("--question-pass", action="store_true", help="add QueCC's 2NQ pass to the cost")
     recommend.add_argument("--cost", default=None, metavar="COLUMN", help="a measured column, or A+B for a sum")
-    recommend.add_argument("--budget", type=_number, default=None, metavar="B", help="budget in the unit of --cost")
+    recommend.add_argument(
+        *("--limit", "--budget"), dest="budget", type=_number, default=None, metavar="B", help="in the unit of --cost"
+    )
+    recommend.add_argument(
+        *("--cost-params", "--active-params"), default=None, metavar="COLUMN", help="N of the cost, as active experts"
+    )
+    recommend.add_argument(
+        "--weight", action="append", default=[], metavar="SUITE=W", help="serve several suites, each with its weight"
+    )
     recommend.add_argument("--sizes", type=_numbers, default=(), metavar="N,N", help="sizes in billions to choose from")
     recommend.add_argument("--tokens", type=_numbers, default=(), metavar="V,V", help="token counts to choose from")
     recommend.add_argument("--choice", type=_numbers, default=None, metavar="N,V", help="what this cell would lose")
@@ -123,12 +131,12 @@ def run_recommend(args: argparse.Namespace) -> int:
     import warnings
 
     from vlmlaw.laws.analysis import plain
-    from vlmlaw.laws.costs import ColumnCost, Cost, CostModel
+    from vlmlaw.laws.blend import Blend
+    from vlmlaw.laws.costs import ColumnCost, Cost, CostModel, active_parameters
     from vlmlaw.laws.decision import recommend, regret
     from vlmlaw.laws.fit import LintWarning
     from vlmlaw.laws.linter.lint import require_clean
     from vlmlaw.laws.render import render_recommendation, render_regret
-    from vlmlaw.laws.selection import fit_or_choose
 
     table = _read(args)
     findings = require_clean(table, allow_missing=args.allow_missing)
@@ -137,16 +145,17 @@ def run_recommend(args: argparse.Namespace) -> int:
         generated_tokens=args.generated_tokens,
         vision_flops=args.vision_flops,
         question_pass=args.question_pass,
+        active=active_parameters(table, args.cost_params) if args.cost_params else None,
     )
     budget = args.flops
     if args.cost is not None:
         cost, budget = ColumnCost.from_table(table, args.cost), args.budget
     if budget is None:
-        wanted = "--budget, in its unit" if args.cost else "--flops, for example --flops 1e12"
+        wanted = "--limit, in its unit" if args.cost else "--flops, for example --flops 1e12"
         raise UserError(f"no budget given; give {wanted}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", LintWarning)  # the findings are printed below
-        fit = fit_or_choose(table, args.law, allow_missing=True)
+        fit = _fit_or_blend(table, args)
     chosen = recommend(fit, flops=budget, sizes=args.sizes, tokens=args.tokens, cost=cost, tolerance=args.tolerance)
     loss = None
     if args.choice is not None:
@@ -156,7 +165,8 @@ def run_recommend(args: argparse.Namespace) -> int:
             )
         loss = regret(fit, *args.choice, sizes=args.sizes, tokens=args.tokens, cost=cost)
     if args.json:
-        extra = {"law": fit.law.name, "source": table.source, "lint": [finding.to_dict() for finding in findings]}
+        law = fit.description if isinstance(fit, Blend) else fit.law.name
+        extra = {"law": law, "source": table.source, "lint": [finding.to_dict() for finding in findings]}
         extra |= {"choice": loss} if loss else {}
         print(json.dumps(plain(chosen.to_dict() | extra), indent=1))
     else:
@@ -164,6 +174,27 @@ def run_recommend(args: argparse.Namespace) -> int:
         if loss:
             print(render_regret(loss, unit=cost.unit or cost.name))
     return 0
+
+
+def _fit_or_blend(table: Any, args: argparse.Namespace) -> Any:
+    """The law of the table's one suite, or a blend of those with a weight."""
+    from vlmlaw.laws.blend import blend_suites
+    from vlmlaw.laws.selection import fit_or_choose
+
+    given = pairs(args.weight, option="--weight")
+    if not given:
+        if len(suites := table.frame["suite"].unique()) > 1:
+            all_of_them = " ".join(f"--weight {name}=1" for name in suites)
+            raise UserError(
+                f"{table.source} holds the suites {', '.join(suites)}; choose one, as in --where suite={suites[0]}, "
+                f"or say what each counts: {all_of_them}"
+            )
+        return fit_or_choose(table, args.law, allow_missing=True)
+    try:
+        weights = {name: float(weight) for name, weight in given.items()}
+    except ValueError:
+        raise UserError(f"--weight {args.weight[0]!r}: expected a suite and a number, as in reasoning=2") from None
+    return blend_suites(table, weights, law=args.law, allow_missing=True)
 
 
 def run_lint(args: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ from importlib import import_module
 
 _HOME = {
     "analysis": ("analyse", "read_analysis"),
+    "blend": ("Blend", "blend_suites"),
     "bootstrap": ("residual_bootstrap", "size_bootstrap"),
     "cells": ("Cells",),
     "linter.values": ("Finding",),

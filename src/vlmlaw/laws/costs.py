@@ -3,7 +3,7 @@
 A cost model is anything with `name`, `unit` and `of(n, v)` for arrays of N (billions) and V.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,9 @@ class Cost:
 
     cost(N, V) = 2N (Q + V + G) + 2NQ if question_pass + vision_flops + compressor_flops(N, V)
 
+    active: for mixtures of experts, or where N counts a tower: the parameters that each token uses, by N; the cost of
+    other sizes is unknown (nan).
+
     2N is one multiplication and one addition per weight. With cached keys and values, generating a token costs as much
     as reading one, so G acts on the trade-off as Q does. The quadratic part of attention is left out, as in Li et al.
     2024. question_pass stands for QueCC's pass of the LLM over the question before the image is compressed; leave it
@@ -51,6 +54,7 @@ class Cost:
     vision_flops: float = 0.0
     question_pass: bool = False
     compressor_flops: Callable[[Array, Array], Array] | None = None
+    active: Mapping[float, float] | None = None  # N -> parameters that a token uses, in billions, where fewer than N
 
     unit = "FLOPs"
 
@@ -64,7 +68,8 @@ class Cost:
     def name(self) -> str:
         parts = ["2N(Q+V+G)" if self.generated_tokens else "2N(Q+V)"]
         parts += ["2NQ"] * self.question_pass + ["vision"] * (self.vision_flops > 0)
-        return " + ".join(parts + ["compressor"] * (self.compressor_flops is not None))
+        name = " + ".join(parts + ["compressor"] * (self.compressor_flops is not None))
+        return name if self.active is None else f"{name}, N active"
 
     @property
     def other_tokens(self) -> float:
@@ -74,6 +79,10 @@ class Cost:
     def of(self, n: ArrayLike, v: ArrayLike) -> Array:
         """FLOPs of an answer at N (billions) and V, broadcast together."""
         n, v = np.asarray(n, dtype=float), np.asarray(v, dtype=float)
+        if self.active is not None:
+            known = np.array([*self.active.items()])
+            near = np.abs(np.log(n[..., None] / known[:, 0]))
+            n = np.where(near.min(axis=-1) < 1e-6, known[near.argmin(axis=-1), 1], np.nan)
         flops = 2 * BILLION * n * (self.other_tokens + v) + self.vision_flops
         return flops if self.compressor_flops is None else flops + self.compressor_flops(n, v)
 
@@ -82,6 +91,18 @@ def _numeric_column(table: Measurements, name: str) -> Array:
     if name not in table.frame:
         raise UserError(f"{table.source} has no column {name!r}; it has {', '.join(map(str, table.frame.columns))}")
     return np.array([x if isinstance(x, (int, float)) else np.nan for x in table.frame[name]], dtype=float)
+
+
+def active_parameters(table: Measurements, column: str) -> dict[float, float]:
+    """The mean of a column in billions for each N. Raises UserError unless it is above 0 everywhere.
+
+    Values above 1e6 are counts, as in a column active_params of 3e9.
+    """
+    values = _numeric_column(table, column)
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise UserError(f"{table.source}: column {column!r} is not a number above 0 in every row; expected active N")
+    mean = table.frame.assign(_active=values).groupby("N")["_active"].mean()
+    return {float(n): float(x) / (BILLION if x > 1e6 else 1.0) for n, x in mean.items()}
 
 
 @dataclass(frozen=True)
@@ -103,16 +124,17 @@ class ColumnCost:
     def from_table(cls, table: Measurements, column: str, *, unit: str = "") -> "ColumnCost":
         """Read the mean of a column, or of a sum of columns ("llm_flops+vision_flops"), in each cell.
 
-        Raises UserError if a column is missing, or a cost is not a positive number.
+        A cell without a number has no known cost. Raises UserError if a column is missing, if no row has a number, or
+        if one is not above 0.
         """
         values = np.sum([_numeric_column(table, name.strip()) for name in column.split("+")], axis=0)
-        bad = ~(np.isfinite(values) & (values > 0))
-        if bad.any():
-            line = table.frame["line"].iloc[int(np.flatnonzero(bad)[0])]
-            raise UserError(
-                f"{table.source} line {line}: {column!r} is not a number above 0; expected one in every row"
-            )
-        mean = table.frame.assign(_cost=values).groupby(["N", "V"])["_cost"].mean()
+        known = np.isfinite(values)
+        bad = known & (values <= 0)
+        if bad.any() or not known.any():
+            row = int(np.flatnonzero(bad)[0]) if bad.any() else 0
+            line = table.frame["line"].iloc[row]
+            raise UserError(f"{table.source} line {line}: {column!r} is not a number above 0; expected a cost")
+        mean = table.frame.assign(_cost=values)[known].groupby(["N", "V"])["_cost"].mean()
         return cls(name=column, unit=unit, by_cell={(float(n), float(v)): float(c) for (n, v), c in mean.items()})
 
     def of(self, n: ArrayLike, v: ArrayLike) -> Array:

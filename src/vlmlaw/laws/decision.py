@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.errors import UserError
+from vlmlaw.laws.blend import Blend
 from vlmlaw.laws.costs import Cost, CostModel
 from vlmlaw.laws.optimum import candidate_cells, frontier
 from vlmlaw.laws.result import LawFit, as_list
@@ -39,7 +40,7 @@ class Recommendation:
 
 
 def recommend(
-    fit: LawFit,
+    fit: LawFit | Blend,
     *,
     flops: float,
     question_tokens: float = 50.0,
@@ -93,8 +94,16 @@ def recommend(
     )
 
 
-def _warnings(fit: LawFit, chosen: pd.Series, cells: pd.DataFrame) -> list[str]:
+def _warnings(fit: LawFit | Blend, chosen: pd.Series, cells: pd.DataFrame) -> list[str]:
     found = []
+    least, most = fit.cells.error.min(), fit.cells.error.max()
+    if not 0 <= chosen["error"] <= 1:
+        found.append(f"the predicted error of {chosen['error']:.3g} is impossible: the law does not hold out there")
+    elif not least <= chosen["error"] <= most:
+        found.append(f"the predicted error lies outside the measured ones ({least:.3g} to {most:.3g})")
+    impossible = int((~cells["error"].between(0, 1)).sum())
+    if impossible:
+        found.append(f"the law predicts an error below 0 or above 1 for {impossible} of the {len(cells)} cells")
     for letter, measured in (("N", fit.cells.sizes), ("V", fit.cells.token_counts)):
         if not measured[0] <= chosen[letter] <= measured[-1]:
             found.append(
@@ -108,7 +117,7 @@ def _warnings(fit: LawFit, chosen: pd.Series, cells: pd.DataFrame) -> list[str]:
 
 
 def regret(
-    fit: LawFit,
+    fit: LawFit | Blend,
     n: float,
     v: float,
     *,

@@ -6,19 +6,31 @@ index is stationary where beta / V = alpha / (Q + V). The smallest V is best for
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq, minimize_scalar
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.bootstrap import Draws, step_quantile
-from vlmlaw.laws.cells import Array
+from vlmlaw.laws.cells import Array, Cells
 from vlmlaw.laws.costs import BILLION, Cost, CostModel
 from vlmlaw.laws.intervals import rho_interval
 from vlmlaw.laws.ratio import v_star_of_interval
 from vlmlaw.laws.result import LawFit, as_list
+
+
+class Predictor(Protocol):
+    """What the frontier asks of a fit, or of a blend of several."""
+
+    @property
+    def cells(self) -> Cells: ...
+    def predict(self, n: ArrayLike, v: ArrayLike) -> Array: ...
+    def predict_interval(
+        self, n: ArrayLike, v: ArrayLike, *, level: float = 0.95, new_measurement: bool = True
+    ) -> pd.DataFrame: ...
 
 
 def v_star(
@@ -131,7 +143,7 @@ def flat_region(
 
 
 def candidate_cells(
-    fit: LawFit, *, sizes: Sequence[float] = (), tokens: Sequence[float] = (), cost: CostModel
+    fit: Predictor, *, sizes: Sequence[float] = (), tokens: Sequence[float] = (), cost: CostModel
 ) -> pd.DataFrame:
     """Every cell to choose from: N, V, cost and error; by default each measured size with each measured V.
 
@@ -149,7 +161,7 @@ def candidate_cells(
 
 
 def frontier(
-    fit: LawFit,
+    fit: Predictor,
     *,
     sizes: Sequence[float] = (),
     tokens: Sequence[float] = (),

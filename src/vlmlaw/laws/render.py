@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from vlmlaw.laws.blend import Blend
 from vlmlaw.laws.cells import format_size
 from vlmlaw.laws.costs import CostModel
 from vlmlaw.laws.decision import Recommendation
@@ -121,7 +122,7 @@ def _parameter(row: dict[str, Any]) -> str:
 
 
 def render_recommendation(
-    chosen: Recommendation, fit: LawFit, *, cost: CostModel, source: str, findings: Sequence[Finding]
+    chosen: Recommendation, fit: LawFit | Blend, *, cost: CostModel, source: str, findings: Sequence[Finding]
 ) -> str:
     """Format a recommendation: the cell to deploy, the alternatives by token count, and the warnings."""
     unit = chosen.unit or cost.name
@@ -131,7 +132,7 @@ def render_recommendation(
         "",
         f"  cost     {chosen.cost:.3g} of {chosen.budget:.3g} {unit} ({cost.name})",
         f"  as good  V = {', '.join(f'{v:g}' for v in chosen.flat)}",
-        f"  law      {fit.law.name}, fitted to {fit.n_cells} cells of {source}",
+        f"  law      {_name(fit)}, fitted to {len(fit.cells)} cells of {source}",
         "",
     ]
     rows = [
@@ -142,6 +143,10 @@ def render_recommendation(
     lines += ["", *(_wrap(f"Mind: {warning}.") for warning in chosen.warnings)] if chosen.warnings else []
     lines += ["", *(_finding(finding) for finding in findings)] if findings else []
     return "\n".join(lines)
+
+
+def _name(fit: LawFit | Blend) -> str:
+    return fit.description if isinstance(fit, Blend) else fit.law.name
 
 
 def render_regret(loss: dict[str, float], *, unit: str) -> str:
