@@ -33,6 +33,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--concurrency", type=int, default=1, metavar="N", help="questions at a time (default 1)")
     parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds for one reply (300)")
     parser.add_argument("--patience", type=float, default=600.0, metavar="S", help="seconds a server may be away (600)")
+    parser.add_argument("--cost", default="ms", metavar="WORD", help="ms (default), first-ms, tokens, flops, money")
+    parser.add_argument("--price", action="append", default=[], metavar="NAME=IN/OUT", help="for a million tokens")
+    parser.add_argument("--limit-ms", type=float, metavar="MS", help="what 95 of 100 replies must not take longer than")
+    parser.add_argument("--worse-by", type=float, default=0.02, metavar="X", help="error that may be lost (0.02)")
+    parser.add_argument("--level", type=float, default=0.95, metavar="P", help="confidence of every statement (0.95)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: measured/NAME, after the questions")
     parser.set_defaults(run=run_measure)
 
@@ -40,12 +45,14 @@ def add_parser(subparsers: Any) -> None:
 def run_measure(args: argparse.Namespace) -> int:
     """Ask, judge, print, write."""
     from vlmlaw.evaluation.measuring.cells import cells_of, read_budget
+    from vlmlaw.evaluation.measuring.conclude import conclude
     from vlmlaw.evaluation.measuring.questions_of import read_question_set
     from vlmlaw.evaluation.measuring.run import ask_all
     from vlmlaw.evaluation.measuring.summary import measurement_rows, write_csv
-    from vlmlaw.report.measured_terminal import cells_in_words
+    from vlmlaw.report.measured_terminal import in_words
 
     _require_sane(args)
+    wishes = _wishes(args)
     asked = read_question_set(args.questions, images=args.images, metric=args.metric, question=args.question)
     models, backends = _open(args)
     cells = cells_of(models, [read_budget(text) for text in args.visual_tokens])
@@ -64,7 +71,7 @@ def run_measure(args: argparse.Namespace) -> int:
     rows = measurement_rows(measured.judged, cells)
     if len(rows):
         write_csv(rows, out / "measurements.csv")
-    print(cells_in_words(measured, metric=asked.metric_name))
+    print(in_words(conclude(measured, wishes, metric=asked.metric_name)))
     print(f"\nwritten: {out}")
     return 1 if measured.incomplete else 0
 
@@ -80,6 +87,27 @@ def _require_sane(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value <= 0:
             raise UserError(f"--{name.replace('_', '-')}: found {value}; expected a number above 0.")
+
+
+def _wishes(args: argparse.Namespace) -> Any:
+    """What the user wants of a cell. Raises UserError for a price that is none, or an unknown cost."""
+    from vlmlaw.errors import UserError
+    from vlmlaw.evaluation.measuring.decide import COSTS, Wishes
+
+    prices = {}
+    for name, text in pairs(args.price, option="--price").items():
+        parts = text.split("/")
+        try:
+            prices[name] = (float(parts[0]), float(parts[-1]))
+        except ValueError as error:
+            raise UserError(
+                f"--price {name}={text}: expected IN/OUT for a million tokens, as {name}=0.1/0.4."
+            ) from error
+    if args.cost not in COSTS:
+        raise UserError(f"--cost: found {args.cost!r}; expected one of {', '.join(COSTS)}.")
+    if not 0.5 <= args.level < 1 or not 0 <= args.worse_by < 1:
+        raise UserError(f"--level is {args.level} and --worse-by {args.worse_by}; expected 0.5 to 1, and 0 to 1.")
+    return Wishes(cost=args.cost, worse_by=args.worse_by, level=args.level, limit_ms=args.limit_ms, prices=prices)
 
 
 def _open(args: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:

@@ -106,8 +106,14 @@ def judge_all(
         name, why = next(iter(incomplete.items()))
         raise UserError(f"no cell answered every question, so none can be compared; {name}: {why}.")
     judged = pd.concat(frames, ignore_index=True)
+    doubles, caps = _doubles(judged), silent_caps(judged)
+    judged = judged[~judged.cell.isin([*doubles])].reset_index(drop=True)
     table = cell_table(judged, cells)
-    return Measured(judged, table, cells, _warnings(asked, judged, table), incomplete)
+    warnings = [*_warnings(asked, judged, table), *(f"{cell}: {why}" for cell, why in caps.items())]
+    warnings += [
+        f"every image has the same tokens in {cell} as in {same}, shown once" for cell, same in doubles.items()
+    ]
+    return Measured(judged, table, cells, warnings, incomplete)
 
 
 def _sizes(read: Callable[[str], np.ndarray]) -> Callable[[str], tuple[int, int]]:
@@ -130,7 +136,6 @@ def _warnings(asked: QuestionSet, judged: pd.DataFrame, table: pd.DataFrame) -> 
             f"{len(asked.questions)} questions on {n_images} images are few: below {FEW}, intervals are wide and "
             "rest on assumptions that so few cannot check"
         )
-    found += [f"{cell}: {why}" for cell, why in silent_caps(judged).items()]
     uncounted = table[(table.v_source != "counted") & (table.budget != "0")]
     if len(uncounted):
         found.append(
@@ -149,20 +154,19 @@ def _warnings(asked: QuestionSet, judged: pd.DataFrame, table: pd.DataFrame) -> 
             f"the server had up to {cached.cached_share.max():.0%} of the prompts' tokens in its cache, so that its "
             "first token came sooner than for a new image; switch prefix caching off to time new ones"
         )
-    found += _doubles(judged)
     return found
 
 
-def _doubles(judged: pd.DataFrame) -> list[str]:
-    """Budgets of one model at which every image has the same number of tokens: one setting, asked twice."""
-    found = []
-    for model, rows in judged[judged.budget != "0"].groupby("model", sort=False):
-        wide = rows.pivot(index="question", columns="budget", values="n_visual_tokens")
+def _doubles(judged: pd.DataFrame) -> dict[str, str]:
+    """Cells at which every image has as many tokens as in another cell of the same model: one setting, asked twice."""
+    found = {}
+    for _, rows in judged[judged.budget != "0"].groupby("model", sort=False):
+        wide = rows.pivot(index="question", columns="cell", values="n_visual_tokens")
         seen: list[str] = []
-        for budget in wide.columns:
-            same = next((other for other in seen if wide[other].notna().all() and wide[other].equals(wide[budget])), "")
+        for cell in dict.fromkeys(rows.cell):
+            same = next((one for one in seen if wide[one].notna().all() and wide[one].equals(wide[cell])), "")
             if same:
-                found.append(f"{model} makes the same tokens of every image at V = {same} and V = {budget}")
+                found[str(cell)] = same
             else:
-                seen.append(str(budget))
+                seen.append(str(cell))
     return found

@@ -1,0 +1,185 @@
+"""Sentences and tables of a measurement of released models, for the terminal and for the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from vlmlaw.evaluation.measuring.conclude import Conclusions
+from vlmlaw.report.tables import Table
+
+
+def cells_table(found: Conclusions) -> Table:
+    """Every measured cell: tokens as counted, error with its interval, times."""
+    decision, level = found.decision, found.decision.wishes.level
+    rows, mark = [], []
+    for row in found.measured.table.to_dict("records"):
+        error = found.paired.error(row["cell"], level=level)
+        spread = f" ({row['v_least']:.0f}-{row['v_most']:.0f})" if row["v_least"] != row["v_most"] else ""
+        rows.append(
+            [
+                row["model"],
+                row["budget"],
+                _number(row["n_visual_tokens"], 0) + ("" if row["v_source"] == "counted" else "?") + spread,
+                _number(row["n_text_tokens"], 0),
+                _number(row["n_generated_tokens"], 1),
+                f"{row['error']:.3f}",
+                f"{row['error_se']:.3f}",
+                f"{error.lower:.3f}-{error.upper:.3f}",
+                _number(row["first_token_ms"], 0),
+                _number(row["total_ms"], 0),
+                _number(row["total_ms_p95"], 0),
+            ]
+        )
+        if row["cell"] == decision.good_enough:
+            mark.append(len(rows) - 1)
+    head = ["model", "asked", "V", "Q", "G", "error", "se", f"{level:.0%}", "first ms", "ms", "p95"]
+    n = found.paired.n_questions
+    caption = (
+        f"{n} questions on {found.paired.n_clusters} images, judged by {found.metric}; se clustered by image. V, Q, G: "
+        "visual, text and generated tokens, means as counted, with the least and most V of an image. Times: medians, "
+        "and the 95th percentile of a whole reply."
+    )
+    return Table(head, rows, left=(0, 7), mark=mark, caption=caption)
+
+
+def pairs_table(found: Conclusions) -> Table:
+    """Neighbours along the front, and the best cell beside each other one: how sure the difference is."""
+    decision, paired = found.decision, found.paired
+    wanted = [(cell, decision.best) for cell in paired.cells if cell != decision.best]
+    rows = []
+    for a, b in wanted:
+        apart = paired.difference(a, b, level=decision.wishes.level)
+        more = paired.questions_to_tell(a, b, level=decision.wishes.level)
+        rows.append(
+            [
+                a,
+                f"{apart.value:+.3f}",
+                f"{apart.lower:+.3f} to {apart.upper:+.3f}",
+                f"{decision.bound[a]:.3f}",
+                f"{decision.confidence[a]:.0%}",
+                "told apart" if apart.excludes_zero else ("the same" if not np.isfinite(more) else f"{more:,.0f}"),
+                _cost(decision.cost[a]),
+            ]
+        )
+    wishes = decision.wishes
+    head = [
+        f"beside {decision.best}",
+        "difference",
+        f"{wishes.level:.0%} interval",
+        "worse by at most",
+        f"not worse by {wishes.worse_by:g}",
+        "questions more",
+        wishes.cost,
+    ]
+    caption = (
+        "Paired differences of the error. `worse by at most` and the confidence hold for all cells at once, against "
+        f"whichever cell is truly best. `questions more`: how many would tell the two apart ({wishes.level:.0%}, power "
+        "80 %) were they as different as measured."
+    )
+    return Table(head, rows, left=(0, 2, 5), caption=caption)
+
+
+def answer(found: Conclusions) -> list[str]:
+    """What to take, in a few sentences; the first one is the answer."""
+    decision, wishes = found.decision, found.decision.wishes
+    error = dict(zip(found.paired.cells, found.paired.errors_K.tolist(), strict=True))
+    cost, n = decision.cost, found.paired.n_questions
+    best = f"{decision.best} (error {error[decision.best]:.3f}, {_cost(cost[decision.best])} {wishes.cost})"
+    good = decision.good_enough
+    if good is None:
+        closest = min(decision.bound, key=lambda cell: decision.bound[cell])
+        lines = [
+            f"No cell can be called as good as the best within {wishes.worse_by:g} at {wishes.level:.0%} confidence "
+            f"from {n} questions; the least that can be said is of {closest}: at most {decision.bound[closest]:.3f} "
+            f"worse. Ask more questions, or allow more by --worse-by. The best as measured is {best}."
+        ]
+    else:
+        lines = [
+            f"Take {good}: error {error[good]:.3f}, {_cost(cost[good])} {wishes.cost}. It is the cheapest that is not "
+            f"worse than the best by more than {wishes.worse_by:g} (confidence {decision.confidence[good]:.1%})."
+        ]
+        if good != decision.best:
+            lines.append(f"The best as measured is {best}.")
+    lines.append(f"Front of error against {decision.unit}: {', '.join(decision.front)}.")
+    return lines + _limit(found, error)
+
+
+def _limit(found: Conclusions, error: dict[str, float]) -> list[str]:
+    decision, limit = found.decision, found.decision.wishes.limit_ms
+    if limit is None:
+        return []
+    if decision.best_fitting is None:
+        fastest = found.measured.table.sort_values("total_ms_p95").iloc[0]
+        return [
+            f"Nothing fits {limit:g} ms in 95 of 100 replies; the fastest is {fastest.cell} with "
+            f"{fastest.total_ms_p95:.0f} ms."
+        ]
+    chosen = decision.best_fitting
+    tail = ""
+    if decision.beside_best is not None:
+        apart = decision.beside_best
+        tail = f", {apart.value:+.3f} beside the best ({apart.lower:+.3f} to {apart.upper:+.3f})"
+    return [
+        f"Within {limit:g} ms (95 of 100 replies) fit {len(decision.fitting)} of {len(decision.bound)} cells; the best "
+        f"of them is {chosen}, error {error[chosen]:.3f}{tail}."
+    ]
+
+
+def further(found: Conclusions) -> list[str]:
+    """What else the questions say: without the image, of a perfect router, of a rule."""
+    lines = [
+        f"{one.model} is right in {one.right_without:.0%} without the image. Of the rest the image decides "
+        f"{_share(one.gained)} ({one.cell}); of what was right without it, {_share(one.lost)} is wrong with it."
+        for one in found.blind
+    ]
+    routed, wishes = found.routed, found.decision.wishes
+    if routed.best_cost > 0:
+        lines.append(
+            f"A perfect router, which knows the cheapest right cell of each question, would err in {routed.error:.3f} "
+            f"at {_cost(routed.cost)} {wishes.cost}; at the error of the best cell it would need "
+            f"{_cost(routed.cost_at_best_error)} in place of {_cost(routed.best_cost)}. No router does better, and "
+            "part of that is luck."
+        )
+    for rule in found.rules:
+        taken = "; ".join(f"{name}: {cell}" for name, cell in rule.cells.items())
+        lines.append(
+            f"A rule by {rule.by} holds on images that it was not chosen on: {taken}. It saves {rule.saving:.0%} of "
+            f"the {wishes.cost} of a single cell, for a difference in error of {rule.difference.value:+.3f} "
+            f"({rule.difference.lower:+.3f} to {rule.difference.upper:+.3f})."
+        )
+    if not found.rules:
+        lines.append("No rule by kind, suite or image size saves anything that holds on images it was not chosen on.")
+    return lines
+
+
+def least_table(found: Conclusions) -> Table:
+    """For each model, the share of questions by the least V at which they are right."""
+    order = list(dict.fromkeys(found.least.budget))
+    order = [name for name in order if name != "never"] + ["never"]
+    wide = found.least.pivot(index="model", columns="budget", values="share")[order]
+    rows = [
+        [str(model), *(_share(value) for value in row)] for model, row in zip(wide.index, wide.to_numpy(), strict=True)
+    ]
+    return Table(["model", *order], rows, caption="Share of the questions by the least V at which they are right")
+
+
+def cautions(found: Conclusions) -> Sequence[str]:
+    """What to know before the numbers are trusted."""
+    return [
+        *found.measured.warnings,
+        *(f"{cell} is left out: {why}" for cell, why in found.measured.incomplete.items()),
+    ]
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def _cost(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def _share(value: float) -> str:
+    return "" if value != value else f"{value:.0%}"
