@@ -27,6 +27,7 @@ from vlmlaw.training.batches import model_inputs
 from vlmlaw.vlm.images import ImagesOf, open_images
 from vlmlaw.vlm.load import load_cell
 from vlmlaw.vlm.model import VlmForConditionalGeneration
+from vlmlaw.vlm.reference import require_layout
 
 if TYPE_CHECKING:
     from vlmlaw.evaluation.settings import EvaluationSettings
@@ -41,6 +42,9 @@ def judge(
 ) -> pd.DataFrame:
     """One row for each question: `record`, `question` (its number in the record, from 0) and `right`."""
     parts = []
+    splits = model.reads_question
+    if not splits and bool((table.segments > PREFIX + 1).any()):
+        splits = require_layout(model.language_model, preferred=["shared", "padded"])[0] == "padded"
     starts = range(0, len(table), batch_size)
     for start in progress(starts, len(starts), "evaluation"):
         records = list(range(start, min(start + batch_size, len(table))))
@@ -49,7 +53,7 @@ def judge(
             records,
             n_visual_tokens=model.compressor.n_input_tokens,
             pad_id=pad_id,
-            reads_question=model.reads_question,
+            reads_question=splits,
         )
         inputs = model_inputs(batch, images_of(batch.image_rows))
         targets = inputs["targets"]

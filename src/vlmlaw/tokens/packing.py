@@ -152,7 +152,8 @@ def tensors(batch: Batch) -> dict[str, Tensor]:
     The mask says who sees whom (B, 1, T, T) only where questions share a prefix, else where there is padding (B, T):
     then the model makes its own masks.
     """
-    shares_prefix = (batch.segments > PREFIX + 1).any()
+    first_question = np.where(batch.segments > PREFIX, batch.segments, np.iinfo(np.int64).max).min(axis=1)
+    shares_prefix = (batch.segments.max(axis=1) > first_question).any()
     arrays = {
         "input_ids": batch.input_ids,
         "position_ids": batch.position_ids,

@@ -70,7 +70,32 @@ class StepPasses:
         self.layout: dict[str, Any] = {"pad_id": pad_id, "reads_question": reads_question}
         self.n_visual_tokens, self.tokens_of_step = n_visual_tokens, tokens_of_step
         self._sizes = {n_visual_tokens: _RecordSizes.of(table, n_visual_tokens, reads_question=reads_question)}
-        self.packed = compute.layout == "packed" and self._sizes[n_visual_tokens].all_dialogues
+        if self._sizes[n_visual_tokens].all_dialogues:
+            self.layouts = ["packed", "padded"] if compute.layout == "packed" else ["padded"]
+        else:
+            self.layouts = ["padded"] if reads_question else ["shared", "padded"]
+        self.use(self.layouts[0])
+
+    def use(self, layout: str) -> None:
+        """Make passes in one of `layouts`: `packed`, `shared` (questions behind their prefix), `padded` (rows)."""
+        self.packed = layout == "packed"
+        if layout == "padded" and self.layouts[0] == "shared":  # the row of a question has its prefix to itself
+            self.layout["reads_question"] = True
+            self._sizes.clear()
+
+    def records_to_check(self) -> np.ndarray:
+        """A few records of the first step, the longest among them."""
+        records = records_of_step(len(self.table), self.batch_size, seed=self.seed, step=0)
+        by_length = records[np.argsort(self._sizes_at(self.n_visual_tokens).n_tokens[records], kind="stable")]
+        return np.unique(np.concatenate([by_length[:2], by_length[-1:]]))
+
+    def checked_and_alone(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The model's arguments for these records in the layout of the training, and with a row for each question."""
+        records = self.records_to_check()
+        made = self._make(records, self.n_visual_tokens, share=1.0).inputs
+        layout = {"pad_id": self.layout["pad_id"], "n_visual_tokens": self.n_visual_tokens, "reads_question": True}
+        alone = make_batch(self.table, records, **layout)
+        return dict(made), model_inputs(alone, self.images_of(alone.image_rows))
 
     def __call__(self, step: int) -> list[Pass]:
         records = records_of_step(len(self.table), self.batch_size, seed=self.seed, step=step)

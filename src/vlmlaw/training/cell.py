@@ -29,6 +29,7 @@ from vlmlaw.runtime.whole_files import whole_file, whole_folder
 from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
 from vlmlaw.training.batches import StepPasses
 from vlmlaw.training.distributed import Machine, join
+from vlmlaw.training.forward_check import check_forward, choose_layout
 from vlmlaw.training.loop import fit
 from vlmlaw.training.optimizer import make_optimizer
 from vlmlaw.training.settings import ComputeSettings
@@ -217,11 +218,14 @@ def _train(
             compute=compute,
             machine=machine,
         )
+        what = settings.name if settings.trains_language_model else f"{settings.name}, stage 1"
+        choose_layout(model, passes_of, what=what, machine=machine)
         flops = training_flops(model, with_tower=not are_features(images))
         prepare(model, machine=machine, compute=compute, dtype=dtype)
         new = [p for part in model.connector.values() for p in part.parameters()]
         groups = [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())]
         with without_unused_layers(model.vision_tower, layers=settings.feature_layers):
+            check_forward(model, passes_of, what=what, machine=machine, dtype=dtype)
             spent = fit(
                 model,
                 make_optimizer(groups, weight_decay=plan.weight_decay),
@@ -230,7 +234,7 @@ def _train(
                 flops=flops,
                 settings=plan,
                 workspace=workspace_of(out),
-                what=settings.name if settings.trains_language_model else f"{settings.name}, stage 1",
+                what=what,
                 machine=machine,
                 compute=compute,
             )

@@ -22,6 +22,7 @@ from vlmlaw.vlm.packed_attention import PACKED, attention_of_call
 
 # PACKED computes what these do, soft caps and sinks, too, which `sdpa` leaves out; `eager` needs it for layouts only.
 TAKEN_OVER, TAKEN_OVER_IN_LAYOUTS = ("sdpa",), ("sdpa", "eager")
+_ONLY_EAGER: set[type] = set()  # classes that PACKED has refused in plain rows: a fact about the class, found once
 
 
 def head_logits(language_model: PreTrainedModel, hidden_nD: Tensor) -> Tensor:
@@ -99,7 +100,14 @@ def read(
     arguments = _accepted(base, attention_mask=attention_mask, position_ids=position_ids, **given)
     if layout is not None and (missing := {"position_ids", *given} - arguments.keys()):
         raise AttentionRefused(f"{type(base).__name__} does not take {', '.join(sorted(missing))}")
-    with attention_of_call(language_model, implementation), layout_of_call(layout) if layout else nullcontext():
+    try:
+        with attention_of_call(language_model, implementation), layout_of_call(layout) if layout else nullcontext():
+            return base(**arguments)
+    except AttentionRefused:
+        if layout is not None or given.get("past_key_values") is not None:
+            raise
+        _ONLY_EAGER.add(type(language_model))
+    with attention_of_call(language_model, "eager"):
         return base(**arguments)
 
 
@@ -108,6 +116,8 @@ def _implementation(language_model: PreTrainedModel, taken_over: tuple[str, ...]
     own = language_model.config._attn_implementation or "eager"
     if language_model.training and any(getattr(part, "gradient_checkpointing", 0) for part in language_model.modules()):
         return own  # by transformers' switch: layers are computed again after the call, by the model's own attention
+    if type(language_model) in _ONLY_EAGER and own in taken_over:
+        return "eager"
     if own == PACKED or (own in taken_over and getattr(language_model, "_supports_attention_backend", False)):
         return PACKED
     return own

@@ -14,9 +14,40 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from vlmlaw.errors import UserError
 from vlmlaw.vlm.own_forward import head_logits, own_logits, read
 
 N_PREFIX = 5  # tokens that documents share, in the layout of that name
+# Of the logits' standard deviation: rounding stays far below, and a token seen too many or too few moves a logit more.
+TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
+
+
+def require_layout(language_model: PreTrainedModel, *, preferred: Sequence[str]) -> tuple[str, str]:
+    """The first of these layouts that gives the logits of the model's own forward, and why those before it do not.
+
+    Raises UserError where none does, or where replies would be another model's.
+    """
+    was_training = language_model.training
+    found = differences(language_model.eval())
+    language_model.train(was_training)
+    wrong = {name: why for name, difference in found.items() if (why := _wrong(difference, language_model.dtype))}
+    layout = next((name for name in preferred if name not in wrong), None)
+    if layout is None or "generated" in wrong:
+        told = "; ".join(f"{name}: {wrong[name]}" for name in (*preferred, "generated") if name in wrong)
+        raise UserError(
+            f"{type(language_model).__name__} cannot be trained and asked exactly: {told}. The reference is its own "
+            "forward on one document at a time; take another language model (docs/architectures.md lists them)."
+        )
+    return layout, "; ".join(f"{name}: {wrong[name]}" for name in preferred[: preferred.index(layout)])
+
+
+def _wrong(difference: float | str, dtype: torch.dtype) -> str:
+    """What is wrong with a layout; empty where nothing is."""
+    if isinstance(difference, str):
+        return difference
+    if difference < TOLERANCE[dtype]:
+        return ""
+    return f"a logit differs from its own forward by {difference:.3g} standard deviations, expected {TOLERANCE[dtype]}"
 
 
 @torch.no_grad()
@@ -57,8 +88,8 @@ def packed(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> list
     hidden_1TD = read(
         language_model,
         inputs_embeds=torch.cat(list(documents))[None],
-        position_ids=torch.cat([torch.arange(n) for n in lengths])[None],
-        cu_seq_lens_q=torch.tensor([0, *lengths]).cumsum(0).int(),
+        position_ids=torch.cat([torch.arange(n) for n in lengths])[None].to(documents[0].device),
+        cu_seq_lens_q=torch.tensor([0, *lengths]).cumsum(0).int().to(documents[0].device),
         max_length_q=max(lengths),
         use_cache=False,
     ).last_hidden_state
@@ -69,8 +100,8 @@ def padded(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> list
     """Logits of each document, a row each, padded on the right."""
     lengths = [len(document) for document in documents]
     embeds_BTD = torch.nn.utils.rnn.pad_sequence(list(documents), batch_first=True)
-    places_T = torch.arange(max(lengths))
-    mask_BT = (places_T < torch.tensor(lengths)[:, None]).long()
+    places_T = torch.arange(max(lengths), device=embeds_BTD.device)
+    mask_BT = (places_T < torch.tensor(lengths, device=embeds_BTD.device)[:, None]).long()
     hidden_BTD = read(
         language_model,
         inputs_embeds=embeds_BTD,
@@ -92,8 +123,8 @@ def shared(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> list
     hidden_1TD = read(
         language_model,
         inputs_embeds=torch.cat([documents[0][:N_PREFIX], *own])[None],
-        attention_mask=sees_TT[None, None],
-        position_ids=torch.cat(starts)[None],
+        attention_mask=sees_TT[None, None].to(own[0].device),
+        position_ids=torch.cat(starts)[None].to(own[0].device),
         use_cache=False,
     ).last_hidden_state
     prefix, *parts = hidden_1TD[0].split(lengths)
@@ -106,6 +137,7 @@ def generated(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> l
     longest = int(lengths.max())
     embeds_BTD = torch.stack([torch.nn.functional.pad(part, (0, 0, longest - len(part), 0)) for part in documents])
     mask_BT = (torch.arange(longest) >= longest - lengths[:, None]).long()
+    mask_BT = mask_BT.to(embeds_BTD.device)
     positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)
     states, cache, first = [], None, 0
     for end in range(longest - n_steps, longest + 1):
