@@ -125,3 +125,26 @@ def test_a_layer_has_12_times_its_width_squared(small, words):
         layers = AutoModelForCausalLM.from_config(config).model.layers
         matrices = sum(p.numel() for p in layers.parameters() if p.ndim == 2)
         assert matrices == pytest.approx(3 * 12 * width**2, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral", "qwen2_moe"])
+def test_experts_that_a_token_does_not_pass_are_no_part_of_n(make_vlm, words, kind):
+    """Against the same model with only as many experts as a token passes; the router differs by their number."""
+    from transformers import AutoConfig
+
+    from vlmlaw.vlm.cost import layer_flops
+
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    more = {"moe_intermediate_size": 16, "head_dim": 8}
+    more |= {"shared_expert_intermediate_size": 24} if kind == "qwen2_moe" else {}
+    experts = "num_local_experts" if kind == "mixtral" else "num_experts"
+    given = shape | {"vocab_size": len(words), "intermediate_size": 16, "num_experts_per_tok": 2, "pad_token_id": 0}
+    given |= {} if kind == "mixtral" else more
+    many, few = (make_vlm(text=AutoConfig.for_model(kind, **given | {experts: n_experts})) for n_experts in (8, 2))
+    all_parameters, active = count_parameters(many), count_parameters(few)
+    assert all_parameters.llm_active == active.llm_non_embedding + 2 * 6 * 32  # two layers' routers
+    assert all_parameters.llm_non_embedding > 1.5 * all_parameters.llm_active
+    per_token = layer_flops(many.config.text_config, n_tokens=1)
+    in_matrices = sum(p.numel() for name, p in few.language_model.model.layers[0].named_parameters() if p.ndim > 1)
+    attention = 2 * 2 * 32
+    assert per_token - attention == pytest.approx(2 * (in_matrices + 6 * 32), rel=0.02)

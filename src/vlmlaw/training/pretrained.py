@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 def fetch_vision(out: Path, *, settings: ModelSettings) -> None:
     """Fetch a vision tower; `out` gets its pin. Raises UserError where it cannot be one, or would not load whole."""
+    from vlmlaw.vlm.cost import vision_flops
+    from vlmlaw.vlm.towers.features import require_usable
     from vlmlaw.vlm.towers.load import load_tower, pixel_statistics
 
     planned = config_of(settings.source, settings.revision)
@@ -25,7 +27,9 @@ def fetch_vision(out: Path, *, settings: ModelSettings) -> None:
     _require_same_shape(settings.source, vision_config(planned), vision_config(read_config(folder)))
     mean, std = pixel_statistics(folder)
     pin = pin_of(folder, settings, commit=commit, image_mean=mean, image_std=std)
-    load_tower(Opened(folder, pin))
+    tower = load_tower(Opened(folder, pin))
+    require_usable(tower)
+    vision_flops(tower.config)
     with whole_folder(out) as partial:
         write_pin(pin, partial)
 

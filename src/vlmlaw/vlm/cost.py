@@ -16,6 +16,7 @@ from torch import nn
 
 from vlmlaw.compressors import FastV
 from vlmlaw.compressors.base import ATTENTION, LLM, PROJECTED, WHOLE_ATTENTION
+from vlmlaw.errors import UserError
 from vlmlaw.vlm.towers import attention
 
 if TYPE_CHECKING:
@@ -27,10 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameter counts by part. `llm_non_embedding` is the law's N, to which the FLOPs of a token are proportional."""
+    """Parameter counts by part. `llm_active` is the law's N, to which the FLOPs of a token are proportional.
+
+    It is `llm_non_embedding`, of a mixture of experts without those experts that a token does not pass.
+    """
 
     llm: int
     llm_non_embedding: int
+    llm_active: int
     vision: int
     compressor: int
     projector: int
@@ -44,10 +49,44 @@ def count_parameters(model: VlmForConditionalGeneration) -> Parameters:
     return Parameters(
         llm=n_llm,
         llm_non_embedding=n_llm - sum(p.numel() for p in embeddings),
+        llm_active=n_llm - sum(p.numel() for p in embeddings) - idle_parameters(llm),
         vision=_count(model.vision_tower),
         compressor=model.compressor.n_params(),
         projector=_count(model.projector) + (_count(model.places) if model.places is not None else 0),
     )
+
+
+EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+EXPERTS_OF_A_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "top_k_experts")
+
+
+def experts_of(config: PreTrainedConfig) -> tuple[int, int]:
+    """How many experts a layer of this language model has, and how many of them a token passes; (1, 1) without any.
+
+    >>> from transformers import Qwen2Config, Qwen3MoeConfig
+    >>> experts_of(Qwen3MoeConfig(num_experts=8, num_experts_per_tok=2)), experts_of(Qwen2Config())
+    ((8, 2), (1, 1))
+    """
+    found = [
+        next((n for name in names if isinstance(n := getattr(config, name, None), int) and n > 0), 1)
+        for names in (EXPERTS, EXPERTS_OF_A_TOKEN)
+    ]
+    return found[0], min(found)
+
+
+def idle_parameters(llm: nn.Module) -> int:
+    """Parameters of experts that a token does not pass. Raises UserError where the configuration does not say how many.
+
+    Shared experts, which every token passes, are not among the `experts` of transformers' layers.
+    """
+    n_experts, n_of_token = experts_of(llm.config.get_text_config())  # type: ignore[operator,union-attr]
+    in_experts = sum(p.numel() for name, p in llm.named_parameters() if "experts" in name.split("."))
+    if in_experts and n_experts == 1:
+        raise UserError(
+            f"{type(llm).__name__} has experts, but its configuration says none of {', '.join(EXPERTS)}; its active "
+            "parameters, the law's N, cannot be counted. Take another language model."
+        )
+    return in_experts - in_experts * n_of_token // n_experts
 
 
 def _count(module: nn.Module) -> int:
@@ -79,7 +118,7 @@ def inference_flops(model: VlmForConditionalGeneration, *, n_text_tokens: int) -
     config, compressor, n_visual = model.config, model.compressor, model.config.n_visual_tokens
     n_question = n_text_tokens if compressor.needs_question else 0
     n_read_by_llm = n_question if compressor.question_from == LLM else 0
-    n_params = count_parameters(model).llm_non_embedding
+    n_params = count_parameters(model).llm_active
     n_all = compressor.n_input_tokens
     projector_per_token = sum(
         2 * m.in_features * m.out_features for m in model.projector.mlp if isinstance(m, nn.Linear)
@@ -163,18 +202,40 @@ def layer_flops(config: PreTrainedConfig, *, n_tokens: int) -> int:
     """One layer of such a decoder on T = n_tokens.
 
     Query and output projections 2 T D H each (H = heads * head width), key and value 2 T D H_kv each, a
-    gated MLP 3 * 2 T D M, and attention's two products 2 * 2 T^2 H (the whole square, as kernels count it).
+    gated MLP 3 * 2 T D M, and attention's two products 2 * 2 T^2 H (the whole square, as kernels count it). Of a
+    mixture of experts, M is that of the experts that a token passes, shared ones included, and the router is added.
     """
     width, n_heads = config.hidden_size, config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or width // n_heads
     heads, kv_heads = n_heads * head_width, config.num_key_value_heads * head_width
-    per_token = 2 * width * (2 * heads + 2 * kv_heads) + 3 * 2 * width * config.intermediate_size
+    per_token = 2 * width * (2 * heads + 2 * kv_heads) + 3 * 2 * width * _mlp_width(config)
+    n_experts, _ = experts_of(config)
+    per_token += 2 * width * n_experts if n_experts > 1 else 0
     return n_tokens * per_token + 2 * 2 * n_tokens**2 * heads
 
 
+def _mlp_width(config: PreTrainedConfig) -> int:
+    n_experts, n_of_token = experts_of(config)
+    own: int = config.intermediate_size
+    if n_experts == 1:
+        return own
+    of_expert = getattr(config, "moe_intermediate_size", None) or own
+    shared = getattr(config, "shared_expert_intermediate_size", None) or 0
+    return n_of_token * of_expert + shared + (getattr(config, "n_shared_experts", None) or 0) * of_expert
+
+
+HAVE_CLASS_TOKEN = ("clip", "dinov2", "dinov3_vit", "vit", "deit", "beit", "data2vec-vision", "altclip", "chinese_clip")
+
+
 def class_tokens(config: PreTrainedConfig) -> int:
-    """Number of the tower's tokens that are not patches, such as a class token."""
-    return 1 if config.model_type.startswith("clip") else 0
+    """Number of the tower's tokens that are not patches: a class token, registers.
+
+    >>> from transformers import Dinov2WithRegistersConfig, SiglipVisionConfig
+    >>> class_tokens(Dinov2WithRegistersConfig(num_register_tokens=4)), class_tokens(SiglipVisionConfig())
+    (5, 0)
+    """
+    has_class_token = config.model_type.startswith(HAVE_CLASS_TOKEN)
+    return int(has_class_token) + int(getattr(config, "num_register_tokens", None) or 0)
 
 
 def vision_flops(config: PreTrainedConfig) -> int:
@@ -184,9 +245,17 @@ def vision_flops(config: PreTrainedConfig) -> int:
         return _conv_tower_flops(config)
     n_tokens = side**2 + class_tokens(config)
     embedding = 2 * side**2 * 3 * config.patch_size**2 * width
-    per_token = 2 * width * 4 * width + 2 * 2 * width * config.intermediate_size
+    per_token = 2 * width * 4 * width + 2 * width * _tower_mlp(config)
     layer = n_tokens * per_token + 2 * 2 * n_tokens**2 * width
     return embedding + config.num_hidden_layers * layer
+
+
+def _tower_mlp(config: Any) -> int:
+    """Widths of the matrices of a tower's MLP, summed: two of them, or three where it is gated (DINOv2's SwiGLU)."""
+    own = getattr(config, "intermediate_size", None) or int(config.hidden_size * config.mlp_ratio)
+    if getattr(config, "use_swiglu_ffn", False):
+        return 3 * ((int(own * 2 / 3) + 7) // 8 * 8)  # as transformers rounds it
+    return (3 if getattr(config, "use_gated_mlp", False) else 2) * int(own)
 
 
 def _conv_tower_flops(config: Any) -> int:

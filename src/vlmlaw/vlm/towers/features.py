@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from vlmlaw.errors import UserError
+
 
 def patch_features(tower: PreTrainedModel, pixel_values: Tensor, *, layers: Sequence[int]) -> Tensor:
     """Features (B, P, K) of the tower's hidden states `layers`, concatenated; class tokens are left out."""
@@ -61,3 +63,27 @@ def without_unused_layers(tower: PreTrainedModel, *, layers: Sequence[int]) -> I
 def grid_side(vision_config: PreTrainedConfig) -> int:
     """Patches along a side of the image."""
     return vision_config.image_size // vision_config.patch_size
+
+
+@torch.no_grad()
+def require_usable(tower: PreTrainedModel) -> None:
+    """Raise UserError for a tower whose hidden states are not tokens of a square grid, its extra tokens before them."""
+    config, kind = tower.config, tower.config.model_type
+    side, n_states = grid_side(config), config.num_hidden_layers + 1
+    expected = f"{n_states} hidden states of {side} x {side} patches, width {config.hidden_size}"
+    try:
+        pixels = torch.zeros(1, 3, config.image_size, config.image_size, dtype=tower.dtype, device=tower.device)
+        states = tower(pixel_values=pixels, output_hidden_states=True, return_dict=True).hidden_states
+        shapes = {tuple(state.shape) for state in states}
+    except Exception as error:  # whatever a class of the hub raises on an image alone
+        raise UserError(f"a tower of the type {kind} cannot read an image alone ({error!r}); {HELP}") from error
+    fits = len(shapes) == 1 and all(
+        len(shape) == 3 and shape[1] >= side**2 and shape[2] == config.hidden_size for shape in shapes
+    )
+    if len(states) != n_states or not fits:
+        raise UserError(
+            f"a tower of the type {kind} gives {len(states)} states of {shapes}; expected {expected}. {HELP}"
+        )
+
+
+HELP = "Take a tower with a square grid of patches of a fixed size, such as CLIP, SigLIP or DINOv2."
