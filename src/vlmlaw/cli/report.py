@@ -19,7 +19,14 @@ def add_parsers(subparsers: Any) -> None:
     report.add_argument("--measurements", required=True, type=Path, metavar="CSV", help="the table it was fitted to")
     report.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets index.html and figures/")
     report.add_argument("--cells", type=Path, metavar="DIR", help="trained cells, a folder each, for their accounts")
-    report.add_argument("--trainings", nargs="+", default=[], type=Path, metavar="DIR", help="encoder, language models")
+    report.add_argument(
+        "--trainings",
+        nargs="+",
+        default=[],
+        type=Path,
+        metavar="PATH",
+        help="encoder, language models: folders, or their training.json",
+    )
     report.add_argument("--samples", type=Path, metavar="DATASET", help="a dataset to show pictures of")
     report.add_argument("--n-samples", type=int, metavar="N", help="how many pictures (default 8)")
     report.add_argument("--compressor", metavar="NAME", help="whose law the page is about, where each has its own")
@@ -70,7 +77,7 @@ def _run(args: argparse.Namespace, study: Any, *, n_samples: int) -> Any:
     names = list(dict.fromkeys(frame["training"].where(frame["training"] != "", frame["cell"])))
     return Run(
         cells=read_cells(args.cells, names) if args.cells else (),
-        trainings=read_trainings(args.trainings),
+        trainings=read_trainings(path.parent if path.is_file() else path for path in args.trainings),
         samples=read_samples(args.samples, n_samples=n_samples) if args.samples and n_samples else (),
     )
 

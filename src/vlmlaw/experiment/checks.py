@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 from vlmlaw.data.settings import DataSettings, LlavaData
 from vlmlaw.errors import UserError
 from vlmlaw.experiment.file import SPLITS, ExperimentFile
+from vlmlaw.experiment.path_checks import check_paths
 from vlmlaw.experiment.sections import LoadedSize, LoadedVision, SizeSection
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
 TEMPLATES = ("chatml", "model")
 
 
 def check_sections(experiment: ExperimentFile, source: str) -> None:
     """Check that the sections fit together. Raises UserError that names the place in the file."""
-    results = Path(experiment.results)
-    if results.is_absolute() or ".." in results.parts:
-        raise UserError(
-            f"{source}.results: found {experiment.results!r}; expected a folder inside the working directory."
-        )
+    check_paths(experiment, source)
     _check_data(experiment, source)
     _check_kinds(experiment, source)
     _check_sizes(experiment, source)
@@ -47,9 +40,6 @@ def _check_data(experiment: ExperimentFile, source: str) -> None:
             f"{source}: nothing would be measured; name a suite with its conversations in data.test, or benchmarks in "
             "evaluation.benchmarks."
         )
-    for name in data.test:
-        if not NAME.fullmatch(name):
-            raise UserError(f"{source}.data.test: {name!r} cannot name a suite; use letters, digits, '.' and '-'.")
     if len(data.pad_color) != 3:
         raise UserError(f"{source}.data.pad_color: found {list(data.pad_color)}; expected red, green and blue.")
     if data.chat_template not in TEMPLATES and not data.chat_template.endswith(".jinja"):
@@ -84,8 +74,6 @@ def _check_sizes(experiment: ExperimentFile, source: str) -> None:
     if not experiment.sizes:
         raise UserError(f"{source}.sizes: there is none; add a line such as 56k: {{hidden_size: 48, ...}}.")
     for name, section in experiment.sizes.items():
-        if not NAME.fullmatch(name):
-            raise UserError(f"{source}.sizes: {name!r} cannot name a folder; use letters, digits, '.' and '-'.")
         experiment.size_settings(name)
         experiment.training_settings(name)
         experiment.alignment_settings(name)

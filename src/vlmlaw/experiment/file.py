@@ -1,5 +1,6 @@
 """Sections of the experiment file, and the settings of each stage that follow from them."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -45,6 +46,9 @@ class ExperimentFile:
     report: ReportSettings = field(default_factory=ReportSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)
     results: str = "results"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "results", os.path.normpath(self.results) if self.results else "")
 
     @property
     def pretrained(self) -> bool:

@@ -27,8 +27,8 @@ from vlmlaw.workflow.stage import MODEL, TRAIN, Read, Stage, name_of
 from vlmlaw.workflow.stages import stages_of
 
 # Beside its log a job records what became of it, for retries and `vlmlaw status`; and it takes GPUs of its own.
-MEASURED = " --log {log:q} --memory-mb {resources.mem_mb} --minutes {resources.runtime} --gpus {resources.gpu}"
-RECORDED = " --record {output.record:q} --code {params.code} --upstream {params.upstream}"
+MEASURED = " --log {log:q} --memory-mb {resources.mem_mb:q} --minutes {resources.runtime:q} --gpus {resources.gpu:q}"
+RECORDED = " --record {output.record:q} --code {params.code:q} --upstream {params.upstream:q}"
 FIRST = 1_000_000  # the priority of what every cell waits for
 
 
@@ -252,15 +252,15 @@ class _Placeholders(dict):
     """What a row's placeholders become in Snakemake's language, quoted for the shell."""
 
     def __init__(self, stage: Stage, results: str):
-        super().__init__(threads="{threads}", results=shlex.quote(results).replace("{", "{{").replace("}", "}}"))
+        super().__init__(threads="{threads:q}", results=shlex.quote(results).replace("{", "{{").replace("}", "}}"))
         self._stage = stage
 
     def __missing__(self, name: str) -> str:
         stage, plain = self._stage, name.removesuffix("/")
         if plain == "out":
-            return "$(dirname {output.files[0]:q})" if name.endswith("/") else "{output.files[0]:q}"
+            return '"$(dirname {output.files[0]:q})"' if name.endswith("/") else "{output.files[0]:q}"
         if plain in stage.reads or plain in stage.theirs:
-            return f"$(dirname {{input.{plain}[0]:q}})" if name.endswith("/") else f"{{input.{plain}:q}}"
+            return f'"$(dirname {{input.{plain}[0]:q}})"' if name.endswith("/") else f"{{input.{plain}:q}}"
         if plain in stage.params:
             return f"{{params.{plain}:q}}"
         if plain in stage.resources or plain == "compute":

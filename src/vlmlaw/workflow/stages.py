@@ -457,7 +457,7 @@ def _conclusions(of: Reads) -> list[Stage]:
             rule="write_report",
             message="Draw the figures and write the report",
             command="report --law {law} --measurements {measurements} --cells {results}/cells"
-            + (" --trainings $(dirname {trainings})" if of.before_cells({}) else "")
+            + (" --trainings {trainings}" if of.before_cells({}) else "")
             + (" --samples {results}/data/test" if experiment.has_test else "")
             + " --experiment {experiment} --settings {settings} --out {out/}",
             code=("vlmlaw.cli.report:run_report",),

@@ -1,0 +1,96 @@
+"""Checks of text in an experiment file that becomes a path: the results folder, names of folders, the user's files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from vlmlaw.data.settings import LlavaData
+from vlmlaw.errors import UserError
+from vlmlaw.experiment.file import ExperimentFile
+from vlmlaw.hub.settings import ModelSettings
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
+PART = re.compile(r"\w[\w.-]*")  # of the results folder; neither hidden nor an option of a command
+# Folders of the project itself; results in there would be taken for its code, and its code for results.
+OWN_FOLDERS = ("src", "workflow", "profiles", "envs", "docs", "tests", "benchmarks", "build", "dist")
+ENDINGS = (".work", ".partial", ".old", ".lock")  # of what lies beside a result while it is made
+
+
+def check_paths(experiment: ExperimentFile, source: str) -> None:
+    """Check all text that becomes a path. Raises UserError that names the place, what was found and what to write."""
+    _check_results(experiment.results, source)
+    suites = experiment.data.test if isinstance(experiment.data, LlavaData) else ()
+    for place, names, what in (("sizes", experiment.sizes, "a folder"), ("data.test", suites, "a suite")):
+        _check_names(names, what, f"{source}.{place}")
+    for place, text in _files(experiment):
+        fault = _fault_of(text)
+        if fault:
+            raise UserError(f"{source}.{place}: found {text!r}; {fault}")
+
+
+def _check_results(results: str, source: str) -> None:
+    parts = results.split("/")
+    if not results or results.startswith("/") or parts[0] in (".", ".."):
+        raise UserError(
+            f"{source}.results: found {results!r}; expected a folder inside the working directory. To have it "
+            "elsewhere, make it a link: ln -s /scratch/me/study results"
+        )
+    wrong = [part for part in parts if not PART.fullmatch(part)]
+    if wrong:
+        raise UserError(
+            f"{source}.results: found {results!r}; expected a folder of letters, digits, '_', '-' and '.', which every "
+            f"tool and shell takes as it is: rename {wrong[0]!r}."
+        )
+    if parts[0].casefold() in OWN_FOLDERS:
+        raise UserError(f"{source}.results: found {results!r}, a folder of the project itself; take one of its own.")
+
+
+def _check_names(names: Iterable[str], what: str, place: str) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise UserError(f"{place}: {name!r} cannot name {what}; use letters, digits, '.' and '-'.")
+        if name.casefold().endswith(ENDINGS):
+            raise UserError(f"{place}: {name!r} cannot name {what}; what is being made has such names: rename it.")
+        other = seen.setdefault(name.casefold(), name)
+        if other != name:
+            raise UserError(
+                f"{place}: {other!r} and {name!r} differ only in capitals, and some file systems take them for the "
+                "same; rename one."
+            )
+
+
+def _files(experiment: ExperimentFile) -> Iterator[tuple[str, str]]:
+    """The user's own files and folders, and where the file names them."""
+    data = experiment.data
+    if isinstance(data, LlavaData):
+        files = {"data.align": data.align, "data.train": data.train}
+        files |= {f"data.test.{name}": file for name, file in data.test.items()}
+        for place, file in files.items():
+            if file is not None:
+                yield f"{place}.conversations", file.conversations
+                yield f"{place}.images", file.images
+        yield "data.chat_template", data.chat_template
+    for place, section in {
+        "vision": experiment.vision,
+        **{f"sizes.{n}": s for n, s in experiment.sizes.items()},
+    }.items():
+        if isinstance(section, ModelSettings):
+            yield f"{place}.source", section.source
+    for number, benchmark in enumerate(experiment.evaluation.benchmarks):
+        yield f"evaluation.benchmarks[{number}].questions", benchmark.questions
+        yield f"evaluation.benchmarks[{number}].images", benchmark.images
+
+
+def _fault_of(path: str) -> str:
+    """What is wrong with a path, and what to write; "" for one that every tool takes as it is meant."""
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in path):
+        return "a line break or another control character cannot be part of a path; remove it."
+    if path.startswith("~"):
+        return "no shell reads this, and ~ stays ~; write the whole path, from / on."
+    if path.startswith("-"):
+        return f"a command would take it for an option; write {'./' + path!r}."
+    if path != path.strip():
+        return f"it begins or ends with a space; write {path.strip()!r}."
+    return ""
