@@ -16,7 +16,8 @@ min_version("9.19")
 sys.path.insert(0, f"{workflow.basedir}/src")
 
 from vlmlaw.workflow import snakemake_patches
-from vlmlaw.workflow.slurm import refuse_orphans
+from vlmlaw.runtime.stop_switch import announce_head
+from vlmlaw.workflow.head import await_saving, pass_stop_on_to_jobs, refuse_orphans
 from vlmlaw.workflow.status import failed_cells
 from vlmlaw.workflow.freshness import Freshness
 from vlmlaw.workflow.plan import Plan, use_this_interpreter
@@ -36,10 +37,16 @@ plan = Plan(config)
 freshness = Freshness(workflow, plan)
 OWN_RESULTS = f"{plan.results}/own/{Path(OWN_MEASUREMENTS or '').stem}"
 snakemake_patches.apply(
-    workflow, is_verified=freshness.is_verified, digest=freshness.digest
+    workflow,
+    is_verified=freshness.is_verified,
+    digest=freshness.digest,
+    is_finished=freshness.is_finished,
 )
-if plan.budget and snakemake_patches.is_head_process(workflow):
-    print(plan.budget, file=sys.stderr)
+if snakemake_patches.is_head_process(workflow):
+    await_saving(Path(plan.results))
+    announce_head()
+    if plan.budget:
+        print(plan.budget, file=sys.stderr)
 
 
 pathvars:
@@ -56,7 +63,8 @@ wildcard_constraints:
 
 
 onstart:
-    refuse_orphans(Path.cwd())
+    refuse_orphans(Path(plan.results))
+    pass_stop_on_to_jobs(Path(plan.results))
 
 
 onerror:

@@ -77,6 +77,26 @@ def uninterrupted(finished_once, tmp_path_factory) -> dict[str, object]:
     return made(project)
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda n: n.name)
+def test_whatever_stops_snakemake_alone_has_its_training_save_and_end(longer, uninterrupted, how):
+    if how in (signal.SIGHUP, signal.SIGINT) and not os.environ.get("VLMLAW_CHAOS"):
+        pytest.skip("only `make test-chaos` tries them all")
+    run = start(longer)
+    wait_for(lambda: has_checkpoint(longer), "checkpoint")
+    training = training_process(run)
+    assert training is not None
+    run.send_signal(how)
+    assert run.wait(PATIENCE_S) != 0
+    if how == signal.SIGKILL:
+        assert "cannot be locked" in longer.snakemake(f"{CELL}/evaluation.json", check=False).stderr
+        longer.snakemake("--unlock")
+    else:
+        assert not training.is_running(), "it is waited for"
+    done = longer.snakemake(f"{CELL}/evaluation.json")
+    assert "carrying on with the interrupted training" in done.stdout + done.stderr
+    assert made(longer) == uninterrupted
+
+
 @pytest.mark.parametrize("whom", ["the training", "Snakemake and the training"])
 def test_a_killed_training_goes_on_and_ends_the_same(longer, uninterrupted, whom):
     run = start(longer)

@@ -77,19 +77,25 @@ def test_a_run_beside_dvc_repro_is_told_and_harms_nothing(recorded):
     assert recorded.status() == {}
 
 
-def test_trainings_that_outlived_their_run_are_made_again(recorded):
+def test_trainings_that_outlived_their_run_are_awaited_and_count(recorded):
     """Snakemake was killed and its jobs were not: their results are whole, but it never heard of their end."""
     recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
     run = start(recorded, "snakemake", "--cores", "2")
     wait_for_training(run)
     jobs = psutil.Process(run.pid).children(recursive=True)
     run.kill()
-    (recorded.folder / "go").touch()
-    psutil.wait_procs(jobs, timeout=PATIENCE_S)
-    recorded.snakemake("--unlock")
+    (recorded.folder / ".snakemake" / "locks").rename(recorded.folder / "unlocked")  # `--unlock` would wait, too
+    again = start(recorded, "snakemake", "--cores", "2")
+    while "waiting for trainings of a lost run" not in (line := again.stdout.readline()):
+        assert line, "it did not wait"
+    assert recorded.vlmlaw("orphans").stdout.count("(train), process ") in (1, 2)
     for name in ("tokens", "features"):
         shutil.rmtree(recorded.folder / "results" / name)
-    recorded.snakemake()
+    (recorded.folder / "go").touch()
+    psutil.wait_procs(jobs, timeout=PATIENCE_S)
+    output, _ = again.communicate(timeout=PATIENCE_S)
+    assert again.returncode == 0, output
+    assert jobs_of(output)["train_cell"] in (1, 2), "one or two were under way, of three"
     assert recorded.planned() == {}
     recorded.vlmlaw("adopt")
     assert recorded.status() == {}

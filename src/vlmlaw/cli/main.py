@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from vlmlaw import __version__
@@ -12,6 +13,9 @@ from vlmlaw.cli.arguments import Parser
 from vlmlaw.cli.output import redirect_broken_stdout
 from vlmlaw.errors import UserError
 from vlmlaw.runtime.gpu_locks import own_gpus
+from vlmlaw.runtime.ownership import owned
+from vlmlaw.runtime.stop_switch import head_of_this
+from vlmlaw.runtime.workspace import cleared_at_the_end
 from vlmlaw.training.distributed import is_launched, rank
 from vlmlaw.workflow import records
 from vlmlaw.workflow.attempts import recorded
@@ -49,6 +53,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextmanager
+def _owned(args: argparse.Namespace) -> Iterator[bool]:
+    """Be the only one that makes this output; true where another process has just made what this job was to make."""
+    if getattr(args, "out", None) is None or rank() != 0:  # of the processes of a training the first has it
+        yield False
+        return
+    with owned(Path(args.out), what=args.verb, head=head_of_this(), wait=args.record is not None) as waited:
+        done = waited and records.is_made(args)
+        if done:
+            print(f"{args.out} has been made meanwhile, from the same settings, code and inputs", file=sys.stderr)
+        yield done
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; bad input ends in one readable message on stderr and exit status 2."""
     # transformers' own bars flicker for milliseconds and fill log files; long jobs show their progress themselves.
@@ -60,11 +77,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     log, gpus = (None, None) if is_launched() else (args.log, args.gpus)  # the process that started the others has them
     args.argv = list(sys.argv[1:] if argv is None else argv)  # for verbs that start themselves in several processes
     try:
-        with own_gpus(gpus), recorded(log, **given) as attempt:
-            attempt.status = args.run(args) or 0
-            if args.record and not attempt.status and rank() == 0:  # of the processes of a training that writes it
-                records.write(args)
-            return attempt.status
+        with _owned(args) as made_meanwhile:
+            if made_meanwhile:
+                return 0
+            with own_gpus(gpus), recorded(log, **given) as attempt, cleared_at_the_end():
+                before = records.inputs_of(args) if args.record and rank() == 0 else None
+                attempt.status = args.run(args) or 0
+                if before is not None and not attempt.status:  # of the processes of a training the first writes it
+                    records.write(args, began_with=before)
+                return attempt.status
     except UserError as error:
         print(f"vlmlaw {args.verb}: {error}", file=sys.stderr)
         return 2

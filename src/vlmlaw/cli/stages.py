@@ -184,7 +184,7 @@ def _compute(args: argparse.Namespace) -> ComputeSettings:
 
 def _carry_on(args: argparse.Namespace, settings: Any, code: str, *inputs: Path) -> None:
     """Say whether an interrupted training goes on; a checkpoint of any other training is thrown away."""
-    from vlmlaw.training.workspace import workspace_of
+    from vlmlaw.runtime.workspace import workspace_of
     from vlmlaw.workflow.checkpoint_owner import claim
 
     if claim(workspace_of(args.out), code=code, settings=settings, inputs=inputs):

@@ -26,6 +26,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.hub.pins import open_model, origins_of
 from vlmlaw.runtime.loggers import keep_logs
 from vlmlaw.runtime.whole_files import whole_file, whole_folder
+from vlmlaw.runtime.workspace import clear_workspace, workspace_of
 from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
 from vlmlaw.training.batches import StepPasses
 from vlmlaw.training.distributed import Machine, join
@@ -34,7 +35,7 @@ from vlmlaw.training.loop import fit
 from vlmlaw.training.optimizer import make_optimizer
 from vlmlaw.training.settings import ComputeSettings
 from vlmlaw.training.sharding import gathered, prepare, save_whole
-from vlmlaw.training.workspace import account, clear_workspace, use_repeatable_arithmetic, workspace_of
+from vlmlaw.training.workspace import account, use_repeatable_arithmetic
 from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.cost import training_flops
 from vlmlaw.vlm.images import are_features, open_images

@@ -21,10 +21,11 @@ from vlmlaw.data.miniature.write import LABELS_FILE
 from vlmlaw.data.shards import Dataset
 from vlmlaw.runtime.progress import progress
 from vlmlaw.runtime.whole_files import whole_folder
+from vlmlaw.runtime.workspace import clear_workspace, workspace_of
 from vlmlaw.tokens.packing import records_of_step
 from vlmlaw.training.loop import fit
 from vlmlaw.training.optimizer import make_optimizer
-from vlmlaw.training.workspace import account, clear_workspace, use_repeatable_arithmetic, workspace_of
+from vlmlaw.training.workspace import account, use_repeatable_arithmetic
 from vlmlaw.vlm.towers import conv_tower, features, load
 from vlmlaw.vlm.towers.load import PIXEL_MEAN, PIXEL_STD
 

@@ -1,12 +1,10 @@
-"""When a training stops and when it saves: SIGTERM and Ctrl-C as a flag, and the clock of checkpoints."""
+"""How a training that is to stop ends, and the clock of its checkpoints."""
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from vlmlaw.training.distributed import EXIT_RUN_ME_AGAIN
 
@@ -18,29 +16,6 @@ class Stopped(SystemExit):
 
     def __init__(self) -> None:
         super().__init__(EXIT_RUN_ME_AGAIN)
-
-
-class StopSwitch:
-    """Turns SIGTERM, a cluster's notice before it kills, and Ctrl-C into a flag that the loop reads between steps.
-
-    A second Ctrl-C acts at once, as if there were no switch; a second SIGTERM adds nothing, since a cluster may send
-    one to each process and a parent pass on its own.
-    """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-    def __enter__(self) -> StopSwitch:
-        self.pressed = False
-        self._before = {number: signal.signal(number, self._press) for number in self.SIGNALS}
-        return self
-
-    def _press(self, *_: Any) -> None:
-        self.pressed = True
-        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
 
 
 class CheckpointClock:

@@ -12,11 +12,12 @@ from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from vlmlaw.data.miniature.canvas import GRID_SIDE
 from vlmlaw.runtime.whole_files import whole_folder
+from vlmlaw.runtime.workspace import clear_workspace, workspace_of
 from vlmlaw.tokens.packing import Batch, make_batch, records_of_step, tensors
 from vlmlaw.tokens.token_table import IGNORE_INDEX, PREFIX, TokenTable, load_tokenizer
 from vlmlaw.training.loop import fit
 from vlmlaw.training.optimizer import make_optimizer
-from vlmlaw.training.workspace import account, clear_workspace, use_repeatable_arithmetic, workspace_of
+from vlmlaw.training.workspace import account, use_repeatable_arithmetic
 from vlmlaw.vlm.loss import prediction_loss
 from vlmlaw.vlm.own_forward import read
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from vlmlaw.errors import UserError
 from vlmlaw.runtime.loggers import TrainLog
 from vlmlaw.runtime.progress import Progress
+from vlmlaw.runtime.stop_switch import StopSwitch
 from vlmlaw.training import checkpoint
 from vlmlaw.training.distributed import Machine
-from vlmlaw.training.interruption import CheckpointClock, Stopped, StopSwitch
+from vlmlaw.training.interruption import CheckpointClock, Stopped
 from vlmlaw.training.optimizer import learning_rate_share
 from vlmlaw.training.prefetch import feed
 from vlmlaw.training.settings import ComputeSettings

@@ -1,26 +1,17 @@
-"""The working folder of an unfinished training, the training.json of a finished one, and repeatable arithmetic."""
+"""The training.json of a finished training, and repeatable arithmetic."""
 
 from __future__ import annotations
 
 import os
 import platform
-import shutil
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-
-def workspace_of(out: Path) -> Path:
-    """The folder beside `out` where an unfinished training keeps its checkpoint and log."""
-    return out.parent / f"{out.name}.work"
-
-
-def clear_workspace(out: Path) -> None:
-    """Remove the working folder of a finished training."""
-    shutil.rmtree(workspace_of(out), ignore_errors=True)
+from vlmlaw.runtime.workspace import clear_workspace as clear_workspace
+from vlmlaw.runtime.workspace import workspace_of as workspace_of
 
 
 def use_repeatable_arithmetic(seed: int, *, deterministic: bool = True) -> None:

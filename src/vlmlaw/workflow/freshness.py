@@ -18,7 +18,12 @@ from typing import Any
 from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.workflow import records
 from vlmlaw.workflow.plan import Plan
-from vlmlaw.workflow.snakemake_patches import foresees_reruns, marked_incomplete, record_of_output
+from vlmlaw.workflow.snakemake_patches import (
+    accepts_results_of_lost_runs,
+    foresees_reruns,
+    marked_incomplete,
+    record_of_output,
+)
 from vlmlaw.workflow.stage import Read
 
 HOME = Path(".snakemake") / "vlmlaw"  # what this machine knows; nothing breaks where it is deleted
@@ -103,13 +108,18 @@ class Freshness:
             # What stands behind comes last: it is the costliest question.
             self._current[job.record] = (
                 all(path.exists() for path in (job.record, *job.outputs))
-                and not marked_incomplete(self._workflow.persistence, job.files)
                 and self._judge(job)[0]
-                and self._same_as_recorded(job) is not False
+                and self._ended_well(job, wildcards)
                 and all(self.is_current(*read.job) for read in self._plan.lineage.behind(rule, wildcards))
                 and self._same_inputs(job, wildcards)
             )
         return self._current[job.record]
+
+    def _ended_well(self, job: Job, wildcards: Mapping[str, str]) -> bool:
+        """Whether the job made its outputs from what it would be given now, by Snakemake's word or else by its own."""
+        if marked_incomplete(self._workflow.persistence, job.files):
+            return accepts_results_of_lost_runs() and self._is_finished(job, wildcards)
+        return self._same_as_recorded(job) is not False
 
     def is_verified(self, job: Any, file: str) -> bool:
         """Whether `file`, an input of Snakemake's `job`, is what the job read, by the record beside its result."""
@@ -120,6 +130,26 @@ class Freshness:
         made = self._job_of(job.rule.name, job.wildcards_dict)
         record = records.read(made.record)
         return record is not None and str(Path(file)) in record.get("read", {}) and self._judge(made)[0]
+
+    def is_finished(self, job: Any) -> bool:
+        """Whether the outputs of Snakemake's `job` are whole and what it would make, by the record beside them alone.
+
+        Asked where Snakemake takes them for half made: it does not know that the job, which writes its record last, has
+        ended well.
+        """
+        if not hasattr(job.output, "record"):
+            return False
+        return self._is_finished(self._job_of(job.rule.name, job.wildcards_dict), job.wildcards_dict)
+
+    def _is_finished(self, job: Job, wildcards: Mapping[str, str]) -> bool:
+        record = records.read(job.record)
+        return (
+            record is not None
+            and all(path.exists() for path in job.outputs)
+            and self._judge(job)[0]
+            and all(record[name] == job.given[name] for name in records.GIVEN if name in job.given)
+            and self._made_from_what_is_there(job, wildcards)
+        )
 
     def digest(self, file: str) -> str:
         return self._digests.of(Path(file))

@@ -39,8 +39,17 @@ def add_options(parser: Any) -> None:
     )
 
 
-def write(args: Namespace) -> None:
-    """Write the record of a verb that has just ended well."""
+def inputs_of(args: Namespace) -> dict[str, dict[str, Any]]:
+    """What a verb is about to read, for its record: other results by their records, files of the user's by content."""
+    return {
+        "inputs": {name: known for name, path in _inputs(args.made_from).items() if (known := _known(path))},
+        "read": {str(path): _identity(path) for path in args.read},
+    }
+
+
+def write(args: Namespace, *, began_with: Mapping[str, Any] | None = None) -> None:
+    """Write the record of a verb that has just ended well; `began_with` is what `inputs_of` gave when it began."""
+    made_from = began_with or inputs_of(args)
     record, out = args.record, Path(args.out)
     folder = out if out.is_dir() else out.parent
     chosen = [path for pattern in args.made for path in sorted(folder.glob(pattern))] or [out]
@@ -50,12 +59,11 @@ def write(args: Namespace) -> None:
         for path in _files(part)
         if path != record and not path.name.startswith(".")
     }
-    theirs = {str(path): _identity(path) for path in args.read}
     content = {
         "verb": args.verb,
         **{name: getattr(args, name, None) for name in GIVEN},
-        "inputs": {name: known for name, path in _inputs(args.made_from).items() if (known := _known(path))},
-        **({"read": theirs} if theirs else {}),
+        "inputs": made_from["inputs"],
+        **({"read": made_from["read"]} if made_from["read"] else {}),
         "files": files,
         "content": content_version(files),
         "commit": commit(),
@@ -74,6 +82,23 @@ def read(path: Path) -> dict[str, Any] | None:
         return record if whole else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def is_made(args: Namespace) -> bool:
+    """Whether the record says that the verb's result is there, whole, and of the same settings, code and inputs."""
+    record = read(args.record) if args.record else None
+    if record is None or any(record[name] != getattr(args, name, None) for name in GIVEN):
+        return False
+    expected = inputs_of(args)
+    same_inputs = {name: part["content"] for name, part in record["inputs"].items()} == {
+        name: part["content"] for name, part in expected["inputs"].items()
+    }
+    same_files = all(_is_identity_of(args.record.parent / name, known) for name, known in record["files"].items())
+    return same_inputs and same_files and record.get("read", {}) == expected["read"]
+
+
+def _is_identity_of(path: Path, identity: Mapping[str, Any]) -> bool:
+    return path.is_file() and path.stat().st_size == identity["bytes"] and sha256(path) == identity["sha256"]
 
 
 def record_of(result: Path) -> Path | None:

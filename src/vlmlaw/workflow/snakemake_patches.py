@@ -7,6 +7,7 @@ internals answer are guarded in the same way: each has a cautious answer for a S
 """
 
 import inspect
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -20,16 +21,25 @@ from vlmlaw.workflow.internals import ATTRIBUTE, PROPERTY, RELIANCES, Part, reli
 _REPLACED: dict[tuple[type, str], Any] = {}  # Snakemake's own attributes, which a second `apply` wraps again
 
 
-def apply(workflow: Any, *, is_verified: Callable[[Any, str], bool], digest: Callable[[str], str]) -> None:
+def apply(
+    workflow: Any,
+    *,
+    is_verified: Callable[[Any, str], bool],
+    digest: Callable[[str], str],
+    is_finished: Callable[[Any], bool],
+) -> None:
     """Put every patch in place that fits this Snakemake; the head process says once what is lost by the others.
 
-    `is_verified` and `digest` are what `trust_record_without_checksum` asks. A second call replaces the first.
+    `is_verified` and `digest` are what `trust_record_without_checksum` asks, `is_finished` is what
+    `accept_results_of_lost_runs` does. A second call replaces the first.
     """
     no_retry_of_unrecoverable_jobs()
     keep_locks_of_other_runs()
     trust_record_without_checksum(is_verified, digest)
     omit_unused_conda_env(workflow)
     record_results_inside_cluster_jobs(workflow)
+    accept_results_of_lost_runs(is_finished)
+    accept_inputs_dated_ahead()
     if is_head_process(workflow):
         _say_what_is_lost()
 
@@ -186,6 +196,60 @@ def record_results_inside_cluster_jobs(workflow: Any) -> None:
     _replace(PersistenceBase, "finished", make)
 
 
+@relies_on(
+    Part("snakemake.persistence", "PersistenceBase", "incomplete", "async (self, job)"),
+    Part("snakemake.persistence", "PersistenceBase", "finished", "async (self, job)"),
+    lost="results of jobs that ended after their head process was killed are made again",
+    until="no issue found: a job's own word, such as a file that it writes last, says that its outputs are complete",
+)
+def accept_results_of_lost_runs(is_finished: Callable[[Any], bool]) -> None:
+    """Have outputs that a killed run left marked as incomplete count, where `is_finished(job)` knows them as whole.
+
+    Snakemake marks outputs when their job starts and takes the mark away when it hears of the end. A job whose head was
+    killed may end well all the same, and its own record, written last, says so.
+    """
+    from snakemake.persistence import PersistenceBase
+
+    def make(own: Callable[..., Any]) -> Callable[..., Any]:
+        async def incomplete(self: Any, job: Any) -> list[Any]:
+            if marked_incomplete(self, job.output) and is_finished(job):
+                await self.finished(job)
+            return await own(self, job)
+
+        return incomplete
+
+    _replace(PersistenceBase, "incomplete", make)
+
+
+@relies_on(
+    Part("snakemake.dag", "DAG", "check_output_mtime", "async (self, job, expanded_output)"),
+    lost="jobs whose inputs are dated ahead of this machine's clock fail after they have done their work",
+    until="no issue found: `rerun-triggers` without `mtime` needs no order of times",
+)
+def accept_inputs_dated_ahead() -> None:
+    """Have a finished job's outputs bear its newest input's time, where a clock ahead has dated that later than now.
+
+    Snakemake would fail the job for it, after hours of training and every time again, although its inputs are compared
+    by content here.
+    """
+    from snakemake.dag import DAG
+
+    def make(own: Callable[..., Any]) -> Callable[..., Any]:
+        async def check_output_mtime(self: Any, job: Any, expanded_output: Any) -> None:
+            times = [Path(file).stat().st_mtime_ns for file in job.input if Path(file).exists()]
+            newest = max(times, default=0)
+            for path in map(Path, expanded_output):
+                if path.exists() and path.stat().st_mtime_ns < newest:
+                    bearing_it = path / ".snakemake_timestamp" if path.is_dir() else path
+                    if bearing_it.exists():
+                        os.utime(bearing_it, ns=(newest, newest))
+            await own(self, job, expanded_output)
+
+        return check_output_mtime
+
+    _replace(DAG, "check_output_mtime", make)
+
+
 # Questions about a run.
 
 
@@ -226,6 +290,11 @@ def foresees_reruns() -> bool:
     """
     needed = (trust_record_without_checksum.__name__, record_of_output.__name__)
     return not any(RELIANCES[name].differences for name in needed)
+
+
+def accepts_results_of_lost_runs() -> bool:
+    """Whether results that ended after their head was killed count: see the patch of that name."""
+    return not RELIANCES[accept_results_of_lost_runs.__name__].differences
 
 
 @relies_on(
