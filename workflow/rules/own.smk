@@ -56,5 +56,5 @@ rule write_own_report:
         "Draw the figures and write the report of {input.measurements}"
     shell:
         "python -m vlmlaw report --law {input.law:q} --measurements {input.measurements:q}"
-        " --settings {params.settings:q} --out \"$(dirname {output.page:q})\""
+        ' --settings {params.settings:q} --out "$(dirname {output.page:q})"'
         " > {log:q} 2>&1"
