@@ -40,14 +40,6 @@ def stage_of(path: str) -> str | None:
     return next((name for name, stage in stages().items() if out in outs(stage)), None)
 
 
-def graph_of(project: Project) -> dict[str, set[str]]:
-    """Every output of Snakemake's jobs with the inputs of its job."""
-    lines = project.snakemake("--detailed-summary", "--forceall").stdout.splitlines()
-    header = lines[0].split("\t")
-    rows = [dict(zip(header, line.split("\t"), strict=False)) for line in lines[1:] if "\t" in line]
-    return {row["output_file"]: set(row["input-file(s)"].split(",")) - {"", "-"} for row in rows}
-
-
 TELL_JOBS = """
 import json, sys
 import snakemake.cli
@@ -59,7 +51,7 @@ snakemake.cli.main(sys.argv[1:])
 
 
 def planned_graph_of(project: Project) -> dict[str, set[str]]:
-    """As `graph_of`, where nothing has run yet: what a dry run shows of each job, but for its message."""
+    """Every output of Snakemake's jobs with the inputs of its job, from a dry run."""
     command = [sys.executable, "-c", TELL_JOBS, "--dry-run", "--forceall", "--cores", "2"]
     done = subprocess.run(command, cwd=project.folder, env=environment(), capture_output=True, text=True, check=False)
     jobs = [json.loads(line.removeprefix("JOB ")) for line in done.stdout.splitlines() if line.startswith("JOB ")]
@@ -67,8 +59,9 @@ def planned_graph_of(project: Project) -> dict[str, set[str]]:
 
 
 @pytest.fixture(scope="module")
-def graph(recorded_once) -> dict[str, set[str]]:
-    return graph_of(recorded_once)
+def graph(tmp_path_factory) -> dict[str, set[str]]:
+    """Every output of the miniature's jobs with the inputs of its job."""
+    return planned_graph_of(new_project(tmp_path_factory.mktemp("drift") / "graph", tiny_experiment()))
 
 
 EXPERIMENTS = {
