@@ -16,6 +16,7 @@ min_version("9.19")
 sys.path.insert(0, f"{workflow.basedir}/src")
 
 from vlmlaw.workflow import snakemake_patches
+from vlmlaw.workflow.config import measurements_of, source_of
 from vlmlaw.runtime.stop_switch import announce_head
 from vlmlaw.workflow.head import await_saving, pass_stop_on_to_jobs, refuse_orphans
 from vlmlaw.workflow.status import failed_cells
@@ -23,19 +24,19 @@ from vlmlaw.workflow.freshness import Freshness
 from vlmlaw.workflow.plan import Plan, use_this_interpreter
 from vlmlaw.workflow.stages import FIGURES
 
-# A file given by --configfile is a whole experiment. Snakemake would merge it into params.yaml key by key, which
-# would keep the default's sizes, so params.yaml is read only where no other is given.
-if "grid" not in config:
+# Snakemake merges what it is given over params.yaml key by key, so that is left out where a whole experiment is given.
+source = source_of(config, **snakemake_patches.config_given(workflow))
+if source.reads_default:
 
     configfile: "params.yaml"
 
 
-OWN_MEASUREMENTS = config.pop("measurements", None)
+OWN_MEASUREMENTS, OWN_NAME = measurements_of(config)
 
 use_this_interpreter()
-plan = Plan(config)
+plan = Plan(config, source=source.name)
 freshness = Freshness(workflow, plan)
-OWN_RESULTS = f"{plan.results}/own/{Path(OWN_MEASUREMENTS or '').stem}"
+OWN_RESULTS = f"{plan.results}/own/{OWN_NAME}"
 snakemake_patches.apply(
     workflow,
     is_verified=freshness.is_verified,
@@ -45,6 +46,7 @@ snakemake_patches.apply(
 if snakemake_patches.is_head_process(workflow):
     await_saving(Path(plan.results))
     announce_head()
+    print(f"experiment: {source.text}", file=sys.stderr)
     if plan.budget:
         print(plan.budget, file=sys.stderr)
 

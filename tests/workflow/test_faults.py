@@ -1,5 +1,6 @@
 """Faults of machines and of people, with a workflow whose stages take no time: nothing that was paid for is lost."""
 
+import itertools
 import os
 import time
 
@@ -30,3 +31,25 @@ def test_a_job_that_fails_after_its_result_is_finished_leaves_it_and_it_counts(r
     assert failed.returncode != 0 and (recorded.folder / name).exists()
     recorded.edit(stages, '" 2>&1 | {{ cat >/dev/null; false; }}"', '" 2>&1 | tee {log:q}"')
     assert recorded.planned()["train_cell"] == 2, "of three that the change concerns"
+
+
+def test_two_ledgers_that_disagree_and_damaged_ones(recorded):
+    """`--touch` after a change records what nobody made; a damaged record of either ledger is answered by the other."""
+    cells = recorded.folder / "results" / "cells"
+    (own,) = cells.glob("14k_v1_*/training.record.json")
+    own.write_text(own.read_text().replace('"settings"', '"setting"', 1))
+    (altered,) = cells.glob("14k_v4_*/training.record.json")
+    altered.write_text(altered.read_text().replace("learning_rate", "learning_rat3", 1))
+    encoder = "cmVzdWx0cy9lbmNvZGVyL"  # in base64, as Snakemake names its records: results/encoder/
+    theirs = sorted((recorded.folder / ".snakemake" / "metadata").glob(f"{encoder}*"))
+    for path, damage in zip(theirs, itertools.cycle((b"[1]", b'{"params": 3}', b"\xff\xfe{", b"{")), strict=False):
+        path.write_bytes(damage)
+    assert len(theirs) == 4
+    dry = recorded.snakemake("--dry-run")
+    assert "Nothing to be done" in dry.stdout + dry.stderr
+    assert dry.stderr.count("is damaged or was altered") == 2 and ": damaged (" in dry.stderr
+    recorded.change("sizes.3k.training", {"learning_rate": 1.0e-3})
+    recorded.snakemake("--touch")
+    refused = recorded.vlmlaw("adopt", check=False)
+    assert refused.returncode != 0 and "still has something to do" in refused.stderr
+    assert "train_cell" in refused.stderr

@@ -34,7 +34,11 @@ RENAMED = {
     "remote_exec": {"record_results_inside_cluster_jobs"},
     "_filter_incomplete_keys": {"marked_incomplete"},
     "_get_key": {"marked_incomplete"},
+    "_read_record": {"pass_over_damaged_records"},
+    "_record_path": {"pass_over_damaged_records"},
+    "_metadata_path": {"pass_over_damaged_records"},
     "global_resources": {"limit_of_this_machine"},
+    "config_settings": {"config_given"},
     "is_main_process": {"is_head_process"},
 }
 # Names too common to be replaced as text: another shape that does the same, as code before the Snakefile's own.
@@ -60,6 +64,11 @@ RESHAPED = {
     ("snakemake.persistence", "MetadataRecord", "params"): ("del {0}.__annotations__['{1}']", "record_of_output"),
     ("snakemake.workflow", "Workflow", "local_exec"): (ANOTHER_PROPERTY, "limit_of_this_machine"),
     ("snakemake.resources", "Resource", "value"): (ANOTHER_PROPERTY, "limit_of_this_machine"),
+    ("snakemake.settings.types", "ConfigSettings", "config"): ("del {0}.__annotations__['{1}']", "config_given"),
+    ("snakemake.settings.types", "ConfigSettings", "configfiles"): (
+        "{0}.__dataclass_params__.frozen = True",
+        "config_given",
+    ),
 }
 
 

@@ -1,5 +1,7 @@
 """What a rule's outputs are to Snakemake."""
 
+from vlmlaw.report.templates_version import TEMPLATES
+
 
 def made_by(rule):
     """The rule's outputs; the report's figures are shown in Snakemake's own report too."""
@@ -14,5 +16,5 @@ def flagged(file):
     if not file.endswith(".svg"):
         return file
     category, title = FIGURES[name]
-    caption = f"../../src/vlmlaw/report/templates/{name}.rst"
+    caption = str(TEMPLATES / f"{name}.rst")
     return report(file, caption=caption, category=category, labels={"figure": title})

@@ -3,8 +3,10 @@
 import argparse
 import subprocess
 import sys
+from importlib.util import find_spec
 from typing import Any
 
+from vlmlaw.cli.arguments import go_to_root
 from vlmlaw.errors import UserError
 
 NOTHING = "Nothing to be done"
@@ -23,6 +25,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run_adopt(args: argparse.Namespace) -> None:
     """Raises UserError where the run is not finished, or DVC cannot record it."""
+    go_to_root()
+    for tool in ("snakemake", "dvc"):
+        if find_spec(tool) is None:
+            raise ModuleNotFoundError(f"No module named {tool!r}", name=tool)
     planned = _run("snakemake", "--dry-run", "--quiet", "rules", "--cores", "1")
     output = planned.stdout + planned.stderr
     if planned.returncode:

@@ -1,9 +1,14 @@
 """What the verbs' parsers share."""
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+EXPERIMENT = "params.yaml"
+DEFAULTS = (EXPERIMENT, "results")  # of options that name the experiment or its results
 
 
 class Parser(argparse.ArgumentParser):
@@ -18,6 +23,21 @@ class Parser(argparse.ArgumentParser):
 
         verbs.add_parser = add_parser
         return verbs
+
+
+def go_to_root(*given: str) -> None:
+    """Go to the project's root where a verb is called below it and names no file of its own.
+
+    The root is the nearest folder above with a Snakefile and params.yaml. `given` are the verb's files and folders.
+    """
+    here = Path.cwd()
+    if Path(EXPERIMENT).exists() or any(name not in DEFAULTS for name in given):
+        return
+    for folder in here.parents:
+        if (folder / EXPERIMENT).is_file() and (folder / "Snakefile").is_file():
+            print(f"in {folder}:", file=sys.stderr)
+            os.chdir(folder)
+            return
 
 
 def existing(text: str) -> Path:

@@ -2,14 +2,16 @@
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from vlmlaw import __version__
-from vlmlaw.cli import adopt, benchmark, experiment, law, measure, provenance, report, stages, status
+from vlmlaw.cli import adopt, benchmark, experiment, init, law, measure, provenance, report, stages, status
 from vlmlaw.cli.arguments import Parser
+from vlmlaw.cli.extras import extra_of
 from vlmlaw.cli.output import redirect_broken_stdout
 from vlmlaw.errors import UserError
 from vlmlaw.runtime.gpu_locks import own_gpus
@@ -18,7 +20,7 @@ from vlmlaw.runtime.stop_switch import head_of_this
 from vlmlaw.runtime.workspace import cleared_at_the_end
 from vlmlaw.training.distributed import is_launched, rank
 from vlmlaw.workflow import records
-from vlmlaw.workflow.attempts import recorded
+from vlmlaw.workflow.attempts import is_disk_full, recorded
 
 DESCRIPTION = (
     "Larger LLM or more visual tokens? Fit the scaling law of measured vision-language models, find the cell to "
@@ -50,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     stages.add_parsers(subparsers)
     benchmark.add_parsers(subparsers)
     adopt.add_parser(subparsers)
+    init.add_parser(subparsers)
     return parser
 
 
@@ -89,7 +92,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"vlmlaw {args.verb}: {error}", file=sys.stderr)
         return 2
+    except ModuleNotFoundError as error:
+        extra = extra_of(error)
+        if extra is None:
+            raise
+        print(f"vlmlaw {args.verb}: {error.name} is missing; pip install 'vlmlaw[{extra}]' brings it", file=sys.stderr)
+        return 2
     except BrokenPipeError:
         # The reader of our output, such as `head`, has seen enough; keep Python from writing to it at exit.
         sys.stdout = None
         return 0
+    except Exception as error:
+        if not is_disk_full(error):
+            raise
+        print(f"vlmlaw {args.verb}: {_full_disk(Path(getattr(args, 'out', None) or '.'), error)}", file=sys.stderr)
+        return 1
+
+
+def _full_disk(out: Path, error: Exception) -> str:
+    folder = next(parent for parent in out.absolute().parents if parent.is_dir())
+    free = shutil.disk_usage(folder).free / 1e6
+    return (
+        f"no space is left on the disk, or in your quota, for {out} ({free:,.0f} MB are free; {error}). Make room and "
+        "start again: nothing half written is left, and a training goes on from its checkpoint."
+    )

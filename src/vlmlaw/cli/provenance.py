@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from vlmlaw.cli.arguments import go_to_root
 from vlmlaw.workflow.trace import print_origin
 
 
@@ -22,4 +23,6 @@ def add_parser(subparsers: Any) -> None:
 
 def run_provenance(args: argparse.Namespace) -> None:
     """Print the origin. Raises UserError where nothing in the results is called so or holds that number."""
+    if not Path(args.what).exists():
+        go_to_root(str(args.results))
     print_origin(args.what, args.results, as_json=args.json)

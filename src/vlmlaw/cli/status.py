@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from vlmlaw.cli.arguments import go_to_root
 from vlmlaw.experiment.experiment import read_experiment
 from vlmlaw.workflow.head import run_orphans as run_orphans_of
 from vlmlaw.workflow.status import grid_status, status_text
@@ -25,11 +26,13 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def run_status(args: argparse.Namespace) -> None:
+    go_to_root(args.file)
     status = grid_status(read_experiment(args.file))
     print(json.dumps(asdict(status), indent=1) if args.json else status_text(status))
 
 
 def run_orphans(args: argparse.Namespace) -> None:
+    go_to_root(args.file)
     experiment = Path(args.file)
     results = read_experiment(experiment).results if experiment.exists() or args.file != "params.yaml" else "results"
     run_orphans_of(Path(results), cancel=args.cancel, wait=args.wait)

@@ -6,10 +6,12 @@ where there is one, says which. From these a retry knows what to ask for more of
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,9 +34,11 @@ TIME = "out of time"
 STOPPED = "stopped"  # cancelled or preempted, with a checkpoint to go on from
 ERROR = "error"
 KILLED = "killed"
+DISK = "the disk is full"
 UNRECOVERABLE = (BAD_INPUT, DEVICE_MEMORY)
 EXIT_STATUS = {0: DONE, 2: BAD_INPUT, EXIT_RUN_ME_AGAIN: STOPPED}  # of the command line; any other is an error
 
+DISK_FULL_SAYS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "unexpected pos ")
 # What Slurm writes into a job's log when it ends it; the first that fits counts.
 SLURM_SAYS = (
     (TIME, re.compile(r"DUE TO TIME LIMIT")),
@@ -102,11 +106,28 @@ def recorded(log: Path | None, *, memory_mb: int = 0, minutes: int = 0, gpus: in
 
 def _append(path: Path, line: dict[str, object]) -> None:
     """One write, so that attempts on two machines never mix within a line."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:  # a full disk: what the job itself says of that comes first
+        print(f"{path} cannot be written: {error}", file=sys.stderr)
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, is for want of space; torch and safetensors say it in other words."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(seen) for words in DISK_FULL_SAYS):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _cause_of_exception(error: BaseException) -> str:
+    if isinstance(error, Exception) and is_disk_full(error):
+        return DISK
     if isinstance(error, UserError):
         return BAD_INPUT
     if isinstance(error, SystemExit):

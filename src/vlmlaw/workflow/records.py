@@ -20,6 +20,7 @@ from vlmlaw.runtime.whole_files import whole_file
 NAME = "record.json"
 GIVEN = ("settings", "code", "upstream")  # what a job's result depends on, as the workflow's parameters have it
 MADE_FROM = ("inputs", "content", "at")
+SEAL = "seal"
 DEPTH = 4  # of inputs of inputs in a record: a cell, its features, the encoder, the pictures
 
 
@@ -71,17 +72,23 @@ def write(args: Namespace, *, began_with: Mapping[str, Any] | None = None) -> No
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     with whole_file(record) as partial:
-        partial.write_text(json.dumps(content, indent=1))
+        partial.write_text(json.dumps(content | {SEAL: _seal(content)}, indent=1))
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A record, or None where there is none that can be read."""
+    """A record, or None where there is none, or one that cannot be read or was altered after it was written."""
     try:
         record = json.loads(path.read_text())
         whole = isinstance(record["files"], dict) and all(name in record for name in (*GIVEN, *MADE_FROM))
-        return record if whole else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return record if whole and record.get(SEAL) in (None, _seal(record)) else None  # None: written by an old vlmlaw
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    """A hash of all that a record says, by which a change of it shows."""
+    text = json.dumps({key: value for key, value in record.items() if key != SEAL}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def is_made(args: Namespace) -> bool:

@@ -40,6 +40,7 @@ def apply(
     record_results_inside_cluster_jobs(workflow)
     accept_results_of_lost_runs(is_finished)
     accept_inputs_dated_ahead()
+    pass_over_damaged_records()
     if is_head_process(workflow):
         _say_what_is_lost()
 
@@ -250,6 +251,36 @@ def accept_inputs_dated_ahead() -> None:
     _replace(DAG, "check_output_mtime", make)
 
 
+@relies_on(
+    Part("snakemake.persistence.file", "FilePersistence", "_read_record", "(self, key)"),
+    Part("snakemake.persistence.file", "FilePersistence", "_record_path", "(self, subject, id)"),
+    Part("snakemake.persistence.file", "FilePersistence", "_metadata_path", ATTRIBUTE),
+    lost="a damaged file of Snakemake's own ends the run in a traceback",
+    until="no issue found: `_io_read` ignores records that are cut off, but not those with other damage",
+)
+def pass_over_damaged_records() -> None:
+    """Have a record of Snakemake's that cannot be read count as missing; the one beside the result then answers."""
+    from snakemake.persistence.file import FilePersistence
+
+    def make(own: Callable[..., Any]) -> Callable[..., Any]:
+        def _read_record(self: Any, key: str) -> Any:
+            try:
+                return own(self, key)
+            except (OSError, ValueError, TypeError) as error:
+                path = self._record_path(self._metadata_path, key)
+                _say_once(f"{path}: damaged ({type(error).__name__}); what stands beside {key} counts instead.")
+                return None
+
+        return _read_record
+
+    _replace(FilePersistence, "_read_record", make)
+
+
+@cache
+def _say_once(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 # Questions about a run.
 
 
@@ -308,6 +339,25 @@ def limit_of_this_machine(workflow: Any, resource: str) -> int | None:
     """How much of a resource all jobs may use together where they run on this machine; None without a limit."""
     limit = workflow.global_resources.get(resource) if workflow.local_exec else None
     return limit.value if limit is not None else None
+
+
+def _config_unknown(workflow: Any) -> dict[str, Any]:
+    """All of the configuration as if it came from the command line."""
+    return {"files": [], "given": dict(workflow.globals["config"])}
+
+
+@relies_on(
+    Part("snakemake.workflow", "Workflow", "config_settings", ATTRIBUTE),
+    Part("snakemake.settings.types", "ConfigSettings", "config", ATTRIBUTE),
+    Part("snakemake.settings.types", "ConfigSettings", "configfiles", ATTRIBUTE),
+    lost="files of --configfile are read without a check for repeated keys and ambiguous values",
+    until="no issue found: `workflow` offers what --configfile and --config gave, each for itself",
+    otherwise=_config_unknown,
+)
+def config_given(workflow: Any) -> dict[str, Any]:
+    """The `files` of --configfile, and what --config has `given`."""
+    settings = workflow.config_settings
+    return {"files": list(settings.configfiles), "given": dict(settings.config)}
 
 
 @relies_on(
