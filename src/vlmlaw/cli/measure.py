@@ -49,6 +49,7 @@ def run_measure(args: argparse.Namespace) -> int:
     from vlmlaw.evaluation.measuring.questions_of import read_question_set
     from vlmlaw.evaluation.measuring.run import ask_all
     from vlmlaw.evaluation.measuring.summary import measurement_rows, write_csv
+    from vlmlaw.report.measured_page import write_measured_page
     from vlmlaw.report.measured_terminal import in_words
 
     _require_sane(args)
@@ -57,13 +58,15 @@ def run_measure(args: argparse.Namespace) -> int:
     models, backends = _open(args)
     cells = cells_of(models, [read_budget(text) for text in args.visual_tokens])
     out = args.out or Path("measured") / asked.name
+    instruction = asked.metric.instruction if args.instruction is None else args.instruction
+    max_new_tokens = args.max_new_tokens or asked.metric.max_new_tokens
     measured = ask_all(
         asked,
         cells,
         backends,
         out=out,
-        instruction=asked.metric.instruction if args.instruction is None else args.instruction,
-        max_new_tokens=args.max_new_tokens or asked.metric.max_new_tokens,
+        instruction=instruction,
+        max_new_tokens=max_new_tokens,
         concurrency=args.concurrency,
     )
     write_csv(measured.table, out / "cells.csv")
@@ -71,8 +74,10 @@ def run_measure(args: argparse.Namespace) -> int:
     rows = measurement_rows(measured.judged, cells)
     if len(rows):
         write_csv(rows, out / "measurements.csv")
-    print(in_words(conclude(measured, wishes, metric=asked.metric_name)))
-    print(f"\nwritten: {out}")
+    found = conclude(measured, wishes, metric=asked.metric_name)
+    print(in_words(found))
+    write_measured_page(found, out / "index.html", facts=_facts(args, asked, instruction, max_new_tokens))
+    print(f"\nwritten: {out / 'index.html'}, with cells.csv, questions.csv and the replies beside it")
     return 1 if measured.incomplete else 0
 
 
@@ -87,6 +92,22 @@ def _require_sane(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value <= 0:
             raise UserError(f"--{name.replace('_', '-')}: found {value}; expected a number above 0.")
+
+
+def _facts(args: argparse.Namespace, asked: Any, instruction: str, max_new_tokens: int) -> dict[str, str]:
+    """What was asked, of whom and how, for the page. The key and names within the address are not among it."""
+    from vlmlaw.evaluation.backends.address import shown
+
+    whom = {"server": shown(args.endpoint)} if args.endpoint else {}
+    return {
+        "questions": f"{asked.source} ({len(asked.questions)}), judged by {asked.metric_name}",
+        **whom,
+        "models": ", ".join([*args.model, *map(str, args.cell)]),
+        "visual tokens": " ".join(args.visual_tokens),
+        "after each question": instruction or "nothing",
+        "longest reply": f"{max_new_tokens} tokens, greedy",
+        "questions at a time": str(args.concurrency),
+    }
 
 
 def _wishes(args: argparse.Namespace) -> Any:
@@ -131,4 +152,12 @@ def _open(args: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
         patience = Patience(timeout_seconds=args.timeout, outage_seconds=args.patience)
         models.append(model)
         backends[name] = Endpoint(args.endpoint, name, model.rule, patience=patience)
+    for folder in args.cell:
+        from vlmlaw.evaluation.backends.trained_cell import TrainedCell
+
+        trained = TrainedCell(folder)
+        if trained.name in backends:
+            raise UserError(f"--cell {folder}: a model called {trained.name!r} is there already; name each once.")
+        models.append(Model(name=trained.name, family=trained.family, n_params=trained.n_params))
+        backends[trained.name] = trained
     return models, backends

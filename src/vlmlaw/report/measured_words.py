@@ -154,6 +154,30 @@ def further(found: Conclusions) -> list[str]:
     return lines
 
 
+def laws(found: Conclusions) -> list[str]:
+    """The law of each family, and why the others have none. It is second to the measured cells."""
+    lines = []
+    for law in found.laws:
+        _, a, b, d = law.coefficients
+        low, high = law.gain_of_size
+        line = (
+            f"{law.family}: logit(1 - error) = c {a:+.2f} ln N {b:+.2f} ln V {d:+.3f} (ln V)^2 over {law.n_cells} "
+            f"cells, off by {law.rms:.3f} (rms). Gain of an e-fold of N: {low:.2f} to {high:.2f}, of this catalogue: "
+            "its sizes differ in data and recipe, too."
+        )
+        if law.peak is not None and law.peak_interval is not None:
+            line += (
+                f" More tokens come to hurt: the least error is at V = {law.peak:.0f} "
+                f"({law.peak_interval[0]:.0f} to {law.peak_interval[1]:.0f})."
+            )
+        else:
+            line += (
+                " No number of tokens within the measured range is surely the best: error falls or is flat to its end."
+            )
+        lines.append(line)
+    return [*lines, *(f"{why[:1].upper()}{why[1:]}." for why in found.without_law)]
+
+
 def least_table(found: Conclusions) -> Table:
     """For each model, the share of questions by the least V at which they are right."""
     order = list(dict.fromkeys(found.least.budget))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import io
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import openai
 from PIL import Image
 
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.backends.address import shown
 from vlmlaw.evaluation.backends.families import Family
 from vlmlaw.evaluation.backends.interface import Budget, Reply, Unanswered
 
@@ -235,8 +235,3 @@ def _reason(error: Exception) -> str:
     cause = f": {error.__cause__}" if isinstance(error, openai.APIConnectionError) and error.__cause__ else ""
     words = " ".join(f"{error}{cause}".split())
     return f"{status}, {words[:300]}" if status is not None and str(status) not in words[:40] else words[:300]
-
-
-def shown(url: str) -> str:
-    """The address without a name and password that may stand in it."""
-    return re.sub(r"//[^/@]*@", "//", url)

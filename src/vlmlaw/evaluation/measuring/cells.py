@@ -42,7 +42,7 @@ class Model:
     @property
     def rule(self) -> Family:
         """How its images become fewer tokens; of an unknown family they cannot."""
-        return FAMILIES[self.family or "fixed"]
+        return FAMILIES.get(self.family, FAMILIES["fixed"])
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ def cells_of(models: Sequence[Model], budgets: Iterable[Budget]) -> list[Cell]:
         if same != model.name or sum(other.name == model.name for other in models) > 1:
             raise UserError(f"the models {same} and {model.name} would have one folder; ask them in runs of their own.")
         for budget in ordered:
-            if problem := model.rule.problem(budget):
+            known = not model.family or model.family in FAMILIES  # a trained cell's own back end says what it can make
+            if known and (problem := model.rule.problem(budget)):
                 hint = "" if model.family else f" Say its family, if it is one of {', '.join(FAMILIES)}."
                 raise UserError(f"{model.name} cannot be asked at V = {budget_text(budget)}: {problem}.{hint}")
     return [Cell(model, budget) for model in models for budget in ordered]

@@ -17,6 +17,7 @@ from vlmlaw.evaluation.measuring.decide import (
     least_tokens,
     perfect_router,
 )
+from vlmlaw.evaluation.measuring.family_law import FamilyLaw, family_laws
 from vlmlaw.evaluation.measuring.paired import Paired
 from vlmlaw.evaluation.measuring.rules import Rule, rules
 from vlmlaw.evaluation.measuring.run import Measured
@@ -34,12 +35,15 @@ class Conclusions:
     routed: Routed
     least: pd.DataFrame
     rules: Sequence[Rule]
+    laws: Sequence[FamilyLaw]
+    without_law: Sequence[str]  # families, and why
 
 
 def conclude(measured: Measured, wishes: Wishes, *, metric: str) -> Conclusions:
     """Draw the conclusions. Raises UserError for a cost that was not measured."""
     paired = Paired.of(measured.judged)
     decision = decide(paired, measured.table, wishes)
+    laws, without_law = family_laws(measured.judged, measured.cells)
     return Conclusions(
         measured=measured,
         metric=metric,
@@ -49,4 +53,6 @@ def conclude(measured: Measured, wishes: Wishes, *, metric: str) -> Conclusions:
         routed=perfect_router(measured.judged, decision),
         least=least_tokens(measured.judged),
         rules=rules(measured.judged, decision),
+        laws=laws,
+        without_law=without_law,
     )

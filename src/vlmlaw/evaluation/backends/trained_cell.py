@@ -1,0 +1,88 @@
+"""A cell that this project trained, asked through its own evaluator: the same prompt, tower and greedy decoding."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vlmlaw.errors import UserError
+from vlmlaw.evaluation.backends.interface import Budget, Reply, budget_text
+from vlmlaw.evaluation.benchmark import pad_id_of, patches_reader
+from vlmlaw.vlm.cost import count_parameters
+from vlmlaw.vlm.generate import Prompter, replies
+from vlmlaw.vlm.load import load_cell
+
+
+class TrainedCell:
+    """The model in a cell's folder (model/, or that folder itself). One question at a time, in float32.
+
+    Its budgets are 0, its own V (`None`), and for one whose weights serve every V each that its compressor can make.
+    """
+
+    def __init__(self, folder: Path, *, family: str = "trained here"):
+        model = folder / "model" if (folder / "model" / "config.json").is_file() else folder
+        if not (model / "config.json").is_file():
+            raise UserError(
+                f"{folder} holds no cell; expected a folder with model/config.json, as `vlmlaw train` makes."
+            )
+        self.name = model.parent.name if model.name == "model" else model.name
+        self.family = family
+        self._vlm, self._words = load_cell(model, dtype="float32")
+        self.n_params = float(count_parameters(self._vlm).llm_non_embedding)
+        self._one_at_a_time = threading.Lock()
+
+    @property
+    def allowed(self) -> list[int]:
+        """The numbers of visual tokens that it can make."""
+        compressor = self._vlm.compressor
+        own = compressor.n_visual_tokens
+        return compressor.allowed_tokens(compressor.grid_side) if compressor.elastic else [own]
+
+    def check(self, budgets: Sequence[Budget]) -> None:
+        """Raise UserError for a budget that it cannot make, with those that it can."""
+        for budget in budgets:
+            if budget and budget not in self.allowed:
+                there = ", ".join(map(str, [0, *self.allowed, "max"]))
+                raise UserError(f"{self.name} cannot be asked at V = {budget_text(budget)}; it can at {there}.")
+
+    def ask(self, text: str, images: Sequence[np.ndarray], *, budget: Budget, max_new_tokens: int) -> Reply:
+        """The reply, decoded greedily; V is what the prompt holds. See `Backend.ask`."""
+        with self._one_at_a_time:
+            v = budget or None
+            compressor = self._vlm.compressor.with_n_visual_tokens(v if self._vlm.compressor.elastic else None)
+            prompter = Prompter(
+                self._words,
+                n_visual_tokens=compressor.n_input_tokens,
+                image_token_id=self._vlm.config.image_token_id,
+            )
+            shown = [] if budget == 0 else list(images)
+            prompt = prompter(text, *range(len(shown)))
+            start = time.perf_counter()
+            ((_, ids),) = replies(
+                self._vlm,
+                [prompt],
+                patches_of=patches_reader(self._vlm, lambda place: shown[place]),
+                stop_ids=prompter.stop_ids(),
+                pad_id=pad_id_of(self._words),
+                batch_size=1,
+                max_new_tokens=max_new_tokens,
+                n_visual_tokens=compressor.n_visual_tokens if self._vlm.compressor.elastic else None,
+            )
+            seconds = time.perf_counter() - start
+        n_visual = compressor.n_visual_tokens * len(shown)  # of a compressor inside the LLM those that are left
+        return Reply(
+            text=self._words.decode(ids, skip_special_tokens=True).strip(),
+            seconds=seconds,
+            n_prompt_tokens=prompt.n_text_tokens + n_visual,
+            n_visual_tokens=n_visual,
+            n_generated_tokens=len(ids) + 1,
+            finish="length" if len(ids) == max_new_tokens else "stop",
+            sizes=tuple((image.shape[0], image.shape[1]) for image in shown),
+        )
+
+    def close(self) -> None:
+        """Nothing is held open."""

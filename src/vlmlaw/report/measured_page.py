@@ -1,0 +1,124 @@
+"""The page of a measurement of released models: one self-contained HTML file, measured cells first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.axes import Axes
+
+from vlmlaw.evaluation.measuring.conclude import Conclusions
+from vlmlaw.report import measured_words as words
+from vlmlaw.report import provenance
+from vlmlaw.report.figures import gallery, style, svg
+from vlmlaw.report.page import Block
+from vlmlaw.runtime.git import commit
+from vlmlaw.runtime.whole_files import whole_file
+
+
+def write_measured_page(found: Conclusions, out: Path, *, facts: Mapping[str, str]) -> None:
+    """Write the page to the file `out`; `facts` say what was asked, of whom and how."""
+    environment = Environment(
+        loader=PackageLoader("vlmlaw.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    models = list(dict.fromkeys(found.measured.table.model))
+    sizes = {"light": style.size_colors(len(models)), "dark": style.size_colors(len(models), dark=True)}
+    page = environment.get_template("measured.html").render(
+        title="Which model, at how many visual tokens?",
+        facts=facts,
+        answer=words.answer(found),
+        cautions=words.cautions(found),
+        cells=words.cells_table(found),
+        pairs=words.pairs_table(found),
+        further=words.further(found),
+        least=words.least_table(found),
+        laws=words.laws(found),
+        models=models,
+        blocks=_blocks(found, models),
+        commit=commit(),
+        versions=provenance.versions(),
+        style=Markup(environment.get_template("page.css").render(sizes=sizes)),
+    )
+    with whole_file(out) as partial_file:
+        partial_file.write_text(page, encoding="utf-8")
+
+
+def _blocks(found: Conclusions, models: list[str]) -> list[Block]:
+    """The figures as SVG."""
+    color = dict(zip(models, style.size_colors(len(models)), strict=True))
+    named = {"INK": "ink", "QUIET": "quiet", "GRID": "grid", "PAPER": "paper", "ACCENT": "accent", "NEUTRAL": "neutral"}
+    css = {getattr(style, name): f"var(--{value})" for name, value in named.items()}
+    css |= {color[model]: f"var(--size-{rank})" for rank, model in enumerate(models)}
+    unit = found.decision.unit
+    pictures: list[tuple[str, str, str, Any]] = [
+        (
+            "tokens",
+            "Error against visual tokens",
+            f"Points are measured, with {found.decision.wishes.level:.0%} intervals clustered by image; V is counted, "
+            "and V = 0 is the question without its image. Intervals of differences are narrower: the cells answer the "
+            "same questions.",
+            partial(_against_tokens, found=found, color=color),
+        ),
+        (
+            "cost",
+            "Error against cost",
+            f"The line joins the cells than which none is both cheaper and better. Cost: {unit}.",
+            partial(_against_cost, found=found, color=color),
+        ),
+    ]
+    blocks = []
+    with style.look():
+        for name, title, caption, draw in pictures:
+            text = gallery.as_svg(gallery.draw_panels([gallery.Panel("", draw)], n_columns=1))
+            drawing = Markup(svg.inline(text, name=name, title=title, colors=css))
+            blocks.append(Block(name=name, title=title, caption=caption, panels=[("", drawing)], of_sizes=True))
+    return blocks
+
+
+def _rows(found: Conclusions) -> list[dict[str, Any]]:
+    level = found.decision.wishes.level
+    rows = found.measured.table.to_dict("records")
+    return [
+        {str(k): v for k, v in row.items()} | {"ends": found.paired.error(row["cell"], level=level)} for row in rows
+    ]
+
+
+def _point(axes: Axes, x: float, row: dict[str, Any], color: str) -> None:
+    axes.plot([x, x], [row["ends"].lower, row["ends"].upper], color=color, linewidth=0.9, alpha=0.6)
+    axes.plot([x], [row["error"]], color=color, marker="o", markersize=5)
+
+
+def _against_tokens(axes: Axes, *, found: Conclusions, color: Mapping[str, str]) -> None:
+    rows = _rows(found)
+    for model, own in color.items():
+        line = [(row["n_visual_tokens"], row) for row in rows if row["model"] == model]
+        axes.plot([x for x, _ in line], [row["error"] for _, row in line], color=own, linewidth=1.3)
+        for x, row in line:
+            _point(axes, x, row, own)
+    least = min((row["n_visual_tokens"] for row in rows if row["n_visual_tokens"] > 0), default=1.0)
+    axes.set_xscale("symlog", base=2, linthresh=max(1.0, least))
+    ticks = sorted({round(row["n_visual_tokens"]) for row in rows})
+    axes.set_xticks(style.thinned(ticks) if len(ticks) > 2 and ticks[0] > 0 else [0, *style.thinned(ticks[1:])])
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
+    axes.set_xlabel("visual tokens V, as counted")
+    axes.set_ylabel("error")
+
+
+def _against_cost(axes: Axes, *, found: Conclusions, color: Mapping[str, str]) -> None:
+    cost, rows = found.decision.cost, {row["cell"]: row for row in _rows(found)}
+    front = [rows[cell] for cell in found.decision.front]
+    axes.plot([cost[row["cell"]] for row in front], [row["error"] for row in front], color=style.ACCENT, linewidth=1.2)
+    for cell, row in rows.items():
+        _point(axes, cost[cell], row, color[row["model"]])
+        axes.annotate(row["budget"], (cost[cell], row["error"]), xytext=(4, 4), textcoords="offset points", fontsize=7)
+    axes.set_xlabel(found.decision.unit)
+    axes.set_ylabel("error")
