@@ -155,7 +155,11 @@ def _documents(
         chats_of_record = [_chats(record, independent=independent) for record in part]
         # Many records ask the same; each chat is rendered and tokenized once.
         different = list(dict.fromkeys(chat for chats in chats_of_record for chat in chats))
-        turns = dict(zip(different, read.dialogues(different), strict=True))
+        try:
+            turns = dict(zip(different, read.dialogues(different), strict=True))
+        except UserError:
+            _raise_for_record(part, chats_of_record, read)
+            raise
         for record, chats in zip(part, chats_of_record, strict=True):
             own = [turns[chat] for chat in chats]
             document = (_independent if independent else _dialogue)(own)
@@ -168,6 +172,15 @@ def _documents(
             _require_image_token(record, ids.count(image_token_id))
             yield record, document, [question for turn in own for question in turn.questions]
     read.require_end()
+
+
+def _raise_for_record(records: Sequence[Record], chats_of_record: Sequence[list[Chat]], read: ChatTokenizer) -> None:
+    """Raise the error of the first record that cannot be tokenized, with the record's name."""
+    for record, chats in zip(records, chats_of_record, strict=True):
+        try:
+            read.dialogues(chats)
+        except UserError as error:
+            raise UserError(f"record {record.id!r}: {error}") from error
 
 
 def _cut(document: Document, n_tokens: int | None) -> Document:
