@@ -65,6 +65,8 @@ def test_a_benchmark_ends_in_one_file_with_its_replies_beside(cell, benchmark, t
         "training",
         "parameters",
         "n_text_tokens",
+        "question_tokens",
+        "visual_tokens",
         "flops",
         "train_seconds",
         "train_cpu_seconds",

@@ -23,6 +23,8 @@ EVALUATION = {
     "scores": {"reasoning": {"all": SCORE, "fact": SCORE | {"error": 0.5}}, "reading": {"all": SCORE}},
     "parameters": {"llm": 5000, "llm_non_embedding": 3000, "vision": 1, "compressor": 2, "projector": 3},
     "n_text_tokens": 2,
+    "question_tokens": 1,
+    "visual_tokens": 4.0,
     "flops": {"llm": 10, "llm_2nt": 11, "vision": 20, "compressor": 3, "projector": 4, "question_pass": 5, "all": 42},
     "training": "3k_v4_block_linear_s0",
     "train_seconds": 1.26,
@@ -33,6 +35,7 @@ EVALUATION = {
 def evaluated(folder, name="3k_v4_block_linear_s0", **changes):
     evaluation = copy.deepcopy(EVALUATION)
     evaluation["cell"] |= changes
+    evaluation["visual_tokens"] = float(evaluation["cell"]["n_visual_tokens"])
     path = folder / name / "evaluation.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(evaluation))
@@ -64,9 +67,11 @@ def test_every_figure_of_an_evaluation_arrives(tmp_path):
             "seed": 0,
             "compressor": "block_linear",
             "n_visual_tokens": 4,
+            "kept_tokens": 4,
             "n_params": 3000,
             "n_params_total": 5000,
             "n_text_tokens": 2,
+            "question_tokens": 1,
             "suite": "reasoning",
             "kind": "all",
             "n_questions": 30,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from vlmlaw.errors import UserError
-from vlmlaw.laws import read_measurements
+from vlmlaw.laws import LawOptions, analyse, read_measurements
 from vlmlaw.laws.bootstrap import residual_bootstrap
 from vlmlaw.laws.costs import BILLION, ColumnCost, Cost
 from vlmlaw.laws.decision import recommend, regret, sensitivity
@@ -50,8 +50,23 @@ def test_generated_tokens_act_as_question_tokens_do(reasoning):
     assert Cost(30, 20).of(7, 16) == Cost(50).of(7, 16)
 
 
-def test_question_pass_counts_the_question_twice(reasoning):
-    assert v_star(reasoning, 25, question_pass=True).iloc[0]["v_star"] == v_star(reasoning, 50).iloc[0]["v_star"]
+def test_question_pass_counts_the_tokens_of_the_question_alone(reasoning):
+    def best(q, **options):
+        return v_star(reasoning, q, **options).iloc[0]["v_star"]
+
+    assert best(25, question_pass=True, pass_tokens=25) == best(50)
+    assert best(43, question_pass=True) == best(50)  # as published: 7 tokens
+    assert best(4, question_pass=True) == best(8)  # no question is longer than its prompt
+
+
+def test_question_pass_takes_its_length_from_the_table(reasoning):
+    table = read_measurements("li2024_reasoning").frame.assign(question_tokens=12.0)
+    options = {"candidates": ("power",), "bootstrap_draws": 0, "question_tokens": (50,), "question_pass": True}
+    found = analyse(table, LawOptions(**options))
+    expected = analyse(table, LawOptions(**options, pass_tokens=12))
+    assert found["fits"][0]["v_star"] == expected["fits"][0]["v_star"]
+    assert found["fits"][0]["v_star"] != analyse(table, LawOptions(**options, pass_tokens=7))["fits"][0]["v_star"]
+    assert found["provenance"]["options"]["pass_tokens"] == 12
 
 
 def test_constant_vision_cost_does_not_move_v_star(reasoning):
@@ -188,8 +203,8 @@ def test_cost_column_must_be_a_positive_number_everywhere(grid_frame):
 
 def test_compressor_flops_enter_the_cost():
     cost = Cost(50, question_pass=True, compressor_flops=lambda n, v: 1e9 * v + 0 * n)
-    assert cost.of(1, 16) == pytest.approx(2e9 * (50 + 50 + 16) + 16e9)
-    assert cost.name == "2N(Q+V) + 2NQ + compressor"
+    assert cost.of(1, 16) == pytest.approx(2e9 * (50 + 7 + 16) + 16e9)
+    assert cost.name == "2N(Q+V) + 2Nq, q = 7 + compressor"
 
 
 @pytest.mark.parametrize("field", ["question_tokens", "generated_tokens", "vision_flops"])

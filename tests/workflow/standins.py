@@ -163,6 +163,8 @@ def run_evaluate(args):
         "training": cell_name(**{name: cell[name] for name in ("size", "n_visual_tokens", "compressor", "seed")}),
         "parameters": {"llm": int(2 * n_params), "llm_non_embedding": int(n_params)},
         "n_text_tokens": 2,
+        "question_tokens": 1,
+        "visual_tokens": float(cell["n_visual_tokens"]),
         "flops": flops,
         "train_seconds": 36.0,
         "train_cpu_seconds": 36.0,

@@ -8,6 +8,10 @@ from vlmlaw.cli import law_next
 from vlmlaw.errors import UserError
 from vlmlaw.laws.published import LAW_TABLES
 
+PASS_TOKENS = (
+    "tokens of the question alone, without template and instruction (default: of the table, or 7 as published)"
+)
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the verb `law` and its own verbs."""
@@ -33,7 +37,8 @@ def _add_fit(verbs: Any) -> None:
     fit.add_argument("--question-tokens", type=_numbers, default=None, metavar="Q,Q", help="question tokens for V*(Q)")
     fit.add_argument("--generated-tokens", type=_number, default=None, metavar="G", help="tokens of an answer")
     fit.add_argument("--vision-flops", type=_number, default=None, metavar="F", help="FLOPs of the encoder, an image")
-    fit.add_argument("--question-pass", action="store_true", default=None, help="add QueCC's 2NQ pass to the cost")
+    fit.add_argument("--question-pass", action="store_true", default=None, help="add QueCC's 2Nq pass to the cost")
+    fit.add_argument("--pass-tokens", type=_number, metavar="q", help=PASS_TOKENS)
     fit.add_argument("--cost", default=None, metavar="COLUMN", dest="cost_column", help="measured cost; A+B for a sum")
     fit.add_argument("--budgets", type=_numbers, default=None, metavar="F,F", help="FLOPs for an answer")
     fit.add_argument("--hold-out", default=None, metavar="SIZE", help="auto (default), largest, none, or billions")
@@ -63,7 +68,8 @@ def _add_recommend(verbs: Any) -> None:
     recommend.add_argument(
         "--vision-flops", type=_number, default=0.0, metavar="F", help="FLOPs of the encoder, an image"
     )
-    recommend.add_argument("--question-pass", action="store_true", help="add QueCC's 2NQ pass to the cost")
+    recommend.add_argument("--question-pass", action="store_true", help="add QueCC's 2Nq pass to the cost")
+    recommend.add_argument("--pass-tokens", type=_number, metavar="q", help=PASS_TOKENS)
     recommend.add_argument("--cost", default=None, metavar="COLUMN", help="a measured column, or A+B for a sum")
     recommend.add_argument(
         *("--limit", "--budget"), dest="budget", type=_number, default=None, metavar="B", help="in the unit of --cost"
@@ -132,7 +138,7 @@ def run_recommend(args: argparse.Namespace) -> int:
 
     from vlmlaw.laws.analysis import plain
     from vlmlaw.laws.blend import Blend
-    from vlmlaw.laws.costs import ColumnCost, Cost, CostModel, active_parameters
+    from vlmlaw.laws.costs import ColumnCost, Cost, CostModel, active_parameters, tokens_of_pass
     from vlmlaw.laws.decision import recommend, regret
     from vlmlaw.laws.fit import LintWarning
     from vlmlaw.laws.linter.lint import require_clean
@@ -146,6 +152,7 @@ def run_recommend(args: argparse.Namespace) -> int:
         vision_flops=args.vision_flops,
         question_pass=args.question_pass,
         active=active_parameters(table, args.cost_params) if args.cost_params else None,
+        pass_tokens=tokens_of_pass(table) if args.pass_tokens is None else args.pass_tokens,
     )
     budget = args.flops
     if args.cost is not None:

@@ -55,6 +55,9 @@ def add_parsers(subparsers: Any) -> None:
     latency.add_argument("cells", nargs="+", metavar="CELL", help="a trained cell's name")
     latency.add_argument("--experiment", default="params.yaml", metavar="FILE", help="the experiment that it is of")
     latency.add_argument("--text-tokens", type=int, default=16, metavar="Q", help="beside the image (default: 16)")
+    latency.add_argument(
+        "--question-tokens", type=int, default=7, metavar="q", help="of them the question alone (default: 7)"
+    )
     latency.add_argument("--repeats", type=int, default=20, metavar="N", help="whose median is taken (default: 20)")
     latency.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
     latency.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
@@ -239,7 +242,8 @@ def run_latency(args: argparse.Namespace) -> None:
     from vlmlaw.evaluation.latency import latency_table
 
     torch.set_num_threads(args.threads)
-    asked = {"n_text_tokens": args.text_tokens, "n_repeats": args.repeats, "dtype": args.dtype}
+    lengths = {"n_text_tokens": args.text_tokens, "question_tokens": args.question_tokens}
+    asked: Any = {**lengths, "n_repeats": args.repeats, "dtype": args.dtype}
     experiment = read_experiment(args.experiment)
     cells = {name: (experiment.model_of(name), experiment.cell_settings(name).measured) for name in args.cells}
     for line in latency_table(cells, **asked):

@@ -129,6 +129,10 @@ class Compressor(nn.Module):
         """The visual tokens that the LLM's first layer reads: V, unless the choice is made inside the LLM."""
         return self.n_patches if self.inside_llm else self.n_visual_tokens
 
+    def tokens_by_layer(self, n_layers: int) -> list[int]:
+        """The visual tokens that each of the LLM's layers reads: V, unless some layers drop what they have read."""
+        return [self.n_visual_tokens] * n_layers
+
     def flops(self, n_question_tokens: int = 0) -> int:
         """Forward FLOPs of one image with one question: products of matrices, convolutions, attention; x y + z is 2.
 

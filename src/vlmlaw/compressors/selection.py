@@ -125,6 +125,9 @@ class FastV(TrainingFree):
         self._at_least_one(layer=layer)
         self.layer = layer
 
+    def tokens_by_layer(self, n_layers: int) -> list[int]:
+        return [self.n_patches] * self.layer + [self.n_visual_tokens] * (n_layers - self.layer)
+
     def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
         assert inputs.importance_BP is not None
         return keep(inputs, places_BP2, best(inputs.importance_BP, self.n_visual_tokens))

@@ -31,7 +31,8 @@ class DataSettings:
 class LlavaFile:
     """A LLaVA-style JSON file and the folder or .zip archive of its images; both may be files of a hub dataset.
 
-    `records` is how many records the file must hold. `text_tokens`, a record's mean, is for estimates of cost only.
+    `records` is how many records the file must hold. `text_tokens`, a record's mean, and `question_tokens`, that of
+    its first question alone, are for estimates of cost only.
     """
 
     conversations: str
@@ -40,6 +41,7 @@ class LlavaFile:
     revision: str = "main"
     records: int | None = number(least=1, default=None)
     text_tokens: int = passive(number(least=1, default=100))
+    question_tokens: int = passive(number(least=0, default=7))
 
 
 @dataclass(frozen=True, kw_only=True)

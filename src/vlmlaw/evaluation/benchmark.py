@@ -17,7 +17,7 @@ from vlmlaw.evaluation.questions import clusters_of, image_reader, read_question
 from vlmlaw.evaluation.scores import Score, score
 from vlmlaw.runtime.progress import Progress
 from vlmlaw.runtime.whole_files import whole_file
-from vlmlaw.vlm.generate import Prompter, replies
+from vlmlaw.vlm.generate import Prompt, Prompter, replies
 from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.images import pixel_values
 from vlmlaw.vlm.load import load_cell
@@ -64,13 +64,22 @@ def evaluate_benchmark(
         shown.step()
     shown.close()
     verdicts = [metric.judge(text, question) for text, question in zip(said, asked, strict=True)]
-    n_text_tokens = round(float(np.mean([prompt.n_text_tokens for prompt in prompts])))
+    lengths = {
+        "n_text_tokens": round(float(np.mean([prompt.n_text_tokens for prompt in prompts]))),
+        "question_tokens": mean_question_tokens(prompts),
+    }
     scores = {settings.suite: {settings.name: asdict(score_of(verdicts, asked))}}
-    result = {"scores": scores} | describe_cell(vlm, model, n_text_tokens=n_text_tokens)
+    result = {"scores": scores} | describe_cell(vlm, model, **lengths)
     with whole_file(out.with_suffix(".jsonl")) as partial:
         partial.write_text("".join(_lines(asked, said, verdicts)), encoding="utf-8")
     with whole_file(out) as partial:
         partial.write_text(json.dumps(result, indent=2))
+
+
+def mean_question_tokens(prompts: Sequence[Prompt]) -> int:
+    """The mean length of what images are asked, rounded; 0 where no prompt has an image."""
+    lengths = [len(question) for prompt in prompts for question in prompt.questions]
+    return round(float(np.mean(lengths))) if lengths else 0
 
 
 def pad_id_of(tokenizer: Any) -> int:

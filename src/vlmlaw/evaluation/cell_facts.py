@@ -15,8 +15,13 @@ if TYPE_CHECKING:
     from vlmlaw.vlm.model import VlmForConditionalGeneration
 
 
-def describe_cell(vlm: VlmForConditionalGeneration, folder: Path, *, n_text_tokens: int) -> dict[str, Any]:
+def describe_cell(
+    vlm: VlmForConditionalGeneration, folder: Path, *, n_text_tokens: int, question_tokens: int
+) -> dict[str, Any]:
     """Cell, parameters, FLOPs with Q text tokens, and training time; `folder` is the cell's model/.
+
+    `question_tokens` is the length of the question alone, which QueCC's pass reads. `visual_tokens` is V as the LLM
+    reads it, averaged over its layers; the cell's own `n_visual_tokens` is what is kept.
 
     Raises UserError if the training.json beside the model is missing or describes something else.
     """
@@ -30,7 +35,7 @@ def describe_cell(vlm: VlmForConditionalGeneration, folder: Path, *, n_text_toke
             f"{path} does not say which cell {folder} is ({error!r}); expected a cell's folder with model/ and "
             "training.json, as `vlmlaw train` makes it."
         ) from error
-    flops = cost.inference_flops(vlm, n_text_tokens=n_text_tokens)
+    flops = cost.inference_flops(vlm, n_text_tokens=n_text_tokens, question_tokens=question_tokens)
     # The weights may be those of many cells: the model itself says which of them it is.
     own = {name: getattr(vlm.config, name) for name in ("n_visual_tokens", "compressor", "compressor_options")}
     return {
@@ -38,6 +43,8 @@ def describe_cell(vlm: VlmForConditionalGeneration, folder: Path, *, n_text_toke
         "training": cell_named_in(trained_as),
         "parameters": asdict(cost.count_parameters(vlm)),
         "n_text_tokens": n_text_tokens,
+        "question_tokens": question_tokens,
+        "visual_tokens": round(cost.mean_visual_tokens(vlm), 3),
         "flops": asdict(flops) | {"all": flops.all},
         **seconds,
     }

@@ -1,4 +1,6 @@
-"""Time to the first token of an answer by part: tower, pass over the question, compressor, LLM.
+"""Time to the first token of an answer by part: tower, pass over the question, compressor, LLM; beside it the FLOPs.
+
+A pass over a short question takes few FLOPs and nearly as long as any: it reads every weight once.
 
 It is measured on request and is not part of the results, which are the same on every machine.
 """
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vlmlaw.errors import UserError
+from vlmlaw.vlm.cost import inference_flops
 from vlmlaw.vlm.load import load_cell
 
 if TYPE_CHECKING:
@@ -44,9 +47,12 @@ class Latency:
 
 
 @torch.inference_mode()
-def measure(model: VlmForConditionalGeneration, *, n_text_tokens: int, n_repeats: int) -> Latency:
+def measure(
+    model: VlmForConditionalGeneration, *, n_text_tokens: int, n_repeats: int, question_tokens: int | None = None
+) -> Latency:
     """The median of each part over `n_repeats` passes, one image and Q = n_text_tokens at a time.
 
+    A compressor that reads the question gets `question_tokens` of them (None: Q).
     Nothing here depends on what image and question hold, so they are noise.
     """
     side, device = model.config.vision_config.image_size, model.device
@@ -56,7 +62,8 @@ def measure(model: VlmForConditionalGeneration, *, n_text_tokens: int, n_repeats
     image = torch.full((1, model.compressor.n_input_tokens), model.config.image_token_id, device=device)
     given: dict[str, Any] = {"input_ids": torch.cat([image, asked], dim=1), "pixel_values": pixels}
     if model.compressor.needs_question:
-        given |= {"question_ids": asked, "question_mask": torch.ones_like(asked)}
+        question = asked[:, :question_tokens]
+        given |= {"question_ids": question, "question_mask": torch.ones_like(question)}
     found = []
     for _ in range(WARM_UP + n_repeats):
         with _timed(model, "encode_images", "read_question", "visual_tokens", "forward") as spent:
@@ -102,9 +109,16 @@ def _now(device: torch.device) -> float:
 
 
 def latency_table(
-    cells: Mapping[str, tuple[Path, MeasuredCell]], *, n_text_tokens: int, n_repeats: int, dtype: str
+    cells: Mapping[str, tuple[Path, MeasuredCell]],
+    *,
+    n_text_tokens: int,
+    n_repeats: int,
+    dtype: str,
+    question_tokens: int | None = None,
 ) -> Iterator[str]:
-    """Lines of a Markdown table, a row for each trained cell: its name, its model's folder and what it is measured as.
+    """Lines of a Markdown table, a row for each trained cell, of its milliseconds and of its FLOPs by part.
+
+    `cells` has its name, its model's folder and what it is measured as.
 
     Raises UserError for a cell that has no model.
     """
@@ -113,9 +127,14 @@ def latency_table(
             target = folder / "model.safetensors"
             raise UserError(f"the cell {name} has no model in {folder}; train it: snakemake --cores all {target}")
     names = [field.name.replace("_", " ") for field in fields(Latency)]
-    yield "| cell, ms | " + " | ".join([*names, "first token"]) + " |"
-    yield "|---" + "|--:" * (len(names) + 1) + "|"
+    counted = [f"{name}, GFLOP" for name in names]
+    yield "| cell, ms | " + " | ".join([*names, "first token", *counted, "all, GFLOP"]) + " |"
+    yield "|---" + "|--:" * (2 * len(names) + 2) + "|"
+    lengths: Any = {"n_text_tokens": n_text_tokens, "question_tokens": question_tokens}
     for name, (folder, cell) in cells.items():
         model, _ = load_cell(folder, dtype=dtype, cell=cell)
-        found = measure(model, n_text_tokens=n_text_tokens, n_repeats=n_repeats)
-        yield f"| `{name}` | " + " | ".join(f"{ms:.3g}" for ms in (*astuple(found), found.all)) + " |"
+        found = measure(model, n_repeats=n_repeats, **lengths)
+        flops = inference_flops(model, **lengths)
+        parts = (flops.vision, flops.question_pass, flops.compressor + flops.projector, flops.llm, flops.all)
+        figures = [*astuple(found), found.all, *(part / 1e9 for part in parts)]
+        yield f"| `{name}` | " + " | ".join(f"{figure:.3g}" for figure in figures) + " |"

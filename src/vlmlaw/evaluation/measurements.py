@@ -24,10 +24,12 @@ COLUMNS = {
     "size": "name of the language model's size",
     "seed": "seed of the cell's training",
     "compressor": "how patches become visual tokens",
-    "n_visual_tokens": "V",
+    "n_visual_tokens": "V, visual tokens that the LLM reads, on the average of its layers",
+    "kept_tokens": "visual tokens that are kept to the end: V, but for methods inside the LLM",
     "n_params": "N, parameters of the LLM without its embeddings and without experts that a token does not pass",
     "n_params_total": "parameters of the LLM, embeddings included",
-    "n_text_tokens": "Q, text tokens of one question",
+    "n_text_tokens": "Q, text tokens of one prompt",
+    "question_tokens": "tokens of the question alone, without template: what QueCC's pass reads",
     "suite": "suite of questions",
     "kind": "kind of question, or benchmark; `all` is the suite",
     "n_questions": "questions asked",
@@ -51,10 +53,12 @@ def rows_of(evaluation: dict[str, Any], *, held_out_size: str | None) -> list[di
         "size": settings["size"],
         "seed": settings["seed"],
         "compressor": settings["compressor"],
-        "n_visual_tokens": settings["n_visual_tokens"],
+        "n_visual_tokens": _plain(evaluation["visual_tokens"]),
+        "kept_tokens": settings["n_visual_tokens"],
         "n_params": evaluation["parameters"].get("llm_active", evaluation["parameters"]["llm_non_embedding"]),
         "n_params_total": evaluation["parameters"]["llm"],
         "n_text_tokens": evaluation["n_text_tokens"],
+        "question_tokens": evaluation["question_tokens"],
         "llm_flops": flops["llm"],
         "vision_flops": flops["vision"],
         "compressor_flops": flops["compressor"] + flops["projector"] + flops["question_pass"],
@@ -69,6 +73,11 @@ def rows_of(evaluation: dict[str, Any], *, held_out_size: str | None) -> list[di
     ]
 
 
+def _plain(number: float) -> float | int:
+    """Whole numbers as such, so that a table reads 16 and 51.5, not 16.0."""
+    return int(number) if number == int(number) else number
+
+
 def collect(evaluations: Sequence[Path], out: Path, *, held_out: str | None) -> None:
     """Write the measurements of evaluations, `<cell>/evaluation.json` and `<cell>/benchmarks/*.json`, to `out` (CSV).
 
@@ -78,7 +87,7 @@ def collect(evaluations: Sequence[Path], out: Path, *, held_out: str | None) -> 
     if not evaluations:
         raise UserError("no evaluations given; expected at least one results/cells/<cell>/evaluation.json.")
     rows = [row for path in map(Path, evaluations) for row in _read(path, held_out=held_out)]
-    table = pd.DataFrame(rows)[list(COLUMNS)]
+    table = pd.DataFrame(rows)[list(COLUMNS)].astype({"n_visual_tokens": object})
     names = table.groupby(["cell", "suite", "kind"]).size()
     if (names > 1).any():
         cell, suite, kind = names[names > 1].index[0]
@@ -105,7 +114,10 @@ def _suites_of_benchmarks(table: pd.DataFrame) -> list[pd.DataFrame]:
                 )
             mean = mean_score([Score(row.error, row.error_se, row.n_questions, row.unread) for row in own.itertuples()])
             # What an answer costs is the mean question's: prompts differ in length from benchmark to benchmark.
-            costs = {key: round(own[key].mean()) for key in ("n_text_tokens", "llm_flops", "compressor_flops")}
+            costs = {
+                key: round(own[key].mean())
+                for key in ("n_text_tokens", "question_tokens", "llm_flops", "compressor_flops")
+            }
             made.append(own.head(1).assign(kind=ALL_KINDS, **vars(mean), **costs))
     return made
 

@@ -102,6 +102,11 @@ def mean_text_tokens(table: TokenTable) -> int:
     return round((is_asked & in_prefix).sum() / len(table) + (is_asked & ~in_prefix).sum() / n_questions)
 
 
+def mean_question_tokens(table: TokenTable) -> int:
+    """The mean length of what an image is asked, alone through the tokenizer, rounded; 0 without images."""
+    return round(len(table.question_ids) / max(1, len(table.question_starts) - 1))
+
+
 def evaluate_cell(
     model: Path,
     dataset: Path,
@@ -124,6 +129,8 @@ def evaluate_cell(
         suite: {kind: asdict(value) for kind, value in kinds.items()}
         for suite, kinds in scores_of(judged, data).items()
     }
-    result = {"scores": scores} | describe_cell(vlm, model, n_text_tokens=mean_text_tokens(table))
+    result = {"scores": scores} | describe_cell(
+        vlm, model, n_text_tokens=mean_text_tokens(table), question_tokens=mean_question_tokens(table)
+    )
     with whole_file(out) as partial:
         partial.write_text(json.dumps(result, indent=2))

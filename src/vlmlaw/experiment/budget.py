@@ -86,7 +86,19 @@ def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
     seeing = 0 if experiment.caches_features else cost.vision_flops(seen_by)
     times = TRAINED if cell.trains_language_model else FROZEN
     n_seen = cell.training.steps_of(file.records or UNCOUNTED) * cell.training.batch_size
-    return n_seen * (times * text + TRAINED * projector + seeing)
+    return n_seen * (times * text + TRAINED * projector + seeing + _question_pass(cell, llm, file.question_tokens))
+
+
+def _question_pass(cell: CellSettings, llm: Any, question_tokens: int) -> float:
+    """FLOPs of the LLM's pass over a record's question, through which no gradient flows; 0 without such a pass."""
+    from vlmlaw.compressors import compressor_class
+    from vlmlaw.compressors.base import LLM
+    from vlmlaw.vlm import cost
+
+    kind = compressor_class(cell.compressor)
+    if not kind.needs_question or cell.compressor_options.get("question_from", kind.question_from) != LLM:
+        return 0.0
+    return cost.llm_flops(llm, n_tokens=question_tokens, n_predicted=0)
 
 
 def _shape(config: Mapping[str, Any]) -> Any:

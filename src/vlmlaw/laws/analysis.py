@@ -19,6 +19,7 @@ Layout of the result (null stands for "not bounded" or "does not apply"):
 import contextlib
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from vlmlaw import __version__
 from vlmlaw.errors import UserError
 from vlmlaw.laws.bootstrap import Draws, residual_bootstrap, size_bootstrap
 from vlmlaw.laws.cells import Array, Cells
-from vlmlaw.laws.costs import ColumnCost, Cost
+from vlmlaw.laws.costs import ColumnCost, Cost, tokens_of_pass
 from vlmlaw.laws.fit import fit_cells
 from vlmlaw.laws.holdout import HoldOut, hold_out
 from vlmlaw.laws.intervals import d_profile, rho_interval, rho_profile
@@ -62,6 +63,8 @@ def analyse(
     """
     options = options or LawOptions()
     table = as_measurements(table)
+    if options.pass_tokens is None:
+        options = replace(options, pass_tokens=tokens_of_pass(table))
     findings = require_clean(table, allow_missing=options.allow_missing)
     n_rows, table = len(table), collapse_questions(table)
     if len(table) < n_rows:  # copies of a cell are no finding where they are its questions
@@ -185,6 +188,7 @@ def _uncertainty(fit: LawFit, cells: Cells, options: LawOptions) -> dict[str, An
         options.question_tokens,
         generated_tokens=options.generated_tokens,
         question_pass=options.question_pass,
+        pass_tokens=options.pass_tokens,
         level=options.level,
         tolerance=options.flat_tolerance,
     )
@@ -251,6 +255,7 @@ def _frontiers(fit: LawFit, cells: Cells, draws: Draws | None, options: LawOptio
             generated_tokens=options.generated_tokens,
             vision_flops=options.vision_flops,
             question_pass=options.question_pass,
+            pass_tokens=options.pass_tokens,
         )
         table = frontier(
             fit,

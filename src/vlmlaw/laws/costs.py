@@ -15,6 +15,8 @@ from vlmlaw.laws.cells import Array
 from vlmlaw.laws.table import Measurements
 
 BILLION = 1e9
+QUESTION_COLUMN = "question_tokens"
+PUBLISHED_PASS = 7.0  # tokens: QueCC's pass takes 92 GFLOPs of a 7B in Braco's table (arXiv 2609.35232)
 
 
 class CostModel(Protocol):
@@ -33,7 +35,7 @@ class CostModel(Protocol):
 class Cost:
     """FLOPs of one answer: 2N for each question, visual and generated token, plus the optional terms.
 
-    cost(N, V) = 2N (Q + V + G) + 2NQ if question_pass + vision_flops + compressor_flops(N, V)
+    cost(N, V) = 2N (Q + V + G) + 2Nq if question_pass + vision_flops + compressor_flops(N, V)
 
     active: for mixtures of experts, or where N counts a tower: the parameters that each token uses, by N; the cost of
     other sizes is unknown (nan).
@@ -41,40 +43,51 @@ class Cost:
     2N is one multiplication and one addition per weight. With cached keys and values, generating a token costs as much
     as reading one, so G acts on the trade-off as Q does. The quadratic part of attention is left out, as in Li et al.
     2024. question_pass stands for QueCC's pass of the LLM over the question before the image is compressed; leave it
-    out where text is cached.
+    out where text is cached. q is the length of the question alone (`pass_tokens`; by default as published, at most Q),
+    Q that of the prompt with its template, instruction and options.
 
     >>> Cost(question_tokens=50).of(n=0.5, v=[16, 576]).tolist()  # 2 * 0.5e9 * (50 + V)
     [66000000000.0, 626000000000.0]
     >>> Cost(question_tokens=50, question_pass=True).name
-    '2N(Q+V) + 2NQ'
+    '2N(Q+V) + 2Nq, q = 7'
     """
 
     question_tokens: float = 0.0
     generated_tokens: float = 0.0
     vision_flops: float = 0.0
     question_pass: bool = False
+    pass_tokens: float | None = None
     compressor_flops: Callable[[Array, Array], Array] | None = None
     active: Mapping[float, float] | None = None  # N -> parameters that a token uses, in billions, where fewer than N
 
     unit = "FLOPs"
 
     def __post_init__(self) -> None:
-        for name in ("question_tokens", "generated_tokens", "vision_flops"):
+        for name in ("question_tokens", "generated_tokens", "vision_flops", "pass_tokens"):
             value = getattr(self, name)
+            if name == "pass_tokens" and value is None:
+                continue
             if not (np.isfinite(value) and value >= 0):
                 raise UserError(f"{name} is {value!r}; expected a number, 0 or more")
 
     @property
     def name(self) -> str:
         parts = ["2N(Q+V+G)" if self.generated_tokens else "2N(Q+V)"]
-        parts += ["2NQ"] * self.question_pass + ["vision"] * (self.vision_flops > 0)
+        parts += [f"2Nq, q = {self.tokens_of_pass:g}"] * self.question_pass + ["vision"] * (self.vision_flops > 0)
         name = " + ".join(parts + ["compressor"] * (self.compressor_flops is not None))
         return name if self.active is None else f"{name}, N active"
 
     @property
     def other_tokens(self) -> float:
         """The number of tokens beside V that cost 2N each; V* is proportional to it."""
-        return self.question_tokens * (2 if self.question_pass else 1) + self.generated_tokens
+        return self.question_tokens + self.tokens_of_pass + self.generated_tokens
+
+    @property
+    def tokens_of_pass(self) -> float:
+        """q, the tokens that the LLM reads before the image is compressed; 0 without such a pass."""
+        if not self.question_pass:
+            return 0.0
+        return min(PUBLISHED_PASS, self.question_tokens) if self.pass_tokens is None else self.pass_tokens
 
     def of(self, n: ArrayLike, v: ArrayLike) -> Array:
         """FLOPs of an answer at N (billions) and V, broadcast together."""
@@ -103,6 +116,14 @@ def active_parameters(table: Measurements, column: str) -> dict[float, float]:
         raise UserError(f"{table.source}: column {column!r} is not a number above 0 in every row; expected active N")
     mean = table.frame.assign(_active=values).groupby("N")["_active"].mean()
     return {float(n): float(x) / (BILLION if x > 1e6 else 1.0) for n, x in mean.items()}
+
+
+def tokens_of_pass(table: Measurements) -> float | None:
+    """q of a table: the median of its column question_tokens, the length of the questions alone; None without one."""
+    if QUESTION_COLUMN not in table.frame:
+        return None
+    median = float(np.nanmedian(_numeric_column(table, QUESTION_COLUMN)))
+    return median if median > 0 else None
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,7 @@ def sensitivity(
     tokens: Sequence[float] = (),
     vision_flops: float = 0.0,
     question_pass: bool = False,
+    pass_tokens: float | None = None,
 ) -> pd.DataFrame:
     """The best cell of a budget for each Q and G.
 
@@ -183,7 +184,7 @@ def sensitivity(
     """
     rows = []
     for q, g in product(as_list(question_tokens), as_list(generated_tokens)):
-        cost = Cost(q, g, vision_flops, question_pass)
+        cost = Cost(q, g, vision_flops, question_pass, pass_tokens)
         best = frontier(fit, sizes=sizes, tokens=tokens, cost=cost, budgets=[flops]).iloc[0]
         rows.append((q, g, best["N"], best["V"], best["cost"], best["error"]))
     return pd.DataFrame(rows, columns=["question_tokens", "generated_tokens", "N", "V", "cost", "error"])

@@ -39,6 +39,7 @@ def v_star(
     *,
     generated_tokens: float = 0.0,
     question_pass: bool = False,
+    pass_tokens: float | None = None,
     level: float = 0.95,
     tolerance: float = 0.005,
     tokens: tuple[float, float] | None = None,
@@ -61,7 +62,7 @@ def v_star(
     rho = rho_interval(fit, level=level) if fit.has_rho else None
     rows = []
     for q in as_list(question_tokens):
-        cost = Cost(question_tokens=q, generated_tokens=generated_tokens, question_pass=question_pass)
+        cost = Cost(q, generated_tokens, question_pass=question_pass, pass_tokens=pass_tokens)
         if rho is not None:
             best = v_star_of_interval(rho, cost.other_tokens)
             points = [best.estimate, best.lower, best.upper]

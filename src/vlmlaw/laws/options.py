@@ -22,7 +22,8 @@ class LawOptions:
     question_tokens: values of Q for V*(Q) and the frontier.
     generated_tokens: G, the length of an answer in tokens; they act as question tokens do.
     vision_flops: FLOPs of the vision encoder for an image, added to every cell's cost (0 leaves it out).
-    question_pass: true adds QueCC's run of the LLM over the question, 2NQ.
+    question_pass: true adds QueCC's run of the LLM over the question alone, 2Nq.
+    pass_tokens: q, the length of the question alone; none means the table's column question_tokens, or the published 7.
     level: confidence level of every interval.
     bootstrap_draws, seed: of the residual and whole-size bootstraps; 0 draws leaves them out.
     hold_out: "auto" (the rows whose held_out is true, which are then excluded from the fit; without any, the largest
@@ -45,6 +46,7 @@ class LawOptions:
     generated_tokens: float = 0
     vision_flops: float = 0
     question_pass: bool = False
+    pass_tokens: float | None = None
     level: float = 0.95
     bootstrap_draws: int = 2000
     seed: int = 0
@@ -90,6 +92,8 @@ class LawOptions:
         _require_number("flat_tolerance", self.flat_tolerance, above=0, below=1)
         _require_number("generated_tokens", self.generated_tokens, least=0)
         _require_number("vision_flops", self.vision_flops, least=0)
+        if self.pass_tokens is not None:
+            _require_number("pass_tokens", self.pass_tokens, least=0)
         for name in ("bootstrap_draws", "seed"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:

@@ -149,6 +149,7 @@ class Study:
             generated_tokens=options["generated_tokens"],
             vision_flops=options["vision_flops"],
             question_pass=options["question_pass"],
+            pass_tokens=options.get("pass_tokens"),
         )
 
     def size_of(self, n: float) -> Size:
@@ -170,6 +171,7 @@ def v_star_at(question_tokens: float, fit: LawFit, options: Mapping[str, Any]) -
         question_tokens,
         generated_tokens=options["generated_tokens"],
         question_pass=options["question_pass"],
+        pass_tokens=options.get("pass_tokens"),
         level=float(options["level"]),
         tolerance=options["flat_tolerance"],
     )

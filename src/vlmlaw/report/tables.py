@@ -235,10 +235,12 @@ def cost(study: Study) -> Table | None:
     if any(name not in frame for name in wanted):
         return None
     first = frame[frame["kind"] == ALL_KINDS].drop_duplicates(["N", "V", "compressor"])
+    averaged = "kept_tokens" in first and (first["kept_tokens"].astype(float) - first["V"]).abs().max() > 0.01
     rows = [
         [
             study.size_of(row.N).name,
             f"{row.V:g}",
+            *([f"{row.kept_tokens:g}"] if averaged else []),
             row.compressor or phrasing.NOTHING,
             phrasing.whole(row.N * 1e9),
             phrasing.whole(row.n_params_total),
@@ -250,11 +252,12 @@ def cost(study: Study) -> Table | None:
         ]
         for row in first.sort_values(["N", "V", "compressor"]).itertuples()
     ]
-    header = ["LLM", "V", "compressor", "N", "with embeddings", "2N(Q+V)", "LLM", "+ compressor", "+ encoder", "all"]
+    header = ["LLM", "V", *(["kept"] if averaged else []), "compressor", "N", "with embeddings"]
+    header += ["2N(Q+V)", "LLM", "+ compressor", "+ encoder", "all"]
     caption = (
         f"Parameters of the LLM, and FLOPs to read one image with one question (Q = {study.measured_question_tokens:g})"
     )
-    return Table(header, rows, left=(0, 2), caption=caption)
+    return Table(header, rows, left=(0, 3 if averaged else 2), caption=caption)
 
 
 def trainings(others: Sequence[Training], cells: Sequence[Cell], *, links: Sequence[str] = ()) -> Table:

@@ -8,13 +8,13 @@ N parameters, Q text tokens, V visual tokens, D width, T = Q + V.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from vlmlaw.compressors import FastV
 from vlmlaw.compressors.base import ATTENTION, LLM, PROJECTED, WHOLE_ATTENTION
 from vlmlaw.errors import UserError
 from vlmlaw.vlm.towers import attention
@@ -95,7 +95,7 @@ def _count(module: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class InferenceFlops:
-    """FLOPs to read one image with one question (prefill), by part. `llm_2nt` is the law's 2N(Q + V)."""
+    """FLOPs to read one image with one question (prefill), by part. `llm_2nt` is the law's 2N(Q + V), V averaged."""
 
     llm: int
     llm_2nt: int
@@ -109,14 +109,17 @@ class InferenceFlops:
         return self.llm + self.vision + self.compressor + self.projector + self.question_pass
 
 
-def inference_flops(model: VlmForConditionalGeneration, *, n_text_tokens: int) -> InferenceFlops:
+def inference_flops(
+    model: VlmForConditionalGeneration, *, n_text_tokens: int, question_tokens: int | None = None
+) -> InferenceFlops:
     """Prefill of V visual and Q = n_text_tokens text tokens, the output head at the last token only.
 
     A question that the LLM itself reads for the compressor (QueCC) is its `question_pass`; one of embeddings is free.
-    Where the LLM's own layer K chooses the tokens (FastV), the layers up to it read all P.
+    It is the question alone, `question_tokens` long (None: as long as the whole prompt, the most that it can be).
+    Where the LLM's own layers choose the tokens (FastV), each counts with those that it reads.
     """
-    config, compressor, n_visual = model.config, model.compressor, model.config.n_visual_tokens
-    n_question = n_text_tokens if compressor.needs_question else 0
+    config, compressor = model.config, model.compressor
+    n_question = (n_text_tokens if question_tokens is None else question_tokens) if compressor.needs_question else 0
     n_read_by_llm = n_question if compressor.question_from == LLM else 0
     n_params = count_parameters(model).llm_active
     n_all = compressor.n_input_tokens
@@ -124,18 +127,27 @@ def inference_flops(model: VlmForConditionalGeneration, *, n_text_tokens: int) -
         2 * m.in_features * m.out_features for m in model.projector.mlp if isinstance(m, nn.Linear)
     )
     n_projected = n_all + (compressor.n_patches if compressor.keys_from == PROJECTED else 0)
-    llm = llm_flops(config.text_config, n_tokens=n_visual + n_text_tokens, n_predicted=1)
-    if isinstance(compressor, FastV):
-        more = layer_flops(config.text_config, n_tokens=n_all + n_text_tokens)
-        llm += compressor.layer * (more - layer_flops(config.text_config, n_tokens=n_visual + n_text_tokens))
+    text = config.text_config
+    by_layer = compressor.tokens_by_layer(text.num_hidden_layers)
+    read = sum(n_layers * layer_flops(text, n_tokens=n + n_text_tokens) for n, n_layers in Counter(by_layer).items())
     return InferenceFlops(
-        llm=llm,
-        llm_2nt=2 * n_params * (n_visual + n_text_tokens),
+        llm=read + head_flops(text, n_predicted=1),
+        llm_2nt=round(2 * n_params * (mean_visual_tokens(model) + n_text_tokens)),
         vision=vision_flops(config.vision_config),
         compressor=compressor.flops(n_question) + importance_flops(compressor, config.vision_config),
         projector=n_projected * projector_per_token,
         question_pass=llm_flops(config.text_config, n_tokens=n_read_by_llm, n_predicted=0),
     )
+
+
+def mean_visual_tokens(model: VlmForConditionalGeneration) -> float:
+    """V of the law and of 2N(Q + V): visual tokens that the LLM reads, averaged over its layers.
+
+    As the field counts (FastV, arXiv 2403.06764; PyramidDrop, arXiv 2410.17247): of 576 patches, 16 kept after layer 2
+    of 32 are 51. For a compressor before the LLM it is what the compressor makes.
+    """
+    by_layer = model.compressor.tokens_by_layer(model.config.text_config.num_hidden_layers)
+    return sum(by_layer) / len(by_layer)
 
 
 def importance_flops(compressor: Compressor, vision_config: PreTrainedConfig) -> int:
@@ -195,7 +207,12 @@ def training_flops(model: VlmForConditionalGeneration, *, with_tower: bool) -> T
 def llm_flops(config: PreTrainedConfig, *, n_tokens: int, n_predicted: int) -> int:
     """Prefill of T = n_tokens through a Llama-like decoder (Qwen2 and others), logits for n_predicted of them."""
     layers = config.num_hidden_layers * layer_flops(config, n_tokens=n_tokens)
-    return layers + n_predicted * 2 * config.hidden_size * config.vocab_size
+    return layers + head_flops(config, n_predicted=n_predicted)
+
+
+def head_flops(config: PreTrainedConfig, *, n_predicted: int) -> int:
+    """The logits of so many tokens."""
+    return n_predicted * 2 * config.hidden_size * config.vocab_size
 
 
 def layer_flops(config: PreTrainedConfig, *, n_tokens: int) -> int:

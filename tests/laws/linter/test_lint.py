@@ -196,3 +196,16 @@ def test_trainings_that_serve_several_v_are_marked(grid_frame):
     # Copies of one cell, a training each for a seed, share nothing across V.
     seeds = pd.concat([own.assign(seed=s, training=own["training"] + f"s{s}") for s in "01"])
     assert codes(seeds.assign(error=seeds["error"] + np.arange(len(seeds)) * 1e-5)) == {}
+
+
+def test_a_v_that_is_an_average_of_layers_is_marked(grid_frame):
+    """FastV's V is what the layers read; a table of others that has no column of it is asked what its V is."""
+    same = grid_frame.assign(compressor="fastv", kept_tokens=grid_frame["V"])
+    assert "layer-average" not in codes(same)
+    kept = same.assign(V=(2 * 576 + 30 * grid_frame["V"]) / 32)
+    (found,) = (finding for finding in lint(kept, allow_missing=True) if finding.code == "layer-average")
+    assert found.severity == "warning"
+    assert "where 1 to 144 tokens are kept" in found.found
+    (asked,) = (f for f in lint(grid_frame.assign(compressor="FastV"), allow_missing=True) if f.code == "layer-average")
+    assert "no column kept_tokens says whether V is what it keeps" in asked.found
+    assert "layer-average" not in codes(grid_frame.assign(compressor="average"))

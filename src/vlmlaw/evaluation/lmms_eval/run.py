@@ -22,6 +22,7 @@ from vlmlaw.evaluation.scores import Score
 from vlmlaw.evaluation.suites import BENCHMARKS, Benchmark, benchmark_of_task
 from vlmlaw.runtime.source import import_path
 from vlmlaw.runtime.whole_files import whole_file
+from vlmlaw.tokens.prompt import bare
 
 MODEL_ID = "vlmlaw"
 PYTHON = "VLMLAW_LMMS_PYTHON"  # the interpreter of lmms-eval's environment, where it is another
@@ -168,12 +169,15 @@ def _is_number(value: Any) -> bool:
 
 def _describe(model: Path, results: Path, tasks: Sequence[str], n_text_tokens: int | None) -> dict[str, dict[str, Any]]:
     """For each task, which cell it is and what a question costs; Q is counted on the samples that were logged."""
-    lengths = {task: n_text_tokens or _mean_text_tokens(model, _samples(results, task)) for task in tasks}
+    lengths = {task: _mean_lengths(model, results, task, n_text_tokens) for task in tasks}
     from vlmlaw.evaluation.cell_facts import describe_cell
     from vlmlaw.vlm.load import load_cell
 
     vlm, _ = load_cell(model, dtype="float32")
-    return {task: describe_cell(vlm, model, n_text_tokens=n) for task, n in lengths.items()}
+    return {
+        task: describe_cell(vlm, model, n_text_tokens=n_text, question_tokens=n_asked)
+        for task, (n_text, n_asked) in lengths.items()
+    }
 
 
 def _samples(results: Path, task: str) -> Path:
@@ -186,11 +190,20 @@ def _samples(results: Path, task: str) -> Path:
     return path
 
 
-def _mean_text_tokens(model: Path, samples: Path) -> int:
-    """Tokens of the prompts that were logged, on average and rounded, without the images'."""
+def _mean_lengths(model: Path, results: Path, task: str, n_text_tokens: int | None) -> tuple[int, int]:
+    """Tokens of the prompts that were logged, and of the questions alone, on average and rounded, without images.
+
+    With `n_text_tokens` given nothing is read, and a question counts as long as its prompt.
+    """
     from vlmlaw.tokens.token_table import load_tokenizer
     from vlmlaw.vlm.generate import Prompter
 
+    if n_text_tokens:
+        return n_text_tokens, n_text_tokens
+    samples = _samples(results, task)
     asked = [str(json.loads(line)["input"]) for line in samples.read_text(encoding="utf-8").splitlines() if line]
-    prompter = Prompter(load_tokenizer(model), n_visual_tokens=1, image_token_id=-1)
-    return round(sum(prompter(said).n_text_tokens for said in asked) / len(asked))
+    words = load_tokenizer(model)
+    prompter = Prompter(words, n_visual_tokens=1, image_token_id=-1)
+    n_text = sum(prompter(said).n_text_tokens for said in asked)
+    n_asked = sum(map(len, words([bare(said) for said in asked])["input_ids"]))
+    return round(n_text / len(asked)), round(n_asked / len(asked))

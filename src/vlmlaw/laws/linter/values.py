@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
+import pandas as pd
 
 from vlmlaw.laws.cells import Array
 from vlmlaw.laws.table import Measurements
@@ -16,6 +17,7 @@ MAX_PLACES = 6  # named in a message; the rest is counted
 LARGEST_SIZE_B = 1e5  # a hundred trillion parameters: above it N was surely not in billions
 SMALLEST_SIZE_B = 1e-6  # a thousand parameters
 MOST_TOKENS = 1e7
+INSIDE_LLM = ("fastv", "pyramiddrop", "pdrop", "sparsevlm", "dart", "vtw", "promptdistill")  # methods that drop there
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,46 @@ def impossible_se(rows: Measurements) -> Iterator[Finding]:
         )
 
 
-VALUE_CHECKS: tuple[Check, ...] = (not_a_number, out_of_range, fraction_as_percent, impossible_design, impossible_se)
+def tokens_by_layer(rows: Measurements) -> Iterator[Finding]:
+    """What V is of methods that drop tokens inside the LLM: the average of its layers, or perhaps what they keep."""
+    v = rows.frame["V"].to_numpy(dtype=float)
+    if "kept_tokens" in rows.frame:
+        kept = pd.to_numeric(rows.frame["kept_tokens"], errors="coerce").to_numpy(dtype=float)
+        averaged = np.isfinite(kept) & (np.abs(kept - v) > 0.01)
+        if averaged.any():
+            yield Finding(
+                "warning",
+                "layer-average",
+                _lines(rows, averaged),
+                f"V is {_range(v[averaged])} where {_range(kept[averaged])} tokens are kept",
+                "these methods drop tokens inside the LLM, and what its layers read on the average is what it costs: "
+                "the V of the law and of 2N(Q+V)",
+                "compare them at equal V; kept_tokens says what is left at the end",
+            )
+        return
+    names = rows.frame["compressor"].astype(str).str.lower() if "compressor" in rows.frame else pd.Series(dtype=str)
+    inside = names.isin(INSIDE_LLM).to_numpy(dtype=bool)
+    if inside.any():
+        found = ", ".join(sorted(set(names[inside])))
+        yield Finding(
+            "warning",
+            "layer-average",
+            _lines(rows, inside),
+            f"{found} drops tokens inside the LLM, and no column kept_tokens says whether V is what it keeps",
+            "V of the law and of 2N(Q+V) is what the layers read on the average: FastV with 16 of 576 tokens after "
+            "layer 2 of 32 reads 51",
+            "give the average as V, and what is kept as kept_tokens",
+        )
+
+
+VALUE_CHECKS: tuple[Check, ...] = (
+    not_a_number,
+    out_of_range,
+    fraction_as_percent,
+    impossible_design,
+    impossible_se,
+    tokens_by_layer,
+)
 
 
 def _lines(rows: Measurements, bad: Array) -> str:
