@@ -111,6 +111,7 @@ def run_train(args):
     weights = _read(args.language_model, args.encoder, args.tokens, args.images, *aligned)
     _model(args.out / "model", weights, args.settings, args.code)
     _write(args.out / "model" / "processor_config.json")
+    _write(args.out / "model" / "vlmlaw_cell.py")
     (args.out / "train.jsonl").write_text('{"step": 0, "loss": 1.0}\n')
     _account(args.out / "training.json", args.settings)
 

@@ -16,14 +16,12 @@ CARD = "README.md"
 TEST = "evaluation.json"  # a cell on the test split; on a benchmark it is benchmarks/NAME.json
 USE = """```python
 import vlmlaw.auto  # makes the model known to transformers
-from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 model = AutoModelForImageTextToText.from_pretrained("{folder}")
 processor = AutoProcessor.from_pretrained("{folder}")
 """
 USE_SHARED = """```python
-from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 from vlmlaw.auto import VlmProcessor
 
@@ -33,13 +31,19 @@ model = AutoModelForImageTextToText.from_pretrained("{folder}", **cell)
 processor = VlmProcessor.of_model(model, AutoTokenizer.from_pretrained("{folder}"))
 """
 ASK = """\
-message = [{{"role": "user", "content": "<image>\\nWhat is this?"}}]
-text = processor.apply_chat_template(message, add_generation_prompt=True)
-ids = model.generate(**processor(text=text, images=Image.open("image.png")), max_new_tokens=32)
+parts = [{{"type": "image", "path": "image.png"}}, {{"type": "text", "text": "What is this?"}}]
+messages = [{{"role": "user", "content": parts}}]
+inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
+ids = model.generate(**inputs, max_new_tokens=32)
 print(processor.decode(ids[0]))
 ```
 
 or, in this folder, `vlmlaw chat . image.png "What is this?"`."""
+SERVE = """
+
+Where vlmlaw is installed, transformers loads it as any model with code of its own:
+`pipeline("image-text-to-text", model="{folder}", trust_remote_code=True)`, and
+`transformers serve --trust-remote-code {folder}` (with the extra `vlmlaw[serve]`) for OpenAI's chat format."""
 
 
 def write_cards(cells: Path, evaluations: Mapping[str, Sequence[str]]) -> None:
@@ -105,7 +109,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _use(cell: Mapping[str, Any], trained_as: Mapping[str, Any], folder: str) -> str:
     if all(cell[key] == trained_as[key] for key in CELL_KEYS):
-        return (USE + ASK).format(folder=folder)
+        return (USE + ASK + SERVE).format(folder=folder)
     own = {key: cell[key] for key in ("compressor", "n_visual_tokens", "compressor_options")}
     return (USE_SHARED + ASK).format(folder=folder, cell=own, training=cell_named_in(trained_as))
 

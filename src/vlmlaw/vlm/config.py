@@ -4,6 +4,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from vlmlaw.vlm.auto_files import AUTO_MAP
 from vlmlaw.vlm.towers import conv_tower  # noqa: F401  its import makes the miniature's own tower known, too
 
 
@@ -53,6 +54,8 @@ class VlmConfig(PreTrainedConfig):
         self.pad_color = pad_color or [0, 0, 0]
         self.vision_dtype = vision_dtype
         self.projector_norm = projector_norm
+        self.auto_map = AUTO_MAP
+        kwargs.pop("auto_map", None)
         kwargs.setdefault("tie_word_embeddings", getattr(self.text_config, "tie_word_embeddings", False))
         super().__init__(**kwargs)
 

@@ -15,16 +15,22 @@ from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
     DynamicCache,
     GenerationMixin,
     PreTrainedModel,
 )
 from transformers.initialization import guard_torch_init_functions
 from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
 from vlmlaw.compressors import Compressor, FastV, build_compressor, compressor_class
 from vlmlaw.compressors.base import ATTENTION, EMBEDDING, PROJECTED, WHOLE_ATTENTION, patch_positions
 from vlmlaw.vlm import fastv
+from vlmlaw.vlm.auto_files import write_auto_module
 from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.image_inputs import IMAGE_INPUTS, ImageInputs
 from vlmlaw.vlm.loss import prediction_loss
@@ -32,6 +38,7 @@ from vlmlaw.vlm.own_forward import head_logits, own_logits, read
 from vlmlaw.vlm.projector import PlaceEmbedding, Projector
 from vlmlaw.vlm.towers import attention, features, load
 
+NOT_FOR_FORWARD = ("tokenizer", "assistant_tokenizer")  # `generate` hands them on where it was given them
 IGNORE_INDEX = -100  # torch's cross-entropy leaves such targets out
 
 
@@ -143,6 +150,11 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def dtype(self) -> torch.dtype:
         """The LLM's; the tower may have another (`config.vision_dtype`)."""
         return self.language_model.dtype
+
+    def save_pretrained(self, save_directory: Any, **options: Any) -> None:  # type: ignore[override]
+        """As transformers', with the file that names the classes."""
+        super().save_pretrained(save_directory, **options)
+        write_auto_module(save_directory)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -404,6 +416,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         """The image enters with the first step only; later steps read it from the cache."""
         parent: Any = super()
         inputs = parent.prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
+        for name in NOT_FOR_FORWARD:
+            inputs.pop(name, None)
         if past_key_values is not None and past_key_values.get_seq_length() > 0:
             for name in ("images", *IMAGE_INPUTS):
                 inputs.pop(name, None)
@@ -417,3 +431,7 @@ def _shares_work() -> bool:
 
 
 AutoModelForImageTextToText.register(VlmConfig, VlmForConditionalGeneration, exist_ok=True)
+# `transformers serve` and pipelines ask these tables by name whether a model reads images.
+for _names in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES):
+    _names.setdefault(VlmConfig.model_type, VlmForConditionalGeneration.__name__)
+AutoModelForMultimodalLM.register(VlmConfig, VlmForConditionalGeneration, exist_ok=True)

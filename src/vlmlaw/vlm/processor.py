@@ -13,19 +13,21 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
-from transformers.image_utils import load_image
 
 from vlmlaw.data.framing import square
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.tokens.packing import padded_questions
 from vlmlaw.tokens.prompt import ChatTokenizer, TokenizedChat, plain_chat
+from vlmlaw.vlm.auto_files import PROCESSOR_MAP, write_auto_module
 from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.generate import spread
 from vlmlaw.vlm.image_inputs import ImageInputs
+from vlmlaw.vlm.image_source import picture
 from vlmlaw.vlm.model import VlmForConditionalGeneration  # its import makes it known, too
 from vlmlaw.vlm.towers.load import normalise
 
 NOT_FOR_TEMPLATES = ("return_assistant_tokens_mask", "sanitize_control_tokens", "load_audio_from_video")
+NOT_READ = ("videos", "audio", "audios")
 TOKENIZER_OPTIONS = ("padding", "truncation", "max_length")  # inputs are padded on the left and never cut
 
 
@@ -88,8 +90,11 @@ class VlmProcessor(ProcessorMixin):
         `text` is one or several texts as the chat template makes them, `images` PIL images, paths, URLs or base64.
         A compressor that reads the question also gets question_ids and question_mask (n, Q): what each image is asked,
         found by the template's marks (see vlmlaw.tokens.prompt). Raises ValueError unless there is an image for each
-        `<image>`.
+        `<image>`, or where there are videos or sounds.
         """
+        for name in NOT_READ:
+            if options.get(name):
+                raise ValueError(f"found {name}; a cell reads images and text")
         texts = [text] if isinstance(text, str) else list(text or [])
         return self._inputs(self._read.rendered(texts), _flat(images))
 
@@ -131,7 +136,7 @@ class VlmProcessor(ProcessorMixin):
             )
         seen = ImageInputs()
         if images:
-            seen = ImageInputs(pixel_values=self.pixels([load_image(image) for image in images]))
+            seen = ImageInputs(pixel_values=self.pixels([picture(image) for image in images]))
         if images and self.reads_question:
             asked, mask = padded_questions([asked for chat in chats for asked in chat.questions], self._pad_id)
             seen = seen.joined(ImageInputs(question_ids=torch.from_numpy(asked), question_mask=torch.from_numpy(mask)))
@@ -151,6 +156,16 @@ class VlmProcessor(ProcessorMixin):
         for row, own in enumerate(ids):
             padded[row, n_tokens - len(own) :], mask[row, n_tokens - len(own) :] = torch.tensor(own), 1
         return {"input_ids": padded, "attention_mask": mask}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As transformers saves it, with the name of this class for those that do not know it."""
+        return {**super().to_dict(), "auto_map": PROCESSOR_MAP}
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **options: Any) -> Any:
+        """As transformers', with the file that names the classes."""
+        saved = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **options)
+        write_auto_module(save_directory)
+        return saved
 
     def pixels(self, pictures: Sequence[Any]) -> Tensor:
         """pixel_values (n, 3, H, W) of PIL images."""
