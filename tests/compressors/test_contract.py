@@ -237,7 +237,7 @@ def test_unknown_names_and_options_are_rejected():
         build_compressor("averge", GRID, WIDTH, 4)
     with pytest.raises(UserError, match=r"random: unknown option\(s\) sed; its options: seed"):
         build_compressor("random", GRID, WIDTH, 4, sed=2)
-    with pytest.raises(UserError, match=r"average: unknown option.*its options: none"):
+    with pytest.raises(UserError, match=r"average: unknown option.*its options: none, beside place \(before or after"):
         build_compressor("average", GRID, WIDTH, 4, seed=1)
 
 

@@ -106,6 +106,11 @@ def build_compressor(
     kind = compressor_class(name)
     unknown = sorted(set(options) - set(kind.option_names()))
     if unknown:
-        known = ", ".join(kind.option_names()) or "none"
-        raise UserError(f"compressor {name}: unknown option(s) {', '.join(unknown)}; its options: {known}.")
-    return kind(Shape(grid_side, width, n_visual_tokens, question_width, n_levels), **options)
+        raise UserError(
+            f"compressor {name}: unknown option(s) {', '.join(unknown)}; its options: {kind.options_text()}."
+        )
+    place = kind.place_of(options)
+    own = {key: value for key, value in options.items() if key != "place" or "place" not in kind.option_names()}
+    built = kind(Shape(grid_side, width, n_visual_tokens, question_width, n_levels), **own)
+    built.place = place
+    return built

@@ -7,7 +7,7 @@ C vision width, L levels of the vision tower, K = L * C, T question tokens, D qu
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -18,6 +18,8 @@ from vlmlaw.errors import UserError
 LLM, EMBEDDING = "llm", "embedding"  # where a question comes from
 PATCHES, ATTENTION, PROJECTED = "patches", "attention", "projected"  # where keys come from
 WHOLE_ATTENTION = "whole attention"  # as ATTENTION, but of the tower's last layer, all channels as one head
+
+BEFORE, AFTER = "before", "after"  # the projector: where a compressor stands
 
 
 class Inputs(NamedTuple):
@@ -66,6 +68,8 @@ class Compressor(nn.Module):
     reads_all_levels: ClassVar[bool] = False  # gains from several hidden states of the tower; others read the last
     moves_with_content: ClassVar[bool] = False  # positions depend on the sample: see forward_with_positions
     is_connector: ClassVar[bool] = False  # its tokens have the LLM's width (question_width): no projector follows
+    place: str = BEFORE  # before or after the projector, as published; after it, its width is the LLM's
+    may_stand: ClassVar[tuple[str, ...]] = (BEFORE,)  # where there are two, `place` is an option
     reads_class_token: ClassVar[bool] = False  # the tower's class token is one of its tokens, where there is one
 
     def __init__(self, shape: Shape) -> None:
@@ -89,7 +93,23 @@ class Compressor(nn.Module):
     def option_names(cls) -> list[str]:
         """The options of its own, beyond the shape that every compressor takes."""
         common = inspect.signature(Compressor.__init__).parameters
-        return [key for key in inspect.signature(cls.__init__).parameters if key not in common]
+        own = [key for key in inspect.signature(cls.__init__).parameters if key not in common]
+        return own + ["place"] * (len(cls.may_stand) > 1)
+
+    @classmethod
+    def options_text(cls) -> str:
+        """Its options in words, for messages."""
+        own = [name for name in cls.option_names() if name != "place"]
+        beside = f", beside place ({' or '.join(cls.may_stand)} the projector)" if "place" in cls.option_names() else ""
+        return (", ".join(own) or "none") + beside
+
+    @classmethod
+    def place_of(cls, options: Mapping[str, Any]) -> str:
+        """Where it stands with these options: before or after the projector. Raises UserError for another place."""
+        place = options.get("place", cls.place)
+        if place not in cls.may_stand:
+            raise UserError(f"compressor {cls.name}: place is {place!r}; expected {' or '.join(cls.may_stand)}.")
+        return place
 
     @classmethod
     def key_options(cls, *, projected: int, attention: int | None, tower: int | None = None) -> dict[str, int]:

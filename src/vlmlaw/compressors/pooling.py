@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlmlaw.compressors.base import Compressor, Inputs, Shape, patch_positions
+from vlmlaw.compressors.base import AFTER, BEFORE, Compressor, Inputs, Shape, patch_positions
 from vlmlaw.compressors.grids import SquareCompressor, as_image, as_tokens, pool
 
 
@@ -47,6 +47,7 @@ class AveragePooling(SquareCompressor):
     """
 
     name = "average"
+    place, may_stand = AFTER, (BEFORE, AFTER)
 
     def compress(self, inputs: Inputs) -> Tensor:
         return pool(inputs.patches_BPC, self.grid_side, self.tokens_side)
@@ -119,6 +120,7 @@ class BilinearResize(SquareCompressor):
     """
 
     name = "bilinear"
+    place, may_stand = AFTER, (BEFORE, AFTER)
 
     def compress(self, inputs: Inputs) -> Tensor:
         side = self.tokens_side

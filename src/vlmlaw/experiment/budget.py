@@ -80,13 +80,27 @@ def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
     llm = _shape(text_config(config_of(section.source, section.revision)))
     n_text, n_visual = file.text_tokens, cell.n_visual_tokens or experiment.grid_side**2
     text = cost.llm_flops(llm, n_tokens=n_text + n_visual, n_predicted=n_text)
-    projector = 2 * n_visual * (experiment.tower.hidden_size + llm.hidden_size) * llm.hidden_size
+    projector = (
+        2
+        * _n_projected(experiment, cell, n_visual)
+        * (experiment.tower.hidden_size + llm.hidden_size)
+        * llm.hidden_size
+    )
     tower: Any = experiment.vision
     seen_by = _shape(vision_config(config_of(tower.source, tower.revision)))
     seeing = 0 if experiment.caches_features else cost.vision_flops(seen_by)
     times = TRAINED if cell.trains_language_model else FROZEN
     n_seen = cell.training.steps_of(file.records or UNCOUNTED) * cell.training.batch_size
     return n_seen * (times * text + TRAINED * projector + seeing + _question_pass(cell, llm, file.question_tokens))
+
+
+def _n_projected(experiment: Experiment, cell: CellSettings, n_visual: int) -> int:
+    """Tokens that the projector reads: all patches where the compressor stands after it."""
+    from vlmlaw.compressors import compressor_class
+    from vlmlaw.compressors.base import AFTER
+
+    after = compressor_class(cell.compressor).place_of(cell.compressor_options) == AFTER
+    return experiment.grid_side**2 if after else n_visual
 
 
 def _question_pass(cell: CellSettings, llm: Any, question_tokens: int) -> float:

@@ -63,8 +63,9 @@ def _check(request: Request) -> Traits:
         kind = compressor_class(request.compressor)
         clashing = sorted(set(request.options) - set(kind.option_names()))
         if clashing:
-            known = ", ".join(kind.option_names()) or "none"
-            raise UserError(f"compressor {kind.name}: unknown option(s) {', '.join(clashing)}; its options: {known}.")
+            raise UserError(
+                f"compressor {kind.name}: unknown option(s) {', '.join(clashing)}; its options: {kind.options_text()}."
+            )
         n_levels = request.n_multi_levels if kind.reads_all_levels else request.n_levels
         with torch.device("meta"):
             for n_visual_tokens in request.visual_tokens:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from vlmlaw.compressors.base import ATTENTION, LLM, PROJECTED, WHOLE_ATTENTION
+from vlmlaw.compressors.base import AFTER, ATTENTION, LLM, PROJECTED, WHOLE_ATTENTION
 from vlmlaw.errors import UserError
 from vlmlaw.vlm.towers import attention
 
@@ -126,7 +126,9 @@ def inference_flops(
     projector_per_token = sum(
         2 * m.in_features * m.out_features for m in model.projector.mlp if isinstance(m, nn.Linear)
     )
-    n_projected = n_all + (compressor.n_patches if compressor.keys_from == PROJECTED else 0)
+    reads_all = compressor.place == AFTER
+    n_projected = compressor.n_patches if reads_all else n_all
+    n_projected += compressor.n_patches if compressor.keys_from == PROJECTED else 0
     text = config.text_config
     by_layer = compressor.tokens_by_layer(text.num_hidden_layers)
     read = sum(n_layers * layer_flops(text, n_tokens=n + n_text_tokens) for n, n_layers in Counter(by_layer).items())

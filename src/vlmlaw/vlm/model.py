@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from vlmlaw.compressors import Compressor, FastV, build_compressor, compressor_class
-from vlmlaw.compressors.base import ATTENTION, EMBEDDING, PROJECTED, WHOLE_ATTENTION, patch_positions
+from vlmlaw.compressors.base import AFTER, ATTENTION, EMBEDDING, PROJECTED, WHOLE_ATTENTION, patch_positions
 from vlmlaw.vlm import fastv
 from vlmlaw.vlm.auto_files import write_auto_module
 from vlmlaw.vlm.config import VlmConfig
@@ -76,18 +76,21 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         tower_options = {"dtype": config.vision_dtype} if config.vision_dtype else {}
         self.vision_tower = AutoModel.from_config(config.vision_config, **tower_options)
         key_widths = attention.key_widths(config.vision_config)
-        key_options = compressor_class(config.compressor).key_options(projected=text_width, **key_widths)
+        kind = compressor_class(config.compressor)
+        key_options = kind.key_options(projected=text_width, **key_widths)
+        after = kind.place_of(config.compressor_options) == AFTER
         self.compressor: Compressor = build_compressor(
             config.compressor,
             side,
-            vision_width,
+            text_width if after else vision_width,
             config.n_visual_tokens,
             question_width=text_width,
-            n_levels=len(config.feature_layers),
+            n_levels=1 if after else len(config.feature_layers),
             **key_options | config.compressor_options,
         )
         absent = self.compressor.is_connector
-        self.projector = Projector(self.compressor.out_width, text_width, norm=config.projector_norm, absent=absent)
+        in_width = vision_width if after else self.compressor.out_width
+        self.projector = Projector(in_width, text_width, norm=config.projector_norm, absent=absent)
         self.places = PlaceEmbedding(side, text_width) if config.position_embedding else None
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
@@ -192,6 +195,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             places_BV2: Tensor | None = places_P2.expand(len(visual_BVC), -1, -1)
         else:
             importance_BP, keys_BPH = self._patch_importance(images, patches_BPK)
+            if compressor.place == AFTER:  # the projector reads every patch, of the deepest level
+                patches_BPK = self.projector(patches_BPK[..., -self.config.vision_config.hidden_size :])
             visual_BVC, places_BV2 = compressor.forward_with_positions(
                 patches_BPK,
                 question_BTD,
@@ -201,7 +206,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 image_of_B=image_of_B,
                 class_BK=images.class_token if images.class_token is None else images.class_token.to(dtype),
             )
-        visual_BVD = self.projector(visual_BVC)
+        visual_BVD = visual_BVC if compressor.place == AFTER else self.projector(visual_BVC)
         if self.places is not None and places_BV2 is not None:
             visual_BVD = visual_BVD + self.places(places_BV2)
         return visual_BVD
