@@ -199,13 +199,11 @@ def _located(file: LlavaFile) -> tuple[Path, Path | None]:
 
 
 def read_rows(path: Path, *, n_expected: int | None = None) -> list[Any]:
-    """The rows of a JSON list, or of JSON lines (.jsonl). Raises UserError where the file holds no or other rows."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        is_lines = path.suffix.lower() == ".jsonl"
-        rows = [json.loads(line) for line in text.split("\n") if line.strip()] if is_lines else json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({error}); expected a list of LLaVA's records.") from error
+    """The rows of a JSON list, of JSON lines (.jsonl) or of a table (.parquet).
+
+    Raises UserError where the file holds no or other rows.
+    """
+    rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _json_rows(path)
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{path}: found {str(rows)[:60]!a}; expected a list of LLaVA's records, at least one.")
     if n_expected is not None and len(rows) != n_expected:
@@ -214,6 +212,27 @@ def read_rows(path: Path, *, n_expected: int | None = None) -> list[Any]:
             "version; get it again, or correct `records`."
         )
     return rows
+
+
+def _parquet_rows(path: Path) -> list[Any]:
+    """The rows of a parquet file, a column for each key; what a row lacks is None."""
+    try:
+        from pyarrow import parquet
+    except ImportError as error:
+        raise UserError(f"{path}: parquet needs pyarrow; install it by `pip install 'vlmlaw[parquet]'`.") from error
+    try:
+        return parquet.read_table(path).to_pylist()
+    except (OSError, ValueError) as error:  # pyarrow's own are of these
+        raise UserError(f"{path} cannot be read as parquet ({error}); expected LLaVA's records.") from error
+
+
+def _json_rows(path: Path) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        is_lines = path.suffix.lower() == ".jsonl"
+        return [json.loads(line) for line in text.split("\n") if line.strip()] if is_lines else json.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as JSON ({error}); expected a list of LLaVA's records.") from error
 
 
 class _Tally:

@@ -104,7 +104,7 @@ class Record:
             )
         if len(images) == 1 and IMAGE_PLACEHOLDER in questions[0]:
             questions = (questions[0].replace(IMAGE_PLACEHOLDER, "").strip(), *questions[1:])
-        context = _text(row.get("context", ""), "context", where)
+        context = _text(row.get("context") or "", "context", where)
         if IMAGE_PLACEHOLDER in context:
             raise UserError(f"{where}: its context has {IMAGE_PLACEHOLDER}, which belongs into a question.")
         return cls(
@@ -112,8 +112,8 @@ class Record:
             questions=questions,
             answers=answers,
             context=context,
-            suite=_text(row.get("suite", ""), "suite", where),
-            kinds=_kinds(row.get("kinds", ()), len(questions), where),
+            suite=_text(row.get("suite") or "", "suite", where),
+            kinds=_kinds(row.get("kinds") or (), len(questions), where),
         ).with_images(images)
 
 
