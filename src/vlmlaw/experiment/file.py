@@ -192,10 +192,11 @@ class ExperimentFile:
     @property
     def framing(self) -> dict[str, Any]:
         """How a cell's images become squares and its visual tokens stand, where that is not the miniature's way."""
+        span = {"visual_span": self.vision.visual_span}
         if not isinstance(self.data, LlavaData):
-            return {}
+            return span
         # LLaVA's visual tokens carry no embedding of their place.
-        return {"fit": self.data.fit, "pad_color": self.data.pad_color, "place_embedding": False}
+        return {"fit": self.data.fit, "pad_color": self.data.pad_color, "place_embedding": False, **span}
 
     def _arithmetic(self, size: str) -> dict[str, str]:
         section = self.sizes[size]

@@ -28,6 +28,7 @@ class VisionSection:
     feature_layers: tuple[int, ...]
     multi_level_layers: tuple[int, ...]
     training: OptimizerSettings
+    visual_span: float | None = number(above=0, default=None)  # positions that an image's tokens share; null: one each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class LoadedVision(ModelSettings):
     feature_layers: tuple[int, ...]
     multi_level_layers: tuple[int, ...]
     cache_features: bool = False
+    visual_span: float | None = number(above=0, default=None)  # positions that an image's tokens share; null: one each
 
 
 @dataclass(frozen=True, kw_only=True)

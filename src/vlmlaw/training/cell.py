@@ -64,6 +64,7 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
         n_visual_tokens=settings.n_visual_tokens or _most_tokens(settings.compressor, tower.config),
         feature_layers=list(settings.feature_layers),
         position_embedding=settings.place_embedding,
+        visual_span=settings.visual_span,
         image_token_id=words.convert_tokens_to_ids(IMAGE_PLACEHOLDER),
         image_mean=mean,
         image_std=std,

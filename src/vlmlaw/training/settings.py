@@ -102,6 +102,7 @@ class CellSettings:
     pad_color: tuple[int, ...] = number(least=0, most=255, default=CLIP_GREY)
     place_embedding: bool = True  # whether visual tokens carry where they are from
     trains_language_model: bool = True  # False in stage 1
+    visual_span: float | None = number(above=0, default=None)  # positions that an image's tokens share
 
     @property
     def name(self) -> str:

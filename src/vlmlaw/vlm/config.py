@@ -13,6 +13,7 @@ class VlmConfig(PreTrainedConfig):
 
     `projector_norm`: whether a LayerNorm stands before the projector; released LLaVA models have none.
     `vision_dtype` is the type of the frozen tower's weights and arithmetic, whatever the rest has; None: the rest's.
+    `visual_span` is how many positions an image's tokens share (see positions.py); None: one each, as is usual.
 
     >>> config = VlmConfig(compressor="m3", n_visual_tokens=4, vision_dtype="float32")
     >>> config.vision_config.model_type, config.text_config.model_type, config.vision_dtype
@@ -37,6 +38,7 @@ class VlmConfig(PreTrainedConfig):
         image_fit: str = "stretch",
         pad_color: list[int] | None = None,
         vision_dtype: str | None = None,
+        visual_span: float | None = None,
         projector_norm: bool = True,
         **kwargs: Any,
     ):
@@ -53,6 +55,7 @@ class VlmConfig(PreTrainedConfig):
         self.image_fit = image_fit
         self.pad_color = pad_color or [0, 0, 0]
         self.vision_dtype = vision_dtype
+        self.visual_span = visual_span
         self.projector_norm = projector_norm
         self.auto_map = AUTO_MAP
         kwargs.pop("auto_map", None)

@@ -35,6 +35,7 @@ from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.image_inputs import IMAGE_INPUTS, ImageInputs
 from vlmlaw.vlm.loss import prediction_loss
 from vlmlaw.vlm.own_forward import head_logits, own_logits, read
+from vlmlaw.vlm.positions import spanned_positions
 from vlmlaw.vlm.projector import PlaceEmbedding, Projector
 from vlmlaw.vlm.towers import attention, features, load
 
@@ -327,8 +328,9 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         given = (pixel_values, patches, question_ids, question_mask, image_of, importance, keys, class_token)
         images = ImageInputs(*given).joined(images or ImageInputs())
         compressor = self.compressor.with_n_visual_tokens(n_visual_tokens)
-        if compressor.inside_llm and past_key_values is None and kwargs.get("use_cache", True):
-            past_key_values = DynamicCache(config=self.language_model.config)  # it keeps the choice
+        keeps = compressor.inside_llm or self.config.visual_span is not None
+        if keeps and past_key_values is None and kwargs.get("use_cache", True):
+            past_key_values = DynamicCache(config=self.language_model.config)  # for what is kept with it
         if inputs_embeds is None and past_key_values is not None and past_key_values.get_seq_length() > 0:
             inputs_embeds = self.get_input_embeddings()(input_ids)  # the image is in the cache
         elif inputs_embeds is None:
@@ -336,6 +338,22 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds = self.embed(input_ids, images, n_visual_tokens=n_visual_tokens)
         if labels is not None:
             targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
+        if self.config.visual_span is not None:
+            is_cached = past_key_values is not None and past_key_values.get_seq_length() > 0
+            if input_ids is None and not is_cached:
+                raise ValueError("a model with a visual_span must see which tokens are an image's; give input_ids")
+            position_ids = spanned_positions(
+                position_ids,
+                None if is_cached or input_ids is None else input_ids == self.config.image_token_id,
+                span=self.config.visual_span,
+                n_visual_tokens=compressor.n_input_tokens,
+                attention_mask=attention_mask,
+                cu_seq_lens=kwargs.get("cu_seq_lens_q"),
+                cache=past_key_values,
+            )
+            if attention_mask is None and kwargs.get("cu_seq_lens_q") is None and not is_cached:
+                # Without a mask transformers would take positions that do not rise by one for packed documents.
+                attention_mask = torch.ones_like(position_ids, dtype=torch.long)
         if by_own_forward:
             assert targets is not None and attention_mask is not None and attention_mask.ndim == 2
             return self._reference(inputs_embeds, targets, lengths=attention_mask.sum(dim=1).tolist())
