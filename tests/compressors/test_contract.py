@@ -167,18 +167,18 @@ def test_a_training_step_is_taken_at_numbers_of_tokens_that_it_can_make(name):
     steps = [compressor.tokens_of_step(step, seed=3) for step in range(300)]
     assert steps == [compressor.tokens_of_step(step, seed=3) for step in range(300)]
     seen = {n_tokens for tokens in steps for n_tokens in tokens}
-    published = {"m3": {1, 9, 36}, "mqt": set(range(2, 37, 2))}
+    published = {"m3": {1, 9, 36}, "mqt": set(range(2, 37, 2)), "average_elastic": {1, 9, 36}}
     assert seen == published.get(name, {compressor.n_visual_tokens})
     assert {len(tokens) for tokens in steps} == {3 if name == "m3" else 1}
 
 
-@pytest.mark.parametrize("name", ["m3", "mqt"])
+@pytest.mark.parametrize("name", ["m3", "mqt", "average_elastic"])
 def test_stage_1_is_at_the_most_tokens_as_released(name):
     compressor = make(name, 4)
     assert {tuple(compressor.tokens_of_step(step, seed=0, aligning=True)) for step in range(20)} == {(36,)}
 
 
-@pytest.mark.parametrize("name", ["m3", "mqt"])
+@pytest.mark.parametrize("name", ["m3", "mqt", "average_elastic"])
 def test_an_elastic_training_covers_the_tokens_it_is_given(name):
     compressor = make(name, 36, training_tokens=[9, 1])
     assert {n for step in range(50) for n in compressor.tokens_of_step(step, seed=0)} == {1, 9}

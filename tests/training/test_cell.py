@@ -151,7 +151,7 @@ def test_the_tokenizer_stays_what_it_was(words, cell):
 
 
 def test_a_step_of_m3_takes_the_mean_loss_of_every_scale(small, tmp_path):
-    """With questions at V = 1, 4, ..., 144 each computed alone, from the same start."""
+    """With questions at V = 1, 9, 36 and 144 each computed alone, from the same start."""
     from vlmlaw.tokens.packing import make_batch, records_of_step
     from vlmlaw.tokens.token_table import TokenTable
     from vlmlaw.training.batches import model_inputs
@@ -169,12 +169,12 @@ def test_a_step_of_m3_takes_the_mean_loss_of_every_scale(small, tmp_path):
     )
     records = records_of_step(len(table), 4, seed=0, step=0)
     losses = []
-    for n_tokens in (1, 4, 9, 16, 36, 144):
+    for n_tokens in (1, 9, 36, 144):
         batch = make_batch(table, records, n_visual_tokens=n_tokens, pad_id=0)
         inputs = model_inputs(batch, images_of(batch.image_rows))
         losses.append(vlm(**inputs, n_visual_tokens=n_tokens, use_cache=False).loss.item())
     assert first["loss"] == pytest.approx(np.mean(losses), rel=1e-6)
-    assert len(set(losses)) == 6
+    assert len(set(losses)) == 4
     saved = AutoModelForImageTextToText.from_pretrained(tmp_path / "3k_m3_s0" / "model")
     assert saved.config.n_visual_tokens == 144
     evaluation = json.loads((tmp_path / "3k_m3_s0" / "evaluation.json").read_text())

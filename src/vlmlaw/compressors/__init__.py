@@ -41,6 +41,7 @@ from vlmlaw.compressors.pooling import (
     AveragePooling,
     BilinearAtInference,
     BilinearResize,
+    ElasticAverage,
     MatryoshkaPooling,
     RandomAtInference,
     RandomSelection,
@@ -67,12 +68,14 @@ __all__ = [
     "split_published",
 ]
 
-_WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, MatryoshkaPooling)
+_WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection)
+_ELASTIC = (MatryoshkaPooling, ElasticAverage)
 _LEARNED = (BlockLinear, MlpShuffle, CAbstractor, Resampler, MatryoshkaQueries, TokenPacker, QueCC)
 _BASELINES_AT_INFERENCE = (AverageAtInference, StrideAtInference, BilinearAtInference, RandomAtInference)
 _TRAINING_FREE = (*_BASELINES_AT_INFERENCE, ToMe, PruMerge, PruMergePlus, VisionZip, DivPrune, TextGuided, FastV)
 
-COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in (*_WITHOUT_WEIGHTS, *_LEARNED, *_TRAINING_FREE)}
+_ALL = (*_WITHOUT_WEIGHTS, *_ELASTIC, *_LEARNED, *_TRAINING_FREE)
+COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in _ALL}
 
 
 def compressor_class(name: str) -> type[Compressor]:

@@ -78,6 +78,23 @@ class MatryoshkaPooling(AveragePooling):
         return [self.n_patches] if aligning else self.training_tokens
 
 
+class ElasticAverage(MatryoshkaPooling):
+    """Average pooling, one training for all V, a training step drawing one of them evenly, as MQT does (2405.19315).
+
+    A step costs the mean of the V where one of `m3` costs their sum.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> compressor = build_compressor("average_elastic", 4, 1, 16, training_tokens=[4, 16])
+    >>> [compressor.tokens_of_step(step, seed=0) for step in range(4)]
+    [[16], [4], [4], [4]]
+    """
+
+    name = "average_elastic"
+
+    def tokens_of_step(self, step: int, *, seed: int, aligning: bool = False) -> list[int]:
+        return [self.n_patches] if aligning else [random.Random(f"{seed} {step}").choice(self.training_tokens)]
+
+
 class StridedSampling(SquareCompressor):
     """visual_v = the patch at the middle of cell v (of two middles the last), the grid cut evenly into V cells.
 
