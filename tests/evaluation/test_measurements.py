@@ -17,7 +17,7 @@ from vlmlaw.settings import as_data
 
 TINY = Path(__file__).parents[2] / "workflow" / "experiments" / "tiny.yaml"
 
-SCORE = {"error": 1 / 3, "error_se": 0.0123456789, "n_questions": 30}
+SCORE = {"error": 1 / 3, "error_se": 0.0123456789, "n_questions": 30, "doubt": 0.4}
 EVALUATION = {
     "cell": {"size": "3k", "n_visual_tokens": 4, "compressor": "block_linear", "seed": 0},
     "scores": {"reasoning": {"all": SCORE, "fact": SCORE | {"error": 0.5}}, "reading": {"all": SCORE}},
@@ -76,6 +76,7 @@ def test_every_figure_of_an_evaluation_arrives(tmp_path):
             "kind": "all",
             "n_questions": 30,
             "error_se": 0.0123456789,
+            "doubt": 0.4,
             "llm_flops": 10,
             "vision_flops": 20,
             "compressor_flops": 12,

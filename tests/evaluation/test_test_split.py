@@ -84,6 +84,9 @@ def test_batches_have_no_effect(half_right, tested_split, words):
     )
     for other in others:
         pd.testing.assert_frame_equal(first, other)
+    assert first.probability.between(0, 1).all()
+    sure = first.probability > 0.5  # then no other word is likelier, and greedy decoding says it
+    assert first[sure].right.all()
     assert len(first) == sum(len(record.questions) for record in tested_split[0].records)
 
 
@@ -96,7 +99,10 @@ def test_suites_and_kinds_are_counted_apart():
         )
 
     rows = [(0, 0, True), (0, 1, False), (0, 2, False), (1, 0, True), (1, 1, True), (2, 0, False)]
-    found = scores_of(pd.DataFrame(rows, columns=["record", "question", "right"]), Data)
+    judged = pd.DataFrame(rows, columns=["record", "question", "right"])
+    found = scores_of(judged.assign(probability=[0.9, 0.2, 0.4, 1.0, 0.5, 0.1]), Data)
+    assert found["reasoning"][ALL_KINDS].doubt == pytest.approx((0.1 + 0.8 + 0.6 + 0.9) / 4)
+    assert found["reading"]["2x2"].doubt == pytest.approx(0.25)
     plain = {suite: {kind: (s.error, s.n_questions) for kind, s in kinds.items()} for suite, kinds in found.items()}
     assert plain == {
         "reasoning": {ALL_KINDS: (0.75, 4), "fact": (0.5, 2), "hop": (1.0, 2)},

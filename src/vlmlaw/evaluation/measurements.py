@@ -36,6 +36,7 @@ COLUMNS = {
     "error": "share answered wrongly",
     "error_se": "its standard error over test images (clustered by image)",
     "unread": "share of replies that could not be read, each counted as its metric says; empty where unknown",
+    "doubt": "mean of 1 - probability of the right answer; empty where only replies were seen",
     "llm_flops": "FLOPs of the LLM to read one image with one question",
     "vision_flops": "FLOPs of the vision encoder for one image",
     "compressor_flops": "FLOPs of compressor, projector and pass over the question",
@@ -67,7 +68,7 @@ def rows_of(evaluation: dict[str, Any], *, held_out_size: str | None) -> list[di
         "train_seconds": round(evaluation["train_seconds"], 1),
     }
     return [
-        common | {"suite": suite, "kind": kind, "unread": None} | score
+        common | {"suite": suite, "kind": kind, "unread": None, "doubt": None} | score
         for suite, kinds in evaluation["scores"].items()
         for kind, score in kinds.items()
     ]

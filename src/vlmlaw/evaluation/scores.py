@@ -11,16 +11,22 @@ import pandas as pd
 class Score:
     """Error of n questions, its standard error with the images as clusters, and the share of replies not read.
 
-    `unread` is None where nothing was to be read (the test split), or where it is not known (lmms-eval).
+    `unread` is None where nothing was to be read (the test split), or where it is not known (lmms-eval). `doubt` is the
+    mean of 1 - p(answer) where probabilities are known, else None: it falls before the likeliest word is the right one,
+    and after, so it follows a law at a small scale where the error still moves in steps (Schaeffer et al. 2023, arXiv
+    2304.15004).
     """
 
     error: float
     error_se: float
     n_questions: int
     unread: float | None = field(default=None, compare=False)
+    doubt: float | None = field(default=None, compare=False)
 
 
-def score(lost: np.ndarray, images: np.ndarray, weights: np.ndarray | None = None) -> Score:
+def score(
+    lost: np.ndarray, images: np.ndarray, weights: np.ndarray | None = None, *, doubts: np.ndarray | None = None
+) -> Score:
     """The share sum(lost) / sum(weights), each question weighing 1 by default, and its cluster-robust standard error.
 
     Questions on one image are not independent: se^2 = G / (G - 1) * sum over images of (sum of residuals)^2 / W^2
@@ -36,7 +42,8 @@ def score(lost: np.ndarray, images: np.ndarray, weights: np.ndarray | None = Non
     sums = pd.Series(lost - error * weights).groupby(images).sum()
     n_images = len(sums)
     variance = n_images / max(n_images - 1, 1) * (sums**2).sum() / whole**2
-    return Score(float(error), float(np.sqrt(variance)), len(lost))
+    doubt = None if doubts is None else round(float(np.mean(doubts)), 6)  # the rest depends on the batch
+    return Score(float(error), float(np.sqrt(variance)), len(lost), doubt=doubt)
 
 
 def mean_score(scores: Sequence[Score]) -> Score:

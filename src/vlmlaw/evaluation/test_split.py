@@ -40,7 +40,10 @@ ALL_KINDS = "all"
 def judge(
     model: VlmForConditionalGeneration, table: TokenTable, images_of: ImagesOf, *, batch_size: int, pad_id: int
 ) -> pd.DataFrame:
-    """One row for each question: `record`, `question` (its number in the record, from 0) and `right`."""
+    """One row for each question: `record`, `question` (its number in the record, from 0), `right` and `probability`.
+
+    The last is that of the whole answer: the product over its tokens.
+    """
     parts = []
     splits = model.reads_question
     if not splits and bool((table.segments > PREFIX + 1).any()):
@@ -59,19 +62,22 @@ def judge(
         targets = inputs["targets"]
         wanted = targets != IGNORE_INDEX
         inputs = {name: value.to(model.device) for name, value in inputs.items()}
-        said = model(**inputs, use_cache=False).logits.argmax(-1).cpu()
+        logits_nV = model(**inputs, use_cache=False).logits.float().cpu()
         rows, _ = torch.nonzero(wanted, as_tuple=True)
-        right = (said == targets[wanted]).numpy()
+        right = (logits_nV.argmax(-1) == targets[wanted]).numpy()
+        log_p_n = logits_nV.log_softmax(-1).gather(-1, targets[wanted][:, None])[:, 0]
         parts.append(
             pd.DataFrame(
                 {
                     "record": batch.records[rows.numpy()],
                     "question": batch.questions[wanted.numpy()],
                     "right": right,
+                    "probability": log_p_n.double().exp().numpy(),
                 }
             )
         )
-    return pd.concat(parts).groupby(["record", "question"], as_index=False).right.all()
+    of_question = pd.concat(parts).groupby(["record", "question"], as_index=False)
+    return of_question.agg(right=("right", "all"), probability=("probability", "prod"))
 
 
 def scores_of(judged: pd.DataFrame, dataset: Dataset) -> dict[str, dict[str, Score]]:
@@ -85,7 +91,12 @@ def scores_of(judged: pd.DataFrame, dataset: Dataset) -> dict[str, dict[str, Sco
     for suite, of_suite in named.groupby("suite"):
         groups = [(ALL_KINDS, of_suite), *of_suite.groupby("kind")]
         scores[str(suite)] = {
-            str(kind): score(~group.right.to_numpy(dtype=bool), group.record.to_numpy()) for kind, group in groups
+            str(kind): score(
+                ~group.right.to_numpy(dtype=bool),
+                group.record.to_numpy(),
+                doubts=1 - group.probability.to_numpy(dtype=float),
+            )
+            for kind, group in groups
         }
     return scores
 
