@@ -10,14 +10,14 @@ from transformers import AutoModel
 from vlmlaw.data.miniature.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.training.encoder import PatchReader, accuracy, normalise, patch_classes, train_encoder
+from vlmlaw.training.encoder import PatchReader, accuracy, normalise, patch_groups, train_encoder
 from vlmlaw.training.features import cache_features
 from vlmlaw.training.settings import OptimizerSettings, VisionSettings
 from vlmlaw.vlm.images import feature_file, load_features
 from vlmlaw.vlm.towers import conv_tower, features
 from vlmlaw.vlm.towers.load import PIXEL_MEAN, PIXEL_STD
 
-N_CLASSES = 1 + len(GLYPHS) * len(COLORS) + len(LETTERS)
+N_SHOWN, N_COLORS = 1 + len(GLYPHS) + len(LETTERS), 1 + len(COLORS)
 SETTINGS = VisionSettings(
     hidden_size=16,
     num_hidden_layers=1,
@@ -27,15 +27,36 @@ SETTINGS = VisionSettings(
 )
 
 
-def test_every_thing_that_a_patch_can_show_is_a_class_of_its_own():
-    """Empty, each glyph in each color, each letter: numbered without gap."""
-    shown = [(0, 0)]
-    shown += [(glyph + 1, color + 1) for glyph in range(len(GLYPHS)) for color in range(len(COLORS))]
-    shown += [(len(GLYPHS) + 1 + letter, 0) for letter in range(len(LETTERS))]
-    glyphs, colors = np.array(shown).T
-    assert patch_classes(glyphs, colors).tolist() == list(range(N_CLASSES))
-    head = PatchReader(AutoModel.from_config(conv_tower.ConvTowerConfig(hidden_size=16, num_hidden_layers=1))).head
-    assert head.out_features == N_CLASSES
+def reader() -> PatchReader:
+    return PatchReader(AutoModel.from_config(conv_tower.ConvTowerConfig(hidden_size=16, num_hidden_layers=1)))
+
+
+def test_heads_have_a_class_for_everything_that_a_patch_can_show():
+    assert (reader().shown.out_features, reader().color.out_features) == (N_SHOWN, N_COLORS)
+    groups = patch_groups(torch.arange(N_SHOWN))
+    assert {name: int(mask.sum()) for name, mask in groups.items()} == {
+        "objects": len(GLYPHS),
+        "letters": len(LETTERS),
+        "empty": 1,
+    }
+
+
+def test_few_patches_of_objects_weigh_as_much_as_many_empty_ones():
+    """The loss is the mean over groups of torch's own cross-entropy, and the empty patches' square."""
+    torch.manual_seed(0)
+    one = reader()
+    pixels = torch.randn(2, 3, 32, 32)
+    shown = torch.zeros(2, 16, dtype=torch.long)
+    shown[0, :2], shown[1] = torch.tensor([3, 5]), 1 + len(GLYPHS) + 2
+    color = torch.zeros_like(shown)
+    color[0, :2] = torch.tensor([1, 8])
+    features_BPC, *logits = one(pixels)
+    expected = []
+    for mask in (shown == 0, (shown > 0) & (shown <= len(GLYPHS)), shown > len(GLYPHS)):
+        parts = zip(logits, (shown, color), strict=True)
+        expected.append(sum(torch.nn.functional.cross_entropy(of[mask], wanted[mask]) for of, wanted in parts))
+    quiet = 0.1 * features_BPC[shown == 0].square().sum() / features_BPC.numel()
+    torch.testing.assert_close(one.loss(pixels, shown, color), sum(expected) / 3 + quiet)
 
 
 def test_pixels_are_normalised_channels_first():
@@ -88,7 +109,7 @@ def trained(small, tmp_path_factory):
 def test_training_lowers_the_loss_and_leaves_an_account(trained, small):
     found = json.loads((trained / "training.json").read_text())
     assert found["steps"] == 8
-    assert found["last_loss"] < np.log(N_CLASSES)
+    assert found["last_loss"] < np.log(N_SHOWN) + np.log(N_COLORS)
     assert set(found["accuracy"]) == {"objects", "letters", "empty"}
     assert all(0 <= share <= 1 for share in found["accuracy"].values())
     assert sorted(path.name for path in trained.iterdir()) == ["config.json", "model.safetensors", "training.json"]
@@ -101,18 +122,21 @@ def test_training_again_gives_the_same_weights(trained, small, tmp_path):
 
 
 def test_accuracy_is_the_share_of_patches_named_rightly(small):
-    """A reader that always says the same class is right where that class is shown, and nowhere else."""
-    reader = PatchReader(AutoModel.from_config(conv_tower.ConvTowerConfig(hidden_size=16, num_hidden_layers=1)))
+    """A reader that always says the same is right where that is shown in that color, and nowhere else."""
+    one = reader()
     with np.load(small.data["development"] / "patch_labels.npz") as labels:
-        classes = patch_classes(labels["glyphs"].astype(int), labels["colors"].astype(int))
-    letters = classes[classes >= N_CLASSES - len(LETTERS)]
-    for says in (0, int(letters[0])):
-        torch.nn.init.zeros_(reader.head.weight)
-        with torch.no_grad():
-            reader.head.bias.copy_(torch.eye(N_CLASSES)[says])
-        found = accuracy(reader, small.data["development"])
-        expected = {"objects": 0.0, "letters": (letters == says).mean(), "empty": float(says == 0)}
-        assert found == pytest.approx(expected)
+        shown, color = labels["glyphs"].astype(int), labels["colors"].astype(int)
+    is_object, is_letter = (shown > 0) & (shown <= len(GLYPHS)), shown > len(GLYPHS)
+    says_object = (int(shown[is_object][0]), int(color[is_object][0]))
+    for says in ((0, 0), (int(shown[is_letter][0]), 0), says_object):
+        for head, said in ((one.shown, says[0]), (one.color, says[1])):
+            torch.nn.init.zeros_(head.weight)
+            with torch.no_grad():
+                head.bias.copy_(torch.eye(head.out_features)[said])
+        right = (shown == says[0]) & (color == says[1])
+        groups = {"objects": is_object, "letters": is_letter, "empty": shown == 0}
+        expected = {name: right[mask].mean() for name, mask in groups.items()}
+        assert accuracy(one, small.data["development"]) == pytest.approx(expected)
 
 
 def test_a_cache_is_one_file_a_layer(small):

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from vlmlaw.training.settings import VisionSettings
 
 IMAGES_AT_ONCE = 64
-EMPTY, FIRST_OBJECT = 0, 1
-FIRST_LETTER = FIRST_OBJECT + len(GLYPHS) * len(COLORS)
+EMPTY = 0
+FIRST_LETTER = 1 + len(GLYPHS)  # among what a patch shows: nothing, glyphs, letters
 QUIET = 0.1  # weight of the empty patches' loudness in the encoder's loss
 
 
@@ -44,45 +44,57 @@ def normalise(pixels_BHWC: np.ndarray) -> Tensor:
 
 
 class PatchReader(nn.Module):
-    """A tower with a linear head that names what each patch shows.
+    """A tower with linear heads that name what each patch shows, and in which color.
 
-    An object's class is its glyph and color together: features in which each pair has a direction of its own can be
-    averaged over many patches and still tell which color belongs to which glyph. Empty patches are trained to have
-    features near zero, or the few objects of a scene would be lost in the mean over all of its patches.
+    Two heads, not one for the pairs: a mean over patches then still holds which glyphs and which colors there are, but
+    not which belongs to which, so that objects must be kept apart by tokens. Empty patches are trained to have features
+    near zero, or the few objects of a scene would be lost in the mean over all of its patches.
     """
 
     def __init__(self, tower: PreTrainedModel):
         super().__init__()
         self.tower = tower
-        self.head = nn.Linear(tower.config.hidden_size, FIRST_LETTER + len(LETTERS))
+        self.shown = nn.Linear(tower.config.hidden_size, FIRST_LETTER + len(LETTERS))
+        self.color = nn.Linear(tower.config.hidden_size, 1 + len(COLORS))
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, P, C) and logits (B, P, number of classes)."""
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (B, P, C), and logits (B, P, number of classes) of what is shown and of its color."""
         features_BPC = features.patch_features(self.tower, pixel_values, layers=[-1])
-        return features_BPC, self.head(features_BPC)
+        return features_BPC, self.shown(features_BPC), self.color(features_BPC)
 
-    def loss(self, pixel_values: Tensor, classes_BP: Tensor) -> Tensor:
-        """Cross-entropy of the classes, and the mean square of empty patches' features."""
-        features_BPC, logits = self(pixel_values)
-        loudness = features_BPC[classes_BP == EMPTY].square().sum() / features_BPC.numel()
-        return F.cross_entropy(logits.flatten(0, 1), classes_BP.flatten()) + QUIET * loudness
+    def loss(self, pixel_values: Tensor, shown_BP: Tensor, color_BP: Tensor) -> Tensor:
+        """Cross-entropies of both heads, and the mean square of empty patches' features.
+
+        Objects, letters and empty patches weigh the same: by their number, the few patches of objects would be learned
+        last.
+        """
+        features_BPC, *logits = self(pixel_values)
+        loudness = features_BPC[shown_BP == EMPTY].square().sum() / features_BPC.numel()
+        losses_BP = sum(
+            F.cross_entropy(of_head.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
+            for of_head, classes in zip(logits, (shown_BP, color_BP), strict=True)
+        )
+        parts = [losses_BP[mask].mean() for mask in patch_groups(shown_BP).values() if mask.any()]
+        return torch.stack(parts).mean() + QUIET * loudness
 
 
-def patch_classes(glyphs: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """The class of each patch: 0 empty, then every glyph in every color, then letters (whatever their color)."""
-    objects = FIRST_OBJECT + (glyphs - 1) * len(COLORS) + colors - 1
-    letters = FIRST_LETTER + glyphs - 1 - len(GLYPHS)
-    return np.select([glyphs == 0, glyphs <= len(GLYPHS)], [EMPTY, objects], letters)
+def patch_groups(shown: Tensor) -> dict[str, Tensor]:
+    """Which patches show objects, letters, nothing."""
+    return {
+        "objects": (shown > EMPTY) & (shown < FIRST_LETTER),
+        "letters": shown >= FIRST_LETTER,
+        "empty": shown == EMPTY,
+    }
 
 
-def _load(folder: Path, what: str) -> tuple[np.ndarray, Tensor]:
-    """pixels_NHWC and classes_NP of a whole dataset (the miniature's fit in memory)."""
+def _load(folder: Path, what: str) -> tuple[np.ndarray, Tensor, Tensor]:
+    """pixels_NHWC, and what each patch shows (N, P) and its color, of a whole dataset."""
     dataset = Dataset(folder)
     rows = range(len(dataset.image_names))
     pixels = np.stack(list(progress(dataset.images(rows), len(rows), what)))
     with np.load(folder / LABELS_FILE) as labels:
-        classes = patch_classes(labels["glyphs"].astype(np.int64), labels["colors"].astype(np.int64))
-    return pixels, torch.from_numpy(classes).flatten(1)
+        shown, color = (torch.from_numpy(labels[name].astype(np.int64)).flatten(1) for name in ("glyphs", "colors"))
+    return pixels, shown, color
 
 
 def train_encoder(train: Path, development: Path, out: Path, *, settings: VisionSettings) -> None:
@@ -90,14 +102,14 @@ def train_encoder(train: Path, development: Path, out: Path, *, settings: Vision
     use_repeatable_arithmetic(settings.seed)
     config = conv_tower.ConvTowerConfig(hidden_size=settings.hidden_size, num_hidden_layers=settings.num_hidden_layers)
     reader = PatchReader(AutoModel.from_config(config))
-    pixels, classes = _load(train, "encoder: reading images")
+    pixels, shown, color = _load(train, "encoder: reading images")
     optimizer = make_optimizer(
         [(settings.training.learning_rate, reader.parameters())], weight_decay=settings.training.weight_decay
     )
 
     def loss_of_step(step: int) -> Tensor:
         rows = records_of_step(len(pixels), settings.training.batch_size, seed=settings.seed, step=step)
-        return reader.loss(normalise(pixels[rows]), classes[rows])
+        return reader.loss(normalise(pixels[rows]), shown[rows], color[rows])
 
     spent = fit(
         reader,
@@ -116,12 +128,12 @@ def train_encoder(train: Path, development: Path, out: Path, *, settings: Vision
 
 @torch.no_grad()
 def accuracy(reader: PatchReader, folder: Path) -> dict[str, float]:
-    """Shares of patches named rightly: those of objects, of letters, and empty ones, as far as there are any."""
-    pixels, classes = _load(folder, "encoder: development images")
-    right = (torch.cat([reader(normalise(batch))[1].argmax(-1) for batch in _chunks(pixels)]) == classes).float()
-    is_letter, is_empty = classes >= FIRST_LETTER, classes == EMPTY
-    where = {"objects": ~is_letter & ~is_empty, "letters": is_letter, "empty": is_empty}
-    return {name: right[mask].mean().item() for name, mask in where.items() if mask.any()}
+    """Shares of patches named rightly, glyph and color: of objects, letters and empty ones, as far as there are any."""
+    pixels, *classes = _load(folder, "encoder: development images")
+    logits = [reader(normalise(batch))[1:] for batch in _chunks(pixels)]
+    named = [torch.cat([of_head.argmax(-1) for of_head in heads]) for heads in zip(*logits, strict=True)]
+    right = torch.stack([a == b for a, b in zip(named, classes, strict=True)]).all(dim=0).float()
+    return {name: right[mask].mean().item() for name, mask in patch_groups(classes[0]).items() if mask.any()}
 
 
 def _chunks(images: np.ndarray) -> Iterator[np.ndarray]:

@@ -12,14 +12,19 @@ import numpy as np
 from vlmlaw.data.miniature.canvas import GRID_SIDE, IMAGE_PX, PATCH_PX, Picture, background, finish, place_at
 from vlmlaw.data.miniature.glyphs import COLORS, DIGITS, GLYPHS, glyph_mask
 from vlmlaw.data.miniature.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
+from vlmlaw.data.miniature.zipf import draw_rank
 
-SLOTS_SIDE = 4
-SLOT_PX = IMAGE_PX // SLOTS_SIDE
-# Shares of scenes with one, two and three objects. Most show little, so that what is known of it decides: a suite in
-# which a single visual token loses the objects themselves would measure V, whatever it asks.
-SHARES_OF_OBJECTS = (0.75, 0.17, 0.08)
-GLYPH_PX = (17, 22)
-NOISE_GREY_LEVELS = 8.0
+# Slots along a side of the scene. Objects fill the middle of their slot, so a finer grid has smaller ones.
+SLOTS_SIDES = (4, 6, 12)
+GLYPH_SHARE_OF_SLOT = (0.8, 1.0)
+# Scenes of n objects come as often as n^-CROWD_EXPONENT, n up to MOST_OBJECTS. Objects that share a visual token are
+# told apart less well, so scenes differ in the tokens that they need: one need for all would make the error a step in
+# V, and needs spread as a power law make it fall as one (as Michaud et al. 2023, arXiv 2303.13506, argue for N).
+MOST_OBJECTS = 8
+CROWD_EXPONENT = 1.0
+ZIPF_EXPONENT = 1.0  # of relations: how much more often the first is asked than the next ones
+MOST_COUNTED = 5
+NOISE_GREY_LEVELS = 6.0
 COLOR_NAMES = tuple(COLORS)
 
 
@@ -43,10 +48,13 @@ class Thing:
 
 
 def _things(rng: np.random.Generator, n_things: int) -> list[Thing]:
+    slots_side = int(rng.choice(SLOTS_SIDES))
+    slot_px = IMAGE_PX // slots_side
+    least, most = (round(share * slot_px) for share in GLYPH_SHARE_OF_SLOT)
     things = []
-    for slot in sorted(rng.choice(SLOTS_SIDE**2, size=n_things, replace=False)):
-        side = int(rng.integers(GLYPH_PX[0], GLYPH_PX[1] + 1))
-        top, left = (int(n) * SLOT_PX + int(rng.integers(0, SLOT_PX - side + 1)) for n in divmod(slot, SLOTS_SIDE))
+    for slot in sorted(rng.choice(slots_side**2, size=n_things, replace=False)):
+        side = int(rng.integers(least, most + 1))
+        top, left = (int(n) * slot_px + (slot_px - side) // 2 for n in divmod(slot, slots_side))
         # Half of the objects are digits, so that comparing and arithmetic have something to work on.
         digit = rng.random() < 0.5
         glyph = int(rng.integers(len(DIGITS)) if digit else rng.integers(len(DIGITS), len(GLYPHS)))
@@ -73,11 +81,16 @@ def _attribute(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator)
     return "attribute", f"shape {COLOR_NAMES[picked[0].color]}", GLYPHS[picked[0].glyph]
 
 
+def _relation(n_relations: int, rng: np.random.Generator) -> int:
+    """A relation by Zipf's law, the first being asked most, so that larger LLMs and more steps buy them one by one."""
+    return draw_rank(n_relations, ZIPF_EXPONENT, rng)
+
+
 def _fact(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
     if not (picked := _pick(_once(things), rng, 1)):
         return None
     thing = picked[0]
-    relation = rng.integers(kb.n_relations + 1)
+    relation = _relation(kb.n_relations + 1, rng)
     if relation == kb.n_relations:
         return "fact", f"owner {COLOR_NAMES[thing.color]}", NAMES[kb.owners[thing.glyph, thing.color]]
     value = VALUES[kb.facts[thing.glyph, thing.color, relation]]
@@ -88,38 +101,32 @@ def _hop(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Qu
     """What the owner of an object likes: the owner must be recalled first, and is not named."""
     if not (picked := _pick(_once(things), rng, 1)):
         return None
-    relation = rng.integers(kb.n_relations)
+    relation = _relation(kb.n_relations, rng)
     owner = kb.owners[picked[0].glyph, picked[0].color]
     return "hop", f"{RELATIONS[relation]} owner {COLOR_NAMES[picked[0].color]}", VALUES[kb.likes[owner, relation]]
 
 
 def _count(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
+    """How many there are of something, the answer drawn first, or most would be 0 or 1."""
+    if len(things) < 2:
+        return None
     n_digits = sum(thing.digit is not None for thing in things)
-    color = things[rng.integers(len(things))].color
-    n_of_color = sum(thing.color == color for thing in things)
-    word, n = [("things", len(things)), ("digits", n_digits), ("shapes", len(things) - n_digits)][rng.integers(3)]
-    if rng.random() < 0.25:
-        word, n = COLOR_NAMES[color], n_of_color
-    return "count", f"count {word}", str(n)
+    colors = [COLOR_NAMES[thing.color] for thing in things]
+    counts = {"things": len(things), "digits": n_digits, "shapes": len(things) - n_digits}
+    counts |= {color: colors.count(color) for color in sorted(set(colors))}
+    wanted = int(rng.integers(MOST_COUNTED + 1))
+    fitting = [word for word, n in counts.items() if n == wanted]
+    return ("count", f"count {fitting[rng.integers(len(fitting))]}", str(wanted)) if fitting else None
 
 
 def _compare(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
-    """Whether a digit is larger than a number that the question gives, or which of two digits is the larger."""
-    digits = [thing for thing in _once(things) if thing.digit is not None]
-    n_compared = int(rng.integers(1, 3))
-    picked = _pick(digits, rng, n_compared)
-    if picked is None:
+    """Which of two digits is the larger: with a number in the question, that number alone would say most answers."""
+    picked = _pick([thing for thing in _once(things) if thing.digit is not None], rng, 2)
+    if picked is None or picked[0].digit == picked[1].digit:
         return None
-    values = [thing.digit or 0 for thing in picked]
-    colors = [COLOR_NAMES[thing.color] for thing in picked]
-    if n_compared == 2:
-        if values[0] == values[1]:
-            return None
-        return "compare", f"larger {colors[0]} {colors[1]}", colors[int(values[1] > values[0])]
-    # As often larger as not, so that neither answer is the better guess.
-    larger = rng.random() < 0.5
-    given = int(rng.integers(0, values[0]) if larger and values[0] else rng.integers(values[0], 10))
-    return "compare", f"larger {given} {colors[0]}", "yes" if values[0] > given else "no"
+    first, second = (COLOR_NAMES[thing.color] for thing in picked)
+    larger = max(picked, key=lambda thing: thing.digit or 0)
+    return "compare", f"larger {first} {second}", COLOR_NAMES[larger.color]
 
 
 def _arithmetic(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
@@ -139,7 +146,7 @@ def _arithmetic(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator
 
 def _likes(things: list[Thing], kb: KnowledgeBase, rng: np.random.Generator) -> Question:
     """The second hop alone; it needs no scene, so only the LLMs' text asks it."""
-    name, relation = rng.integers(len(NAMES)), rng.integers(kb.n_relations)
+    name, relation = rng.integers(len(NAMES)), _relation(kb.n_relations, rng)
     return "likes", f"{RELATIONS[relation]} {NAMES[name]}", VALUES[kb.likes[name, relation]]
 
 
@@ -152,8 +159,8 @@ KINDS: dict[str, Callable[[list[Thing], KnowledgeBase, np.random.Generator], Que
     "arithmetic": _arithmetic,
     "likes": _likes,
 }
-# Shares of the kinds. Pictures ask each kind equally often; text is where an LLM learns its facts.
-SHARES_OF_PICTURES = {"attribute": 1, "fact": 1, "hop": 1, "count": 1, "compare": 1, "arithmetic": 1}
+# Shares of the kinds. Text is where an LLM learns its facts.
+SHARES_OF_PICTURES = {"attribute": 1, "fact": 4, "hop": 2, "count": 1, "compare": 1, "arithmetic": 1}
 SHARES_OF_TEXT = {"attribute": 4, "fact": 5, "hop": 4, "count": 1, "compare": 2, "arithmetic": 2, "likes": 1}
 PASSES = 50  # through the kinds, before a scene of few objects is given fewer questions than asked for
 SHARE_OF_LONE_THINGS = 0.3  # of the text's scenes: with a single object every question is about what is known of it
@@ -178,7 +185,7 @@ def _ask(
 def describe_scene(kb: KnowledgeBase, rng: np.random.Generator, *, n_questions: int) -> tuple[str, list[tuple]]:
     """A scene in words and its questions, for text."""
     lone = rng.random() < SHARE_OF_LONE_THINGS
-    things = _things(rng, 1 if lone else int(rng.integers(2, len(SHARES_OF_OBJECTS) + 1)))
+    things = _things(rng, 1 if lone else 1 + draw_rank(MOST_OBJECTS, CROWD_EXPONENT, rng))
     return _caption(things), _ask(things, kb, rng, n_questions=n_questions, shares=SHARES_OF_TEXT)
 
 
@@ -191,7 +198,7 @@ def _caption(things: list[Thing]) -> str:
 
 def draw_scene(kb: KnowledgeBase, rng: np.random.Generator, *, n_questions: int, held_out: bool) -> Picture:
     """One scene of few objects with its questions. `held_out` draws the digits that training never shows."""
-    things = _things(rng, 1 + int(rng.choice(len(SHARES_OF_OBJECTS), p=SHARES_OF_OBJECTS)))
+    things = _things(rng, 1 + draw_rank(MOST_OBJECTS, CROWD_EXPONENT, rng))
     canvas = background(rng, low=10, high=60)
     glyph_PP = np.zeros((GRID_SIDE, GRID_SIDE), dtype=np.uint8)
     color_PP = np.zeros_like(glyph_PP)

@@ -13,8 +13,9 @@ from vlmlaw.data.message_template import MESSAGE_CONTENT
 from vlmlaw.data.miniature.canvas import GRID_SIDE, Picture, place_words
 from vlmlaw.data.miniature.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.miniature.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
-from vlmlaw.data.miniature.reading import DENSITIES, describe_page, draw_page
+from vlmlaw.data.miniature.reading import LAYOUTS, describe_page, draw_page
 from vlmlaw.data.miniature.scenes import describe_scene, draw_scene
+from vlmlaw.data.miniature.words import WORDS
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER, Record, ShardWriter
 from vlmlaw.runtime.progress import progress
 from vlmlaw.runtime.whole_files import whole_folder
@@ -43,7 +44,7 @@ def draw(split: str, suite: str, index: int, *, kb: KnowledgeBase, seed: int, n_
     rng = _stream(split, suite, index, seed)
     if suite == "reasoning":
         return draw_scene(kb, rng, n_questions=n_questions, held_out=split != "train")
-    return draw_page(rng, density=DENSITIES[index % len(DENSITIES)], n_questions=n_questions)
+    return draw_page(rng, layout=LAYOUTS[index % len(LAYOUTS)], n_questions=n_questions)
 
 
 def _record(name: str, suite: str, asked: Iterable[tuple[str, str, str]], **shown: Any) -> Record:
@@ -96,9 +97,9 @@ def write_tokenizer(out: Path) -> None:
 
 def vocabulary() -> list[str]:
     """Every word of the miniature, special tokens first."""
-    words = ["<pad>", IMAGE_PLACEHOLDER, "<end>", "<unknown>", "letter", "shape", "count", "sum", "add", "larger"]
-    words += ["yes", "no", "things", "digits", "shapes", *GLYPHS, *COLORS, *LETTERS, *map(str, range(19))]
-    return list(dict.fromkeys([*words, *place_words(), *RELATIONS, "owner", *NAMES, *VALUES]))
+    words = ["<pad>", IMAGE_PLACEHOLDER, "<end>", "<unknown>", "letter", "word", "shape", "count", "sum", "add"]
+    words += ["larger", "things", "digits", "shapes", *GLYPHS, *COLORS, *LETTERS, *map(str, range(19))]
+    return list(dict.fromkeys([*words, *place_words(), *RELATIONS, "owner", *NAMES, *VALUES, *WORDS]))
 
 
 def build_tokenizer() -> Any:
