@@ -70,10 +70,11 @@ class PatchReader(nn.Module):
         """
         features_BPC, *logits = self(pixel_values)
         loudness = features_BPC[shown_BP == EMPTY].square().sum() / features_BPC.numel()
-        losses_BP = sum(
+        of_heads = [
             F.cross_entropy(of_head.flatten(0, 1), classes.flatten(), reduction="none").view_as(classes)
             for of_head, classes in zip(logits, (shown_BP, color_BP), strict=True)
-        )
+        ]
+        losses_BP = of_heads[0] + of_heads[1]
         parts = [losses_BP[mask].mean() for mask in patch_groups(shown_BP).values() if mask.any()]
         return torch.stack(parts).mean() + QUIET * loudness
 
