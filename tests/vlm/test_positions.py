@@ -85,6 +85,21 @@ def test_rows_padded_on_the_left_and_packed_rows_give_the_same(spanned):
     torch.testing.assert_close(spanned(**row).logits[0, -3:], alone, rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_the_reference_of_a_training_reads_the_same_positions(spanned):
+    """The language model's own forward, which a training is held against before its first step."""
+    given = asked(spanned, 9)
+    targets = torch.full_like(given["input_ids"], IGNORE_INDEX)
+    targets[0, -1] = 5
+    mask = torch.ones_like(given["input_ids"])
+    found = spanned(**given, targets=targets, attention_mask=mask, use_cache=False).logits
+    own = spanned(**given, targets=targets, attention_mask=mask, use_cache=False, by_own_forward=True).logits
+    torch.testing.assert_close(own, found, rtol=1e-4, atol=1e-5)
+    spanned.config.visual_span = None
+    plain = spanned(**given, targets=targets, attention_mask=mask, use_cache=False, by_own_forward=True).logits
+    assert (plain - own).abs().max() > 1e-5
+
+
 def test_embeddings_alone_do_not_say_where_the_image_is(spanned):
     embeddings = torch.zeros(1, 3, spanned.config.text_config.hidden_size)
     with pytest.raises(ValueError, match="input_ids"):

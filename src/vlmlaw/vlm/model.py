@@ -356,7 +356,9 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 attention_mask = torch.ones_like(position_ids, dtype=torch.long)
         if by_own_forward:
             assert targets is not None and attention_mask is not None and attention_mask.ndim == 2
-            return self._reference(inputs_embeds, targets, lengths=attention_mask.sum(dim=1).tolist())
+            positions = position_ids if self.config.visual_span is not None else None
+            lengths = attention_mask.sum(dim=1).tolist()
+            return self._reference(inputs_embeds, targets, lengths=lengths, positions_BT=positions)
         outputs = self._read(
             inputs_embeds,
             self._pruning(compressor, input_ids, targets, attention_mask, past_key_values),
@@ -397,12 +399,16 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         loss, logits = prediction_loss(llm, hidden_BTD[wanted_BT], targets[wanted_BT])
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
-    def _reference(self, embeds_BTD: Tensor, targets_BT: Tensor, *, lengths: list[int]) -> CausalLMOutputWithPast:
+    def _reference(
+        self, embeds_BTD: Tensor, targets_BT: Tensor, *, lengths: list[int], positions_BT: Tensor | None
+    ) -> CausalLMOutputWithPast:
         """Loss and logits at targets by the LLM's own forward, one row at a time."""
         logits, targets = [], []
-        for row_TD, goal_T, length in zip(embeds_BTD, targets_BT, lengths, strict=True):
+        for row, (goal_T, length) in enumerate(zip(targets_BT, lengths, strict=True)):
             wanted_T = goal_T[:length] != IGNORE_INDEX
-            logits.append(own_logits(self.language_model, row_TD[:length])[wanted_T])
+            positions_T = None if positions_BT is None else positions_BT[row, :length]
+            own = own_logits(self.language_model, embeds_BTD[row, :length], positions_T=positions_T)
+            logits.append(own[wanted_T])
             targets.append(goal_T[:length][wanted_T])
         logits_nV, targets_n = torch.cat(logits), torch.cat(targets)
         return CausalLMOutputWithPast(loss=F.cross_entropy(logits_nV.float(), targets_n), logits=logits_nV)

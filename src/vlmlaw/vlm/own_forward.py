@@ -123,8 +123,15 @@ def _implementation(language_model: PreTrainedModel, taken_over: tuple[str, ...]
     return own
 
 
-def own_logits(language_model: PreTrainedModel, embeds_TD: Tensor) -> Tensor:
-    """Logits (T, vocab) of one document by the class's own forward, eager, at every place: the reference."""
+def own_logits(language_model: PreTrainedModel, embeds_TD: Tensor, *, positions_T: Tensor | None = None) -> Tensor:
+    """Logits (T, vocab) of one document by the class's own forward, eager, at every place: the reference.
+
+    `positions_T` where they are not 0, 1, 2, ...; with a mask of ones, or they would be taken for packed documents.
+    """
+    placed: dict[str, Any] = {}
+    if positions_T is not None:
+        placed = {"position_ids": positions_T[None]}
+        placed["attention_mask"] = torch.ones_like(placed["position_ids"], dtype=torch.long)
     with attention_of_call(language_model, "eager"):
-        arguments = _accepted(language_model, inputs_embeds=embeds_TD[None], use_cache=False)
+        arguments = _accepted(language_model, inputs_embeds=embeds_TD[None], use_cache=False, **placed)
         return language_model(**arguments).logits[0]
