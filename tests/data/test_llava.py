@@ -178,3 +178,23 @@ def test_pictures_of_any_mode_become_rgb():
     buffer = io.BytesIO()
     Image.new("P", (8, 8), 3).save(buffer, format="PNG")
     assert square(Image.open(buffer), 8, fit="pad", pad_color=(0, 0, 0)).mode == "RGB"
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_records_may_come_as_lines_and_as_parquet(source, tmp_path, kind):
+    settings = source([GOOD, TEXT])
+    path = tmp_path / f"records.{kind}"
+    if kind == "jsonl":
+        path.write_text(json.dumps(GOOD) + "\n\n" + json.dumps(TEXT | {"id": "line\u2028end"}, ensure_ascii=False))
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist([GOOD, TEXT]), path)
+    file = replace(settings.files[""], conversations=str(path), records=2)
+    prepare_split(tmp_path / "out", settings=replace(settings, files={"": file}))
+    records = Dataset(tmp_path / "out").records
+    assert [(r.image, r.questions) for r in records] == [("x/a.jpg", ("What?", "Where?")), (None, ("Hello",))]
+    path.write_bytes(b"PAR1 cut")
+    with pytest.raises(UserError, match=rf"records.{kind} cannot be read as"):
+        prepare_split(tmp_path / "no", settings=replace(settings, files={"": file}))
