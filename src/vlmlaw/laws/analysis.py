@@ -3,7 +3,8 @@
 Layout of the result (null stands for "not bounded" or "does not apply"):
 
     kind "vlmlaw-analysis", version, provenance {source, sha256, n_rows, units, vlmlaw, options},
-    lint [finding], fits [one for each group of rows, and for the mean of suites], skipped [{suite, kind, why}]
+    lint [finding], fits [one for each group of rows, and for the mean of suites],
+    axes [a Curve of one_axis.py for each group of one size or one V], skipped [{suite, kind, why}]
 
     fit: suite, kind, compressor (only where several share cells), n_cells, n_held_out, law, why, verdict [sentence],
         formula, fit (see LawFit.from_dict), r_squared, aicc, laws [row of compare_laws], refused {law: why},
@@ -34,7 +35,9 @@ from vlmlaw.laws.costs import ColumnCost, Cost, tokens_of_pass
 from vlmlaw.laws.fit import fit_cells
 from vlmlaw.laws.holdout import HoldOut, hold_out
 from vlmlaw.laws.intervals import d_profile, rho_interval, rho_profile
-from vlmlaw.laws.linter.lint import require_clean
+from vlmlaw.laws.linter.lint import lint, require_clean
+from vlmlaw.laws.linter.values import Finding
+from vlmlaw.laws.one_axis import along_one_axis
 from vlmlaw.laws.optimum import frontier, v_star
 from vlmlaw.laws.options import AUTO, LawOptions
 from vlmlaw.laws.ratio import Interval
@@ -45,6 +48,7 @@ from vlmlaw.laws.table import Measurements, as_measurements
 from vlmlaw.laws.verdict import verdict
 
 JSON_KIND = "vlmlaw-analysis"
+ONE_AXIS = ("few-sizes", "few-token-counts")  # what the linter calls a table along one axis
 
 
 def analyse(
@@ -65,21 +69,25 @@ def analyse(
     table = as_measurements(table)
     if options.pass_tokens is None:
         options = replace(options, pass_tokens=tokens_of_pass(table))
-    findings = require_clean(table, allow_missing=options.allow_missing)
+    findings = _require_usable(table, options)
     n_rows, table = len(table), collapse_questions(table)
     if len(table) < n_rows:  # copies of a cell are no finding where they are its questions
-        findings = require_clean(table, allow_missing=options.allow_missing)
+        findings = _require_usable(table, options)
     groups = [(group, table.select(**group)) for group in table.groups]
     mean = table.mean_of_suites()
     if mean is not None:
         groups += [(group, mean.select(**group)) for group in mean.groups]
-    fits, skipped = [], []
+    fits, axes, skipped = [], [], []
     for group, rows in groups:
         try:
             fits.append(group | analyse_group(rows, options))
         except UserError as error:
-            skipped.append(group | {"why": str(error)})
-    if not fits:
+            curve = _along_one_axis(rows)
+            if curve is None:
+                skipped.append(group | {"why": str(error)})
+            else:
+                axes.append(group | curve)
+    if not fits and not axes:
         raise UserError(f"no law can be fitted to {table.source}: {skipped[0]['why']}")
     result = {
         "kind": JSON_KIND,
@@ -94,6 +102,7 @@ def analyse(
         },
         "lint": [finding.to_dict() for finding in findings],
         "fits": fits,
+        "axes": axes,
         "skipped": skipped,
     }
     result = plain(result)
@@ -157,6 +166,23 @@ def analyse_group(rows: Measurements, options: LawOptions) -> dict[str, Any]:
         "hold_out": None if held is None else held.to_dict(),
         "cells": _cells_table(every, flagged, fit).to_dict("records"),
     }
+
+
+def _require_usable(table: Measurements, options: LawOptions) -> list[Finding]:
+    """The linter's warnings; a table of one size or one V is usable, too. Raises UserError for other errors."""
+    found = lint(table, allow_missing=options.allow_missing)
+    if all(finding.code in ONE_AXIS for finding in found if finding.severity == "error"):
+        return [replace(finding, severity="warning") for finding in found]
+    return require_clean(table, allow_missing=options.allow_missing)
+
+
+def _along_one_axis(rows: Measurements) -> dict[str, Any] | None:
+    """The error of rows of one size, or of one V, along the other; None if they are no such rows."""
+    try:
+        curve = along_one_axis(rows.cells(), questions=float(rows.frame["n_questions"].median()))
+    except UserError:
+        return None
+    return curve.to_dict()
 
 
 def _compare(cells: Cells, options: LawOptions) -> Comparison:

@@ -23,6 +23,7 @@ def render_analysis(result: dict[str, Any]) -> str:
         parts.append(_indent(_side_by_side(result["fits"])))
     # One block for each suite; the kinds are in the table above and in the JSON file.
     parts += [_fit(fit) for fit in result["fits"] if fit["kind"] == ALL_KINDS or len(result["fits"]) == 1]
+    parts += [_curve(axis) for axis in result.get("axes", ()) if axis["kind"] == ALL_KINDS or not result["fits"]]
     for skipped in result["skipped"]:
         parts.append(f"no law for {skipped['suite']}/{skipped['kind']}: {skipped['why']}")
     return "\n\n".join(parts)
@@ -78,6 +79,22 @@ def _fit(fit: dict[str, Any]) -> str:
     if any(row["parameter"] == "alpha" for row in fit["summary"]):
         lines.append("  given D  " + "; ".join(_given_d(row) for row in _some(fit["d_profile"])))
     lines += ["", _indent(_laws(fit))]
+    return "\n".join(lines)
+
+
+def _curve(curve: dict[str, Any]) -> str:
+    """The error along the one axis of a table: the finding, the curve, and measured beside predicted errors."""
+    title, axis = _title(curve), curve["axis"]
+    lines = [f"── {title} " + "─" * max(3, 78 - len(title)), "", _wrap(curve["sentence"]), ""]
+    lines.append(f"  curve    {curve['law']}: {curve['formula']}, x = ln {axis} from 0 to 1 over its range")
+    others = [f"{name} {delta:.1f}" for name, delta in sorted(curve["delta"].items(), key=lambda item: item[1])]
+    lines += [
+        f"  ΔAICc    {', '.join(others)}",
+        f"  noise    {curve['sigma']:.4f} (standard deviation of the error)",
+        "",
+    ]
+    rows = [[f"{cell[axis]:g}", f"{cell['error']:.4f}", f"{cell['predicted']:.4f}"] for cell in curve["cells"]]
+    lines.append(_indent(render_table([axis, "error", "predicted"], rows)))
     return "\n".join(lines)
 
 

@@ -195,6 +195,11 @@ def read_study(
     each has its own; by default the one measured in most cells. Raises UserError if analysis and table do not match.
     """
     analysis = read_analysis(law)
+    if not analysis["fits"]:
+        raise UserError(
+            f"{law} has no law for a page: its table has one size or one number of visual tokens. "
+            f"`vlmlaw law fit {measurements}` prints what it shows"
+        )
     units = analysis["provenance"]["units"]
     table = read_measurements(
         measurements,
