@@ -29,6 +29,7 @@ TRUTH = {
     "additive": {"A": 0.3, "alpha": 0.4, "B": 0.3, "beta": 0.3, "D": 0.05},
     "additive_interaction": {"A": 0.2, "alpha": 0.5, "B": 0.2, "beta": 0.4, "C": 0.2, "D": 0.05},
     "logit_interaction": {"c0": -0.4, "a": 0.15, "b": 0.05, "g": 0.02},
+    "logit_peak": {"c0": -0.4, "a": 0.15, "b": 0.15, "q": 0.02},
     "power_interaction": {"A": 0.6, "alpha": 0.07, "beta": 0.02, "g": 0.01},
 }
 

@@ -138,3 +138,12 @@ def test_claims_on_narrow_and_noisy_tables_are_seldom_false(shared):
         false += side not in ("unsettled", "size" if rho > 1 else "tokens")
     assert false <= 0.025 * n_tables
     assert made > (3 if shared else 12)  # it does claim something
+
+
+def test_a_best_v_inside_the_range_is_a_finding_where_both_slopes_are_shown():
+    peaked = make_cells("logit_peak", {"c0": -0.4, "a": 0.15, "b": 0.30, "q": 0.04}, noise=0.002)
+    found = [sentence for sentence in fit_cells(peaked, "logit_peak").verdict() if "inside the range of V" in sentence]
+    assert len(found) == 1 and "near V = 4" in found[0]  # the truth's is at exp(0.3 / 0.08), about 43
+    assert compare_laws(peaked, ["logit", "logit_peak", "power_d0"]).chosen == "logit_peak"
+    straight = fit_cells(make_cells("logit", LOGIT, noise=0.002), "logit_peak")
+    assert not any("inside the range of V" in sentence for sentence in straight.verdict())

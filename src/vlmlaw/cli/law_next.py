@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vlmlaw.experiment.experiment import Experiment
+    from vlmlaw.laws.cells import Cells
     from vlmlaw.laws.table import Measurements
 
 TEXT_TOKENS = 250.0  # of a training record, as in LLaVA's mix; for costs where no experiment says more
@@ -72,7 +73,22 @@ def run_next(args: argparse.Namespace, table: "Measurements") -> int:
     for suite, plan in found:
         print(_state(suite, plan, until=args.until))
     print("\n" + _proposal(plan, unit=unit, budget=budget, whole=float(grid["cost"].sum())))
+    if plan.settled:
+        print(_enough(table.select(**group).cells(), grid, level=args.level))
     return 0
+
+
+def _enough(measured: "Cells", grid: "pd.DataFrame", *, level: float) -> str:
+    """How few of the measured cells would have shown it."""
+    import pandas as pd
+
+    from vlmlaw.laws.design import enough
+
+    cells = pd.DataFrame({"N": measured.n, "V": measured.v}).drop_duplicates()
+    found = enough(measured, cells.merge(grid, on=["N", "V"]), level=level) if len(cells) else None
+    if found is None:
+        return ""
+    return f"In this order {found[0]} of its {len(cells)} cells would have been enough, {found[1]:.0%} of their cost."
 
 
 def _state(suite: str, plan: Any, *, until: str) -> str:

@@ -102,6 +102,34 @@ def next_cells(
     return Plan(pd.DataFrame(rows, columns=["N", "V", "cost", "total", "width"]), rho, settled)
 
 
+def enough(measured: Cells, candidates: pd.DataFrame, *, level: float = 0.95) -> tuple[int, float] | None:
+    """How many of the measured cells, taken in this order, show the side of 1, and their share of the cost of all.
+
+    candidates: N, V and cost of the measured cells. None if all of them do not show it.
+
+    >>> from vlmlaw.laws import read_measurements
+    >>> cells = read_measurements("li2024_reasoning").cells()
+    >>> grid = pd.DataFrame({"N": cells.n, "V": cells.v, "cost": cells.n * (250 + cells.v)})
+    >>> n_cells, share = enough(cells, grid)
+    >>> n_cells, round(share, 2)
+    (5, 0.06)
+    """
+    taken = np.zeros(len(measured), dtype=bool)
+    spent = 0.0
+    while True:
+        so_far = measured.take(taken) if taken.any() else None
+        plan = next_cells(so_far, candidates, budget=np.inf, n_cells=1, level=level)
+        if plan.settled:
+            return len(np.unique(np.stack([measured.n, measured.v])[:, taken], axis=1).T), spent / candidates[
+                "cost"
+            ].sum()
+        if plan.cells.empty:
+            return None
+        n, v, cost = plan.cells[["N", "V", "cost"]].iloc[0]
+        taken |= (np.abs(np.log(measured.n / n)) < SAME) & (np.abs(np.log(measured.v / v)) < SAME)
+        spent += float(cost)
+
+
 def fit_so_far(measured: Cells | None) -> LawFit | None:
     """The law of the cells measured so far, or None where they are too few for one."""
     if measured is None or len(measured) < MIN_CELLS or min(measured.sizes.size, measured.token_counts.size) < 2:

@@ -35,7 +35,7 @@ METHOD = "shared noise and choice of law"
 METHOD_ONE_LAW = "shared noise"
 # The grid of ratios: standard deviation between sizes over that within a size.
 RATIOS = np.array([0.0, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.25, 1.75, 2.5, 3.5, 5.0, 7.0, 10.0, 20.0])
-PRIOR_SCALE = 2.0  # median of the half-Cauchy prior of the ratio; law_coverage.py chose it
+PRIOR_SCALE = 1.5  # median of the half-Cauchy prior of the ratio; law_coverage.py chose it
 NEGLIGIBLE = 1e-4  # a law and ratio of less weight is left out
 SCAN = np.linspace(0.0, np.pi, 121)  # turns from the estimate at which an end is looked for
 MAX_STEPS, PRECISION = 60, 1e-7  # of the probability at a quantile of a mixture

@@ -10,7 +10,7 @@ from vlmlaw.laws.cells import format_size
 from vlmlaw.laws.intervals import rho_interval
 from vlmlaw.laws.ratio import Interval
 from vlmlaw.laws.solver import MAD_TO_SIGMA
-from vlmlaw.laws.statistics import lack_of_fit
+from vlmlaw.laws.statistics import lack_of_fit, student_t
 
 if TYPE_CHECKING:
     from vlmlaw.laws.holdout import HoldOut
@@ -47,7 +47,7 @@ def verdict(
 def _trade_off(fit: LawFit, *, level: float) -> list[str]:
     """What the interval of rho allows to be said; no sentence claims what the interval does not exclude."""
     index = fit.index_fit
-    found = []
+    found = [*_peak(fit, level=level)]
     if not fit.has_rho:
         n, v = (float(np.exp(x.mean())) for x in (fit.cells.ln_n, fit.cells.ln_v))
         found.append(
@@ -62,6 +62,24 @@ def _trade_off(fit: LawFit, *, level: float) -> list[str]:
     behind = index.aicc - fit.aicc
     by = f", {behind:.1f} AICc behind {fit.law.name}" if np.isfinite(behind) else ""
     return [claim, *found, f"rho and V* are those of {index.law.name}, the best law with a single rho{by}."]
+
+
+def _peak(fit: LawFit, *, level: float) -> list[str]:
+    """That the error is least inside the range of V, where the law's slope has changed its sign at both ends of it."""
+    if fit.law.name != "logit_peak":
+        return []
+    where = [fit.law.position(name) for name in ("b", "q")]
+    estimate, covariance = fit.theta[where], fit.covariance[np.ix_(where, where)]
+    t = student_t(level, fit.degrees_of_freedom)
+    signs = []
+    for v in (fit.cells.v.min(), fit.cells.v.max()):
+        gradient = np.array([1.0, -2 * np.log(v)])
+        slope, se = float(gradient @ estimate), float(np.sqrt(gradient @ covariance @ gradient))
+        signs.append(0 if abs(slope) < t * se else np.sign(slope))
+    if signs != [1, -1]:
+        return []
+    best = float(np.exp(estimate[0] / (2 * estimate[1])))
+    return [f"The error is least inside the range of V, near V = {best:.3g}: more tokens than that do harm."]
 
 
 def claimed_side(rho: Interval) -> str:

@@ -166,6 +166,26 @@ class LogitInteraction(InteractionLaw):
     base = Logit()
 
 
+@register
+class LogitPeak(Law):
+    """The logit law with a bend in V: the best number of tokens may lie inside the range, behind which more do harm."""
+
+    name = "logit_peak"
+    formula = "logit(1 - error) = c0 + a ln N + b ln V - q (ln V)^2"
+    source = "logistic regression with a square"
+    parameters = (*IndexLaw.parameters, Parameter("q", "loss of b for two e-folds of V"))
+
+    def evaluate(self, theta: Array, ln_n: Array, ln_v: Array) -> tuple[Array, Array]:
+        c0, a, b, q = theta
+        score = special.expit(c0 + a * ln_n + (b - q * ln_v) * ln_v)
+        slope = score * (1 - score)
+        return 1 - score, np.stack([-slope, -slope * ln_n, -slope * ln_v, slope * ln_v**2])
+
+    def starts(self, cells: Cells) -> Array:
+        without = index_starts(Logit(), cells)
+        return np.hstack([without, np.zeros((len(without), 1))])
+
+
 def index_starts(law: "IndexLaw", cells: Cells) -> Array:
     """Best starts (B, 3) of a link law, from its regression on the scale of the link and from a grid of slopes."""
     cells = _spread(cells)
