@@ -18,6 +18,7 @@ sys.path.insert(0, f"{workflow.basedir}/src")
 from vlmlaw.workflow import snakemake_patches
 from vlmlaw.workflow.config import measurements_of, source_of
 from vlmlaw.runtime.stop_switch import announce_head
+from vlmlaw.workflow.dvc_offer import refuse_what_dvc_has
 from vlmlaw.workflow.head import await_saving, pass_stop_on_to_jobs, refuse_orphans
 from vlmlaw.workflow.status import failed_cells
 from vlmlaw.workflow.freshness import Freshness
@@ -66,6 +67,7 @@ wildcard_constraints:
 
 onstart:
     refuse_orphans(Path(plan.results))
+    refuse_what_dvc_has(plan)
     pass_stop_on_to_jobs(Path(plan.results))
 
 

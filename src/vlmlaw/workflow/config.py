@@ -39,7 +39,7 @@ def source_of(config: Mapping[str, Any], *, files: Sequence[Path], given: Mappin
     parts = {str(file): _checked(file) for file in files}
     known = {*given, *(key for part in parts.values() for key in part)}
     if any(key not in known and key != MEASUREMENTS for key in config):
-        return Source("config", "the configuration of the workflow that uses this one", reads_default=False)
+        return Source("config", "the configuration of a workflow that uses this one as a module", reads_default=False)
     whole = [name for name, part in parts.items() if "name" in part]
     if not parts and "name" in given and "grid" in given:
         return Source("--config", "what --config says", reads_default=False)

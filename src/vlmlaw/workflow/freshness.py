@@ -26,6 +26,7 @@ from vlmlaw.workflow.snakemake_patches import (
 )
 from vlmlaw.workflow.stage import Read
 
+DELETES_ALL = "--delete-all-output"
 HOME = Path(".snakemake") / "vlmlaw"  # what this machine knows; nothing breaks where it is deleted
 
 
@@ -86,6 +87,7 @@ class Freshness:
         caches = self._plan.cached_inputs(rule, wildcards)
         options = self._workflow.dag_settings
         forced = options is not None and (options.forceall or options.forcerun)
+        forced = forced or DELETES_ALL in sys.argv  # which is to take the caches, too; Snakemake tells nobody of it
         hidden = caches and not forced and foresees_reruns() and self.is_current(rule, wildcards)
         return caches if hidden else []
 
