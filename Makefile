@@ -2,6 +2,7 @@
 # make test     every test
 # make test-fast   what takes no Snakemake, DVC or Slurm: under three minutes, for each change
 # make test-slurm   the cluster profile against a Slurm that it starts on this machine (root, Debian; minutes)
+# make test-chaos   kills, damage and mutations in a loop, KILLS of each (default 100; hours on two cores)
 # make test-snakemake-versions   the workflow with the oldest Snakemake that is allowed and with the newest (half an hour)
 # make setup    just the environment, .venv; then `.venv/bin/snakemake --cores N` is the native way in
 # make docs     the docs as a site, build/docs/index.html; its search wants a server: python -m http.server -d build/docs
@@ -18,7 +19,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL = $(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable
 
-.PHONY: setup report test test-fast test-slurm test-snakemake-versions docs bench lock clean-env
+# What falls to chance, again and again: kills at random moments, damaged files, mutated inputs. KILLS=100 by default.
+KILLS ?= 100
+test-chaos: $(VENV)/stamp-test
+	VLMLAW_CHAOS=$(KILLS) $(BIN)/python -m pytest -n 0 -s -m "chaos or not chaos" tests/chaos tests/workflow/test_interruptions.py
+
+.PHONY: test-chaos setup report test test-fast test-slurm test-snakemake-versions docs bench lock clean-env
 
 setup: $(VENV)/stamp-workflow
 

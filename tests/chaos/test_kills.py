@@ -1,0 +1,120 @@
+"""Trainings that are killed at random moments, resumed, and killed again: they end as one that nobody touched.
+
+`make test-chaos` does it a hundred times; without it, a few times. Each training is a process of its own that runs the
+verb as a rule calls it, forked so that torch is imported once. Prints how many kills came when.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vlmlaw.cli.main import main
+from vlmlaw.runtime.workspace import workspace_of
+from vlmlaw.settings import to_json
+from vlmlaw.training.settings import CellSettings, TrainingSettings
+from vlmlaw.workflow import records
+
+pytestmark = pytest.mark.slow
+KILLS = int(os.environ.get("VLMLAW_CHAOS") or 3)
+STEPS = 150
+PLAN = TrainingSettings(
+    steps=STEPS, batch_size=4, learning_rate=3e-3, new_learning_rate=1e-2, weight_decay=0.1, checkpoint_seconds=0.02
+)
+CELL = CellSettings(
+    size="3k",
+    n_visual_tokens=4,
+    compressor="block_linear",
+    compressor_options={},
+    seed=0,
+    feature_layers=(2,),
+    training=PLAN,
+)
+
+
+def arguments(verb: str, folders, tokens: Path, images: Path, out: Path, settings: CellSettings) -> list[str]:
+    """The command line of a training, as a rule of the workflow has it."""
+    words = ["--record", str(out / "training.record.json"), "--code", "c", "--upstream", "u", verb]
+    inputs = {"language-model": folders.language_model, "encoder": folders.encoder, "tokens": tokens, "images": images}
+    words += [word for name, path in inputs.items() for word in (f"--{name}", str(path))]
+    return [*words, "--settings", to_json(settings), "--checkpoint-seconds", "0.02", "--out", str(out)]
+
+
+def start(words: list[str], log: Path) -> int:
+    """Run the verb in a process of its own; returns its number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        os._exit(main(words))
+
+
+def ended(pid: int) -> int | None:
+    """The status of a process that has ended; None while it runs."""
+    number, status = os.waitpid(pid, os.WNOHANG)
+    return None if number == 0 else status
+
+
+def made(out: Path) -> tuple[str, list[float]]:
+    """Its weights and losses."""
+    weights = sorted(out.rglob("*.safetensors"))
+    losses = [json.loads(line)["loss"] for line in (out / "train.jsonl").read_text().splitlines()]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest(), losses
+
+
+def require_nothing_half_made(out: Path) -> bool:
+    """What a reader would take for whole is whole; returns whether the training had a checkpoint to go on from."""
+    record = records.read(out / "training.record.json")
+    for name in record["files"] if record else ():
+        assert records.sha256(out / name) == record["files"][name]["sha256"], name
+    for path in (out / "training.json", *workspace_of(out).glob("checkpoint-*/state.json")):
+        if path.exists():
+            json.loads(path.read_text())
+    return any(workspace_of(out).glob("checkpoint-*/state.json"))
+
+
+@pytest.mark.parametrize("cell", ["miniature", "released"])
+def test_killed_again_and_again_it_ends_as_one_that_nobody_touched(cell, request, tmp_path):
+    if cell == "released" and not os.environ.get("VLMLAW_CHAOS"):
+        pytest.skip("only `make test-chaos` makes its models and data")
+    if cell == "released":
+        folders = request.getfixturevalue("stages")
+        tokens, images, settings = folders.tokens["train"], folders.data["train"], replace(CELL, size="10k", fit="pad")
+        settings = replace(settings, place_embedding=False, feature_layers=(1,))
+    else:
+        folders = request.getfixturevalue("small")
+        tokens, images, settings = folders.tokens["train"], folders.features["train"], CELL
+    log, chance = tmp_path / "log", random.Random(0)
+    began = time.monotonic()
+    pid = start(arguments("train", folders, tokens, images, tmp_path / "whole" / "cell", settings), log)
+    assert os.waitpid(pid, 0)[1] == 0, log.read_text()[-3000:]
+    took, truth = time.monotonic() - began, made(tmp_path / "whole" / "cell")
+    kills, resumed, finished = 0, 0, 0
+    while kills < KILLS:
+        out = tmp_path / str(finished) / "cell"
+        words = arguments("train", folders, tokens, images, out, settings)
+        while True:
+            pid, until = start(words, log), time.monotonic() + chance.uniform(0, 1.2 * took)
+            while (status := ended(pid)) is None and time.monotonic() < until:
+                time.sleep(0.005)
+            if status is not None:
+                assert os.waitstatus_to_exitcode(status) == 0, log.read_text()[-3000:]
+                break
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            kills += 1
+            resumed += require_nothing_half_made(out)
+        assert made(out) == truth and not workspace_of(out).exists()
+        finished += 1
+    text = log.read_text()
+    assert "Traceback" not in text
+    assert text.count("carrying on with") >= resumed > 0 or KILLS < 10
+    print(f"\n{cell}: {kills} kills, {resumed} with a checkpoint to go on from, {finished} trainings ended, all alike")
