@@ -3,6 +3,7 @@
 EXTRAS = {
     "report": ("matplotlib", "seaborn", "jinja2"),
     "train": ("torch", "transformers", "safetensors", "sklearn", "PIL", "tqdm", "tensorboardX", "huggingface_hub"),
+    "measure": ("openai",),
     "workflow": ("snakemake", "dvc", "psutil"),
 }
 

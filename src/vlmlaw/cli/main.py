@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vlmlaw import __version__
-from vlmlaw.cli import adopt, benchmark, experiment, init, law, measure, provenance, report, stages, status
+from vlmlaw.cli import adopt, benchmark, experiment, init, law, measure, provenance, report, serve, stages, status
 from vlmlaw.cli.arguments import Parser
 from vlmlaw.cli.extras import extra_of
 from vlmlaw.cli.output import redirect_broken_stdout
@@ -45,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     law.add_parser(subparsers)
     measure.add_parser(subparsers)
+    serve.add_parser(subparsers)
     experiment.add_parser(subparsers)
     status.add_parsers(subparsers)
     report.add_parsers(subparsers)

@@ -34,6 +34,7 @@ SAYS_NOTHING = {
     *("cu_seq_lens_k", "max_length_k", "seq_idx", "cache_position", "use_cache", "return_dict", "is_causal"),
     *("output_attentions", "output_hidden_states", "output_router_logits", "logits_to_keep", "num_items_in_batch"),
     "sliding_window",  # the mask says it
+    *("tokenizer", "assistant_tokenizer"),  # of `generate`, which hands them down, as `transformers serve` has it do
 }
 
 

@@ -233,5 +233,6 @@ def _reason(error: Exception) -> str:
     """What went wrong, on one short line."""
     status = getattr(error, "status_code", None)
     cause = f": {error.__cause__}" if isinstance(error, openai.APIConnectionError) and error.__cause__ else ""
-    words = " ".join(f"{error}{cause}".split())
+    body = getattr(error, "body", None)  # of an error within a stream, which has no words of its own
+    words = " ".join(f"{error}{cause}{f': {body}' if isinstance(body, str) and body not in str(error) else ''}".split())
     return f"{status}, {words[:300]}" if status is not None and str(status) not in words[:40] else words[:300]
