@@ -1,6 +1,7 @@
 """`vlmlaw measure`: released models on one's own questions, at several numbers of visual tokens."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--patience", type=float, default=600.0, metavar="S", help="seconds a server may be away (600)")
     parser.add_argument("--cost", default="ms", metavar="WORD", help="ms (default), first-ms, tokens, flops, money")
     parser.add_argument("--price", action="append", default=[], metavar="NAME=IN/OUT", help="for a million tokens")
+    parser.add_argument(
+        "--speed", action="append", default=[], metavar="CELL=JSON", help="times of vllm bench, GuideLLM or AIPerf"
+    )
     parser.add_argument("--limit-ms", type=float, metavar="MS", help="what 95 of 100 replies must not take longer than")
     parser.add_argument("--worse-by", type=float, default=0.02, metavar="X", help="error that may be lost (0.02)")
     parser.add_argument("--level", type=float, default=0.95, metavar="P", help="confidence of every statement (0.95)")
@@ -48,6 +52,7 @@ def run_measure(args: argparse.Namespace) -> int:
     from vlmlaw.evaluation.measuring.conclude import conclude
     from vlmlaw.evaluation.measuring.questions_of import read_question_set
     from vlmlaw.evaluation.measuring.run import ask_all
+    from vlmlaw.evaluation.measuring.speed_files import with_speed
     from vlmlaw.evaluation.measuring.summary import measurement_rows, write_csv
     from vlmlaw.report.measured_page import write_measured_page
     from vlmlaw.report.measured_terminal import in_words
@@ -69,6 +74,9 @@ def run_measure(args: argparse.Namespace) -> int:
         max_new_tokens=max_new_tokens,
         concurrency=args.concurrency,
     )
+    if args.speed:
+        speed = {cell: Path(path) for cell, path in pairs(args.speed, option="--speed").items()}
+        measured = replace(measured, table=with_speed(measured.table, speed))
     write_csv(measured.table, out / "cells.csv")
     write_csv(measured.judged, out / "questions.csv")
     rows = measurement_rows(measured.judged, cells)
