@@ -15,7 +15,7 @@ def add_parser(subparsers: Any) -> None:
         help="where a number, a cell or a result comes from",
         description="From a number of the report, a cell or a file of the results to the settings, data and commit.",
     )
-    parser.add_argument("what", metavar="NUMBER-or-CELL", help="0.406, '40.6 %%', 147k_v16_average_s0 or a path")
+    parser.add_argument("what", metavar="NUMBER-or-CELL", help="0.406, '40.6 %%', a cell's name or a path")
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--json", action="store_true", help="print the records as they are")
     parser.set_defaults(run=run_provenance)

@@ -72,7 +72,7 @@ def _check_kinds(experiment: ExperimentFile, source: str) -> None:
 
 def _check_sizes(experiment: ExperimentFile, source: str) -> None:
     if not experiment.sizes:
-        raise UserError(f"{source}.sizes: there is none; add a line such as 56k: {{hidden_size: 48, ...}}.")
+        raise UserError(f"{source}.sizes: there is none; add a line such as 84k: {{hidden_size: 48, ...}}.")
     for name, section in experiment.sizes.items():
         experiment.size_settings(name)
         experiment.training_settings(name)
