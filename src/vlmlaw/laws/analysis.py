@@ -37,7 +37,6 @@ from vlmlaw.laws.holdout import HoldOut, hold_out
 from vlmlaw.laws.intervals import d_profile, rho_interval, rho_profile
 from vlmlaw.laws.linter.lint import lint, require_clean
 from vlmlaw.laws.linter.values import Finding
-from vlmlaw.laws.one_axis import along_one_axis
 from vlmlaw.laws.optimum import frontier, v_star
 from vlmlaw.laws.options import AUTO, LawOptions
 from vlmlaw.laws.ratio import Interval
@@ -178,6 +177,8 @@ def _require_usable(table: Measurements, options: LawOptions) -> list[Finding]:
 
 def _along_one_axis(rows: Measurements) -> dict[str, Any] | None:
     """The error of rows of one size, or of one V, along the other; None if they are no such rows."""
+    from vlmlaw.laws.one_axis import along_one_axis  # scipy.optimize takes a while to load
+
     try:
         curve = along_one_axis(rows.cells(), questions=float(rows.frame["n_questions"].median()))
     except UserError:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import brentq
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array
 from vlmlaw.laws.ratio import Interval, interval_between, rho_of_angle, v_star_of_interval, v_star_of_rho  # noqa: F401
+from vlmlaw.laws.roots import root_between
 from vlmlaw.laws.solver import Solution, solve
 from vlmlaw.laws.statistics import student_t
 
@@ -102,7 +102,7 @@ def _profile_end(fit: LawFit, t: float, *, side: int) -> float:
         if outer >= np.pi / 2:
             return float("nan")
         inner, outer = outer, min(1.6 * outer, np.pi / 2)
-    return float(centre + side * brentq(excess, inner, outer, xtol=1e-9, rtol=1e-9))
+    return float(centre + side * root_between(excess, inner, outer, xtol=1e-9))
 
 
 def _angle_se(fit: LawFit) -> float:

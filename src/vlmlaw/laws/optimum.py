@@ -11,7 +11,6 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq, minimize_scalar
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.bootstrap import Draws, step_quantile
@@ -20,6 +19,7 @@ from vlmlaw.laws.costs import BILLION, Cost, CostModel
 from vlmlaw.laws.intervals import rho_interval
 from vlmlaw.laws.ratio import v_star_of_interval
 from vlmlaw.laws.result import LawFit, as_list
+from vlmlaw.laws.roots import root_between
 
 
 class Predictor(Protocol):
@@ -90,6 +90,8 @@ def numeric_v_star(
     error = _along_iso_cost(fit, cost, flops, ln_v)
     i = int(np.argmin(error))
     bracket = ln_v[max(i - 1, 0)], ln_v[min(i + 1, 256)]
+    from scipy.optimize import minimize_scalar  # only laws without a single rho take the time to load it
+
     found = minimize_scalar(
         lambda x: float(_along_iso_cost(fit, cost, flops, np.array([x]))[0]), bounds=bracket, options={"xatol": 1e-10}
     )
@@ -132,7 +134,7 @@ def flat_region(
 
     middle, ends = np.log(best), []
     for end, rounded in ((np.log(tokens[0]), np.ceil), (np.log(tokens[1]), np.floor)):
-        crossing = end if excess(end) <= 0 else brentq(excess, *sorted((end, middle)), xtol=1e-12)
+        crossing = end if excess(end) <= 0 else root_between(excess, *sorted((end, middle)), xtol=1e-12)
         ends.append(float(rounded(np.exp(crossing) * (1 - 1e-9 if rounded is np.ceil else 1 + 1e-9))))
     if ends[0] > ends[1]:
         whole = np.array([np.floor(best), np.ceil(best)])

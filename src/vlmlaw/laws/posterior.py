@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq
 from scipy.special import stdtr, stdtrit
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array
 from vlmlaw.laws.ratio import Interval, interval_between
+from vlmlaw.laws.roots import root_between
 
 if TYPE_CHECKING:
     from vlmlaw.laws.result import LawFit
@@ -207,7 +207,7 @@ def _first_turn(beyond: Callable[[ArrayLike, int], Array], side: int, tail: floa
     first = int(reached[0])
     if first == 0:
         return 0.0
-    return float(brentq(lambda turn: float(beyond(turn, side)[0]) - tail, SCAN[first - 1], SCAN[first], xtol=1e-9))
+    return root_between(lambda turn: float(beyond(turn, side)[0]) - tail, SCAN[first - 1], SCAN[first], xtol=1e-9)
 
 
 def _mixture_quantile(q: float, place: Array, scale: Array, freedom: Array, weight: Array) -> Array:

@@ -14,7 +14,7 @@ from vlmlaw.laws.cells import Array, Cells
 from vlmlaw.laws.families.law import N_STARTS, Law, Parameter, register
 
 # Exponent times the range of ln N or ln V: what the factor N^-alpha loses across the grid, from 1 % to e^5.
-_POSITIVE = np.geomspace(0.01, 5.0, 14)
+_POSITIVE = np.geomspace(0.01, 5.0, 10)
 EXPONENT_GRID = np.concatenate([-_POSITIVE[::-1], _POSITIVE])
 
 LI2024 = "Li et al. 2024, arXiv 2411.03312"
