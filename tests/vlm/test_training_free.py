@@ -6,13 +6,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, CLIPVisionConfig, Qwen2Config, SiglipVisionConfig
 
 from golden_files import golden
-from vlmlaw.compressors import COMPRESSORS, received_attention
+from vlmlaw.compressors import COMPRESSORS, InsideLlm, received_attention
 from vlmlaw.errors import UserError
 from vlmlaw.vlm.cell_name import MeasuredCell
 from vlmlaw.vlm.cost import inference_flops
-from vlmlaw.vlm.fastv import asking_places
 from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.load import config_of
+from vlmlaw.vlm.pruning import asking_places
 from vlmlaw.vlm.towers.attention import watched
 from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
 from vlmlaw.vlm.towers.features import patch_and_class_features, patch_features
@@ -153,7 +153,7 @@ def test_a_tower_that_names_no_projections_is_an_error(make_vlm):
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "fastv"])
+@pytest.mark.parametrize("name", [name for name in NAMES if not issubclass(COMPRESSORS[name], InsideLlm)])
 @torch.no_grad()
 def test_flops_are_those_that_torch_counts(make_vlm, tower, name):
     vlm = make(make_vlm, tower, name)
@@ -201,34 +201,6 @@ def test_fastv_equals_taking_tokens_out(make_vlm, after, n_kept):
     assert not torch.allclose(whole(**given, logits_to_keep=1).logits[:, 0], expected, atol=1e-3)
 
 
-@torch.no_grad()
-def test_fastv_generates_with_the_choice_of_the_prompt(make_vlm):
-    """Greedy generation, two prompts padded on the left, equals whole passes that ask at the prompt's last token."""
-    vlm = make(make_vlm, "conv", "fastv", n_visual_tokens=3, compressor_options={"layer": 1})
-    alone = [prompt(vlm, n_text, seed=n_text) for n_text in (6, 4)]
-    longest = alone[0]["input_ids"].shape[1]
-    ids = torch.zeros(2, longest, dtype=torch.long)
-    for row, given in enumerate(alone):
-        ids[row, longest - given["input_ids"].shape[1] :] = given["input_ids"][0]
-    made = vlm.generate(
-        input_ids=ids,
-        attention_mask=(ids != 0).long(),
-        pixel_values=torch.cat([given["pixel_values"] for given in alone]),
-        max_new_tokens=4,
-        do_sample=False,
-        eos_token_id=None,
-        pad_token_id=0,
-    )[:, longest:]
-    for row, given in enumerate(alone):
-        sequence, n_prompt = given["input_ids"], given["input_ids"].shape[1]
-        for step in range(4):
-            targets = torch.full_like(sequence, -100)
-            targets[:, n_prompt - 1] = targets[:, -1] = 7  # asked at the first, read at the last
-            logits = vlm(input_ids=sequence, pixel_values=given["pixel_values"], targets=targets).logits
-            assert logits[-1].argmax() == made[row, step]
-            sequence = torch.cat([sequence, logits[-1].argmax().reshape(1, 1)], dim=1)
-
-
 def test_the_asking_token_is_the_questions_last():
     targets = torch.tensor([[-100, -100, 4, 5], [-100, 3, -100, -100]])
     assert asking_places(targets, None, targets.shape, "cpu").tolist() == [2, 1]
@@ -239,7 +211,7 @@ def test_the_asking_token_is_the_questions_last():
 
 def test_fastv_leaves_a_layer_to_read_fewer_tokens(make_vlm):
     vlm = make(make_vlm, "conv", "fastv", compressor_options={"layer": 3})
-    with pytest.raises(UserError, match=r"layer is 3 and the LLM has 3 layers.*set layer to 2 or less"):
+    with pytest.raises(UserError, match=r"layer is 3 and the LLM has 3 layers.*set it to 2 or less"):
         vlm(**prompt(vlm))
 
 

@@ -34,6 +34,15 @@ from typing import Any
 from vlmlaw.compressors.base import Compressor, Inputs, Shape
 from vlmlaw.compressors.blocks import BlockLinear, MlpShuffle
 from vlmlaw.compressors.convolution import CAbstractor
+from vlmlaw.compressors.inside_llm import (
+    Dart,
+    FastV,
+    InsideLlm,
+    PromptDistill,
+    PyramidDrop,
+    SparseVLM,
+    VisualTokensWithdrawal,
+)
 from vlmlaw.compressors.merging import PruMerge, PruMergePlus, ToMe, VisionZip
 from vlmlaw.compressors.pooling import (
     AllPatches,
@@ -51,7 +60,7 @@ from vlmlaw.compressors.pooling import (
 from vlmlaw.compressors.published import split_published
 from vlmlaw.compressors.queries import MatryoshkaQueries, Resampler
 from vlmlaw.compressors.region_attention import QueCC, TokenPacker
-from vlmlaw.compressors.selection import DivPrune, FastV, TextGuided, received_attention
+from vlmlaw.compressors.selection import DivPrune, TextGuided, received_attention
 from vlmlaw.errors import UserError
 
 ALL_PATCHES = AllPatches.name  # what training-free compressors are applied to a training of
@@ -60,8 +69,8 @@ __all__ = [
     "ALL_PATCHES",
     "COMPRESSORS",
     "Compressor",
-    "FastV",
     "Inputs",
+    "InsideLlm",
     "build_compressor",
     "compressor_class",
     "received_attention",
@@ -72,7 +81,9 @@ _WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize,
 _ELASTIC = (MatryoshkaPooling, ElasticAverage)
 _LEARNED = (BlockLinear, MlpShuffle, CAbstractor, Resampler, MatryoshkaQueries, TokenPacker, QueCC)
 _BASELINES_AT_INFERENCE = (AverageAtInference, StrideAtInference, BilinearAtInference, RandomAtInference)
-_TRAINING_FREE = (*_BASELINES_AT_INFERENCE, ToMe, PruMerge, PruMergePlus, VisionZip, DivPrune, TextGuided, FastV)
+_INSIDE_LLM = (FastV, PyramidDrop, SparseVLM, VisualTokensWithdrawal, Dart, PromptDistill)
+_BEFORE_LLM = (ToMe, PruMerge, PruMergePlus, VisionZip, DivPrune, TextGuided)
+_TRAINING_FREE = (*_BASELINES_AT_INFERENCE, *_BEFORE_LLM, *_INSIDE_LLM)
 
 _ALL = (*_WITHOUT_WEIGHTS, *_ELASTIC, *_LEARNED, *_TRAINING_FREE)
 COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in _ALL}

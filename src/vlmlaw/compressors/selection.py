@@ -101,38 +101,6 @@ class Comparing(TrainingFree):
         return inputs.keys_BPH
 
 
-class FastV(TrainingFree):
-    """The V patches of highest importance.
-
-    FastV (Chen et al. 2024, arXiv 2403.06764, section 4.1): the LLM's first K = `layer` layers read all P patches;
-    those that the last question token attends to most in layer K, its heads averaged, are kept for the layers after it.
-    As a function of tensors it is this choice; the model runs it inside its LLM. With the encoder's class-token
-    attention as the importance it is the selection of FasterVLM (arXiv 2412.01818).
-
-    >>> from vlmlaw.compressors import build_compressor
-    >>> patches = torch.arange(16.0).reshape(1, 16, 1)  # a 4 x 4 grid of width 1, in raster order
-    >>> importance = torch.arange(16.0).reshape(1, 16) / 120  # of each patch; it sums to 1
-    >>> build_compressor("fastv", 4, 1, 4)(patches, importance_BP=importance).flatten().tolist()
-    [12.0, 13.0, 14.0, 15.0]
-    """
-
-    name = "fastv"
-    needs_importance = True
-    inside_llm = True
-
-    def __init__(self, shape: Shape, *, layer: int = 2) -> None:
-        super().__init__(shape)
-        self._at_least_one(layer=layer)
-        self.layer = layer
-
-    def tokens_by_layer(self, n_layers: int) -> list[int]:
-        return [self.n_patches] * self.layer + [self.n_visual_tokens] * (n_layers - self.layer)
-
-    def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
-        assert inputs.importance_BP is not None
-        return keep(inputs, places_BP2, best(inputs.importance_BP, self.n_visual_tokens))
-
-
 class DivPrune(Comparing):
     """Max-min diversity: greedily the patch whose nearest chosen one is farthest, by 1 - cosine.
 

@@ -56,8 +56,7 @@ def check_compressors(requests: Sequence[Request]) -> dict[str, Traits]:
 def _check(request: Request) -> Traits:
     import torch
 
-    from vlmlaw.compressors import ALL_PATCHES, FastV, build_compressor, compressor_class
-    from vlmlaw.vlm.fastv import require_layers
+    from vlmlaw.compressors import ALL_PATCHES, InsideLlm, build_compressor, compressor_class
 
     try:
         kind = compressor_class(request.compressor)
@@ -79,8 +78,8 @@ def _check(request: Request) -> Traits:
                         n_levels=n_levels,
                         **kind.key_options(projected=width, attention=None) | dict(request.options),
                     )
-                    if isinstance(built, FastV):
-                        require_layers(request.n_llm_layers, after=built.layer)
+                    if isinstance(built, InsideLlm):
+                        built.stages(request.n_llm_layers)  # an LLM too shallow for them is an error
     except UserError as error:
         raise UserError(f"{request.where}: {error}") from error
     except (TypeError, ValueError) as error:

@@ -27,9 +27,9 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
 )
 
-from vlmlaw.compressors import Compressor, FastV, build_compressor, compressor_class
+from vlmlaw.compressors import Compressor, InsideLlm, build_compressor, compressor_class
 from vlmlaw.compressors.base import AFTER, ATTENTION, EMBEDDING, PROJECTED, WHOLE_ATTENTION, patch_positions
-from vlmlaw.vlm import fastv
+from vlmlaw.vlm import pruning
 from vlmlaw.vlm.auto_files import write_auto_module
 from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.image_inputs import IMAGE_INPUTS, ImageInputs
@@ -328,8 +328,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         given = (pixel_values, patches, question_ids, question_mask, image_of, importance, keys, class_token)
         images = ImageInputs(*given).joined(images or ImageInputs())
         compressor = self.compressor.with_n_visual_tokens(n_visual_tokens)
-        keeps = compressor.inside_llm or self.config.visual_span is not None
-        if keeps and past_key_values is None and kwargs.get("use_cache", True):
+        keeps = self.config.visual_span is not None and kwargs.get("use_cache", True)
+        if (compressor.inside_llm or keeps) and past_key_values is None:
             past_key_values = DynamicCache(config=self.language_model.config)  # for what is kept with it
         if inputs_embeds is None and past_key_values is not None and past_key_values.get_seq_length() > 0:
             inputs_embeds = self.get_input_embeddings()(input_ids)  # the image is in the cache
@@ -417,24 +417,25 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         self, compressor: Compressor, input_ids: Tensor | None, targets: Tensor | None, mask: Any, cache: Any
     ) -> AbstractContextManager[None] | None:
         """Where the compressor works inside the LLM, what makes it read fewer tokens; it needs eager attention."""
-        if not isinstance(compressor, FastV):
+        if not isinstance(compressor, InsideLlm):
             return None
-        if compressor.n_visual_tokens == compressor.n_patches and not fastv.is_pruned(cache):
+        if compressor.n_visual_tokens == compressor.n_patches and not pruning.is_pruned(cache):
             return None
         if input_ids is None:
-            raise ValueError("compressor fastv must see which tokens are an image's; give input_ids, not embeddings")
+            raise ValueError(
+                f"compressor {compressor.name} must see which tokens are an image's; give input_ids, not embeddings"
+            )
         is_image_BT = input_ids == self.config.image_token_id
         if int(is_image_BT.sum(dim=1).max()) > compressor.n_patches:
             raise ValueError(
-                f"compressor fastv keeps {compressor.n_visual_tokens} tokens of one image; found a text with several; "
-                "give one image a text, or take another compressor"
+                f"compressor {compressor.name} keeps {compressor.n_visual_tokens} tokens of one image; found a text with "
+                "several; give one image a text, or take another compressor"
             )
-        return fastv.pruned(
+        return pruning.pruned(
             self.language_model,
-            after=compressor.layer,
-            n_kept=compressor.n_visual_tokens,
+            compressor,
             is_image_BT=is_image_BT,
-            asking_B=fastv.asking_places(targets, mask, input_ids.shape, input_ids.device),
+            asking_B=pruning.asking_places(targets, mask, input_ids.shape, input_ids.device),
             cache=cache,
         )
 
