@@ -25,7 +25,7 @@ from torch.profiler import ProfilerActivity, profile
 from vlmlaw.compressors import COMPRESSORS, Compressor, build_compressor
 
 BASELINE = "average"
-OPTIONS: dict[str, dict[str, Any]] = {"text_guided": {"key_width": 4096}}
+OPTIONS: dict[str, dict[str, Any]] = {name: {"key_width": 4096} for name in ("text_guided", "cdpruner")}
 MULTI_LEVEL, N_LEVELS = ("tokenpacker", "quecc"), 4
 QUESTION_WIDTH, N_QUESTION_TOKENS = 4096, 32
 

@@ -10,7 +10,7 @@ from vlmlaw.compressors import COMPRESSORS, Compressor, build_compressor
 GRID, WIDTH, QUESTION_WIDTH, N_QUESTION_TOKENS = 6, 8, 12, 5
 N_PATCHES = GRID**2
 NAMES = sorted(COMPRESSORS)
-OPTIONS = {"text_guided": {"key_width": QUESTION_WIDTH}}  # what a name cannot do without
+OPTIONS = {name: {"key_width": QUESTION_WIDTH} for name in ("text_guided", "cdpruner")}  # what a name cannot do without
 
 
 def some_allowed(name: str, grid_side: int = GRID) -> list[int]:

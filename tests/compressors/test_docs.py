@@ -1,10 +1,13 @@
 """docs/compressors.md says of every compressor what its class does: names, V, weights; formulas are evaluated."""
 
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
+from golden_files import NAMES as GOLDEN_FILES
+from golden_files import golden
 from vlmlaw.compressors import COMPRESSORS
 
 from .cases import GRID, N_PATCHES, N_QUESTION_TOKENS, NAMES, QUESTION_WIDTH, WIDTH, make, some_allowed
@@ -61,3 +64,51 @@ def test_words_are_right(name):
         "any up to 256": list(range(1, N_PATCHES + 1)),
     }
     assert allowed == expected[which]
+
+
+# What test_golden.py and vlm/test_pruning.py compare, by method; what follows from it (such as the size of a mean of
+# patches that is equal) is compared with it.
+COMPARED = {
+    "quecc": ["tokens", "projected", "question_vector"],
+    "tokenpacker": ["tokens_*", "projected_*"],
+    "mqt": ["projected_*"],
+    "resampler": ["tokens"],
+    "honeybee": ["tokens_*"],
+    "internvl": ["shuffled", "projected"],
+    "m3": ["projected_*"],
+    "onevision": ["bilinear_*"],
+    "fourier": ["tokens_*", "projected_*"],
+    "tome": ["tokens_*", "sizes_*", "cluster_*"],
+    "prumerge": ["prumerge_*", "plus_training"],
+    "visionzip": ["tokens_*", "dominant_*"],
+    "divprune": ["order_*"],
+    "cdpruner": ["kept_*"],
+    "sparsevlm": ["rater_score", "raters", "priority", "kept_*"],
+    "fastv": ["logits_*", "kept_*", "all_patches_logits"],
+    "dart": ["logits_*", "kept_*", "pivots_*", "all_patches_logits"],
+    "pyramiddrop": ["logits_*", "layers*", "all_patches_logits"],
+}
+DEPARTURES = PAGE.read_text(encoding="utf-8").split("## Where we depart")[1].split("\n## ")[0]
+_CODES = [tuple(code.split(": ")) for code in re.findall(r"`(\w+: [\w*]+)`", DEPARTURES)]
+LISTED = [code for code in _CODES if code[0] in COMPARED]
+
+
+@pytest.mark.parametrize("name", GOLDEN_FILES)
+def test_what_released_code_gives_is_compared_or_a_listed_departure(name):
+    g = golden(name)
+    method = name.split("_")[0]
+    listed = [pattern for of, pattern in LISTED if of == method]
+    for key in (*g.outputs, *g.index):
+        compared = any(fnmatch(key, pattern) for pattern in COMPARED[method])
+        assert compared != any(fnmatch(key, pattern) for pattern in listed), f"{name}: {key}"
+
+
+def test_no_departure_is_listed_that_no_file_shows():
+    for method, pattern in LISTED:
+        files = [golden(name) for name in GOLDEN_FILES if name.split("_")[0] == method]
+        assert any(fnmatch(key, pattern) for g in files for key in (*g.outputs, *g.index)), (method, pattern)
+
+
+def test_every_method_with_a_golden_file_is_tested_on_it():
+    text = "".join(source.read_text(encoding="utf-8") for source in Path(__file__).parents[1].rglob("test_*.py"))
+    assert [name for name in GOLDEN_FILES if not re.search(rf'"{name}(\.npz)?"', text)] == []

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
+from transformers import SmolVLMConfig
+from transformers.models.qwen2_vl.modeling_qwen2_vl import PatchMerger
+from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
 
 from golden_files import golden, mlp
 from vlmlaw.compressors import build_compressor
-from vlmlaw.compressors.selection import above_mean, text_relevance
+from vlmlaw.compressors.selection import above_mean, best, clip_relevance, text_relevance
 
 EXACT = {"rtol": 0, "atol": 1e-5}
 
@@ -111,6 +114,53 @@ def test_internvl_shuffle(name):
     torch.testing.assert_close(compressor(g.inputs["patches"]), g.outputs["projected"], **EXACT)
 
 
+@pytest.mark.parametrize("name", ["internvl_g12_V9", "internvl_g12_V36"])
+def test_internvl(name):
+    g = golden(name)
+    connector = build_compressor("internvl", g.grid, g.width, g.meta["V"], question_width=g.meta["llm_width"])
+    connector.load_state_dict({f"mlp1.{key}": w for key, w in g.weights.items()})
+    torch.testing.assert_close(connector(g.inputs["patches"]), g.outputs["projected"], **EXACT)
+
+
+def image_tokens_by_blocks(patches, side, k):
+    """Patches in the order in which Qwen2-VL's processor hands them to its merger: block by block."""
+    grid = patches.unflatten(1, (side // k, k, side // k, k))
+    return grid.transpose(2, 3).flatten(1, 4)
+
+
+def test_qwen2_vl_merger_is_that_of_transformers():
+    theirs = PatchMerger(dim=20, context_dim=8, spatial_merge_size=2)
+    ours = build_compressor("qwen2_vl", 6, 8, 9, question_width=20)
+    ours.load_state_dict(theirs.state_dict())
+    patches = torch.randn(2, 36, 8)
+    expected = torch.stack([theirs(image) for image in image_tokens_by_blocks(patches, 6, 2)])
+    torch.testing.assert_close(ours(patches), expected, **EXACT)
+
+
+@pytest.mark.parametrize(("n_tokens", "factor"), [(4, 3), (9, 2)])
+def test_smolvlm_shuffle_is_that_of_transformers(n_tokens, factor):
+    config = SmolVLMConfig(
+        scale_factor=factor, vision_config={"hidden_size": 8}, text_config={"model_type": "llama", "hidden_size": 64}
+    )
+    theirs = SmolVLMConnector(config)
+    ours = build_compressor("smolvlm", 6, 8, n_tokens, question_width=64)
+    ours.load_state_dict(theirs.state_dict())
+    patches = torch.randn(2, 36, 8)
+    torch.testing.assert_close(ours(patches), theirs(patches), **EXACT)
+
+
+@pytest.mark.parametrize("name", ["fourier_g12", "fourier_g9"])
+def test_fourier(name):
+    g = golden(name)
+    for n_tokens in g.meta["V"]:
+        compressor = build_compressor("fourier", g.grid, g.width, n_tokens)
+        tokens = compressor(g.inputs["patches"])
+        torch.testing.assert_close(tokens, g.outputs[f"tokens_V{n_tokens}"], **EXACT)
+        projected = mlp(g.weights, g.outputs[f"tokens_V{n_tokens}"].half().float())  # released tokens are half
+        torch.testing.assert_close(projected, g.outputs[f"projected_V{n_tokens}"], **EXACT)
+        assert compressor(g.inputs["patches"].half()).dtype == torch.float16
+
+
 # --------------------------------------------------------------------------- pooling behind the projector
 
 
@@ -201,6 +251,35 @@ def test_divprune(name):
         torch.testing.assert_close(compressor(patches), expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["cdpruner_g12", "cdpruner_g9"])
+def test_cdpruner(name):
+    g = golden(name)
+    projected = mlp(g.weights, g.inputs["patches"])
+    relevance = clip_relevance(g.inputs["image_embeds"], g.inputs["text_embeds"])
+    for n_tokens in g.meta["V"]:
+        options = {"question_width": 48, "relevance": "given"}
+        compressor = build_compressor("cdpruner", g.grid, g.meta["llm_width"], n_tokens, **options)
+        kept = compressor(projected, torch.zeros(2, 1, 48), importance_BP=relevance)
+        expected = projected.take_along_dim(g.index[f"kept_V{n_tokens}"].unsqueeze(2), dim=1)
+        torch.testing.assert_close(kept, expected, rtol=0, atol=0)
+
+
+def test_vispruner_equals_a_loop():
+    """Its rounds by plain Python, after the released `encode_images`."""
+    torch.manual_seed(0)
+    patches, importance = torch.randn(1, 144, 16), torch.rand(1, 144)
+    kept = build_compressor("vispruner", 12, 16, 21)(patches, importance_BP=importance)
+    unit = torch.nn.functional.normalize(patches[0], dim=1)
+    ranked = importance[0].argsort(descending=True).tolist()
+    important, left = ranked[:10], ranked[10:]
+    while len(left) > 11:
+        even, odd = left[::2], left[1::2]
+        nearest = {e: max(float(unit[e] @ unit[o]) for o in odd) for e in even}
+        n_gone = min(8, len(left) - 11)
+        left = sorted(even, key=lambda e: -nearest[e])[n_gone:] + odd
+    torch.testing.assert_close(kept[0], patches[0, sorted(important + left)], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", ["sparsevlm_g6", "sparsevlm_g9"])
 def test_sparsevlm_raters(name):
     g = golden(name)
@@ -210,3 +289,9 @@ def test_sparsevlm_raters(name):
     relevance = text_relevance(text @ patches.transpose(1, 2), own)
     torch.testing.assert_close(relevance, g.outputs["rater_score"], rtol=0, atol=1e-7)
     assert torch.equal(above_mean(relevance, own).long(), g.index["raters"])
+    attention = g.inputs["attention"].mean(dim=1) * g.index["raters"].unsqueeze(2)
+    priority = attention.sum(dim=1) / g.index["raters"].sum(dim=1, keepdim=True)
+    torch.testing.assert_close(priority, g.outputs["priority"], rtol=0, atol=1e-7)
+    for key, kept in g.index.items():
+        if key.startswith("kept_layer"):
+            assert torch.equal(best(priority, kept.shape[1]), kept)

@@ -54,7 +54,7 @@ def test_a_stage_1_that_seeds_share_is_counted_once():
     assert len(shared.alignments) == len(each) - 4
 
 
-@pytest.mark.parametrize("name", ["paper", "modern", "weekend"])
+@pytest.mark.parametrize("name", ["paper", "modern", "weekend", "braco"])
 def test_every_experiment_of_gpus_says_its_hours_and_assumptions(name):
     told = describe(read_experiment(EXPERIMENTS / f"{name}.yaml"))
     assert "GPU-hours" in told and "TFLOP/s" in told and "text tokens" in told

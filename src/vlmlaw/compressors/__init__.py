@@ -33,7 +33,9 @@ from typing import Any
 
 from vlmlaw.compressors.base import Compressor, Inputs, Shape
 from vlmlaw.compressors.blocks import BlockLinear, MlpShuffle
+from vlmlaw.compressors.connectors import InternVLShuffle, Qwen2VLMerger, SmolVLMShuffle
 from vlmlaw.compressors.convolution import CAbstractor
+from vlmlaw.compressors.frequencies import Fourier
 from vlmlaw.compressors.inside_llm import (
     Dart,
     FastV,
@@ -60,7 +62,14 @@ from vlmlaw.compressors.pooling import (
 from vlmlaw.compressors.published import split_published
 from vlmlaw.compressors.queries import MatryoshkaQueries, Resampler
 from vlmlaw.compressors.region_attention import QueCC, TokenPacker
-from vlmlaw.compressors.selection import DivPrune, TextGuided, received_attention
+from vlmlaw.compressors.selection import (
+    CDPruner,
+    DivPrune,
+    FasterVLM,
+    TextGuided,
+    VisPruner,
+    received_attention,
+)
 from vlmlaw.errors import UserError
 
 ALL_PATCHES = AllPatches.name  # what training-free compressors are applied to a training of
@@ -77,15 +86,16 @@ __all__ = [
     "split_published",
 ]
 
-_WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection)
+_WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, Fourier)
 _ELASTIC = (MatryoshkaPooling, ElasticAverage)
 _LEARNED = (BlockLinear, MlpShuffle, CAbstractor, Resampler, MatryoshkaQueries, TokenPacker, QueCC)
+_CONNECTORS = (InternVLShuffle, Qwen2VLMerger, SmolVLMShuffle)
 _BASELINES_AT_INFERENCE = (AverageAtInference, StrideAtInference, BilinearAtInference, RandomAtInference)
 _INSIDE_LLM = (FastV, PyramidDrop, SparseVLM, VisualTokensWithdrawal, Dart, PromptDistill)
-_BEFORE_LLM = (ToMe, PruMerge, PruMergePlus, VisionZip, DivPrune, TextGuided)
+_BEFORE_LLM = (ToMe, PruMerge, PruMergePlus, VisionZip, FasterVLM, VisPruner, DivPrune, CDPruner, TextGuided)
 _TRAINING_FREE = (*_BASELINES_AT_INFERENCE, *_BEFORE_LLM, *_INSIDE_LLM)
 
-_ALL = (*_WITHOUT_WEIGHTS, *_ELASTIC, *_LEARNED, *_TRAINING_FREE)
+_ALL = (*_WITHOUT_WEIGHTS, *_ELASTIC, *_LEARNED, *_CONNECTORS, *_TRAINING_FREE)
 COMPRESSORS: dict[str, type[Compressor]] = {kind.name: kind for kind in _ALL}
 
 

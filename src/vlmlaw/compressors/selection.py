@@ -7,6 +7,7 @@ Shapes: B images (or image-question pairs), P patches, V visual tokens, C width,
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vlmlaw.compressors.base import EMBEDDING, PROJECTED, Compressor, Inputs, Shape, patch_positions
@@ -100,6 +101,13 @@ class Comparing(TrainingFree):
         assert inputs.keys_BPH is not None
         return inputs.keys_BPH
 
+    def _shares_space_with_question(self) -> None:
+        if self.compared_width != self.question_width:
+            raise UserError(
+                f"compressor {self.name}: patches are compared at width {self.compared_width} but questions have width "
+                f"{self.question_width}; set key_width = {self.question_width} and pass projected patches as keys."
+            )
+
 
 class DivPrune(Comparing):
     """Max-min diversity: greedily the patch whose nearest chosen one is farthest, by 1 - cosine.
@@ -144,6 +152,157 @@ def most_diverse(compared_BPH: Tensor, n_chosen: int) -> Tensor:
     return torch.cat(chosen, dim=1)
 
 
+class FasterVLM(TrainingFree):
+    """The V patches that the tower's class token attends to most (FasterVLM, Zhang et al. 2024, arXiv 2412.01818).
+
+    Heads averaged, in the layer whose output the patches are, as released.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> patches = torch.arange(16.0).reshape(1, 16, 1)  # a 4 x 4 grid of width 1, in raster order
+    >>> importance = torch.arange(16.0).reshape(1, 16) / 120  # of each patch; it sums to 1
+    >>> build_compressor("fastervlm", 4, 1, 4)(patches, importance_BP=importance).flatten().tolist()
+    [12.0, 13.0, 14.0, 15.0]
+    """
+
+    name = "fastervlm"
+    needs_importance = True
+
+    def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
+        assert inputs.importance_BP is not None
+        return keep(inputs, places_BP2, best(inputs.importance_BP, self.n_visual_tokens))
+
+
+class VisPruner(TrainingFree):
+    """Half of V by the class token's attention, half diverse (VisPruner, Zhang et al. 2024, arXiv 2412.01818, v2).
+
+    As released: of the patches that are not among the most important, those at even places whose nearest at an odd
+    place is nearest are dropped, `n_dropped` a round, until V / 2 are left; the rounds start in the order of
+    importance, and those left of the even places go before the odd. By cosine of the patches, before the
+    projector.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> patches = torch.eye(2).repeat_interleave(2, dim=0).unsqueeze(0)  # two pairs of equal patches
+    >>> importance = torch.tensor([[0.4, 0.3, 0.2, 0.1]])
+    >>> build_compressor("vispruner", 2, 2, 2)(patches, importance_BP=importance).tolist()
+    [[[1.0, 0.0], [0.0, 1.0]]]
+    """
+
+    name = "vispruner"
+    needs_importance = True
+
+    def __init__(self, shape: Shape, *, n_dropped: int = 8) -> None:
+        super().__init__(shape)
+        self._at_least_one(n_dropped=n_dropped)
+        self.n_dropped = n_dropped
+
+    def rounds(self) -> list[tuple[int, int]]:
+        """(patches before, patches dropped) of each round."""
+        n_important = self.n_visual_tokens // 2
+        plan, n_left = [], self.n_patches - n_important
+        while n_gone := min(self.n_dropped, n_left - (self.n_visual_tokens - n_important), n_left // 2):
+            plan.append((n_left, n_gone))
+            n_left -= n_gone
+        return plan
+
+    def reduction_flops(self, n_question_tokens: int) -> int:
+        return sum(2 * ((n + 1) // 2) * (n // 2) * self.width for n, _ in self.rounds())
+
+    def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
+        assert inputs.importance_BP is not None
+        n_important = self.n_visual_tokens // 2
+        order_BP = inputs.importance_BP.argsort(dim=1, descending=True, stable=True)
+        important_BV, left_BN = order_BP[:, :n_important], order_BP[:, n_important:]
+        unit_BPC = F.normalize(inputs.patches_BPC.float(), dim=2)
+        for _, n_gone in self.rounds():
+            even_BE, odd_BO = left_BN[:, ::2], left_BN[:, 1::2]
+            nearest_BE = (take(unit_BPC, even_BE) @ take(unit_BPC, odd_BO).transpose(1, 2)).amax(dim=2)
+            stays_BE = nearest_BE.argsort(dim=1, descending=True, stable=True)[:, n_gone:]
+            left_BN = torch.cat([even_BE.gather(1, stays_BE), odd_BO], dim=1)
+        return keep(inputs, places_BP2, torch.cat([important_BV, left_BN], dim=1).sort(dim=1).values)
+
+
+class CDPruner(Comparing):
+    """The V patches of greatest determinant: unlike each other, and relevant (CDPruner, Zhang et al. 2025, 2506.10967).
+
+    As released: the kernel of patches i and j is r_i r_j cos(x_i, x_j), x behind the projector, r the relevance, scaled
+    to its least and greatest in the image; greedily the patch that adds most to the determinant. As released r is made
+    of CLIP's embeddings: with `relevance: given` it is the importance, see `clip_relevance`. Departure, since our
+    models have no text tower: unless given, r is the mean cosine of the question's embeddings and the projected
+    patches, as in OpenVINO GenAI's form.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> patches = torch.tensor([[[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]])
+    >>> compressor = build_compressor("cdpruner", 2, 2, 2, question_width=2, relevance="given")
+    >>> compressor(patches, torch.ones(1, 1, 2), importance_BP=torch.tensor([[0.9, 0.1, 0.8, 0.2]])).tolist()
+    [[[1.0, 0.0], [0.0, 1.0]]]
+    """
+
+    name = "cdpruner"
+    needs_question = True
+    question_from = EMBEDDING
+    keys_from = PROJECTED
+
+    def __init__(self, shape: Shape, *, key_width: int | None = None, relevance: str = "question") -> None:
+        super().__init__(shape, key_width=key_width)
+        if relevance not in ("question", "given"):
+            raise UserError(f"compressor cdpruner: relevance is {relevance!r}; expected question or given.")
+        self._shares_space_with_question()
+        self.is_given = relevance == "given"
+
+    def reduction_flops(self, n_question_tokens: int) -> int:
+        n_question_tokens = 0 if self.is_given else n_question_tokens
+        return 2 * (self.n_patches + n_question_tokens) * self.n_patches * self.compared_width
+
+    def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
+        compared_BPH = self.compared(inputs)
+        if self.is_given:
+            self._expect("importance", inputs.importance_BP, (len(compared_BPH), self.n_patches))
+            assert inputs.importance_BP is not None
+            relevance_BP = inputs.importance_BP
+        else:
+            assert inputs.question_BTD is not None
+            closeness_BPT = cosine(compared_BPH.float(), inputs.question_BTD.float())
+            own_BT = inputs.question_mask_BT
+            if own_BT is not None:
+                closeness_BPT = closeness_BPT.masked_fill(~own_BT.unsqueeze(1), 0)
+            relevance_BP = closeness_BPT.sum(dim=2)  # a mean but for a factor, which the scaling takes out
+        n_at_once = max(1, MOST_PAIRS // self.n_patches**2)
+        parts = zip(compared_BPH.split(n_at_once), relevance_BP.split(n_at_once), strict=True)
+        index_BV = torch.cat([largest_determinant(*part, self.n_visual_tokens) for part in parts])
+        return keep(inputs, places_BP2, index_BV.sort(dim=1).values)
+
+
+def clip_relevance(image_BPE: Tensor, text_BME: Tensor) -> Tensor:
+    """(B, P) relevance of patches to M texts by CLIP's embeddings: the mean of the negated cosines, as CDPruner's.
+
+    >>> clip_relevance(torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), torch.tensor([[[3.0, 0.0]]])).tolist()
+    [[-1.0, 0.0]]
+    """
+    return -cosine(image_BPE, text_BME).mean(dim=2)
+
+
+def largest_determinant(compared_BPH: Tensor, relevance_BP: Tensor, n_chosen: int) -> Tensor:
+    """(B, n_chosen) patches in the order in which a determinantal point process takes them greedily."""
+    relevance_BP = relevance_BP.float()
+    least_B1, most_B1 = relevance_BP.amin(dim=1, keepdim=True), relevance_BP.amax(dim=1, keepdim=True)
+    weight_BP = (relevance_BP - least_B1 + 1e-6) / (most_B1 - least_B1).clamp(min=1e-12)
+    kernel_BPP = cosine(compared_BPH.float(), compared_BPH.float())
+    kernel_BPP = kernel_BPP * weight_BP.unsqueeze(2) * weight_BP.unsqueeze(1)
+    gain_BP = kernel_BPP.diagonal(dim1=1, dim2=2).clone()
+    explained_BVP = kernel_BPP.new_zeros(len(kernel_BPP), n_chosen, kernel_BPP.shape[1])
+    rows, chosen = torch.arange(len(kernel_BPP), device=kernel_BPP.device), []
+    for turn in range(n_chosen):
+        best_B = gain_BP.argmax(dim=1)
+        chosen.append(best_B)
+        before_BVP = explained_BVP[:, :turn]
+        known_BP = (before_BVP[rows, :, best_B].unsqueeze(2) * before_BVP).sum(dim=1)
+        root_B1 = gain_BP[rows, best_B].clamp(min=1e-12).sqrt().unsqueeze(1)
+        new_BP = (kernel_BPP[rows, best_B] - known_BP) / root_B1
+        explained_BVP[:, turn] = new_BP
+        gain_BP = (gain_BP - new_BP.square()).scatter(1, best_B.unsqueeze(1), -math.inf)
+    return torch.stack(chosen, dim=1)
+
+
 class TextGuided(Comparing):
     """The V patches that the question's telling tokens attend to most.
 
@@ -168,11 +327,7 @@ class TextGuided(Comparing):
 
     def __init__(self, shape: Shape, *, key_width: int | None = None) -> None:
         super().__init__(shape, key_width=key_width)
-        if self.compared_width != shape.question_width:
-            raise UserError(
-                f"compressor text_guided: patches are compared at width {self.compared_width} but questions have width "
-                f"{shape.question_width}; set key_width = {shape.question_width} and pass projected patches as keys."
-            )
+        self._shares_space_with_question()
 
     def reduction_flops(self, n_question_tokens: int) -> int:
         return 2 * n_question_tokens * self.n_patches * self.compared_width

@@ -428,8 +428,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         is_image_BT = input_ids == self.config.image_token_id
         if int(is_image_BT.sum(dim=1).max()) > compressor.n_patches:
             raise ValueError(
-                f"compressor {compressor.name} keeps {compressor.n_visual_tokens} tokens of one image; found a text with "
-                "several; give one image a text, or take another compressor"
+                f"compressor {compressor.name} keeps {compressor.n_visual_tokens} tokens of one image; found a text "
+                "with several; give one image a text, or take another compressor"
             )
         return pruning.pruned(
             self.language_model,
