@@ -9,7 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vlmlaw import __version__
-from vlmlaw.cli import adopt, benchmark, experiment, init, law, measure, provenance, report, serve, stages, status
+from vlmlaw.cli import (
+    adopt,
+    benchmark,
+    experiment,
+    import_checkpoint,
+    init,
+    law,
+    measure,
+    provenance,
+    report,
+    serve,
+    stages,
+    status,
+)
 from vlmlaw.cli.arguments import Parser
 from vlmlaw.cli.extras import extra_of
 from vlmlaw.cli.output import redirect_broken_stdout
@@ -47,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     measure.add_parser(subparsers)
     serve.add_parser(subparsers)
     experiment.add_parser(subparsers)
+    import_checkpoint.add_parser(subparsers)
     status.add_parsers(subparsers)
     report.add_parsers(subparsers)
     provenance.add_parser(subparsers)
