@@ -7,7 +7,6 @@ Shapes: B images (or image-question pairs), P patches, V visual tokens, C width,
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vlmlaw.compressors.base import EMBEDDING, PROJECTED, Compressor, Inputs, Shape, patch_positions
@@ -205,20 +204,28 @@ class VisPruner(TrainingFree):
         return plan
 
     def reduction_flops(self, n_question_tokens: int) -> int:
-        return sum(2 * ((n + 1) // 2) * (n // 2) * self.width for n, _ in self.rounds())
+        return 2 * self.n_patches**2 * self.width
 
     def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
         assert inputs.importance_BP is not None
         n_important = self.n_visual_tokens // 2
         order_BP = inputs.importance_BP.argsort(dim=1, descending=True, stable=True)
         important_BV, left_BN = order_BP[:, :n_important], order_BP[:, n_important:]
-        unit_BPC = F.normalize(inputs.patches_BPC.float(), dim=2)
+        n_at_once = max(1, MOST_PAIRS // self.n_patches**2)
+        parts = zip(inputs.patches_BPC.split(n_at_once), left_BN.split(n_at_once), strict=True)
+        left_BN = torch.cat([self._diverse(*part) for part in parts])
+        return keep(inputs, places_BP2, torch.cat([important_BV, left_BN], dim=1).sort(dim=1).values)
+
+    def _diverse(self, patches_BPC: Tensor, left_BN: Tensor) -> Tensor:
+        """Of the patches left those that stay after all rounds. Each pair is compared once, before the rounds."""
+        closeness_BPP = cosine(patches_BPC.float(), patches_BPC.float())
         for _, n_gone in self.rounds():
             even_BE, odd_BO = left_BN[:, ::2], left_BN[:, 1::2]
-            nearest_BE = (take(unit_BPC, even_BE) @ take(unit_BPC, odd_BO).transpose(1, 2)).amax(dim=2)
+            of_even_BEP = take(closeness_BPP, even_BE)
+            nearest_BE = of_even_BEP.gather(2, odd_BO.unsqueeze(1).expand(-1, even_BE.shape[1], -1)).amax(dim=2)
             stays_BE = nearest_BE.argsort(dim=1, descending=True, stable=True)[:, n_gone:]
             left_BN = torch.cat([even_BE.gather(1, stays_BE), odd_BO], dim=1)
-        return keep(inputs, places_BP2, torch.cat([important_BV, left_BN], dim=1).sort(dim=1).values)
+        return left_BN
 
 
 class CDPruner(Comparing):
