@@ -63,7 +63,7 @@ def test_replies_through_http_are_the_evaluators(url, cell, make_vlm, words, tmp
     assert main(["measure", *common, "--cell", str(cell), "--out", str(tmp_path / "direct")]) == 0
     served = ["--endpoint", url, "--model", str(cell / "model"), "--out", str(tmp_path / "http")]
     assert main(["measure", *common, *served]) == 0
-    columns = ["question", "budget", "said", "lost", "n_visual_tokens", "n_text_tokens"]
+    columns = ["question", "budget", "said", "lost", "n_visual_tokens", "n_text_tokens", "n_generated_tokens"]
     direct, http = (
         pd.read_csv(tmp_path / name / "questions.csv", keep_default_na=False)[columns] for name in ("direct", "http")
     )

@@ -73,14 +73,15 @@ class TrainedCell:
                 n_visual_tokens=compressor.n_visual_tokens if self._vlm.compressor.elastic else None,
             )
             seconds = time.perf_counter() - start
+        is_cut = len(ids) == max_new_tokens
         n_visual = compressor.n_visual_tokens * len(shown)  # of a compressor inside the LLM those that are left
         return Reply(
             text=self._words.decode(ids, skip_special_tokens=True).strip(),
             seconds=seconds,
             n_prompt_tokens=prompt.n_text_tokens + n_visual,
             n_visual_tokens=n_visual,
-            n_generated_tokens=len(ids) + 1,
-            finish="length" if len(ids) == max_new_tokens else "stop",
+            n_generated_tokens=len(ids) if is_cut else len(ids) + 1,  # with the one that ends it
+            finish="length" if is_cut else "stop",
             sizes=tuple((image.shape[0], image.shape[1]) for image in shown),
         )
 
