@@ -4,6 +4,7 @@
 # make test-slurm   the cluster profile against a Slurm that it starts on this machine (root, Debian; minutes)
 # make test-chaos   kills, damage and mutations in a loop, KILLS of each (default 100; hours on two cores)
 # make test-snakemake-versions   the workflow with the oldest Snakemake that is allowed and with the newest (half an hour)
+# make test-served   trained cells behind a real server, `transformers serve`
 # make setup    just the environment, .venv; then `.venv/bin/snakemake --cores N` is the native way in
 # make docs     the docs as a site, build/docs/index.html; its search wants a server: python -m http.server -d build/docs
 # make bench    what the docs quote: overhead of the workflow, and more
@@ -24,7 +25,7 @@ KILLS ?= 100
 test-chaos: $(VENV)/stamp-test
 	VLMLAW_CHAOS=$(KILLS) $(BIN)/python -m pytest -n 0 -s -m "chaos or not chaos" tests/chaos tests/workflow/test_interruptions.py
 
-.PHONY: test-chaos setup report test test-fast test-slurm test-snakemake-versions docs bench lock clean-env
+.PHONY: test-chaos setup report test test-fast test-slurm test-snakemake-versions test-served docs bench lock clean-env
 
 setup: $(VENV)/stamp-workflow
 
@@ -61,6 +62,15 @@ test-snakemake-versions: $(VENV)/stamp-test
 	    $$folder/bin/python -m pytest -m "not slurm" $(SNAKEMAKE_TESTS); \
 	    failed=$$?; rm -rf $$folder; [ $$failed = 0 ] || exit $$failed; \
 	done
+
+# `transformers serve` has packages of its own: an environment for them, which finds all others in .venv.
+test-served: $(VENV)/stamp-test
+	@site='import site; print(site.getsitepackages()[0])'; folder=$$(mktemp -d) && \
+	$(BIN)/python -m venv --without-pip $$folder && \
+	echo "import site; site.addsitedir('$$($(BIN)/python -c "$$site")')" >"$$($$folder/bin/python -c "$$site")/rest.pth" && \
+	$(BIN)/python -m pip --python $$folder/bin/python install --quiet --constraint $(LOCK) "transformers[serving]" && \
+	$$folder/bin/python -m pytest -n 0 tests/evaluation/backends/test_served_cells.py; \
+	failed=$$?; rm -rf $$folder; exit $$failed
 
 bench: setup
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
