@@ -1,7 +1,9 @@
 """The interface of whatever answers questions, and what it gives back.
 
 To add a back end, write a class with the attributes and methods of `Backend` in a module of its own here, and open it
-in `vlmlaw.evaluation.measuring.models.open_backend` by the name that a model's `by` has. It has to
+where `vlmlaw.cli.measure` opens the others, beside the `Model` (measuring/cells.py) that says its family and size: an
+option of `vlmlaw measure` for each kind of back end. How a family's images become fewer tokens is a row of FAMILIES
+(families.py). A back end has to
 
 1. say in `check`, before anything is asked, which budgets its model cannot make and which it can (a `UserError`);
 2. show the model a question's images at the budget: `None` as the model would see them by itself, 0 not at all (the
