@@ -13,7 +13,7 @@ from pathlib import Path
 from snakemake.utils import min_version
 
 min_version("9.19")
-sys.path.insert(0, f"{workflow.basedir}/src")
+sys.path.insert(0, f"{workflow.current_basedir}/src")
 
 from vlmlaw.workflow import snakemake_patches
 from vlmlaw.workflow.config import measurements_of, source_of

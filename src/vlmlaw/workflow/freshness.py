@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.runtime.whole_files import whole_file
+from vlmlaw.runtime.workspace import clear_workspace
 from vlmlaw.workflow import records
 from vlmlaw.workflow.plan import Plan
 from vlmlaw.workflow.snakemake_patches import (
@@ -128,8 +129,8 @@ class Freshness:
         if not hasattr(job.output, "record"):
             return False
         if file.startswith(f"{self._plan.results}/"):
-            return self.is_current(job.rule.name, job.wildcards_dict)
-        made = self._job_of(job.rule.name, job.wildcards_dict)
+            return self.is_current(self._plan.rule_of(job.rule.name), job.wildcards_dict)
+        made = self._job_of(self._plan.rule_of(job.rule.name), job.wildcards_dict)
         record = records.read(made.record)
         return record is not None and str(Path(file)) in record.get("read", {}) and self._judge(made)[0]
 
@@ -141,7 +142,11 @@ class Freshness:
         """
         if not hasattr(job.output, "record"):
             return False
-        return self._is_finished(self._job_of(job.rule.name, job.wildcards_dict), job.wildcards_dict)
+        made = self._job_of(self._plan.rule_of(job.rule.name), job.wildcards_dict)
+        finished = self._is_finished(made, job.wildcards_dict)
+        if finished and "checkpoint_seconds" in self._plan.stages[made.rule].resources:
+            clear_workspace(made.record.parent)  # which a training that was killed right after its end left
+        return finished
 
     def _is_finished(self, job: Job, wildcards: Mapping[str, str]) -> bool:
         record = records.read(job.record)
@@ -164,7 +169,8 @@ class Freshness:
         return self._jobs[key]
 
     def _filled(self, name: str, wildcards: dict[str, str]) -> Job:
-        rule = self._workflow.get_rule(name)
+        names = (rule.name for rule in self._workflow.rules)  # in a module with words before them
+        rule = self._workflow.get_rule(next(given for given in names if given == name or given.endswith(f"_{name}")))
         record = Path(rule.output.record.apply_wildcards(wildcards))
         files = tuple(output.apply_wildcards(wildcards) for output in rule.output)
         others = tuple(Path(file) for file in files if Path(file) != record)

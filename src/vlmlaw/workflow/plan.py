@@ -166,7 +166,7 @@ class Plan:
 
     def command(self, rule: str) -> str:
         """The shell command of a rule, for Snakemake to fill in."""
-        stage = self.stages[rule]
+        stage = self.stages[self.rule_of(rule)]
         named = _Placeholders(stage, self.results)
         recorded = [f"{name}={{input.{name}:q}}" for name in stage.reads if name not in stage.many]
         parts = [
@@ -180,6 +180,10 @@ class Plan:
             " 2>&1 | tee {log:q}" if stage.shown else " > {log:q} 2>&1",
         ]
         return "".join(parts)
+
+    def rule_of(self, name: str) -> str:
+        """The rule of the table that Snakemake calls so: in a module, `use rule * ... as x_*` puts words before it."""
+        return name if name in self.stages else next(rule for rule in self.stages if name.endswith(f"_{rule}"))
 
     # Targets.
 
