@@ -9,7 +9,9 @@ import json
 import os
 import random
 import signal
+import sys
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,7 +56,14 @@ def start(words: list[str], log: Path) -> int:
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        os._exit(main(words))
+        status = 1
+        try:
+            status = main(words)
+        except BaseException:
+            traceback.print_exc()
+        finally:  # nothing of pytest's own may go on in this process
+            sys.stderr.flush()
+            os._exit(status)
 
 
 def ended(pid: int) -> int | None:

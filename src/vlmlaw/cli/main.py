@@ -100,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 0
             with own_gpus(gpus), recorded(log, **given) as attempt, cleared_at_the_end():
                 before = records.inputs_of(args) if args.record and rank() == 0 else None
+                if before is not None:  # an old one says nothing of what is made now
+                    args.record.unlink(missing_ok=True)
                 attempt.status = args.run(args) or 0
                 if before is not None and not attempt.status:  # of the processes of a training the first writes it
                     records.write(args, began_with=before)
