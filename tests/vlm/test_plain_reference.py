@@ -45,9 +45,8 @@ def plain_loss(parts, conversations, images):
                 add(embeds, labels, llm, words(head)["input_ids"], learn=False)
                 with torch.no_grad():
                     states = tower(pixel_values=pixels[None], output_hidden_states=True).hidden_states[-2][:, 1:]
-                grid = states.transpose(1, 2).reshape(1, -1, GRID, GRID)
-                pooled = F.avg_pool2d(grid, GRID // SIDE).flatten(2).transpose(1, 2)
-                embeds.append(projector(pooled)[0])
+                grid = projector(states).transpose(1, 2).reshape(1, -1, GRID, GRID)
+                embeds.append(F.avg_pool2d(grid, GRID // SIDE).flatten(2).transpose(1, 2)[0])
                 labels += [-100] * SIDE**2
                 head = "\n"
             learn = turn["role"] == "assistant"

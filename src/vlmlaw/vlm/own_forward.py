@@ -18,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from vlmlaw.errors import UserError
 from vlmlaw.vlm.masks import AttentionRefused, PackedRow, SharedRows, layout_of_call
-from vlmlaw.vlm.packed_attention import PACKED, attention_of_call
+from vlmlaw.vlm.packed_attention import PACKED, attention_of_call, own_attention
 
 # PACKED computes what these do, soft caps and sinks, too, which `sdpa` leaves out; `eager` needs it for layouts only.
 TAKEN_OVER, TAKEN_OVER_IN_LAYOUTS = ("sdpa",), ("sdpa", "eager")
@@ -113,7 +113,7 @@ def read(
 
 def _implementation(language_model: PreTrainedModel, taken_over: tuple[str, ...]) -> str:
     """The attention of a call: ours in place of these where the model takes one from outside, else its own."""
-    own = language_model.config._attn_implementation or "eager"
+    own = own_attention(language_model)
     if language_model.training and any(getattr(part, "gradient_checkpointing", 0) for part in language_model.modules()):
         return own  # by transformers' switch: layers are computed again after the call, by the model's own attention
     if type(language_model) in _ONLY_EAGER and own in taken_over:

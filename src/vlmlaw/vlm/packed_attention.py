@@ -198,6 +198,13 @@ _running: dict[int, _Running] = {}  # by the identity of the model's configurati
 _turn = threading.Condition()
 
 
+def own_attention(language_model: PreTrainedModel) -> str:
+    """The model's own implementation of attention, also while calls of other threads have another one."""
+    with _turn:
+        running = _running.get(id(language_model.config))
+        return running.own if running else language_model.config._attn_implementation or "eager"
+
+
 @contextmanager
 def attention_of_call(language_model: PreTrainedModel, implementation: str | None) -> Iterator[str]:
     """The calls inside compute attention by `implementation` (None: by the model's own); yields its name.
@@ -218,8 +225,7 @@ def attention_of_call(language_model: PreTrainedModel, implementation: str | Non
     key = id(language_model.config)
     with _turn:
         while True:
-            running = _running.get(key)
-            own = running.own if running else language_model.config._attn_implementation or "eager"
+            running, own = _running.get(key), own_attention(language_model)
             wanted = implementation or own
             if running is None or running.implementation == wanted:
                 break

@@ -53,6 +53,11 @@ def is_pruned(cache: Any) -> bool:
     return getattr(cache, "vlmlaw_kept", None) is not None
 
 
+# Torch numbers hooks by a counter that it reads and raises in two steps: two threads at once would get one number, and
+# the later hook would take the earlier one's place.
+_REGISTERING = threading.Lock()
+
+
 @contextmanager
 def pruned(
     llm: Any, compressor: InsideLlm, *, is_image_BT: Tensor, asking_B: Tensor, cache: Any = None
@@ -69,12 +74,16 @@ def pruned(
     stages = compressor.stages(len(layers))
     if is_pruned(cache):
         work: Any = _LaterSteps(llm, cache.vlmlaw_kept, renumbers=compressor.renumbers)
-        hooks = [layer.register_forward_pre_hook(work.before, with_kwargs=True) for layer in layers[stages[0].after :]]
+        with _REGISTERING:
+            hooks = [
+                layer.register_forward_pre_hook(work.before, with_kwargs=True) for layer in layers[stages[0].after :]
+            ]
     else:
         work = _FirstPass(llm, compressor, is_image_BT, asking_B, cache)
-        hooks = [layer.register_forward_pre_hook(work.before, with_kwargs=True) for layer in layers]
-        hooks += [layers[stage.after - 1].self_attn.register_forward_hook(work.read) for stage in stages]
-        hooks.append(layers[-1].register_forward_hook(work.restore))
+        with _REGISTERING:
+            hooks = [layer.register_forward_pre_hook(work.before, with_kwargs=True) for layer in layers]
+            hooks += [layers[stage.after - 1].self_attn.register_forward_hook(work.read) for stage in stages]
+            hooks.append(layers[-1].register_forward_hook(work.restore))
     try:
         yield
     finally:
@@ -105,8 +114,10 @@ class _LaterSteps:
         self.thread = threading.get_ident()  # hooks are called by all that pass through the layer
         self.number = {id(layer): i for i, layer in enumerate(llm.base_model.layers)}
 
-    def before(self, layer: Any, inputs: tuple[Any, ...], given: dict[str, Any]) -> Any:
-        if threading.get_ident() != self.thread:
+    def before(self, layer: Any, inputs: tuple[Any, ...], given: dict[str, Any] | None = None) -> Any:
+        # Torch looks up whether a hook wants `given` after it listed the hooks: one that another thread has just
+        # removed is called without.
+        if given is None or threading.get_ident() != self.thread:
             return None
         kept = [stage for stage in self.kept if stage.after <= self.number[id(layer)]][-1]
         changed: dict[str, Any] = {}
@@ -148,8 +159,10 @@ class _FirstPass:
         if threading.get_ident() == self.thread:
             self.reading.weights_BHSS = output[1]
 
-    def before(self, layer: Any, inputs: tuple[Any, ...], given: dict[str, Any]) -> Any:
-        if threading.get_ident() != self.thread:
+    def before(self, layer: Any, inputs: tuple[Any, ...], given: dict[str, Any] | None = None) -> Any:
+        # Torch looks up whether a hook wants `given` after it listed the hooks: one that another thread has just
+        # removed is called without.
+        if given is None or threading.get_ident() != self.thread:
             return None
         states_BSD, number, reading = inputs[0], self.number[id(layer)], self.reading
         if number == 0:
