@@ -256,6 +256,7 @@ def test_senseless_sizes_are_rejected():
 def test_options_of_nothing_are_rejected(name, option):
     wanted = {"training_tokens": "a list of numbers of tokens", "question_from": "llm or embedding"}
     wanted |= {"places": "true or false", "relevance": "question or given"}
+    wanted |= {"place": "before or after"}
     wanted |= dict.fromkeys(("layers", "kept"), "a list of whole numbers from 1")
     expected = wanted.get(option, "a whole number of at least 1")
     with pytest.raises(UserError, match=f"{name}: {option} is 0; expected {expected}"):

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-TARGETS = ("all", "data", "models", "cells", "law")
+TARGETS = ("all", "study", "vlm_all", "vlm_study", "data", "models", "cells", "law")
 ROOT = Path(__file__).parents[2]
 DVC = ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc")
 CODE = ("Snakefile", "params.yaml", "pyproject.toml", "envs", "profiles", "src", "workflow")

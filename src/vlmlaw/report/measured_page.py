@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -97,7 +98,7 @@ def _point(axes: Axes, x: float, row: dict[str, Any], color: str) -> None:
 
 
 def _against_tokens(axes: Axes, *, found: Conclusions, color: Mapping[str, str]) -> None:
-    rows = _rows(found)
+    rows = [row for row in _rows(found) if math.isfinite(row["n_visual_tokens"])]  # a server may not count
     for model, own in color.items():
         line = [(row["n_visual_tokens"], row) for row in rows if row["model"] == model]
         axes.plot([x for x, _ in line], [row["error"] for _, row in line], color=own, linewidth=1.3)
@@ -105,7 +106,7 @@ def _against_tokens(axes: Axes, *, found: Conclusions, color: Mapping[str, str])
             _point(axes, x, row, own)
     least = min((row["n_visual_tokens"] for row in rows if row["n_visual_tokens"] > 0), default=1.0)
     axes.set_xscale("symlog", base=2, linthresh=max(1.0, least))
-    ticks = sorted({round(row["n_visual_tokens"]) for row in rows})
+    ticks = sorted({round(row["n_visual_tokens"]) for row in rows}) or [0]
     axes.set_xticks(style.thinned(ticks) if len(ticks) > 2 and ticks[0] > 0 else [0, *style.thinned(ticks[1:])])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()

@@ -74,12 +74,14 @@ def test_scores_become_errors_by_the_table(cell, results, tmp_path):
     written = import_results(results(), cell / "model", tmp_path / "out")
     assert [path.name for path in written] == ["gqa.json", "mme.json", "ai2d.json"]
     found = {path.stem: json.loads(path.read_text()) for path in written}
-    assert found["gqa"]["scores"] == {"reasoning": {"gqa": {"error": 0.375, "error_se": 0.03, "n_questions": 200}}}
+    gqa = found["gqa"]["scores"]["reasoning"]["gqa"]
+    assert gqa.items() >= {"error": 0.375, "error_se": 0.03, "n_questions": 200, "unread": None}.items()
     # 1750 of 2800; pairs of questions, binomial.
     mme = found["mme"]["scores"]["reasoning"]["mme"]
     assert mme["error"] == pytest.approx(0.375)
     assert mme["error_se"] == pytest.approx((0.375 * 0.625 / 1187) ** 0.5)
-    assert found["ai2d"]["scores"]["reasoning"]["ai2d"] == {"error": 0.5, "error_se": 0.02, "n_questions": 100}
+    ai2d = found["ai2d"]["scores"]["reasoning"]["ai2d"]
+    assert ai2d.items() >= {"error": 0.5, "error_se": 0.02, "n_questions": 100}.items()
     named = {"size": "3k", "n_visual_tokens": 4, "compressor": "block_linear", "seed": 7}
     assert found["gqa"]["cell"] == named | {"compressor_options": {}}
     assert found["gqa"]["n_text_tokens"] == 3  # of 2, 3 and 4 words

@@ -69,7 +69,7 @@ def test_the_tower_is_in_eval_mode_in_a_training(small, monkeypatch, tmp_path):
         tmp_path / "cell",
         settings=settings,
     )
-    assert modes == [(False, {torch.float32})] * 2
+    assert len(modes) >= 2 and all(mode == (False, {torch.float32}) for mode in modes)
     before = AutoModelForImageTextToText.from_pretrained(tmp_path / "cell" / "model")
     assert before.language_model.dtype == torch.bfloat16  # the arithmetic's, in which a cell is saved
     assert {p.dtype for p in before.vision_tower.parameters()} == {torch.float32}
