@@ -44,7 +44,7 @@ def test_an_input_that_is_none_is_named(inputs, option, given, message, capsys):
         "fetch tokenizer",
         "fetch vision",
         "data prepare --split train",
-        "align --language-model . --encoder . --tokens tokens.npz --images . --cell 56k_v1_average_s0",
+        "align --language-model . --encoder . --tokens tokens.npz --images . --cell 84k_v1_average_elastic_s0",
     ],
 )
 def test_a_stage_that_the_experiment_does_not_have_is_refused(inputs, stage, capsys):

@@ -15,7 +15,7 @@ from vlmlaw.vlm.cost import inference_flops
 from vlmlaw.vlm.image_inputs import ImageInputs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-POOLING = {"average", "average_at_inference", "m3", "bilinear", "bilinear_at_inference"}
+POOLING = {"average", "average_elastic", "average_at_inference", "m3", "bilinear", "bilinear_at_inference"}
 PATCHES = torch.randn(2, 16, 32, generator=torch.Generator().manual_seed(0))  # two levels of 16
 
 

@@ -200,6 +200,7 @@ def record_results_inside_cluster_jobs(workflow: Any) -> None:
 @relies_on(
     Part("snakemake.persistence", "PersistenceBase", "incomplete", "async (self, job)"),
     Part("snakemake.persistence", "PersistenceBase", "finished", "async (self, job)"),
+    Part("snakemake.dag", "DAG", "update_jobids", "(self)"),
     lost="results of jobs that ended after their head process was killed are made again",
     until="no issue found: a job's own word, such as a file that it writes last, says that its outputs are complete",
 )
@@ -214,6 +215,7 @@ def accept_results_of_lost_runs(is_finished: Callable[[Any], bool]) -> None:
     def make(own: Callable[..., Any]) -> Callable[..., Any]:
         async def incomplete(self: Any, job: Any) -> list[Any]:
             if marked_incomplete(self, job.output) and is_finished(job):
+                job.dag.update_jobids()  # a record names the job's, which Snakemake gives later
                 await self.finished(job)
             return await own(self, job)
 
