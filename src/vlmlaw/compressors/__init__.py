@@ -103,7 +103,7 @@ def compressor_class(name: str) -> type[Compressor]:
     """The class of that name. Raises UserError with the names there are.
 
     >>> compressor_class("quecc").needs_question, compressor_class("average").allowed_tokens(grid_side=6)
-    (True, [1, 4, 9, 36])
+    (True, [1, 4, 9, 16, 25, 36])
     """
     if name not in COMPRESSORS:
         raise UserError(f"no compressor is called {name!r}; there are {', '.join(sorted(COMPRESSORS))}.")

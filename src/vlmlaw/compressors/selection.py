@@ -282,8 +282,8 @@ class CDPruner(Comparing):
 def clip_relevance(image_BPE: Tensor, text_BME: Tensor) -> Tensor:
     """(B, P) relevance of patches to M texts by CLIP's embeddings: the mean of the negated cosines, as CDPruner's.
 
-    >>> clip_relevance(torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), torch.tensor([[[3.0, 0.0]]])).tolist()
-    [[-1.0, 0.0]]
+    >>> clip_relevance(torch.tensor([[[1.0, 0.0], [0.0, 2.0]]]), torch.tensor([[[3.0, 0.0]]])).int().tolist()
+    [[-1, 0]]
     """
     return -cosine(image_BPE, text_BME).mean(dim=2)
 
