@@ -55,6 +55,7 @@ RESHAPED = {
         "accept_results_of_lost_runs",
     ),
     ("snakemake.persistence", "PersistenceBase", "incomplete"): (ANOTHER_FUNCTION, "accept_results_of_lost_runs"),
+    ("snakemake.dag", "DAG", "update_jobids"): (ANOTHER_FUNCTION, "accept_results_of_lost_runs"),
     ("snakemake.dag", "DAG", "check_output_mtime"): (ANOTHER_FUNCTION, "accept_inputs_dated_ahead"),
     ("snakemake.settings.types", "RemoteExecutionSettings", "immediate_submit"): (
         "{0}.__dataclass_params__.frozen = True",
