@@ -161,5 +161,6 @@ def test_a_full_disk_leaves_nothing_that_looks_whole(longer, uninterrupted):
 def times(project: Project, *, besides: str) -> dict[Path, int]:
     """When each file of the cells was last written."""
     files = (project.folder / "results" / "cells").rglob("*")
-    own = (project.folder / besides, project.folder / f"{besides}.work")
-    return {path: path.stat().st_mtime_ns for path in files if not any(path.is_relative_to(folder) for folder in own)}
+    folder = project.folder / besides
+    own = (folder, folder.with_name(f"{folder.name}.work"), folder.with_name(f".{folder.name}.lock"))
+    return {path: path.stat().st_mtime_ns for path in files if not any(path.is_relative_to(one) for one in own)}
