@@ -1,7 +1,7 @@
 """Which extra of the package brings a module that a light installation lacks."""
 
 EXTRAS = {
-    "report": ("matplotlib", "seaborn", "jinja2"),
+    "report": ("matplotlib", "seaborn", "jinja2", "vl_convert"),
     "train": ("torch", "transformers", "safetensors", "sklearn", "PIL", "tqdm", "tensorboardX", "huggingface_hub"),
     "measure": ("openai",),
     "workflow": ("snakemake", "dvc", "psutil"),

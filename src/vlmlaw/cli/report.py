@@ -13,11 +13,16 @@ def add_parsers(subparsers: Any) -> None:
     report = subparsers.add_parser(
         "report",
         help="draw the figures and write the page",
-        description="Draw the figures of a law and its measurements, and write one self-contained page about them.",
+        description="Draw the figures of a law and its measurements, and write one self-contained page about them: "
+        "`vlmlaw report TABLE` fits the law as well; with --law and --measurements it is one that was fitted before.",
     )
-    report.add_argument("--law", required=True, type=Path, metavar="JSON", help="what `vlmlaw law fit --out` wrote")
-    report.add_argument("--measurements", required=True, type=Path, metavar="CSV", help="the table it was fitted to")
-    report.add_argument("--out", required=True, type=Path, metavar="DIR", help="gets index.html and figures/")
+    report.add_argument("table", nargs="?", metavar="TABLE", help="a CSV file, or the name of published cells")
+    report.add_argument("--law", type=Path, metavar="JSON", help="what `vlmlaw law fit --out` wrote")
+    report.add_argument("--measurements", type=Path, metavar="CSV", help="the table it was fitted to")
+    report.add_argument("--out", type=Path, metavar="DIR", help="gets index.html and figures/ (default report)")
+    report.add_argument("--params-unit", metavar="UNIT", help="with TABLE: of N: billions, millions or count")
+    report.add_argument("--scale", default="fraction", metavar="WORD", help="with TABLE: fraction (default) or percent")
+    report.add_argument("--allow-missing", action="store_true", help="with TABLE: fit although cells are missing")
     report.add_argument("--cells", type=Path, metavar="DIR", help="trained cells, a folder each, for their accounts")
     report.add_argument(
         "--trainings",
@@ -50,10 +55,12 @@ def run_report(args: argparse.Namespace) -> None:
     from vlmlaw.report.provenance import read_description
     from vlmlaw.report.study import read_study
 
-    settings = _settings(args)
+    settings, formats = _settings(args), _formats(args.formats)
+    out = args.out or Path("report")
+    law, measurements = _fitted(args, out) if args.table else _given(args)
     study = read_study(
-        args.law,
-        args.measurements,
+        law,
+        measurements,
         title=settings.title,
         experiment=read_description(args.experiment) if args.experiment else None,
         columns=pairs(args.column, option="--column"),
@@ -63,10 +70,45 @@ def run_report(args: argparse.Namespace) -> None:
     )
     run = _run(args, study, n_samples=settings.samples) if args.cells or args.samples else Run()
     gallery.draw_figures(
-        study, args.out / "figures", formats=_formats(args.formats), cells=run.cells, every=bool(run.cells)
+        study, out / "figures", formats=formats, cells=run.cells, every=bool(run.cells)
     )
-    write_page(study, args.out / "index.html", run=run)
-    print(f"written: {args.out / 'index.html'}")
+    write_page(study, out / "index.html", run=run)
+    print(f"written: {out / 'index.html'}")
+
+
+def _given(args: argparse.Namespace) -> tuple[Path, Path]:
+    """The law and the table of the options. Raises UserError where one is missing."""
+    if args.law is None or args.measurements is None:
+        missing = " and ".join(f"--{name}" for name in ("law", "measurements") if getattr(args, name) is None)
+        raise UserError(
+            f"no table given: {missing} missing; expected `vlmlaw report TABLE`, or a law that was fitted before, as in "
+            "--law law.json --measurements TABLE"
+        )
+    return args.law, args.measurements
+
+
+def _fitted(args: argparse.Namespace, out: Path) -> tuple[Path, Path]:
+    """Fit the law of the table to law.json in the folder `out`; returns both paths."""
+    from vlmlaw.laws.analysis import analyse
+    from vlmlaw.laws.options import LawOptions
+    from vlmlaw.laws.table import read_measurements
+
+    if args.law or args.measurements:
+        raise UserError(
+            f"found the table {args.table} beside --law or --measurements; expected either the table, whose law is then "
+            "fitted, or both options"
+        )
+    table = read_measurements(
+        args.table,
+        pairs(args.column, option="--column"),
+        params_unit=args.params_unit,
+        scale=args.scale,
+        scores=words(args.scores),
+    )
+    where = pairs(args.where, option="--where")
+    table = table.select(**where) if where else table
+    analyse(table, LawOptions(allow_missing=args.allow_missing), out=out / "law.json")
+    return out / "law.json", Path(args.table)
 
 
 def _run(args: argparse.Namespace, study: Any, *, n_samples: int) -> Any:
