@@ -69,9 +69,7 @@ def run_report(args: argparse.Namespace) -> None:
         compressor=settings.compressor,
     )
     run = _run(args, study, n_samples=settings.samples) if args.cells or args.samples else Run()
-    gallery.draw_figures(
-        study, out / "figures", formats=formats, cells=run.cells, every=bool(run.cells)
-    )
+    gallery.draw_figures(study, out / "figures", formats=formats, cells=run.cells, every=bool(run.cells))
     write_page(study, out / "index.html", run=run)
     print(f"written: {out / 'index.html'}")
 
@@ -81,8 +79,8 @@ def _given(args: argparse.Namespace) -> tuple[Path, Path]:
     if args.law is None or args.measurements is None:
         missing = " and ".join(f"--{name}" for name in ("law", "measurements") if getattr(args, name) is None)
         raise UserError(
-            f"no table given: {missing} missing; expected `vlmlaw report TABLE`, or a law that was fitted before, as in "
-            "--law law.json --measurements TABLE"
+            f"no table given: {missing} missing; expected `vlmlaw report TABLE`, or a law that was fitted before, as "
+            "in --law law.json --measurements TABLE"
         )
     return args.law, args.measurements
 
@@ -95,8 +93,8 @@ def _fitted(args: argparse.Namespace, out: Path) -> tuple[Path, Path]:
 
     if args.law or args.measurements:
         raise UserError(
-            f"found the table {args.table} beside --law or --measurements; expected either the table, whose law is then "
-            "fitted, or both options"
+            f"found the table {args.table} beside --law or --measurements; expected either the table, whose law is "
+            "then fitted, or both options"
         )
     table = read_measurements(
         args.table,

@@ -7,7 +7,6 @@ among them as `vlmlaw.laws.recommend` does, so that its numbers are those of the
 
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -23,7 +22,20 @@ from vlmlaw.laws.result import LawFit
 from vlmlaw.report.study import Study, Suite
 
 # A column is a cost of an answer where a word of its name says so, and none says that it is a cost of training.
-COST_WORDS = {"ms", "milliseconds", "seconds", "latency", "ttft", "joules", "wh", "usd", "eur", "cost", "price", "flops"}
+COST_WORDS = {
+    "ms",
+    "milliseconds",
+    "seconds",
+    "latency",
+    "ttft",
+    "joules",
+    "wh",
+    "usd",
+    "eur",
+    "cost",
+    "price",
+    "flops",
+}
 NOT_OF_AN_ANSWER = {"train", "training", "wall", "cpu", "budget"}
 FLOPS_OF_PARTS = ("llm_flops", "compressor_flops", "vision_flops")  # columns of the workflow's measurements.csv
 
@@ -123,5 +135,5 @@ def plotting_library() -> Markup:
     """The JavaScript of Vega, Vega-Lite and Vega-Embed in one piece, from the installed package vl-convert-python."""
     import vl_convert
 
-    text: str = vl_convert.javascript_bundle()
+    text: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return Markup(text.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
