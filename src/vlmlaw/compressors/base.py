@@ -8,6 +8,7 @@ C vision width, L levels of the vision tower, K = L * C, T question tokens, D qu
 import copy
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -20,6 +21,12 @@ PATCHES, ATTENTION, PROJECTED = "patches", "attention", "projected"  # where key
 WHOLE_ATTENTION = "whole attention"  # as ATTENTION, but of the tower's last layer, all channels as one head
 
 BEFORE, AFTER = "before", "after"  # the projector: where a compressor stands
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Computation in the tensors' own dtype, also on a device that knows no autocast."""
+    kind = device.type
+    return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 
 
 class Inputs(NamedTuple):

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from vlmlaw.compressors.base import Inputs
+from vlmlaw.compressors.base import Inputs, without_autocast
 from vlmlaw.compressors.grids import SquareCompressor
 
 
@@ -49,7 +49,7 @@ class Fourier(SquareCompressor):
         patches_BPC, s, m = inputs.patches_BPC, self.grid_side, self.tokens_side
         forth, back = (cosine_transform(side, patches_BPC.device) for side in (s, m))
         resize = (back.T @ forth[:m]).float()  # (m, s)
-        with torch.autocast(patches_BPC.device.type, dtype=torch.bfloat16, enabled=False):
+        with without_autocast(patches_BPC.device):
             rows = resize @ patches_BPC.float().unflatten(1, (s, s)).flatten(2)
             tokens = resize @ rows.unflatten(2, (s, -1))
         return tokens.flatten(1, 2).to(patches_BPC.dtype)

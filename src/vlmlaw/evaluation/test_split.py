@@ -27,6 +27,7 @@ from vlmlaw.training.batches import model_inputs
 from vlmlaw.vlm.images import ImagesOf, open_images
 from vlmlaw.vlm.load import load_cell
 from vlmlaw.vlm.model import VlmForConditionalGeneration
+from vlmlaw.vlm.pruning import batches_to_prune
 from vlmlaw.vlm.reference import require_layout
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ def judge(
     splits = model.reads_question
     if not splits and bool((table.segments > PREFIX + 1).any()):
         splits = require_layout(model.language_model, preferred=["shared", "padded"])[0] == "padded"
-    starts = range(0, len(table), batch_size)
-    for start in progress(starts, len(starts), "evaluation"):
-        records = list(range(start, min(start + batch_size, len(table))))
+    has_image = table.n_images > 0 if model.compressor.inside_llm else np.ones(len(table), dtype=bool)
+    batches = batches_to_prune(range(len(table)), has_image, batch_size=batch_size)
+    for records in progress(batches, len(batches), "evaluation"):
         batch = make_batch(
             table,
             records,

@@ -22,6 +22,7 @@ from vlmlaw.tokens.chat_template import Chat
 from vlmlaw.tokens.packing import padded_questions
 from vlmlaw.tokens.prompt import ChatTokenizer, plain_chat
 from vlmlaw.vlm.image_inputs import ImageInputs
+from vlmlaw.vlm.pruning import batches_to_prune
 
 if TYPE_CHECKING:
     from vlmlaw.vlm.model import VlmForConditionalGeneration
@@ -113,8 +114,8 @@ def replies(
     for index, prompt in enumerate(prompts):
         first_use.setdefault(prompt.images, index)
     order = sorted(range(len(prompts)), key=lambda index: (first_use[prompts[index].images], index))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    has_image = [not model.compressor.inside_llm or bool(prompts[index].images) for index in order]
+    for chosen in batches_to_prune(order, has_image, batch_size=batch_size):
         batch = [prompts[index] for index in chosen]
         given = prompt_tensors(model, batch, patches_of=patches_of, pad_id=pad_id)
         given["n_visual_tokens"] = n_visual_tokens

@@ -426,6 +426,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 f"compressor {compressor.name} must see which tokens are an image's; give input_ids, not embeddings"
             )
         is_image_BT = input_ids == self.config.image_token_id
+        if not (pruning.is_pruned(cache) or bool(is_image_BT.any())):
+            return None  # texts alone: there is nothing to drop
         if int(is_image_BT.sum(dim=1).max()) > compressor.n_patches:
             raise ValueError(
                 f"compressor {compressor.name} keeps {compressor.n_visual_tokens} tokens of one image; found a text "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,6 +37,18 @@ def asking_places(targets_BT: Tensor | None, mask: Tensor | None, shape: torch.S
         places_T = torch.arange(n_tokens, device=device)
         return (mask[:, -n_tokens:].bool() * places_T).argmax(dim=1)
     return torch.full((n_rows,), n_tokens - 1, device=device)
+
+
+def batches_to_prune(rows: Sequence[int], has_image: Sequence[bool], *, batch_size: int) -> list[list[int]]:
+    """The rows in batches that show an image in each sequence or in none, since a batch drops as many tokens of each.
+
+    >>> batches_to_prune([0, 1, 2, 3], [True, False, True, True], batch_size=2)
+    [[0, 2], [3], [1]]
+    """
+    halves = [
+        [row for row, has in zip(rows, has_image, strict=True) if bool(has) is wanted] for wanted in (True, False)
+    ]
+    return [half[start : start + batch_size] for half in halves for start in range(0, len(half), batch_size)]
 
 
 @dataclass
@@ -143,7 +155,8 @@ class _FirstPass:
         if not (n_image_B == compressor.n_patches).all():
             raise ValueError(
                 f"compressor {compressor.name} drops tokens of one image in each sequence, of {compressor.n_patches}; "
-                f"found sequences with {sorted(set(n_image_B.tolist()))} image tokens. Ask about one image at a time."
+                f"found sequences with {sorted(set(n_image_B.tolist()))} image tokens in one batch. Give texts without "
+                "an image in batches of their own (`batches_to_prune`), and one image a text."
             )
         self.llm, self.compressor, self.cache = llm, compressor, cache
         self.thread = threading.get_ident()

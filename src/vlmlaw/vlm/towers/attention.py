@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from vlmlaw.errors import UserError
@@ -122,6 +121,7 @@ def attention_flops(config: PreTrainedConfig, *, n_patches: int, n_tokens: int) 
 def received_importance(patches_BPC: Tensor) -> Tensor:
     """The stand-in for a tower without attention: see `compressors.received_attention`."""
     from vlmlaw.compressors import received_attention
+    from vlmlaw.compressors.base import without_autocast
 
-    with torch.autocast(patches_BPC.device.type, enabled=False):
+    with without_autocast(patches_BPC.device):
         return received_attention(patches_BPC.float())
