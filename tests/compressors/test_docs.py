@@ -83,6 +83,7 @@ COMPARED = {
     "visionzip": ["tokens_*", "dominant_*"],
     "divprune": ["order_*"],
     "cdpruner": ["kept_*"],
+    "scope": ["order_*"],
     "sparsevlm": ["rater_score", "raters", "priority", "kept_*"],
     "fastv": ["logits_*", "kept_*", "all_patches_logits"],
     "dart": ["logits_*", "kept_*", "pivots_*", "all_patches_logits"],

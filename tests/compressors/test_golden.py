@@ -8,7 +8,7 @@ from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
 
 from golden_files import golden, mlp
 from vlmlaw.compressors import build_compressor
-from vlmlaw.compressors.selection import above_mean, best, clip_relevance, text_relevance
+from vlmlaw.compressors.selection import above_mean, best, clip_relevance, largest_coverage, text_relevance
 
 EXACT = {"rtol": 0, "atol": 1e-5}
 
@@ -262,6 +262,17 @@ def test_cdpruner(name):
         kept = compressor(projected, torch.zeros(2, 1, 48), importance_BP=relevance)
         expected = projected.take_along_dim(g.index[f"kept_V{n_tokens}"].unsqueeze(2), dim=1)
         torch.testing.assert_close(kept, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["scope_g12", "scope_g9"])
+def test_scope(name):
+    g = golden(name)
+    patches, importance = g.inputs["patches"], g.inputs["class_attention"].mean(dim=1)
+    for n_tokens in g.meta["V"]:
+        kept = build_compressor("scope", g.grid, g.width, n_tokens)(patches, importance_BP=importance)
+        chosen = g.index[f"order_V{n_tokens}"].sort(dim=1).values
+        torch.testing.assert_close(kept, patches.take_along_dim(chosen.unsqueeze(2), dim=1), rtol=0, atol=0)
+        assert torch.equal(largest_coverage(patches, importance, n_tokens), g.index[f"order_V{n_tokens}"])
 
 
 def test_vispruner_equals_a_loop():

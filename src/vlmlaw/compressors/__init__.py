@@ -66,6 +66,7 @@ from vlmlaw.compressors.selection import (
     CDPruner,
     DivPrune,
     FasterVLM,
+    Scope,
     TextGuided,
     VisPruner,
     received_attention,
@@ -92,7 +93,7 @@ _LEARNED = (BlockLinear, MlpShuffle, CAbstractor, Resampler, MatryoshkaQueries, 
 _CONNECTORS = (InternVLShuffle, Qwen2VLMerger, SmolVLMShuffle)
 _BASELINES_AT_INFERENCE = (AverageAtInference, StrideAtInference, BilinearAtInference, RandomAtInference)
 _INSIDE_LLM = (FastV, PyramidDrop, SparseVLM, VisualTokensWithdrawal, Dart, PromptDistill)
-_BEFORE_LLM = (ToMe, PruMerge, PruMergePlus, VisionZip, FasterVLM, VisPruner, DivPrune, CDPruner, TextGuided)
+_BEFORE_LLM = (ToMe, PruMerge, PruMergePlus, VisionZip, FasterVLM, VisPruner, Scope, DivPrune, CDPruner, TextGuided)
 _TRAINING_FREE = (*_BASELINES_AT_INFERENCE, *_BEFORE_LLM, *_INSIDE_LLM)
 
 _ALL = (*_WITHOUT_WEIGHTS, *_ELASTIC, *_LEARNED, *_CONNECTORS, *_TRAINING_FREE)

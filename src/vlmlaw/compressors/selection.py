@@ -228,6 +228,56 @@ class VisPruner(TrainingFree):
         return left_BN
 
 
+class Scope(TrainingFree):
+    """The V patches that cover the image best, weighed by the class token's attention (SCOPE, Deng et al. 2025).
+
+    arXiv 2510.24214, section 3.3, as released: greedily the patch j of greatest a_j^alpha sum_i max(0, cos(x_i, x_j) -
+    c_i), c_i the greatest cosine of patch i and a chosen one, 0 at first; x before the projector, a the attention
+    averaged over heads. V rounds of P^2 comparisons, for a few images at once as DivPrune's.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> patches = torch.eye(2).repeat_interleave(2, dim=0).unsqueeze(0)  # two pairs of equal patches
+    >>> importance = torch.tensor([[0.4, 0.3, 0.2, 0.1]])
+    >>> build_compressor("scope", 2, 2, 2)(patches, importance_BP=importance).tolist()  # one of each pair
+    [[[1.0, 0.0], [0.0, 1.0]]]
+    """
+
+    name = "scope"
+    needs_importance = True
+
+    def __init__(self, shape: Shape, *, alpha: float = 1.0) -> None:
+        super().__init__(shape)
+        if not 0 <= alpha < math.inf:
+            raise UserError(f"compressor scope: alpha is {alpha}; expected a number, 0 (coverage alone) or more.")
+        self.alpha = alpha
+
+    def reduction_flops(self, n_question_tokens: int) -> int:
+        return 2 * self.n_patches**2 * self.width
+
+    def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
+        assert inputs.importance_BP is not None
+        weight_BP = inputs.importance_BP.float() ** self.alpha
+        n_at_once = max(1, MOST_PAIRS // self.n_patches**2)
+        parts = zip(inputs.patches_BPC.split(n_at_once), weight_BP.split(n_at_once), strict=True)
+        order_BV = torch.cat([largest_coverage(*part, self.n_visual_tokens) for part in parts])
+        return keep(inputs, places_BP2, order_BV.sort(dim=1).values)
+
+
+def largest_coverage(patches_BPC: Tensor, weight_BP: Tensor, n_chosen: int) -> Tensor:
+    """(B, n_chosen) patches in the order in which SCOPE chooses them."""
+    closeness_BPP = cosine(patches_BPC.float(), patches_BPC.float())
+    covered_BP = torch.zeros_like(weight_BP)
+    is_chosen_BP = torch.zeros_like(weight_BP, dtype=torch.bool)
+    rows, chosen = torch.arange(len(weight_BP), device=weight_BP.device), []
+    for _ in range(n_chosen):
+        gain_BP = (closeness_BPP - covered_BP.unsqueeze(2)).clamp(min=0).sum(dim=1) * weight_BP
+        best_B = gain_BP.masked_fill(is_chosen_BP, -math.inf).argmax(dim=1)
+        chosen.append(best_B)
+        is_chosen_BP[rows, best_B] = True
+        covered_BP = torch.maximum(covered_BP, closeness_BPP[rows, best_B])
+    return torch.stack(chosen, dim=1)
+
+
 class CDPruner(Comparing):
     """The V patches of greatest determinant: unlike each other, and relevant (CDPruner, Zhang et al. 2025, 2506.10967).
 

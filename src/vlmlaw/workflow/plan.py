@@ -264,7 +264,8 @@ class _Placeholders(dict):
         if plain == "out":
             return '"$(dirname {output.files[0]:q})"' if name.endswith("/") else "{output.files[0]:q}"
         if plain in stage.reads or plain in stage.theirs:
-            return f'"$(dirname {{input.{plain}[0]:q}})"' if name.endswith("/") else f"{{input.{plain}:q}}"
+            # Not `[0]`: a job that needs not run is shown no caches, and its command is still written into its record.
+            return f'"$(dirname {{input.{plain}:q}} | head -n 1)"' if name.endswith("/") else f"{{input.{plain}:q}}"
         if plain in stage.params:
             return f"{{params.{plain}:q}}"
         if plain in stage.resources or plain == "compute":
