@@ -97,5 +97,5 @@ def test_a_bad_experiment_stops_before_anything_runs(fresh):
     done = project.snakemake(check=False)
     assert done.returncode != 0
     for section in ("data", "vision", "training", "sizes"):
-        assert f"experiment.{section} is missing" in done.stdout + done.stderr
+        assert f"params.yaml.{section} is missing" in done.stdout + done.stderr
     assert not (project.folder / "results").exists()
