@@ -162,6 +162,9 @@ def random_table(n_records: int, *, stage: int, shape: Shape, seed: int = 0) -> 
         shown_images=np.flatnonzero(has_image),
         image_starts=np.concatenate([[0], np.cumsum(has_image)]),
         image_token_id=IMAGE_TOKEN,
+        question_ids=np.zeros(0, dtype=np.int32),
+        question_starts=np.zeros(1, dtype=np.int64),
+        question_rows=np.zeros(n_records + 1, dtype=np.int64),
     )
 
 
