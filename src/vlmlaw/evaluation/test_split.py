@@ -49,7 +49,7 @@ def judge(
     splits = model.reads_question
     if not splits and bool((table.segments > PREFIX + 1).any()):
         splits = require_layout(model.language_model, preferred=["shared", "padded"])[0] == "padded"
-    has_image = table.n_images > 0 if model.compressor.inside_llm else np.ones(len(table), dtype=bool)
+    has_image = [n > 0 or not model.compressor.inside_llm for n in table.n_images.tolist()]
     batches = batches_to_prune(range(len(table)), has_image, batch_size=batch_size)
     for records in progress(batches, len(batches), "evaluation"):
         batch = make_batch(
