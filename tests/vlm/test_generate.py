@@ -46,6 +46,23 @@ def test_replies_are_the_same_at_any_batch_size(make_vlm, words, said, compresso
     assert len(set(first)) > 3  # else the test says little
 
 
+@pytest.mark.parametrize("compressor", ["fastv", "vtw"])
+def test_inside_the_llm_records_with_and_without_an_image_mix(make_vlm, words, said, compressor):
+    """`said` has questions of both kinds; one that shows two images is refused before any is asked."""
+    options = {"layer": 1} if compressor == "fastv" else {}
+    vlm = make_vlm(compressor=compressor, compressor_options=options, seed=3)
+    vlm.set_attn_implementation("eager")
+    prompter = Prompter(words, n_visual_tokens=16, image_token_id=vlm.config.image_token_id)
+    prompts = [prompter(text, *images) for text, *images in said]
+    given = {"patches_of": patches_of, "stop_ids": prompter.stop_ids(), "pad_id": words.pad_token_id}
+    first, *others = (
+        dict(replies(vlm, prompts[:-1], **given, batch_size=size, max_new_tokens=6)) for size in (1, 3, 64)
+    )
+    assert all(other == first for other in others) and len(set(map(tuple, first.values()))) > 3
+    with pytest.raises(UserError, match="keeps tokens of one image a question; found a question with 2"):
+        next(replies(vlm, prompts, **given, batch_size=3, max_new_tokens=6))
+
+
 @pytest.mark.parametrize("compressor", ["block_linear", "quecc"])
 def test_replies_are_those_of_transformers(make_vlm, words, said, compressor):
     """Each prompt alone through `generate`, without padding."""

@@ -27,7 +27,7 @@ from vlmlaw.training.batches import model_inputs
 from vlmlaw.vlm.images import ImagesOf, open_images
 from vlmlaw.vlm.load import load_cell
 from vlmlaw.vlm.model import VlmForConditionalGeneration
-from vlmlaw.vlm.pruning import batches_to_prune
+from vlmlaw.vlm.pruning import batches_for
 from vlmlaw.vlm.reference import require_layout
 
 if TYPE_CHECKING:
@@ -49,8 +49,7 @@ def judge(
     splits = model.reads_question
     if not splits and bool((table.segments > PREFIX + 1).any()):
         splits = require_layout(model.language_model, preferred=["shared", "padded"])[0] == "padded"
-    has_image = [n > 0 or not model.compressor.inside_llm for n in table.n_images.tolist()]
-    batches = batches_to_prune(range(len(table)), has_image, batch_size=batch_size)
+    batches = batches_for(model.compressor, range(len(table)), table.n_images.tolist(), batch_size=batch_size)
     for records in progress(batches, len(batches), "evaluation"):
         batch = make_batch(
             table,

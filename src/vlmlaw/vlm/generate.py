@@ -22,7 +22,7 @@ from vlmlaw.tokens.chat_template import Chat
 from vlmlaw.tokens.packing import padded_questions
 from vlmlaw.tokens.prompt import ChatTokenizer, plain_chat
 from vlmlaw.vlm.image_inputs import ImageInputs
-from vlmlaw.vlm.pruning import batches_to_prune
+from vlmlaw.vlm.pruning import batches_for
 
 if TYPE_CHECKING:
     from vlmlaw.vlm.model import VlmForConditionalGeneration
@@ -114,8 +114,8 @@ def replies(
     for index, prompt in enumerate(prompts):
         first_use.setdefault(prompt.images, index)
     order = sorted(range(len(prompts)), key=lambda index: (first_use[prompts[index].images], index))
-    has_image = [not model.compressor.inside_llm or bool(prompts[index].images) for index in order]
-    for chosen in batches_to_prune(order, has_image, batch_size=batch_size):
+    n_images = [len(prompts[index].images) for index in order]
+    for chosen in batches_for(model.compressor, order, n_images, batch_size=batch_size):
         batch = [prompts[index] for index in chosen]
         given = prompt_tensors(model, batch, patches_of=patches_of, pad_id=pad_id)
         given["n_visual_tokens"] = n_visual_tokens

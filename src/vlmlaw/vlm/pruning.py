@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from vlmlaw.compressors import InsideLlm
+from vlmlaw.compressors import Compressor, InsideLlm
 from vlmlaw.compressors.selection import above_mean, take, text_relevance
 from vlmlaw.errors import UserError
 
@@ -39,15 +39,28 @@ def asking_places(targets_BT: Tensor | None, mask: Tensor | None, shape: torch.S
     return torch.full((n_rows,), n_tokens - 1, device=device)
 
 
-def batches_to_prune(rows: Sequence[int], has_image: Sequence[bool], *, batch_size: int) -> list[list[int]]:
-    """The rows in batches that show an image in each sequence or in none, since a batch drops as many tokens of each.
+def batches_for(
+    compressor: Compressor, rows: Sequence[int], n_images: Sequence[int], *, batch_size: int
+) -> list[list[int]]:
+    """The rows in batches that the compressor can read; `n_images` is how many each shows.
 
-    >>> batches_to_prune([0, 1, 2, 3], [True, False, True, True], batch_size=2)
+    A compressor inside the LLM drops as many tokens of each sequence of a batch, so that texts without an image come in
+    batches of their own, last. Raises UserError where a row shows several images to such a compressor.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> batches_for(build_compressor("average", 4, 8, 4), [0, 1, 2, 3], [1, 0, 2, 1], batch_size=3)
+    [[0, 1, 2], [3]]
+    >>> batches_for(build_compressor("fastv", 4, 8, 4), [0, 1, 2, 3], [1, 0, 1, 1], batch_size=2)
     [[0, 2], [3], [1]]
     """
-    halves = [
-        [row for row, has in zip(rows, has_image, strict=True) if bool(has) is wanted] for wanted in (True, False)
-    ]
+    if not compressor.inside_llm:
+        return [list(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size)]
+    if max(n_images, default=0) > 1:
+        raise UserError(
+            f"compressor {compressor.name} keeps tokens of one image a question; found a question with "
+            f"{max(n_images)}. Leave out questions with several images, or take a compressor that works before the LLM."
+        )
+    halves = [[row for row, n in zip(rows, n_images, strict=True) if bool(n) is shows] for shows in (True, False)]
     return [half[start : start + batch_size] for half in halves for start in range(0, len(half), batch_size)]
 
 
@@ -156,7 +169,7 @@ class _FirstPass:
             raise ValueError(
                 f"compressor {compressor.name} drops tokens of one image in each sequence, of {compressor.n_patches}; "
                 f"found sequences with {sorted(set(n_image_B.tolist()))} image tokens in one batch. Give texts without "
-                "an image in batches of their own (`batches_to_prune`), and one image a text."
+                "an image in batches of their own (`batches_for`), and one image a text."
             )
         self.llm, self.compressor, self.cache = llm, compressor, cache
         self.thread = threading.get_ident()
