@@ -24,7 +24,7 @@ BEFORE, AFTER = "before", "after"  # the projector: where a compressor stands
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Computation in the tensors' own dtype, also on a device that knows no autocast."""
+    """A context in which tensors keep their own dtype, also on a device that has no autocast."""
     kind = device.type
     return torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext()
 

@@ -231,9 +231,9 @@ class VisPruner(TrainingFree):
 class Scope(TrainingFree):
     """The V patches that cover the image best, weighed by the class token's attention (SCOPE, Deng et al. 2025).
 
-    arXiv 2510.24214, section 3.3, as released: greedily the patch j of greatest a_j^alpha sum_i max(0, cos(x_i, x_j) -
-    c_i), c_i the greatest cosine of patch i and a chosen one, 0 at first; x before the projector, a the attention
-    averaged over heads. V rounds of P^2 comparisons, for a few images at once as DivPrune's.
+    arXiv 2510.24214, as released: greedily the patch j of greatest a_j^alpha sum_i max(0, cos(x_i, x_j) - c_i), where
+    c_i is the greatest cosine of patch i and a chosen one, 0 at first; x is taken before the projector, a is the
+    attention averaged over heads. V rounds of P^2 comparisons, for a few images at once as DivPrune's.
 
     >>> from vlmlaw.compressors import build_compressor
     >>> patches = torch.eye(2).repeat_interleave(2, dim=0).unsqueeze(0)  # two pairs of equal patches
@@ -247,8 +247,8 @@ class Scope(TrainingFree):
 
     def __init__(self, shape: Shape, *, alpha: float = 1.0) -> None:
         super().__init__(shape)
-        if not 0 <= alpha < math.inf:
-            raise UserError(f"compressor scope: alpha is {alpha}; expected a number, 0 (coverage alone) or more.")
+        if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 <= alpha < math.inf:
+            raise UserError(f"compressor scope: alpha is {alpha!r}; expected a number, 0 (coverage alone) or more.")
         self.alpha = alpha
 
     def reduction_flops(self, n_question_tokens: int) -> int:
