@@ -1,18 +1,19 @@
 """Trainings that are killed at random moments, resumed, and killed again: they end as one that nobody touched.
 
 `make test-chaos` does it a hundred times; without it, a few times. Each training is a process of its own that runs the
-verb as a rule calls it, forked so that torch is imported once. Prints how many kills came when.
+verb as a rule calls it. A server that has imported torch, and has no threads yet, forks them: a fork of pytest's own
+process hangs where torch's threads held a lock. Prints how many kills came when.
 """
 
 import hashlib
 import json
+import multiprocessing
 import os
 import random
-import signal
 import sys
 import time
-import traceback
 from dataclasses import replace
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -23,12 +24,7 @@ from vlmlaw.settings import to_json
 from vlmlaw.training.settings import CellSettings, TrainingSettings
 from vlmlaw.workflow import records
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not os.environ.get("VLMLAW_CHAOS"), reason="`make test-chaos` runs it: it forks, which needs a fresh process"
-    ),
-]
+pytestmark = pytest.mark.slow
 KILLS = int(os.environ.get("VLMLAW_CHAOS") or 3)
 STEPS = 150
 PLAN = TrainingSettings(
@@ -53,28 +49,23 @@ def arguments(verb: str, folders, tokens: Path, images: Path, out: Path, setting
     return [*words, "--settings", to_json(settings), "--checkpoint-seconds", "0.02", "--out", str(out)]
 
 
-def start(words: list[str], log: Path) -> int:
-    """Run the verb in a process of its own; returns its number."""
-    pid = os.fork()
-    if pid:
-        return pid
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["vlmlaw.cli.main", "vlmlaw.training.cell"])
+
+
+def run(words: list[str], log: Path) -> None:
+    """Run the verb in this process, which ends with its status."""
     with log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        status = 1
-        try:
-            status = main(words)
-        except BaseException:
-            traceback.print_exc()
-        finally:  # nothing of pytest's own may go on in this process
-            sys.stderr.flush()
-            os._exit(status)
+    sys.exit(main(words))
 
 
-def ended(pid: int) -> int | None:
-    """The status of a process that has ended; None while it runs."""
-    number, status = os.waitpid(pid, os.WNOHANG)
-    return None if number == 0 else status
+def start(words: list[str], log: Path) -> BaseProcess:
+    """Run the verb in a process of its own."""
+    process = PROCESSES.Process(target=run, args=(words, log))
+    process.start()
+    return process
 
 
 def made(out: Path) -> tuple[str, list[float]]:
@@ -108,22 +99,22 @@ def test_killed_again_and_again_it_ends_as_one_that_nobody_touched(cell, request
         tokens, images, settings = folders.tokens["train"], folders.features["train"], CELL
     log, chance = tmp_path / "log", random.Random(0)
     began = time.monotonic()
-    pid = start(arguments("train", folders, tokens, images, tmp_path / "whole" / "cell", settings), log)
-    assert os.waitpid(pid, 0)[1] == 0, log.read_text()[-3000:]
+    training = start(arguments("train", folders, tokens, images, tmp_path / "whole" / "cell", settings), log)
+    training.join()
+    assert training.exitcode == 0, log.read_text()[-3000:]
     took, truth = time.monotonic() - began, made(tmp_path / "whole" / "cell")
     kills, resumed, finished = 0, 0, 0
     while kills < KILLS:
         out = tmp_path / str(finished) / "cell"
         words = arguments("train", folders, tokens, images, out, settings)
         while True:
-            pid, until = start(words, log), time.monotonic() + chance.uniform(0, 1.2 * took)
-            while (status := ended(pid)) is None and time.monotonic() < until:
-                time.sleep(0.005)
-            if status is not None:
-                assert os.waitstatus_to_exitcode(status) == 0, log.read_text()[-3000:]
+            training = start(words, log)
+            training.join(chance.uniform(0, 1.2 * took))
+            if training.exitcode is not None:
+                assert training.exitcode == 0, log.read_text()[-3000:]
                 break
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            training.kill()
+            training.join()
             kills += 1
             resumed += require_nothing_half_made(out)
         assert made(out) == truth and not workspace_of(out).exists()
