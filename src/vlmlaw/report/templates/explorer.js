@@ -7,7 +7,7 @@
 
   // ---- numbers as Python prints them: exact decimals, ties to even
 
-  // Digits of x (exact decimal text) cut to `length` characters of `cut`, rounded half to even.
+  // `exact` has all digits of a number, `cut` its first ones, `up` those rounded half up: the better, ties to even.
   function roundedText(exact, cut, up) {
     const rest = exact.slice(cut.length).replace(".", "");
     const isTie = /^50*$/.test(rest);
