@@ -251,7 +251,7 @@ def test_senseless_sizes_are_rejected():
 
 
 @pytest.mark.parametrize(
-    ("name", "option"), [(n, o) for n in NAMES for o in COMPRESSORS[n].option_names() if o != "seed"]
+    ("name", "option"), [(n, o) for n in NAMES for o in COMPRESSORS[n].option_names() if o not in ("seed", "alpha")]
 )
 def test_options_of_nothing_are_rejected(name, option):
     wanted = {"training_tokens": "a list of numbers of tokens", "question_from": "llm or embedding"}
@@ -261,6 +261,13 @@ def test_options_of_nothing_are_rejected(name, option):
     expected = wanted.get(option, "a whole number of at least 1")
     with pytest.raises(UserError, match=f"{name}: {option} is 0; expected {expected}"):
         make(name, some_allowed(name)[0], **{option: 0})
+
+
+@pytest.mark.parametrize("alpha", [-1, "half", True, float("nan"), float("inf"), None])
+def test_an_exponent_is_a_number_from_0(alpha):
+    with pytest.raises(UserError, match=f"scope: alpha is {alpha!r}; expected a number, 0"):
+        make("scope", 4, alpha=alpha)
+    assert make("scope", 4, alpha=0).alpha == 0
 
 
 @every_name

@@ -77,7 +77,6 @@ def test_a_run_beside_dvc_repro_is_told_and_harms_nothing(recorded):
     assert recorded.status() == {}
 
 
-@pytest.mark.xfail(reason="the record of a lost run whose caches are gone too was not seen to be written yet")
 def test_trainings_that_outlived_their_run_are_awaited_and_count(recorded):
     """Snakemake was killed and its jobs were not: their results are whole, but it never heard of their end."""
     recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
