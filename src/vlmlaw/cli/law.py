@@ -110,8 +110,12 @@ def _add_table(parser: argparse.ArgumentParser, *, default: str | None = None) -
         "--column", action="append", default=[], metavar="NAME=YOURS", help="which column is n_params, score, ..."
     )
     parser.add_argument("--params-unit", default=None, metavar="UNIT", help="of N: billions, millions or count")
-    parser.add_argument("--scale", default="fraction", metavar="WORD", help="fraction (default) or percent")
+    parser.add_argument("--scale", default=None, metavar="WORD", help="fraction, percent or auto (default)")
     parser.add_argument("--scores", type=words, default=(), metavar="A,B", help="wide table: a column for each suite")
+    parser.add_argument(
+        "--maximum", action="append", default=[], metavar="SUITE=POINTS", help="of a suite in points, as MME=2000"
+    )
+    parser.add_argument("--holds", default=None, metavar="WORD", help="wide table: of score or error (default auto)")
     parser.add_argument("--where", action="append", default=[], metavar="COLUMN=VALUE", help="keep these rows only")
     parser.add_argument("--expected", default=None, metavar="CSV", help="cells that should be there")
     parser.add_argument("--allow-missing", action="store_true", default=None, help="fit although cells are missing")
@@ -124,7 +128,10 @@ def run_fit(args: argparse.Namespace) -> int:
     from vlmlaw.laws.analysis import analyse
     from vlmlaw.laws.render import render_analysis
 
-    result = analyse(_read(args), _options(args), out=args.out)
+    table = _read(args)
+    result = analyse(table, _options(args), out=args.out)
+    if not args.json:
+        print(f"{table.units['read']}\n")
     print(json.dumps(result, indent=1) if args.json else render_analysis(result))
     if args.out and not args.json:
         print(f"\nwritten: {args.out}")
@@ -177,6 +184,7 @@ def run_recommend(args: argparse.Namespace) -> int:
         extra |= {"choice": loss} if loss else {}
         print(json.dumps(plain(chosen.to_dict() | extra), indent=1))
     else:
+        print(f"{table.units['read']}\n")
         print(render_recommendation(chosen, fit, cost=cost, source=table.source, findings=findings))
         if loss:
             print(render_regret(loss, unit=cost.unit or cost.name))
@@ -216,6 +224,7 @@ def run_lint(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([finding.to_dict() for finding in findings], indent=1))
     else:
+        print(f"{table.units['read']}\n")
         print(render_findings(findings, source=table.source, n_rows=len(table)))
     return int(any(finding.severity == "error" for finding in findings))
 
@@ -232,16 +241,29 @@ def run_list(args: argparse.Namespace) -> int:
 def _read(args: argparse.Namespace) -> Any:
     from vlmlaw.laws.table import read_expected, read_measurements
 
+    told = _section(args.options) if getattr(args, "options", None) else {}
+    told |= _parsed(args.settings) if getattr(args, "settings", None) else {}
+    maxima = {name: _points(text, name) for name, text in pairs(args.maximum, option="--maximum").items()}
+    expected = args.expected or told.get("expected")
     table = read_measurements(
         args.table,
-        pairs(args.column, option="--column"),
-        params_unit=args.params_unit,
-        scale=args.scale,
-        scores=args.scores,
-        expected=read_expected(args.expected) if args.expected else (),
+        {**told.get("columns", {}), **pairs(args.column, option="--column")},
+        params_unit=args.params_unit or told.get("params_unit"),
+        scale=args.scale or told.get("scale") or "auto",
+        scores=args.scores or told.get("scores", ()),
+        maxima={**told.get("maxima", {}), **maxima},
+        holds=args.holds or told.get("holds") or "auto",
+        expected=read_expected(expected) if expected else (),
     )
-    where = pairs(args.where, option="--where")
+    where = {**told.get("where", {}), **pairs(args.where, option="--where")}
     return table.select(**where) if where else table
+
+
+def _points(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"--maximum {name}={text}: expected a number of points, as in MME=2000") from None
 
 
 def _options(args: argparse.Namespace) -> Any:

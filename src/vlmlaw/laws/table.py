@@ -15,19 +15,11 @@ import pandas as pd
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Cells
-from vlmlaw.laws.fields import (
-    ALIASES,
-    UNITS,
-    find_columns,
-    numbers_or_text,
-    parse_csv,
-    read_bytes,
-    to_long,
-    to_numbers,
-    to_sizes,
-    unit_of,
-    word,
-)
+from vlmlaw.laws.columns import ALIASES, Layout, lay_out
+from vlmlaw.laws.fields import to_flags, to_numbers, to_sizes, word
+from vlmlaw.laws.files import parse_table, read_bytes
+from vlmlaw.laws.scales import SCALES, divisor, is_unknown_points
+from vlmlaw.laws.texts import UNITS, clean, measures
 
 COLUMNS = (
     *("cell", "N", "V", "error", "error_se", "suite", "kind", "compressor", "seed", "training", "held_out"),
@@ -35,6 +27,7 @@ COLUMNS = (
 )
 ALL_KINDS = "all"
 MEAN_OF_SUITES = "mean of suites"
+HOLDS = ("auto", "score", "error")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +35,7 @@ class Measurements:
     """Measured cells. `frame` has COLUMNS (N in billions), further columns of the file, and `line`, the CSV line.
 
     expected: cells (N, V) of the planned grid; empty means every combination of the sizes and token counts found.
+    units: the options that the file was read with, and "read", the sentence that says which column was read as what.
 
     >>> table = read_measurements("li2024_reasoning")
     >>> table.groups, len(table.select(V=576))
@@ -52,7 +46,7 @@ class Measurements:
     source: str = "a table in memory"
     sha256: str = ""
     expected: tuple[tuple[float, float], ...] = ()
-    units: Mapping[str, str] = field(default_factory=dict)
+    units: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def groups(self) -> list[dict[str, str]]:
@@ -155,50 +149,84 @@ def read_measurements(
     columns: Mapping[str, str] | None = None,
     *,
     params_unit: str | None = None,
-    scale: str = "fraction",
+    scale: str = "auto",
     scores: Sequence[str] = (),
+    maxima: Mapping[str, float] | None = None,
+    holds: str = "auto",
     expected: Sequence[tuple[float, float]] = (),
 ) -> Measurements:
-    """Read measured cells from a CSV file, or a published table by its name (`li2024_reasoning`, `li2024_ocr`).
+    """Read measured cells from a file (CSV, Markdown, LaTeX, xlsx), or a published table by its name.
 
     columns: canonical name -> name in the file, for columns that are not recognised (see ALIASES).
-    params_unit: "billions", "millions" or "count"; by default from the name of the column (n_params is a count,
-        params_b in billions, params_m in millions), otherwise billions.
-    scale: "fraction", or "percent" if scores or errors range to 100.
+    params_unit: "billions", "millions" or "count"; by default as the column's name or values say.
+    scale: "fraction", "percent", or "auto" for what the values of each suite say.
     scores: columns that each contain the scores of one suite (a wide table).
+    maxima: suite -> the points that can be reached, for suites that count points.
+    holds: "score" or "error", what a wide table holds; "auto" for errors where the values fall with N and V.
     expected: cells (N in billions, V) of the planned grid, for the linter.
-    Raises UserError for a file that cannot be read as such a table; doubtful values are left to `lint`.
+    `units["read"]` says which column was read as what. Raises UserError for a file that cannot be read as such a
+    table; doubtful values are left to `lint`.
 
     >>> table = read_measurements("li2024_reasoning")
     >>> len(table), table.frame.loc[0, ["N", "V", "error"]].tolist()
     (28, [0.5, 1.0, 0.6145])
+    >>> table.units["read"]
+    'N from `params_b`, in billions; V from `visual_tokens`; error = 1 - `score`, fraction'
     """
+    for name, value, known in (("scale", scale, SCALES), ("holds", holds, HOLDS)):
+        if value not in known:
+            raise UserError(f"{name} is {value!r}; expected one of {', '.join(known)}")
+    if params_unit is not None and params_unit not in UNITS:
+        raise UserError(f"params_unit is {params_unit!r}; expected one of {', '.join(UNITS)}")
+    maxima = _positive(maxima or {})
     path, blob = read_bytes(path)
-    raw = parse_csv(path, blob)
-    raw = to_long(raw, columns=columns or {}, scores=scores, source=path.name)
-    names = find_columns(raw, columns or {}, source=path.name)
-    unit = params_unit or unit_of(names["n_params"])
-    if unit not in UNITS:
-        raise UserError(f"params_unit is {unit!r}; expected one of {', '.join(UNITS)}")
-    if scale not in ("fraction", "percent"):
-        raise UserError(f"scale is {scale!r}; expected fraction or percent")
-    frame = _canonical(raw, names, unit=unit, scale=scale, source=path.name)
+    raw = clean(parse_table(path, blob), path.name)
+    layout = lay_out(raw, columns or {}, scores=scores, holds=holds, source=path.name)
+    layout = _without_points(layout, maxima, path.name)
+    frame, reading = _canonical(layout, unit=params_unit, scale=scale, maxima=maxima, source=path.name)
     return Measurements(
         frame=frame,
         source=path.name,
         sha256=hashlib.sha256(blob).hexdigest(),
         expected=tuple((float(n), float(v)) for n, v in expected),
-        units={"params": unit, "scale": scale},
+        units={
+            **{"params": params_unit, "scale": scale, "columns": dict(columns or {}), "scores": list(scores)},
+            **{"maxima": maxima, "holds": holds, "read": reading},
+        },
     )
 
 
+def _without_points(layout: Layout, maxima: Mapping[str, float], source: str) -> Layout:
+    """Leave out benchmarks in points of unknown maximum, if others are left and nobody named them."""
+    if not layout.found_suites:
+        return layout
+    raw = layout.raw
+    values = to_numbers(raw["score"], raw["line"], source=source, blank_is_nan=True)[0] if "score" in raw else None
+    suites = raw["suite"].unique()
+    if values is None:
+        return layout
+    points = [name for name in suites if is_unknown_points(values[raw["suite"].eq(name)], str(name), maxima)]
+    if not points or len(points) == len(suites):
+        return layout
+    said = [f"{name} (points: --maximum '{name}=2000')" for name in points]
+    kept = raw[~raw["suite"].isin(points)].reset_index(drop=True)
+    return replace(layout, raw=kept, unread=(*layout.unread, *said))
+
+
+def _positive(maxima: Mapping[str, float]) -> dict[str, float]:
+    for name, value in maxima.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < np.inf:
+            raise UserError(f"the maximum of {name!r} is {value!r}; expected its points, a number above 0")
+    return {str(name): float(value) for name, value in maxima.items()}
+
+
 def read_expected(path: str | Path) -> list[tuple[float, float]]:
-    """Read the cells (N in billions, V) of a planned grid from a CSV file with a column for each."""
+    """Read the cells (N in billions, V) of a planned grid from a file with a column for each."""
     path, blob = read_bytes(path)
-    raw = parse_csv(path, blob)
-    names = find_columns(raw.assign(score="0"), {}, source=path.name)
-    n = to_sizes(raw[names["n_params"]], raw["line"], unit=unit_of(names["n_params"]), source=path.name)
-    v = to_numbers(raw[names["n_visual_tokens"]], raw["line"], source=path.name, blank_is_nan=False)
+    layout = lay_out(clean(parse_table(path, blob), path.name).assign(score="0"), {}, source=path.name)
+    raw, names = layout.raw, layout.names
+    n, _ = to_sizes(raw[names["n_params"]], raw["line"], unit=None, source=path.name)
+    v, _, _ = to_numbers(raw[names["n_visual_tokens"]], raw["line"], source=path.name, blank_is_nan=False)
     return [(float(a), float(b)) for a, b in zip(n, v, strict=True)]
 
 
@@ -218,37 +246,44 @@ def as_measurements(table: "Measurements | pd.DataFrame") -> Measurements:
     names = {name: name for name in table.columns if name in ALIASES and name != "score"}
     names |= {"n_params": "N", "n_visual_tokens": "V"}
     raw = table.reset_index(drop=True).assign(line=np.arange(len(table)))
-    frame = _canonical(raw, names, unit="billions", scale="fraction", source="table")
+    layout = Layout(raw, names)
+    frame, _ = _canonical(layout, unit="billions", scale="fraction", maxima={}, source="table")
     return Measurements(frame=frame, units={"params": "billions", "scale": "fraction"})
 
 
-def _canonical(raw: pd.DataFrame, names: Mapping[str, str], *, unit: str, scale: str, source: str) -> pd.DataFrame:
-    taken = set(names.values())
-    extra = {name: raw[name] for name in raw.columns if name not in taken and name not in COLUMNS and name != "line"}
-    n_rows, per = len(raw), 1.0 if scale == "fraction" else 100.0
+def _canonical(
+    layout: Layout, *, unit: str | None, scale: str, maxima: Mapping[str, float], source: str
+) -> tuple[pd.DataFrame, str]:
+    """The frame of Measurements, and the sentence about its columns."""
+    raw, names = layout.raw, layout.names
+    taken = {*names.values(), *COLUMNS, "line"}
+    extra = {name: raw[name] for name in raw.columns if name not in taken}
+    n_rows = len(raw)
 
-    def numbers(name: str, *, default: float = np.nan, optional: bool = True) -> np.ndarray:
+    def numbers(name: str, *, optional: bool = True) -> np.ndarray:
         if name not in names:
-            return np.full(n_rows, default)
-        return to_numbers(raw[names[name]], raw["line"], source=source, blank_is_nan=optional)
+            return np.full(n_rows, np.nan)
+        return to_numbers(raw[names[name]], raw["line"], source=source, blank_is_nan=optional)[0]
 
     def words(name: str, default: str) -> pd.Series:
         return raw[names[name]].map(word).replace("", default) if name in names else pd.Series([default] * n_rows)
 
     measured = "error" if "error" in names else "score"
-    value = numbers(measured, optional=True) / per
+    n, unit_words = to_sizes(raw[names["n_params"]], raw["line"], unit=unit, source=source)
+    suite = words("suite", ALL_KINDS)
+    value, own_se, scales = _fractions(raw, names[measured], suite, scale=scale, maxima=maxima, source=source)
     frame = pd.DataFrame(
         {
-            "N": to_sizes(raw[names["n_params"]], raw["line"], unit=unit, source=source),
+            "N": n,
             "V": numbers("n_visual_tokens", optional=False),
-            "error": value if measured == "error" else 1 - value,
-            "error_se": numbers("error_se") / per,
-            "suite": words("suite", ALL_KINDS),
+            "error": value[0] if measured == "error" else 1 - value[0],
+            "error_se": numbers("error_se") / value[1] if "error_se" in names else own_se,
+            "suite": suite,
             "kind": words("kind", ALL_KINDS),
             "compressor": words("compressor", ""),
             "seed": words("seed", ""),
             "training": words("training", ""),  # cells of one training share its weights; "" is a training of its own
-            "held_out": words("held_out", "false").str.lower().isin(["true", "1", "1.0", "yes"]),
+            "held_out": to_flags(words("held_out", ""), raw["line"], source=source),
             "n_questions": numbers("n_questions"),
             "note": words("note", ""),
             "line": raw["line"].to_numpy(),
@@ -256,4 +291,48 @@ def _canonical(raw: pd.DataFrame, names: Mapping[str, str], *, unit: str, scale:
     )
     default_cell = frame["N"].map("{:g}B".format) + "_v" + frame["V"].map("{:g}".format)
     frame.insert(0, "cell", words("cell", "") if "cell" in names else default_cell)
-    return frame.assign(**{name: numbers_or_text(column) for name, column in extra.items()})
+    reading = _sentence(layout, measured, unit_words, scales, with_se=bool(np.isfinite(own_se).any()))
+    return frame.assign(**{name: measures(column) for name, column in extra.items()}), reading
+
+
+def _fractions(
+    raw: pd.DataFrame, column: str, suite: pd.Series, *, scale: str, maxima: Mapping[str, float], source: str
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, dict[str, str]]:
+    """Values as fractions and what each was divided by, standard errors from ±, and the scale of each suite in words."""
+    values, errors, percent = to_numbers(raw[column], raw["line"], source=source, blank_is_nan=True)
+    per, scales = np.ones(len(values)), {}
+    for name in suite.unique():
+        rows = suite.eq(name).to_numpy()
+        label = column if name == ALL_KINDS else str(name)
+        per[rows], scales[label] = divisor(
+            values[rows], percent[rows], raw["line"][rows], name=label, scale=scale, maxima=maxima, source=source
+        )
+    return (values / per, per), errors / per, scales
+
+
+def _sentence(layout: Layout, measured: str, unit: str, scales: Mapping[str, str], *, with_se: bool) -> str:
+    """Which column was read as what."""
+    names, sayings = layout.names, layout.sayings
+    how = f"{sayings['n_params']} " if sayings.get("n_params") else ""
+    size = f"N from {how}`{names['n_params']}`, {unit}"
+    if "active_params_b" in layout.raw and names["n_params"] != "active_params_b":
+        size += " (total; active ones in `active_params_b`)"
+    v = "V from the names of columns" if names["n_visual_tokens"] == "n_visual_tokens" and layout.wide and (
+        "suite" not in names
+    ) else f"V from `{names['n_visual_tokens']}`"  # fmt: skip
+    sign = "" if measured == "error" else "1 - "
+    by_scale: dict[str, list[str]] = {}
+    for name, found in scales.items():
+        by_scale.setdefault(found, []).append(name)
+    shown = [f"{', '.join(f'`{name}`' for name in found)}, {word_}" for word_, found in by_scale.items()]
+    parts = [size, v, f"error = {sign}{'; '.join(shown)}"]
+    if layout.wide and sayings.get("holds"):
+        parts[-1] += f" (errors, {sayings['holds']}; --holds score if not)"
+    parts += [
+        f"{role} from `{names[role]}`"
+        for role in ("kind", "compressor", "seed", "held_out", "n_questions", "training", "error_se")
+        if role in names
+    ]
+    parts += ["error_se from the ±"] * (with_se and "error_se" not in names)
+    parts += [f"not read: {', '.join(f'`{name}`' for name in layout.unread)}"] * bool(layout.unread)
+    return "; ".join(parts)

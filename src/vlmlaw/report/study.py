@@ -203,10 +203,12 @@ def read_study(
     units = analysis["provenance"]["units"]
     table = read_measurements(
         measurements,
-        columns or {},
+        {**units.get("columns", {}), **(columns or {})},
         params_unit=units.get("params"),
-        scale=units.get("scale", "fraction"),
-        scores=scores,
+        scale=units.get("scale", "auto"),
+        scores=scores or units.get("scores", ()),
+        maxima=units.get("maxima"),
+        holds=units.get("holds", "auto"),
     )
     _require_same_table(analysis, table, law=law, measurements=measurements)
     table = collapse_questions(table)

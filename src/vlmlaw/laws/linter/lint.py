@@ -20,14 +20,16 @@ MAX_LABELS = 6  # groups that a finding names; a comparison of compressors has o
 
 
 def lint(table: Measurements | pd.DataFrame, *, allow_missing: bool = False) -> list[Finding]:
-    """Findings of every suite and kind of a table, errors first; `allow_missing` makes missing cells a warning.
+    """Findings of every suite and kind of a table, errors first.
+
+    Missing cells are an error where the table has a list of those expected, unless `allow_missing`; else a warning.
 
     >>> from vlmlaw.laws import read_measurements
     >>> [finding.code for finding in lint(read_measurements("li2024_ocr"))]
     ['equal-values', 'noted', 'noted']
     """
     table = as_measurements(table)
-    missing = "warning" if allow_missing else "error"
+    missing = "error" if table.expected and not allow_missing else "warning"
     found = {group_label(group): _lint_group(table.select(**group), missing=missing) for group in table.groups}
     some_sound = any(all(finding.severity != "error" for finding in findings) for findings in found.values())
     labels: dict[Finding, list[str]] = {}

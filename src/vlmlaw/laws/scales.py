@@ -1,0 +1,80 @@
+"""Errors from what a column holds: fractions, percent or points of a known maximum, found for each suite by itself."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from vlmlaw.errors import UserError
+from vlmlaw.laws.cells import Array
+from vlmlaw.laws.columns import plain_name
+
+SCALES = ("auto", "fraction", "percent")
+# Points that a suite can reach: MME's perception and cognition (Fu et al. 2023), OCRBench (Liu et al. 2023).
+MAXIMA = {
+    **{"mme_perception": 2000.0, "mme_p": 2000.0, "mmep": 2000.0, "mme_cognition": 800.0, "mme_c": 800.0, "mmec": 800.0},
+    **{"mme_sum": 2800.0, "mme_total": 2800.0, "ocrbench": 1000.0},
+}
+
+
+def known_maximum(name: str) -> float | None:
+    """The points that a suite of this name can reach, where that is published."""
+    return MAXIMA.get(plain_name(name))
+
+
+def is_unknown_points(values: Array, name: str, maxima: Mapping[str, float]) -> bool:
+    """Whether a suite counts points of a maximum that is not known."""
+    finite = values[np.isfinite(values)]
+    return bool(finite.size) and finite.max() > 100 and name not in maxima and known_maximum(name) is None
+
+
+def divisor(
+    values: Array, percent: Array, lines: pd.Series, *, name: str, scale: str, maxima: Mapping[str, float], source: str
+) -> tuple[float | Array, str]:
+    """What the values of a suite are divided by to be fractions, and the scale in words.
+
+    percent: where a field has a % sign. Raises UserError for fractions beside percent, losses and unknown points.
+    """
+    known = np.isfinite(values)
+    finite = values[known]
+    if name in maxima:
+        return maxima[name], f"points of {maxima[name]:g}"
+    if percent.any():
+        bare = known & ~percent
+        if bare.any() and finite.size and (values[bare] > 1).all():
+            return 100.0, "percent"
+        return np.where(percent, 100.0, 1.0), "percent where it has %" if bare.any() else "percent"
+    _refuse_mixed(values, lines, name=name, scale=scale, source=source)
+    if scale != "auto":
+        return (100.0 if scale == "percent" else 1.0), scale
+    if not finite.size or np.median(finite) <= 1 and finite.max() < 2:
+        return 1.0, "fraction"
+    if finite.max() <= 100 and finite.min() >= 0:
+        if finite.max() <= 5 and finite.size > 1 and finite.min() >= 1:
+            raise UserError(
+                f"{source}: {name!r} holds {finite.min():g} to {finite.max():g}: a loss, or percent? The laws are of a "
+                "share of wrong answers: give an error or score; a loss in nats becomes one as 1 - exp(-loss). "
+                "If it is percent: --scale percent"
+            )
+        return 100.0, "percent"
+    most = known_maximum(name)
+    if most is not None and finite.max() <= most:
+        return most, f"points of {most:g}"
+    hint = "2000 for MME's perception, 2800 with cognition" if "mme" in plain_name(name) else "of the best possible"
+    raise UserError(
+        f"{source}: {name!r} holds points up to {finite.max():g}, and the laws are of a share of wrong answers. "
+        f"Give the points that can be reached ({hint}): --maximum {name}=2000"
+    )
+
+
+def _refuse_mixed(values: Array, lines: pd.Series, *, name: str, scale: str, source: str) -> None:
+    low, high = (values > 0) & (values <= 1), values > 1
+    if not low.any() or not high.any() or np.nanmin(values[high]) < 5 * np.nanmax(values[low]):
+        return
+    if scale == "percent" and low.sum() < max(2, 0.1 * len(values)):
+        return
+    rows = lines.to_numpy()
+    raise UserError(
+        f"{source}: {name!r} mixes fractions and percent: line {rows[low][0]} holds {values[low][0]:g}, line "
+        f"{rows[high][0]} {values[high][0]:g} ({int(low.sum())} and {int(high.sum())} rows). Write all in one unit"
+    )
