@@ -201,7 +201,8 @@ def shared_weights(rows: Measurements) -> Iterator[Finding]:
             f"{n_cells} cells come from {trainings} measured at several V",
             "what one training happened to learn moves its error at every V together, so these cells are fewer "
             "independent measurements than there are rows, and intervals that treat them as independent are too narrow",
-            "read the intervals by whole size (size_bootstrap, mixed effects), and add seeds to see that noise",
+            "read the default interval, which allows for noise that cells of one size share; those by profile or by "
+            "whole sizes hold the truth too seldom. Add seeds to see that noise",
         )
 
 
