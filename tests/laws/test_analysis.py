@@ -10,6 +10,7 @@ import pytest
 from vlmlaw.errors import UserError
 from vlmlaw.laws import LawFit, LawOptions, analyse, read_analysis, read_measurements
 from vlmlaw.laws.render import render_analysis
+from vlmlaw.laws.table import as_measurements
 
 FAST = LawOptions(
     bootstrap_draws=200, question_tokens=(0, 50), candidates=("logit", "log_linear", "loglog", "power_d0")
@@ -96,12 +97,13 @@ def test_hold_out_of_a_size_that_is_not_there_is_refused(grid_frame):
         analyse(grid_frame, replace(FAST, hold_out=3.0))
 
 
-def test_missing_cells_stop_the_analysis_unless_allowed(grid_frame):
-    holed = grid_frame.drop(index=[3])
+def test_missing_cells_stop_the_analysis_only_where_the_grid_was_stated(grid_frame):
+    holed = as_measurements(grid_frame.drop(index=[3]))
+    assert analyse(holed, FAST)["lint"][0]["code"] == "missing-cells"
+    stated = replace(holed, expected=tuple(zip(grid_frame["N"], grid_frame["V"], strict=True)))
     with pytest.raises(UserError, match="missing-cells"):
-        analyse(holed, FAST)
-    result = analyse(holed, replace(FAST, allow_missing=True))
-    assert result["lint"][0]["code"] == "missing-cells"
+        analyse(stated, FAST)
+    assert analyse(stated, replace(FAST, allow_missing=True))["lint"][0]["code"] == "missing-cells"
 
 
 def test_a_law_that_was_asked_for_is_taken_and_the_choice_said(grid_frame):

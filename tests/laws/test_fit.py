@@ -13,6 +13,7 @@ from vlmlaw.laws.cells import Cells, format_size
 from vlmlaw.laws.families import LAWS, find_law
 from vlmlaw.laws.fit import LintWarning, fit_cells
 from vlmlaw.laws.solver import solve
+from vlmlaw.laws.table import as_measurements
 
 from .conftest import SIZES, TOKENS, make_cells
 
@@ -121,10 +122,14 @@ def test_unknown_law_and_loss_name_the_known_ones():
 
 
 def test_fit_law_refuses_what_the_linter_rejects_and_passes_on_its_doubts(grid_frame):
+    holed = as_measurements(grid_frame.drop(index=3))
+    stated = replace(holed, expected=tuple(zip(grid_frame["N"], grid_frame["V"], strict=True)))
     with pytest.raises(UserError, match="missing-cells"):
-        fit_law(grid_frame.drop(index=3))
+        fit_law(stated)
     with pytest.warns(LintWarning, match="missing-cells"):
-        fit_law(grid_frame.drop(index=3), allow_missing=True)
+        fit_law(stated, allow_missing=True)
+    with pytest.warns(LintWarning, match="missing-cells"):
+        fit_law(holed)
     with pytest.warns(LintWarning) as caught:
         fit_law(read_measurements("li2024_ocr"), "logit")
     assert [str(w.message).split("]")[0] for w in caught] == ["warning [equal-values", *["warning [noted"] * 2]

@@ -92,7 +92,7 @@ def test_rows_of_one_kind_are_groups_of_their_own(tmp_path):
         ("params_b,visual_tokens,score\n1,2,0.5\n", {"scale": "permille"}, "scale is 'permille'"),
         ("params_b,visual_tokens,score\n1,2,0.5\n", {"columns": {"score": "x"}}, "no column 'x'"),
         ("params_b,visual_tokens,score\n1,2,0.5\n", {"columns": {"colour": "x"}}, "cannot be mapped"),
-        ("params_b,visual_tokens,score\n1,2,0.5\n", {"scores": ["gqa"]}, "no column gqa"),
+        ("params_b,visual_tokens,score\n1,2,0.5\n", {"scores": ["gqa"]}, "no column 'gqa'"),
         ("params_b,visual_tokens,gqa,suite\n1,2,0.5,a\n", {"scores": ["gqa"]}, "column 'suite' beside the columns"),
         ("params_b,v1,V1,v16\n1,0.5,0.6,0.7\n", {}, "two columns for one token count"),
     ],

@@ -1,6 +1,7 @@
 """The law and the report of a table of one's own (`--config measurements=FILE`); nothing is trained."""
 
 from vlmlaw.report.templates_version import templates_version
+from vlmlaw.settings import to_json
 
 
 localrules:
@@ -24,7 +25,7 @@ rule fit_own_law:
         runtime=30,
     params:
         measurements=OWN_MEASUREMENTS,
-        settings=plan.params("fit_law")["settings"],
+        settings=lambda _: to_json(plan.experiment.law),
         code=plan.lineage.code("fit_law", {}),
     message:
         "Fit the law of {input}"

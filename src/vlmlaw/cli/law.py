@@ -241,21 +241,20 @@ def run_list(args: argparse.Namespace) -> int:
 def _read(args: argparse.Namespace) -> Any:
     from vlmlaw.laws.table import read_expected, read_measurements
 
-    told = _section(args.options) if getattr(args, "options", None) else {}
-    told |= _parsed(args.settings) if getattr(args, "settings", None) else {}
+    told = _told(args).to_mapping()
     maxima = {name: _points(text, name) for name, text in pairs(args.maximum, option="--maximum").items()}
-    expected = args.expected or told.get("expected")
+    expected = args.expected or told["expected"]
     table = read_measurements(
         args.table,
-        {**told.get("columns", {}), **pairs(args.column, option="--column")},
-        params_unit=args.params_unit or told.get("params_unit"),
-        scale=args.scale or told.get("scale") or "auto",
-        scores=args.scores or told.get("scores", ()),
-        maxima={**told.get("maxima", {}), **maxima},
-        holds=args.holds or told.get("holds") or "auto",
+        {**told["columns"], **pairs(args.column, option="--column")},
+        params_unit=args.params_unit or told["params_unit"],
+        scale=args.scale or told["scale"],
+        scores=args.scores or told["scores"],
+        maxima={**told["maxima"], **maxima},
+        holds=args.holds or told["holds"],
         expected=read_expected(expected) if expected else (),
     )
-    where = {**told.get("where", {}), **pairs(args.where, option="--where")}
+    where = {**told["where"], **pairs(args.where, option="--where")}
     return table.select(**where) if where else table
 
 
@@ -269,16 +268,25 @@ def _points(text: str, name: str) -> float:
 def _options(args: argparse.Namespace) -> Any:
     from dataclasses import fields
 
-    from vlmlaw.laws.options import LawOptions
+    from vlmlaw.laws.options import READING, LawOptions
 
-    section = _section(args.options) if args.options else {}
-    section |= _parsed(args.settings) if args.settings else {}
-    names = [option.name for option in fields(LawOptions)]
+    told = _told(args)
+    names = [option.name for option in fields(LawOptions) if option.name not in READING]
     given = {name: value for name in names if (value := getattr(args, name, None)) is not None}
+    given["where"] = {**told.where, **pairs(args.where, option="--where")}
     if isinstance(given.get("hold_out"), str):
         with contextlib.suppress(ValueError):  # a word, which the options check
             given["hold_out"] = float(given["hold_out"])
-    return LawOptions.from_mapping(section | given)
+    return LawOptions.from_mapping(told.to_mapping() | given)
+
+
+def _told(args: argparse.Namespace) -> Any:
+    """The options of the files and settings that were given; flags go before them."""
+    from vlmlaw.laws.options import LawOptions
+
+    section = _section(args.options) if getattr(args, "options", None) else {}
+    section |= _parsed(args.settings) if getattr(args, "settings", None) else {}
+    return LawOptions.from_mapping(section)
 
 
 def _parsed(text: str) -> dict[str, Any]:

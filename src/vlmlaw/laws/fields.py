@@ -10,12 +10,11 @@ import pandas as pd
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array
-from vlmlaw.laws.columns import plain_name
-from vlmlaw.laws.texts import UNITS, number, size
+from vlmlaw.laws.names import plain_name
+from vlmlaw.laws.texts import LARGEST_COUNT, UNITS, number, size
 
 _YES = ("true", "1", "1.0", "yes", "y", "t", "x", "test", "held out", "held_out")
 _NO = ("false", "0", "0.0", "no", "n", "f", "", "-", "train", "fit", "nan", "none")
-_COUNT = 1e5  # plain sizes from here on count parameters: no model has so many billions
 _MILLIONS = 2500  # and from here on millions: as billions they would be larger than any model that was published
 
 
@@ -37,26 +36,47 @@ def to_numbers(
     known: dict[str, tuple[float, float, str] | None] = {}
     texts = column.map(word).str.strip()
     for text in texts.unique():
-        try:
-            known[text] = number(text)
-        except ValueError:
-            known[text] = None
-        found = known[text]
-        if found is not None and (found[2].lower() not in ("", "%", "tokens", "token") or found[0] != found[0]):
-            known[text] = found if blank_is_nan and found[0] != found[0] else None
+        known[text] = _plain_value(text, blank_is_nan=blank_is_nan)
     bad = np.flatnonzero([known[text] is None for text in texts])
     if bad.size:
         raise UserError(
-            f"{source} line {lines.iloc[bad[0]]}: column {column.name!r} holds {texts.iloc[bad[0]]!r}; expected a number"
-            + (f" ({bad.size} such rows)" if bad.size > 1 else "")
+            f"{source} line {lines.iloc[bad[0]]}: column {column.name!r} holds {texts.iloc[bad[0]]!r}; "
+            "expected a number" + (f" ({bad.size} such rows)" if bad.size > 1 else "") + _remedy(texts.iloc[bad[0]])
         )
     parts = [known[text] or (np.nan, np.nan, "") for text in texts]
     values, errors = (np.array([part[i] for part in parts], dtype=float) for i in (0, 1))
     return values, errors, np.array([part[2] == "%" for part in parts], dtype=bool)
 
 
-def to_sizes(column: pd.Series, lines: pd.Series, *, unit: str | None, source: str) -> tuple[Array, str]:
-    """N in billions (rows,) and the unit of plain numbers, from text such as 7, 0.5B, 70m, 30B-A3B (total), 7B-Instruct.
+def _plain_value(text: str, *, blank_is_nan: bool) -> tuple[float, float, str] | None:
+    """A field as (value, error, "%" or ""); None for other units and text, and for a missing one unless allowed."""
+    if found := re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)(?:\s*tokens?)?", text):  # a grid of tokens
+        return float(found[1]) * float(found[2]), np.nan, ""
+    try:
+        value, error, unit = number(text)
+    except ValueError:
+        return None
+    if value != value:
+        return (value, error, "") if blank_is_nan else None
+    if unit.lower() == "k":
+        return 1e3 * value, error, ""
+    return (value, error, unit) if unit.lower() in ("", "%", "tokens", "token") else None
+
+
+def _remedy(text: str) -> str:
+    if re.fullmatch(r"[\d.]+%?\s*\([\d.]+\)", text):
+        return ". Write ± before a standard error, as in 48.2 ± 0.4, and leave out what else is in brackets"
+    if re.fullmatch(r"\d+\s*[-–~]\s*\d+", text):
+        return ". Where it varies from image to image, give the mean"
+    if re.fullmatch(r"[\d.]+\s*/\s*[\d.]+", text):
+        return ". Write two numbers into two columns"
+    return ""
+
+
+def to_sizes(column: pd.Series, lines: pd.Series, *, unit: str | None, source: str) -> tuple[Array, str, str]:
+    """N in billions (rows,), the unit of plain numbers and that unit in words.
+
+    The text may be 7, 0.5B, 70m, 30B-A3B (total), 7B-Instruct.
 
     unit: of plain numbers; None for that of the column's name, else by their values. Raises UserError for other text,
     and for millions beside billions.
@@ -79,7 +99,7 @@ def to_sizes(column: pd.Series, lines: pd.Series, *, unit: str | None, source: s
     if unit is None:
         _refuse_mixed_units(bare, texts, lines, name=str(column.name), source=source)
     words = "as written" if not bare.size else chosen if unit or chosen == "count" else f"in {chosen}"
-    return np.array([known[text] for text in texts], dtype=float), words
+    return np.array([known[text] for text in texts], dtype=float), chosen, words
 
 
 def unit_of(column: str, values: Array | None = None) -> str:
@@ -92,7 +112,7 @@ def unit_of(column: str, values: Array | None = None) -> str:
     if re.search(r"_b$", name) or values is None or not values.size:
         return "count" if name == "parameters" and (values is None or not values.size) else "billions"
     most = float(np.max(values))
-    return "count" if most >= _COUNT else "millions" if most >= _MILLIONS else "billions"
+    return "count" if most >= LARGEST_COUNT else "millions" if most >= _MILLIONS else "billions"
 
 
 def _refuse_mixed_units(bare: Array, texts: pd.Series, lines: pd.Series, *, name: str, source: str) -> None:

@@ -28,6 +28,9 @@ _OTHER_FILES = ((b"PAR1", "a Parquet file"), (b"\xd0\xcf\x11\xe0", "an old Excel
 _RULE = re.compile(r"\s*:?-+:?\s*")  # a field of the line under the header of a Markdown table
 
 
+_BOX = re.compile(r"\+[-=+]+\+|[┌├└][─┬┼┴]+[┐┤┘]")  # a rule of a table that a terminal printed
+
+
 def read_bytes(path: str | Path) -> tuple[Path, bytes]:
     """The path and the content of a file; the name of a published table stands for its file.
 
@@ -50,25 +53,31 @@ def read_bytes(path: str | Path) -> tuple[Path, bytes]:
         ) from error
 
 
-def parse_table(path: Path, blob: bytes) -> pd.DataFrame:
-    """Parse a table, every field as text without outer spaces; `line` is the line (of a spreadsheet the row).
+def parse_tables(path: Path, blob: bytes) -> list[pd.DataFrame]:
+    """Parse the tables of a file, every field as text without outer spaces; Markdown and spreadsheets may hold several.
 
-    A file of text is Markdown where it has a line |---|---|, LaTeX where lines end in \\\\, and else is separated by
-    commas, semicolons, tabs or aligned by spaces. Raises UserError for a file that is no such table.
+    `line` is the line in the file, of a spreadsheet the row. A file of text is Markdown where it has a line |---|---|,
+    LaTeX where lines end in \\\\, and else is separated by commas, semicolons, tabs or spaces. Raises UserError for a
+    file that holds no table.
     """
     if blob.startswith(b"PK\x03\x04"):
-        return _frame(_of_spreadsheet(path, blob), path.name)
+        return [_frame(rows, path.name) for rows in _of_spreadsheet(path, blob)]
     text = _decode(path, blob)
     lines = text.splitlines()
+    if re.match(r"\s*<(!doctype|html|table|div)", text, re.IGNORECASE):
+        raise UserError(f"{path.name} is HTML; open it in a browser and save its table as CSV, or paste it as Markdown")
     if text.lstrip()[:1] in ("{", "["):
         raise UserError(f"{path.name} is JSON, not a CSV or another table; write its cells as a CSV file, a row each")
     if any(_is_rule(line) for line in lines):
-        rows = _of_markdown(lines, path.name)
+        return [_frame(rows, path.name) for rows in _of_markdown(lines, path.name)]
+    elif any(_BOX.fullmatch(line.strip()) for line in lines):
+        bars = [(i, line) for i, line in enumerate(lines, start=1) if "|" in line or "│" in line]
+        rows = [(i, _markdown_fields(line.replace("│", "|"))) for i, line in bars]
     elif sum(line.rstrip().endswith("\\\\") and "&" in line for line in lines) > 1:
         rows = _of_latex(lines)
     else:
         rows = _of_separated(text, path.name)
-    return _frame(rows, path.name)
+    return [_frame(rows, path.name)]
 
 
 def _decode(path: Path, blob: bytes) -> str:
@@ -99,8 +108,13 @@ def _of_separated(text: str, source: str) -> Rows:
     if not first.count(separator) and re.search(r"\S\s{2,}\S", first):
         parts = enumerate(text.splitlines(), start=1)
         return [(number, re.split(r"\s{2,}", line.strip())) for number, line in parts if line.strip()]
+    if not first.count(separator):
+        words = [(i, line.split()) for i, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        if len({len(fields) for _, fields in words}) == 1 and len(first.split()) > 2:
+            return words
     reader = csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True)
-    rows, line = [], 1
+    rows: Rows = []
+    line = 1
     try:
         for fields in reader:
             if not (line == 1 or not rows) or not (fields and fields[0].startswith("#") and separator not in fields[0]
@@ -117,8 +131,8 @@ def _is_rule(line: str) -> bool:
     return "|" in line and "-" in line and all(_RULE.fullmatch(field) for field in fields)
 
 
-def _of_markdown(lines: list[str], source: str) -> Rows:
-    """The one table of a page in Markdown; tables of the same header are one. Raises UserError for several others."""
+def _of_markdown(lines: list[str], source: str) -> list[Rows]:
+    """The tables of a page in Markdown; tables of the same header are one. Raises UserError where there is none."""
     tables: dict[tuple[str, ...], Rows] = {}
     for rule in [i for i, line in enumerate(lines) if _is_rule(line) and i > 0 and "|" in lines[i - 1]]:
         header = _markdown_fields(lines[rule - 1])
@@ -127,12 +141,9 @@ def _of_markdown(lines: list[str], source: str) -> Rows:
             if "|" not in lines[number]:
                 break
             rows.append((number + 1, _markdown_fields(lines[number])))
-    if len(tables) > 1:
-        found = "; ".join(f"line {rows[0][0]}: {', '.join(rows[0][1][:4])}..." for rows in tables.values())
-        raise UserError(f"{source} holds {len(tables)} tables ({found}); keep the one that is meant")
     if not tables:
         raise UserError(f"{source} has a line |---| without a header above it; expected a table as Markdown has it")
-    return next(iter(tables.values()))
+    return [rows for rows in tables.values() if len(rows) > 1] or list(tables.values())[:1]
 
 
 def _markdown_fields(line: str) -> list[str]:
@@ -154,7 +165,7 @@ def _of_latex(lines: list[str]) -> Rows:
     return rows
 
 
-def _of_spreadsheet(path: Path, blob: bytes) -> Rows:
+def _of_spreadsheet(path: Path, blob: bytes) -> list[Rows]:
     try:
         import openpyxl
     except ImportError:
@@ -166,11 +177,10 @@ def _of_spreadsheet(path: Path, blob: bytes) -> Rows:
         sheets = {sheet.title: list(_sheet_rows(sheet.iter_rows())) for sheet in book.worksheets}
     except Exception as error:  # openpyxl raises whatever the zip and XML inside raise
         raise UserError(f"{path.name} cannot be read as an Excel file (.xlsx): {error}; save it as CSV") from error
-    filled = {title: rows for title, rows in sheets.items() if len(rows) > 1}
-    if len(filled) != 1:
-        names = ", ".join(filled) or "none"
-        raise UserError(f"{path.name} has {len(filled)} sheets with rows ({names}); expected one: save that one as CSV")
-    return next(iter(filled.values()))
+    filled = [rows for rows in sheets.values() if len(rows) > 1]
+    if not filled:
+        raise UserError(f"{path.name} has no sheet with rows (it has {', '.join(sheets)}); expected one with the cells")
+    return filled
 
 
 def _sheet_rows(rows: Iterable[Iterable[object]]) -> Iterable[tuple[int, list[str]]]:
@@ -204,6 +214,7 @@ def _frame(rows: Rows, source: str) -> pd.DataFrame:
     while header and not header[-1]:
         header = header[:-1]
     width, written = len(header), rows[1:]
+    header, written, width = _with_groups(header, written)
     for line, fields in written:
         if any(fields[width:]):
             raise UserError(
@@ -217,6 +228,25 @@ def _frame(rows: Rows, source: str) -> pd.DataFrame:
     kept = [i for i in range(width) if names[i]]
     _require_different([names[i] for i in kept], source)
     return pd.DataFrame({names[i]: columns[i] for i in kept}, dtype=str).assign(line=[line for line, _ in written])
+
+
+def _with_groups(header: list[str], rows: Rows) -> tuple[list[str], Rows, int]:
+    """Headings between the rows, such as "Retain 192 tokens", as a column `group` of the rows below them."""
+    width = len(header)
+    group, found = "", False
+    kept: Rows = []
+    for line, fields in rows:
+        filled = {field for field in fields if field}
+        if (
+            width > 2
+            and len(filled) == 1
+            and sum(map(bool, fields)) in (1, width)
+            and re.search(r"[^\W\d]{3}", min(filled))
+        ):
+            group, found = filled.pop(), True
+        else:
+            kept.append((line, [*(fields + [""] * width)[:width], group, *fields[width:]]))
+    return ([*header, "group"], kept, width + 1) if found and "group" not in header else (header, rows, width)
 
 
 def _name(name: str, place: int, values: list[str]) -> str:

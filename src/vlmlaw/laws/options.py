@@ -1,7 +1,7 @@
 """Options of the analysis of a law: the `law:` section of an experiment file, validated before use."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from vlmlaw.errors import UserError
@@ -11,6 +11,8 @@ LOSSES = ("squared", "huber")
 WEIGHTS = ("none", "se")
 AUTO = "auto"
 HOLD_OUT = ("auto", "largest", "none")
+# How a table is read (see `read_measurements`); the workflow's own measurements.csv needs none of them.
+READING = ("columns", "params_unit", "scale", "scores", "maxima", "holds", "where", "expected")
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,15 @@ class LawOptions:
     budgets: FLOPs per answer; empty means a grid over the costs of the cells.
     loss, weights: "squared" or "huber"; "none", or "se" for weights 1 / error_se**2.
     size_effects: also estimate rho with a random effect for each size (a mixed model of statsmodels; takes a second).
-    allow_missing: fit the measured cells although the grid has holes.
+    allow_missing: fit the measured cells although the grid of `expected` has holes.
+    columns: of a table of your own, what each column is: {n_params: "LLM size", score: Acc}.
+    params_unit: the unit of its sizes: billions, millions or count; none means what names and values say.
+    scale: of its values: "auto", "fraction" or "percent".
+    scores: its columns that hold a benchmark each; empty means those found.
+    maxima: the points that a benchmark can reach: {MME: 2800}.
+    holds: what a wide table holds: "score", "error", or "auto" for what falls with N and V.
+    where: the rows to read: {compressor: mqt}.
+    expected: a file with the cells (N, V) of the grid that was meant; cells missing from it are an error.
 
     >>> LawOptions(law="logit", level=0.9).to_mapping()["question_tokens"]
     [0, 10, 25, 50, 100, 200]
@@ -60,15 +70,24 @@ class LawOptions:
     weights: str = "none"
     size_effects: bool = False
     allow_missing: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict)
+    params_unit: str | None = None
+    scale: str = AUTO
+    scores: tuple[str, ...] = ()
+    maxima: Mapping[str, float] = field(default_factory=dict)
+    holds: str = AUTO
+    where: Mapping[str, Any] = field(default_factory=dict)
+    expected: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("candidates", "question_tokens", "sizes", "tokens", "budgets"):
+        for name in ("candidates", "question_tokens", "sizes", "tokens", "budgets", "scores"):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, (list, tuple)):
                 raise UserError(f"law option {name} is {value!r}; expected a list")
             object.__setattr__(self, name, tuple(value))
         self._check_numbers()
         self._check_words()
+        self._check_reading()
 
     @classmethod
     def from_mapping(cls, section: Mapping[str, Any] | None) -> "LawOptions":
@@ -106,6 +125,21 @@ class LawOptions:
             for value in getattr(self, name):
                 _require_number(name, value, above=0)
 
+    def _check_reading(self) -> None:
+        for name in ("columns", "maxima", "where"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise UserError(f"law option {name} is {getattr(self, name)!r}; expected a mapping, name: value")
+        _require_texts("columns", [*self.columns, *self.columns.values()])
+        _require_texts("scores", self.scores)
+        for value in self.maxima.values():
+            _require_number("maxima", value, above=0)
+        _require_word("scale", self.scale, (AUTO, "fraction", "percent"))
+        _require_word("holds", self.holds, (AUTO, "score", "error"))
+        if self.params_unit is not None:
+            _require_word("params_unit", self.params_unit, ("billions", "millions", "count"))
+        if self.expected is not None and not isinstance(self.expected, str):
+            raise UserError(f"law option expected is {self.expected!r}; expected the path of a file with N and V")
+
     def _check_words(self) -> None:
         from vlmlaw.laws.families import LAWS
 
@@ -123,6 +157,12 @@ class LawOptions:
             _require_word("hold_out", self.hold_out, HOLD_OUT)
         else:
             _require_number("hold_out", self.hold_out, above=0)
+
+
+def _require_texts(name: str, values: Iterable[object]) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise UserError(f"law option {name} holds {value!r}; expected the name of a column, as text")
 
 
 def _require_number(

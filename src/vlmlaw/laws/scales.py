@@ -1,5 +1,6 @@
 """Errors from what a column holds: fractions, percent or points of a known maximum, found for each suite by itself."""
 
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -7,25 +8,40 @@ import pandas as pd
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array
-from vlmlaw.laws.columns import plain_name
+from vlmlaw.laws.names import plain_name
 
 SCALES = ("auto", "fraction", "percent")
 # Points that a suite can reach: MME's perception and cognition (Fu et al. 2023), OCRBench (Liu et al. 2023).
 MAXIMA = {
-    **{"mme_perception": 2000.0, "mme_p": 2000.0, "mmep": 2000.0, "mme_cognition": 800.0, "mme_c": 800.0, "mmec": 800.0},
+    **{
+        "mme_perception": 2000.0,
+        "mme_p": 2000.0,
+        "mmep": 2000.0,
+        "mme_cognition": 800.0,
+        "mme_c": 800.0,
+        "mmec": 800.0,
+    },
     **{"mme_sum": 2800.0, "mme_total": 2800.0, "ocrbench": 1000.0},
 }
 
 
 def known_maximum(name: str) -> float | None:
-    """The points that a suite of this name can reach, where that is published."""
-    return MAXIMA.get(plain_name(name))
+    """The points that a suite of this name can reach, where its name says it, as `MME (/2800)`, or it is published."""
+    stated = re.search(r"(?:/|\bmax(?:imum)?\.?:?|\bout of|\bof|\()\s*(\d{3,5})\)?\s*$", name, re.IGNORECASE)
+    return float(stated[1]) if stated else MAXIMA.get(plain_name(name))
 
 
 def is_unknown_points(values: Array, name: str, maxima: Mapping[str, float]) -> bool:
     """Whether a suite counts points of a maximum that is not known."""
     finite = values[np.isfinite(values)]
-    return bool(finite.size) and finite.max() > 100 and name not in maxima and known_maximum(name) is None
+    if not finite.size or finite.max() <= 100 or name in maxima:
+        return False
+    return known_maximum(name) is None and not _is_mme_sum(finite, name)
+
+
+def _is_mme_sum(finite: Array, name: str) -> bool:
+    """Whether values under the name MME are perception and cognition together: more than perception alone can reach."""
+    return plain_name(name) == "mme" and 2000 < finite.max() <= 2800
 
 
 def divisor(
@@ -44,10 +60,16 @@ def divisor(
         if bare.any() and finite.size and (values[bare] > 1).all():
             return 100.0, "percent"
         return np.where(percent, 100.0, 1.0), "percent where it has %" if bare.any() else "percent"
-    _refuse_mixed(values, lines, name=name, scale=scale, source=source)
+    if scale != "fraction":  # whose values above 1 the linter refuses
+        _refuse_mixed(np.where(known, values, np.nan), lines, name=name, scale=scale, source=source)
+    if scale == "auto" and "%" in name and finite.size and finite.max() <= 1:
+        raise UserError(
+            f"{source}: {name!r} says per cent and holds {finite.min():g} to {finite.max():g}, which look like "
+            "fractions. Say which: --scale fraction or --scale percent"
+        )
     if scale != "auto":
         return (100.0 if scale == "percent" else 1.0), scale
-    if not finite.size or np.median(finite) <= 1 and finite.max() < 2:
+    if not finite.size or (np.median(finite) <= 1 and finite.max() < 2):
         return 1.0, "fraction"
     if finite.max() <= 100 and finite.min() >= 0:
         if finite.max() <= 5 and finite.size > 1 and finite.min() >= 1:
@@ -57,7 +79,7 @@ def divisor(
                 "If it is percent: --scale percent"
             )
         return 100.0, "percent"
-    most = known_maximum(name)
+    most = 2800.0 if _is_mme_sum(finite, name) else known_maximum(name)
     if most is not None and finite.max() <= most:
         return most, f"points of {most:g}"
     hint = "2000 for MME's perception, 2800 with cognition" if "mme" in plain_name(name) else "of the best possible"

@@ -4,6 +4,7 @@ The result is one long data frame with the columns of COLUMNS, N in billions of 
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -15,11 +16,13 @@ import pandas as pd
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Cells
-from vlmlaw.laws.columns import ALIASES, Layout, lay_out
+from vlmlaw.laws.columns import lay_out
 from vlmlaw.laws.fields import to_flags, to_numbers, to_sizes, word
-from vlmlaw.laws.files import parse_table, read_bytes
+from vlmlaw.laws.files import parse_tables, read_bytes
+from vlmlaw.laws.names import ALIASES
 from vlmlaw.laws.scales import SCALES, divisor, is_unknown_points
-from vlmlaw.laws.texts import UNITS, clean, measures
+from vlmlaw.laws.texts import UNITS, clean, is_left_out, measures
+from vlmlaw.laws.wide import Layout
 
 COLUMNS = (
     *("cell", "N", "V", "error", "error_se", "suite", "kind", "compressor", "seed", "training", "held_out"),
@@ -28,6 +31,9 @@ COLUMNS = (
 ALL_KINDS = "all"
 MEAN_OF_SUITES = "mean of suites"
 HOLDS = ("auto", "score", "error")
+_MAXIMA_ROW = re.compile(
+    r"(max(imum)?\.?( scores?| points)?|full (score|marks?)|(best )?possible|out of)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,17 +186,19 @@ def read_measurements(
         raise UserError(f"params_unit is {params_unit!r}; expected one of {', '.join(UNITS)}")
     maxima = _positive(maxima or {})
     path, blob = read_bytes(path)
-    raw = clean(parse_table(path, blob), path.name)
-    layout = lay_out(raw, columns or {}, scores=scores, holds=holds, source=path.name)
-    layout = _without_points(layout, maxima, path.name)
-    frame, reading = _canonical(layout, unit=params_unit, scale=scale, maxima=maxima, source=path.name)
+    layout, stated = _layout_of(path, blob, columns or {}, scores=scores, holds=holds)
+    maxima = stated | maxima
+    layout = _without_left_out(_without_points(layout, maxima, path.name))
+    if layout.raw.empty:
+        raise UserError(f"{path.name} has no cell with a value")
+    frame, unit, reading = _canonical(layout, unit=params_unit, scale=scale, maxima=maxima, source=path.name)
     return Measurements(
         frame=frame,
         source=path.name,
         sha256=hashlib.sha256(blob).hexdigest(),
         expected=tuple((float(n), float(v)) for n, v in expected),
         units={
-            **{"params": params_unit, "scale": scale, "columns": dict(columns or {}), "scores": list(scores)},
+            **{"params": unit, "scale": scale, "columns": dict(columns or {}), "scores": list(scores)},
             **{"maxima": maxima, "holds": holds, "read": reading},
         },
     )
@@ -213,6 +221,52 @@ def _without_points(layout: Layout, maxima: Mapping[str, float], source: str) ->
     return replace(layout, raw=kept, unread=(*layout.unread, *said))
 
 
+def _layout_of(
+    path: Path, blob: bytes, columns: Mapping[str, str], *, scores: Sequence[str], holds: str
+) -> tuple[Layout, dict[str, float]]:
+    """The one table of a file that holds cells, and the points that a row of it states for its columns.
+
+    Raises UserError for a file with none, or with several.
+    """
+    found, refusals = [], []
+    tables = parse_tables(path, blob)
+    for table in tables:
+        try:
+            raw, stated = _maxima_of_row(clean(table, path.name))
+            found.append((lay_out(raw, columns, scores=scores, holds=holds, source=path.name), stated))
+        except UserError as error:
+            refusals.append((table, error))
+    if len(found) == 1:
+        return found[0]
+    if len(tables) == 1:
+        raise refusals[0][1]
+    shown = "; ".join(f"line {int(table['line'].iloc[0])}: {', '.join(table.columns[:3])}, ..." for table in tables)
+    which = (
+        f"{len(found)} of them with sizes, visual tokens and scores" if found else f"none of cells: {refusals[0][1]}"
+    )
+    raise UserError(f"{path.name} holds {len(tables)} tables ({shown}), {which}. Keep the one that is meant")
+
+
+def _without_left_out(layout: Layout) -> Layout:
+    """Leave out rows whose value is marked as not there, as `--`: cells that are missing, which the linter says."""
+    column = layout.names.get("error", layout.names.get("score"))
+    marked = layout.raw[column].map(str).map(is_left_out)
+    if not marked.any() or marked.all():
+        return layout
+    raw = layout.raw[~marked].reset_index(drop=True)
+    return replace(layout, raw=raw, sayings={**layout.sayings, "left_out": f"{int(marked.sum())} rows without a value"})
+
+
+def _maxima_of_row(raw: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, float]]:
+    """The table without a row that says what can be reached in each column, and the points that it states."""
+    names = [name for name in raw.columns if name != "line"]
+    is_row = raw[names].map(lambda text: bool(_MAXIMA_ROW.fullmatch(text))).any(axis=1)
+    if is_row.sum() != 1 or len(raw) < 2:
+        return raw, {}
+    row = pd.to_numeric(raw.loc[is_row, names].iloc[0], errors="coerce").dropna()
+    return raw[~is_row].reset_index(drop=True), {str(name): float(most) for name, most in row.items() if most > 100}
+
+
 def _positive(maxima: Mapping[str, float]) -> dict[str, float]:
     for name, value in maxima.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < np.inf:
@@ -223,9 +277,9 @@ def _positive(maxima: Mapping[str, float]) -> dict[str, float]:
 def read_expected(path: str | Path) -> list[tuple[float, float]]:
     """Read the cells (N in billions, V) of a planned grid from a file with a column for each."""
     path, blob = read_bytes(path)
-    layout = lay_out(clean(parse_table(path, blob), path.name).assign(score="0"), {}, source=path.name)
+    layout = lay_out(clean(parse_tables(path, blob)[0], path.name).assign(score="0"), {}, source=path.name)
     raw, names = layout.raw, layout.names
-    n, _ = to_sizes(raw[names["n_params"]], raw["line"], unit=None, source=path.name)
+    n, _, _ = to_sizes(raw[names["n_params"]], raw["line"], unit=None, source=path.name)
     v, _, _ = to_numbers(raw[names["n_visual_tokens"]], raw["line"], source=path.name, blank_is_nan=False)
     return [(float(a), float(b)) for a, b in zip(n, v, strict=True)]
 
@@ -247,14 +301,14 @@ def as_measurements(table: "Measurements | pd.DataFrame") -> Measurements:
     names |= {"n_params": "N", "n_visual_tokens": "V"}
     raw = table.reset_index(drop=True).assign(line=np.arange(len(table)))
     layout = Layout(raw, names)
-    frame, _ = _canonical(layout, unit="billions", scale="fraction", maxima={}, source="table")
+    frame, _, _ = _canonical(layout, unit="billions", scale="fraction", maxima={}, source="table")
     return Measurements(frame=frame, units={"params": "billions", "scale": "fraction"})
 
 
 def _canonical(
     layout: Layout, *, unit: str | None, scale: str, maxima: Mapping[str, float], source: str
-) -> tuple[pd.DataFrame, str]:
-    """The frame of Measurements, and the sentence about its columns."""
+) -> tuple[pd.DataFrame, str, str]:
+    """The frame of Measurements, the unit of N in the file, and the sentence about its columns."""
     raw, names = layout.raw, layout.names
     taken = {*names.values(), *COLUMNS, "line"}
     extra = {name: raw[name] for name in raw.columns if name not in taken}
@@ -269,7 +323,7 @@ def _canonical(
         return raw[names[name]].map(word).replace("", default) if name in names else pd.Series([default] * n_rows)
 
     measured = "error" if "error" in names else "score"
-    n, unit_words = to_sizes(raw[names["n_params"]], raw["line"], unit=unit, source=source)
+    n, unit, unit_words = to_sizes(raw[names["n_params"]], raw["line"], unit=unit, source=source)
     suite = words("suite", ALL_KINDS)
     value, own_se, scales = _fractions(raw, names[measured], suite, scale=scale, maxima=maxima, source=source)
     frame = pd.DataFrame(
@@ -292,13 +346,13 @@ def _canonical(
     default_cell = frame["N"].map("{:g}B".format) + "_v" + frame["V"].map("{:g}".format)
     frame.insert(0, "cell", words("cell", "") if "cell" in names else default_cell)
     reading = _sentence(layout, measured, unit_words, scales, with_se=bool(np.isfinite(own_se).any()))
-    return frame.assign(**{name: measures(column) for name, column in extra.items()}), reading
+    return frame.assign(**{name: measures(column) for name, column in extra.items()}), unit, reading
 
 
 def _fractions(
     raw: pd.DataFrame, column: str, suite: pd.Series, *, scale: str, maxima: Mapping[str, float], source: str
 ) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray, dict[str, str]]:
-    """Values as fractions and what each was divided by, standard errors from ±, and the scale of each suite in words."""
+    """Values as fractions and what each was divided by, standard errors from ±, and each suite's scale in words."""
     values, errors, percent = to_numbers(raw[column], raw["line"], source=source, blank_is_nan=True)
     per, scales = np.ones(len(values)), {}
     for name in suite.unique():
@@ -313,13 +367,11 @@ def _fractions(
 def _sentence(layout: Layout, measured: str, unit: str, scales: Mapping[str, str], *, with_se: bool) -> str:
     """Which column was read as what."""
     names, sayings = layout.names, layout.sayings
-    how = f"{sayings['n_params']} " if sayings.get("n_params") else ""
-    size = f"N from {how}`{names['n_params']}`, {unit}"
+    origin = {role: sayings.get(role) or f"`{names[role]}`" for role in ("n_params", "n_visual_tokens")}
+    size = f"N from {origin['n_params']}, {unit}"
     if "active_params_b" in layout.raw and names["n_params"] != "active_params_b":
         size += " (total; active ones in `active_params_b`)"
-    v = "V from the names of columns" if names["n_visual_tokens"] == "n_visual_tokens" and layout.wide and (
-        "suite" not in names
-    ) else f"V from `{names['n_visual_tokens']}`"  # fmt: skip
+    v = f"V from {origin['n_visual_tokens']}"
     sign = "" if measured == "error" else "1 - "
     by_scale: dict[str, list[str]] = {}
     for name, found in scales.items():
@@ -334,5 +386,6 @@ def _sentence(layout: Layout, measured: str, unit: str, scales: Mapping[str, str
         if role in names
     ]
     parts += ["error_se from the ±"] * (with_se and "error_se" not in names)
+    parts += [f"left out: {sayings.get('left_out')}"] * ("left_out" in sayings)
     parts += [f"not read: {', '.join(f'`{name}`' for name in layout.unread)}"] * bool(layout.unread)
     return "; ".join(parts)

@@ -9,14 +9,17 @@ import pandas as pd
 from vlmlaw.errors import UserError
 
 UNITS = {"billions": 1.0, "millions": 1e-3, "count": 1e-9}
-MISSING = frozenset("- -- --- – — ― / ? . .. … n/a na n.a. #n/a nan none null nil tbd tba oom x ✗".split()) | {""}
+LARGEST_COUNT = 1e5  # plain sizes from here on count parameters: no model has so many billions
+# What programs write for what they lack, and what people write.
+_LOST = frozenset({"", "nan", "none", "null", "nil", "#n/a", "#value!", "#div/0!"})
+_MARKS = frozenset([*"-–—―/?.…x✗✘×", "--", "---", "..", "...", "n/a", "na", "n.a.", "tbd", "tba", "oom"])
 # Mixtures of experts whose name does not tell how much they share: total and active parameters in billions, as
 # published by Mistral AI (Mixtral 8x7B: 46.7 and 12.9; Mixtral 8x22B: 141 and 39).
 MIXTURES = {"8x7b": (46.7, 12.9), "8x22b": (141.0, 39.0)}
 _SUFFIX = {"t": 1e3, "b": 1.0, "g": 1.0, "m": 1e-3, "k": 1e-6}
 _NUMBER = r"[-+−]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _PLUS_MINUS = re.compile(rf"({_NUMBER})\s*%?\s*(?:±|\+/-|\+-|\\pm)\s*({_NUMBER})\s*(%?)")
-_GAIN = re.compile(rf"({_NUMBER}\s*%?)\s*(?:\((?:[-+−↑↓△▲▼].*?|.*?[↑↓])\)|[↑↓]\s*[\d.]*)")
+_GAIN = re.compile(rf"({_NUMBER}\s*%?)\s*(?:\((?:[-+−↑↓△▲▼].*?|.*?[↑↓]|[\d.]+\s*%)\)|[↑↓]\s*[\d.]*)")
 _MEASURE = re.compile(rf"({_NUMBER})\s*([a-zA-Zµμ/]+)")
 _PAIR = re.compile(rf"({_NUMBER})\s*%?\s*/\s*({_NUMBER})\s*%?")
 _SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "µs": 1e-6, "μs": 1e-6, "us": 1e-6, "min": 60.0, "h": 3600.0}
@@ -25,15 +28,21 @@ _MIXTURE = re.compile(r"\d+\s*[x×]\s*\d+(?:\.\d+)?\s*b", re.IGNORECASE)
 _IN_NAME = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)\s*([bm])(?![A-Za-z0-9])", re.IGNORECASE)
 
 
+_TOKENS_IN_NAME = re.compile(
+    r"(?<![\d.])(\d+)\s*-?(?:visual |image |vision |vis\. ?)?(?:tokens?|tok)\b|\bV\s*=\s*(\d+)", re.IGNORECASE
+)
+
+
 def without_markup(text: str) -> str:
     """A field without Markdown, HTML and footnote marks: links become their text, bold loses its stars.
 
     >>> without_markup("[**64.2**](https://x.org)<sup>1</sup>")
     '64.2'
     """
-    if not re.search(r"[*_`\[<~†‡§\\&\u00a0\u2009\u202f]", text):
+    if not re.search(r"[*_`\[<~†‡§\\&^$\u00a0\u2009\u202f]", text):
         return text.strip()
     text = re.sub(r"[\u00a0\u2009\u202f]", " ", text)
+    text = re.sub(r"\$?\s*_?\{?\s*\\pm\s*([\d.]+)\s*\}?\s*\$?", r" ± \1", text)  # 49.2$_{\pm 0.3}$
     text = re.sub(r"<sup>.*?</sup>", "", text, flags=re.IGNORECASE)
     text = re.sub(r"<br\s*/?>", " ", text, flags=re.IGNORECASE)
     text = re.sub(r"<[^<>]*>", "", text)
@@ -41,6 +50,7 @@ def without_markup(text: str) -> str:
     text = re.sub(r"(\*\*|__|~~|`)(.+?)\1", r"\2", text)
     text = re.sub(r"^([*_])(.+)\1$", r"\2", text.strip())
     text = text.replace("&nbsp;", " ").replace("&amp;", "&").replace("\\_", "_").replace("\\%", "%")
+    text = re.sub(r"(?<=[\d%)])\s*\^\{?[\w*†‡]{1,3}\}?$", "", text)
     return re.sub(r"(?<=[\w%)])\s*[*†‡§]+$", "", text).strip()
 
 
@@ -50,7 +60,16 @@ def is_missing(text: str) -> bool:
     >>> [is_missing(text) for text in ("--", "N/A", "0", "")]
     [True, True, False, True]
     """
-    return text.lower() in MISSING
+    return text.lower() in _LOST or is_left_out(text)
+
+
+def is_left_out(text: str) -> bool:
+    """Whether a field is marked by hand as without a value, as `--` and N/A; a blank one may have been lost.
+
+    >>> is_left_out("N/A"), is_left_out("")
+    (True, False)
+    """
+    return text.lower() in _MARKS
 
 
 def clean(raw: pd.DataFrame, source: str) -> pd.DataFrame:
@@ -96,12 +115,11 @@ def _plain_number(text: str, *, decimal: bool) -> str:
     if not re.search(r"\d[., ']\d", text) or re.search(r"[A-Za-z]{3,}", text):
         return text
     if decimal:
-        text = re.sub(r"(?<![\d.,])([1-9]\d{0,2})((?:\.\d{3})+)(?=,|\D|$)", lambda m: m[1] + m[2].replace(".", ""), text)
+        thousands = r"(?<![\d.,])([1-9]\d{0,2})((?:\.\d{3})+)(?=,|\D|$)"
+        text = re.sub(thousands, lambda m: m[1] + m[2].replace(".", ""), text)
         text = re.sub(r"(?<=\d),(?=\d)", ".", text)
     else:
-        text = re.sub(
-            r"(?<![\d.,])([1-9]\d{0,2})((?:,\d{3})+)(?![\d,])", lambda m: m[1] + m[2].replace(",", ""), text
-        )
+        text = re.sub(r"(?<![\d.,])([1-9]\d{0,2})((?:,\d{3})+)(?![\d,])", lambda m: m[1] + m[2].replace(",", ""), text)
     return re.sub(r"(?<![\d.,])(\d{1,3})((?:[ ']\d{3})+)(?![\d])", lambda m: m[1] + re.sub("[ ']", "", m[2]), text)
 
 
@@ -185,12 +203,33 @@ def sizes_in_name(text: str) -> tuple[float, float] | None:
     if found := _MIXTURE.search(text):
         key = re.sub(r"\s", "", found[0].lower()).replace("×", "x")
         if key not in MIXTURES:
-            raise ValueError(f"{found[0]!r} does not tell its total, as experts share layers; write it, as 46.7B-A12.9B")
+            raise ValueError(f"{found[0]!r} tells no total, as experts share layers; write it, as 46.7B-A12.9B")
         return MIXTURES[key]
     several = {float(value) * _SUFFIX[unit.lower()] for value, unit in _IN_NAME.findall(text)}
     if len(several) != 1:
         return None
     return (several.pop(),) * 2
+
+
+def name_without_size(text: str) -> str:
+    """A name without the sizes in it, to tell methods apart.
+
+    >>> name_without_size("FastV-7B"), name_without_size("LLaVA-1.5-7B + MQT")
+    ('FastV', 'LLaVA-1.5 + MQT')
+    """
+    for pattern in (_ACTIVE, _MIXTURE, _IN_NAME):
+        text = re.sub(rf"[-_ (]*(?:{pattern.pattern})\)?", "", text, flags=re.IGNORECASE)
+    return text.strip(" -_")
+
+
+def tokens_in_name(text: str) -> float | None:
+    """The visual tokens that a name or a heading states; None where it states none, or several.
+
+    >>> tokens_in_name("Retain 192 tokens (33.3%)"), tokens_in_name("M3, V = 36"), tokens_in_name("LLaVA-1.5-7B")
+    (192.0, 36.0, None)
+    """
+    found = {float(a or b) for a, b in _TOKENS_IN_NAME.findall(text)}
+    return found.pop() if len(found) == 1 else None
 
 
 def size(text: str, *, unit: str) -> tuple[float, float]:

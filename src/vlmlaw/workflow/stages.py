@@ -13,6 +13,7 @@ from typing import Any
 
 from vlmlaw.experiment.describe import described
 from vlmlaw.experiment.experiment import Experiment
+from vlmlaw.laws.options import READING
 from vlmlaw.report.templates_version import templates_version
 from vlmlaw.workflow.reads import Reads, evaluations_of, whole_as_json
 from vlmlaw.workflow.stage import (
@@ -437,7 +438,7 @@ def _conclusions(of: Reads) -> list[Stage]:
             folder="law",
             files=("law.json",),
             reads={"measurements": law["measurements"]},
-            params=of.settings(lambda _: experiment.law),
+            params=of.settings(lambda _: {k: v for k, v in experiment.law.items() if k not in READING}),
             memory_mb=1500,
             minutes=30,
             local=True,

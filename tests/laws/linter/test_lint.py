@@ -101,10 +101,12 @@ def test_seeds_that_some_cells_lack(grid_frame):
     assert found[0].where == "(N, V): (1.8 B, 4) lacks 1"
 
 
-def test_missing_cells_stop_unless_allowed(grid_frame):
-    holed = grid_frame.drop(index=[7])
-    assert codes(holed) == {"missing-cells": "error"}
-    assert codes(holed, allow_missing=True) == {"missing-cells": "warning"}
+def test_missing_cells_stop_only_where_the_grid_was_stated(grid_frame):
+    holed = as_measurements(grid_frame.drop(index=[7]))
+    assert codes(holed) == {"missing-cells": "warning"}
+    stated = dataclasses.replace(holed, expected=tuple(zip(grid_frame["N"], grid_frame["V"], strict=True)))
+    assert codes(stated) == {"missing-cells": "error"}
+    assert codes(stated, allow_missing=True) == {"missing-cells": "warning"}
     assert "(1.8 B, 4)" in lint(holed)[0].where
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.metrics import Metric, Question, metric_called, yes_or_no
 from vlmlaw.evaluation.questions import read_questions
-from vlmlaw.laws.files import parse_table, read_bytes
+from vlmlaw.laws.files import parse_tables, read_bytes
 
 FEW = 20
 NAMES = {
@@ -78,7 +78,7 @@ def _fitting(questions: Sequence[Question]) -> str:
 
 
 def _of_csv(path: Path, question: str | None) -> list[Question]:
-    table = parse_table(*read_bytes(path))
+    table = parse_tables(*read_bytes(path))[0]
     lower = {str(name).lower(): name for name in table.columns if name != "line"}
     columns = {key: next((lower[n] for n in names if n in lower), None) for key, names in NAMES.items()}
     if columns["answer"] is None or (columns["image"] is None and columns["question"] is None):

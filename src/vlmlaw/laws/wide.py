@@ -1,0 +1,192 @@
+"""Wide tables made long: a column for each V, for each size, for each benchmark, and two numbers in one field."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from vlmlaw.errors import UserError
+from vlmlaw.laws.names import ALIASES, NO_TOKENS, WEAK, WHAT, is_average, is_benchmark, is_other, plain_name
+from vlmlaw.laws.texts import is_missing, is_number, number, pair, size, sizes_in_name
+
+_TOKENS = r"(\d+)(?:\.0)?\s*(?:visual |image |vision )?(?:tokens?|tok)"
+_COUNT = rf"(?:[vV]\s*=?\s*(\d+)|(?:m|#?tokens?|T)\s*=?\s*(\d+)|{_TOKENS})"
+_ALONE = re.compile(
+    r"(?:[vV]|[mM]|#?[tT]okens?|T)?\s*[=_]?\s*(\d+)(?:\.0)?\s*(?:visual |image |vision )?(?:tokens?|tok)?"
+)
+_SIZE = r"\d+(?:\.\d+)?\s*[bBmM]"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A long table, the column of each role in it, and what is said about the reading."""
+
+    raw: pd.DataFrame
+    names: dict[str, str]
+    unread: tuple[str, ...] = ()
+    found_suites: bool = False  # whether the columns of scores were found, not named
+    sayings: dict[str, str] = field(default_factory=dict)
+    wide: bool = False
+
+
+def columns_of(raw: pd.DataFrame) -> str:
+    """The names of a table's columns, for messages."""
+    return ", ".join(str(name) for name in raw.columns if name != "line")
+
+
+def unwind_design(
+    raw: pd.DataFrame, names: dict[str, str], sayings: dict[str, str], source: str
+) -> tuple[pd.DataFrame, bool]:
+    """Make a table with columns for each token count, or for each size, long; and whether it was such a table.
+
+    The names of columns are token counts or sizes alone, as `v16` and `7B`, or together with a benchmark, as `GQA v16`.
+    """
+    for role in ("n_visual_tokens", "n_params"):
+        if role in names:
+            continue
+        free = [name for name in raw.columns if name != "line" and name not in names.values()]
+        parts = {name: part for name in free if (part := _level_of(str(name), role))}
+        levels = {level for level, _ in parts.values()}
+        if len(parts) < 2 or (len(levels) < 2 and len(set(parts.values())) == len(parts)):
+            continue
+        _require_different(parts, "token count" if role == "n_visual_tokens" else "size", source)
+        other = "n_params" if role == "n_visual_tokens" else "n_visual_tokens"
+        if other not in names:
+            raise UserError(missing_role(raw, other, names, source))
+        raw = raw.drop(columns=[names.pop(name) for name in ("score", "error") if name in names])
+        long = melt(raw, list(parts), role)
+        if any(suite for _, suite in parts.values()):
+            long["suite"] = long[role].map({name: suite or "score" for name, (_, suite) in parts.items()})
+            names["suite"] = "suite"
+        long[role] = long[role].map({name: level for name, (level, _) in parts.items()})
+        names |= {role: role, "score": "score"}
+        sayings[role] = "the names of columns"
+        return long, True
+    return raw, False
+
+
+def _level_of(name: str, role: str) -> tuple[str, str] | None:
+    """The token count or size that a column's name states, and the benchmark beside it ("" without one)."""
+    if is_other(name) and not _ALONE.fullmatch(name.strip()):
+        return None
+    if role == "n_visual_tokens":
+        if found := _ALONE.fullmatch(name.strip()):
+            return found[1], ""
+        pattern = rf"(?:(?P<before>.+?)[\s_@/:(,-]+{_COUNT}\)?|{_COUNT}[\s_@/:,-]+(?P<after>.+))"
+    else:
+        if re.fullmatch(r"\d+(\.\d+)?", name):
+            return name, ""
+        pattern = rf"(?:(?P<before>.+?)[\s_@/:(,-]+({_SIZE})\)?|({_SIZE})[\s_@/:,-]+(?P<after>.+))"
+    found = re.fullmatch(pattern, name.strip())
+    suite = (found["before"] or found["after"]).strip() if found else ""
+    if found and is_benchmark(suite):
+        level = next(part for part in found.groups() if part and part.strip() != suite)
+        return level, suite
+    try:
+        return (name, "") if role == "n_params" and sizes_in_name(name) else None
+    except ValueError:
+        return None
+
+
+def _require_different(parts: Mapping[str, tuple[str, str]], what: str, source: str) -> None:
+    seen: dict[tuple[float | str, str], str] = {}
+    for name, (level, suite) in parts.items():
+        key = (float(level) if re.fullmatch(r"[\d.]+", level) else level, suite)
+        if key in seen:
+            raise UserError(f"{source} has two columns for one {what}: {seen[key]}, {name}; keep the one that is meant")
+        seen[key] = name
+
+
+def melt(raw: pd.DataFrame, columns: list[str], role: str) -> pd.DataFrame:
+    """A row for each of these columns, its name under `role` and its value under "score", without missing ones."""
+    kept = [name for name in raw.columns if name not in columns]
+    long = raw.melt(id_vars=kept, value_vars=columns, var_name=role, value_name="score")
+    return long[~long["score"].map(is_missing)].reset_index(drop=True)
+
+
+def missing_role(raw: pd.DataFrame, role: str, names: Mapping[str, str], source: str) -> str:
+    """What to say where no column holds a role."""
+    text = f"{source} has no column for the {WHAT[role]}; looked for {', '.join(ALIASES[role][:7])}"
+    text += f"; it has {columns_of(raw)}. "
+    if role == "n_params":
+        return text + "Name it: --column n_params=YOURS; or give the size of all rows, as in --column n_params=7B"
+    for name in raw.columns:
+        plain = plain_name(name)
+        if plain in NO_TOKENS:
+            return text + (
+                f"`{name}` holds {NO_TOKENS[plain]}, and put them into a column visual_tokens; or "
+                f"take `{name}` itself as V, V* then being in its unit: --column {role}={name}"
+            )
+        if plain in (*WEAK[role], "training_tokens") and name not in names.values():
+            text += f"`{name}` holds {raw[name].iloc[0]}, not the visual tokens of an image. "
+    return text + f"Name it: --column {role}=YOURS; or give the tokens of all rows, as in --column {role}=576"
+
+
+def benchmark_columns(raw: pd.DataFrame, names: Mapping[str, str]) -> list[str]:
+    """Columns with the name of a benchmark, of which half at least are numbers: others are refused by their line."""
+    free = [name for name in raw.columns if name != "line" and name not in names.values()]
+    return [name for name in free if is_benchmark(name) and _share_of_numbers(raw[name]) >= 0.5]
+
+
+def benchmarks(raw: pd.DataFrame, names: Mapping[str, str], source: str) -> list[str]:
+    """The columns that hold a benchmark's scores each. Raises UserError if there are none."""
+    known = benchmark_columns(raw, names)
+    free = [name for name in raw.columns if name not in ("line", "active_params_b") and name not in names.values()]
+    others = [name for name in free if _share_of_numbers(raw[name]) == 1 and not is_other(name)]
+    averages = [name for name in others if is_average(name)]
+    found = known or [name for name in others if name not in averages] or averages
+    if not found:
+        raise UserError(
+            f"{source} has no column error or score; it has {columns_of(raw)}. "
+            "Name it: --column score=YOURS, or --scores A,B,C for a column for each suite"
+        )
+    return found
+
+
+def _share_of_numbers(values: pd.Series) -> float:
+    there = values[~values.map(is_missing)]
+    return float(there.map(is_number).mean()) if len(there) else 0.0
+
+
+def split_pairs(raw: pd.DataFrame, suites: list[str], pairs: list[str]) -> tuple[pd.DataFrame, list[str]]:
+    """Columns of `59.8/59.1` as two, named by their header, as `MMB (T/D)`, or numbered."""
+    found = []
+    for name in suites:
+        if name not in pairs:
+            found.append(name)
+            continue
+        given = re.search(r"[\s_(/-]+([^()/\s]+)/([^()/\s]+)\)?\s*$", str(name))
+        base = str(name)[: given.start()].strip() if given else str(name)
+        ends = given.groups() if given else ("perception", "cognition") if plain_name(name) == "mme" else ("1", "2")
+        parts = [pair(text) for text in raw[name]]
+        raw = raw.assign(**{f"{base} {end.strip()}": [part[i] for part in parts] for i, end in enumerate(ends)})
+        raw = raw.drop(columns=name)
+        found += [f"{base} {end.strip()}" for end in ends]
+    return raw, found
+
+
+def holds_errors(raw: pd.DataFrame, names: Mapping[str, str]) -> bool:
+    """Whether values fall along both N and V, as errors do, and scores do not."""
+    try:
+        values = raw["score"].map(lambda text: number(text)[0])
+        n = raw[names["n_params"]].map(lambda text: size(text, unit="billions")[0])
+        v = raw[names["n_visual_tokens"]].map(lambda text: number(text)[0])
+    except ValueError:
+        return False
+    frame = pd.DataFrame({"N": n, "V": v, "value": values, "suite": raw.get("suite", "")}).dropna()
+    found: list[tuple[float, int]] = []
+    for along, other in (("N", "V"), ("V", "N")):
+        parts = [part for _, part in frame.groupby(["suite", other]) if part[along].nunique() > 1]
+        if parts:
+            mean = float(np.mean([_direction(part[along], part["value"]) for part in parts]))
+            found.append((mean, sum(len(part) - 1 for part in parts)))
+    if len(found) == 2:
+        return all(mean < -0.5 and steps > 1 for mean, steps in found)
+    return bool(found) and found[0][0] < -0.9 and found[0][1] > 2
+
+
+def _direction(along: pd.Series, values: pd.Series) -> float:
+    """1 where values rise, -1 where they fall, 0 where they do neither."""
+    return float(np.sign(along.rank().corr(values.rank()))) if values.nunique() > 1 else 0.0
