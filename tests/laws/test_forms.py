@@ -99,6 +99,12 @@ FORMS = {
         "N from `params`, count",
         [(7, 2880, 0.5, "all"), (13, 576, 0.4, "all")],
     ),
+    "letters of the law beside names": (
+        "size,N,V,acc\n7B-a,6.7,64,0.5\n13B-a,13,64,0.6\n",
+        {},
+        "N from `N`, in billions; V from `V`",
+        [(6.7, 64, 0.5, "all")],
+    ),
     "millions by name": ("# Params (M),VT,Top-1\n86,64,70\n304,64,75\n", {}, "in millions", [(0.304, 64, 0.25, "all")]),
     "wide over V": (
         "| Model size | V=1 | V=16 | V=144 |\n|---|---|---|---|\n| 0.5B | 38.1 | 39.2 | 40 |\n| 7B | 48 | 49.1 | - |\n",
@@ -323,3 +329,9 @@ def test_any_text_is_read_or_refused(tmp_path):
         except UserError:
             pass
     assert 10 < read < 90
+
+
+def test_markup_is_only_that_of_text(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("size,V,acc,<script>x</script>_ms,<b>power</b>\n7B,64,0.5,1,2\n13B,64,0.6,2,3\n", encoding="utf-8")
+    assert {"<script>x</script>_ms", "power"} <= set(read_measurements(path).frame)

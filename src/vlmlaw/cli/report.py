@@ -21,7 +21,9 @@ def add_parsers(subparsers: Any) -> None:
     report.add_argument("--measurements", type=Path, metavar="CSV", help="the table it was fitted to")
     report.add_argument("--out", type=Path, metavar="DIR", help="gets index.html and figures/ (default report)")
     report.add_argument("--params-unit", metavar="UNIT", help="with TABLE: of N: billions, millions or count")
-    report.add_argument("--scale", default="fraction", metavar="WORD", help="with TABLE: fraction (default) or percent")
+    report.add_argument(
+        "--scale", default="auto", metavar="WORD", help="with TABLE: fraction, percent or auto (default)"
+    )
     report.add_argument("--allow-missing", action="store_true", help="with TABLE: fit although cells are missing")
     report.add_argument("--cells", type=Path, metavar="DIR", help="trained cells, a folder each, for their accounts")
     report.add_argument(

@@ -101,6 +101,8 @@ def _named(
 def _candidates(raw: pd.DataFrame, role: str, *, taken: Iterable[str]) -> list[str]:
     found = []
     for name in raw.columns:
+        if role == "n_params" and name == "N" and "V" in raw and raw[name].map(_is_size).all():
+            return [name]  # the letters of the law, as in a frame of `Measurements`
         if name == "line" or name in taken or not may_be(role, name):
             continue
         if role == "seed" and not _are_seeds(raw, name):

@@ -45,7 +45,7 @@ def without_markup(text: str) -> str:
     text = re.sub(r"\$?\s*_?\{?\s*\\pm\s*([\d.]+)\s*\}?\s*\$?", r" ± \1", text)  # 49.2$_{\pm 0.3}$
     text = re.sub(r"<sup>.*?</sup>", "", text, flags=re.IGNORECASE)
     text = re.sub(r"<br\s*/?>", " ", text, flags=re.IGNORECASE)
-    text = re.sub(r"<[^<>]*>", "", text)
+    text = re.sub(r"</?(?:a|b|i|u|s|em|strong|sub|sup|small|span|font|code|del)(?:\s[^<>]*)?>", "", text)
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(r"(\*\*|__|~~|`)(.+?)\1", r"\2", text)
     text = re.sub(r"^([*_])(.+)\1$", r"\2", text.strip())

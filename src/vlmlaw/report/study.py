@@ -210,8 +210,7 @@ def read_study(
         maxima=units.get("maxima"),
         holds=units.get("holds", "auto"),
     )
-    if where := analysis["provenance"]["options"].get("where"):
-        table = table.select(**where)
+    where = {**analysis["provenance"]["options"].get("where", {}), **(where or {})}
     _require_same_table(analysis, table, law=law, measurements=measurements)
     table = collapse_questions(table)
     everything, table = table, table.select(**where) if where else table
