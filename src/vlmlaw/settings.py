@@ -31,11 +31,17 @@ def number(
     least: float | None = None,
     above: float | None = None,
     most: float | None = None,
+    or_word: str | None = None,
     default: Any = dataclasses.MISSING,
 ) -> Any:
-    """A dataclass field that holds a number (or numbers) within these bounds."""
-    bounds = {"least": least, "above": above, "most": most}
+    """A dataclass field that holds a number (or numbers) within these bounds, or this word."""
+    bounds = {"least": least, "above": above, "most": most, "or_word": or_word}
     return dataclasses.field(default=default, metadata={key: b for key, b in bounds.items() if b is not None})
+
+
+def truth(*, or_word: str, default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field that holds true, false or this word."""
+    return dataclasses.field(default=default, metadata={"or_word": or_word})
 
 
 def choice(*words: str, default: Any = dataclasses.MISSING) -> Any:
@@ -162,7 +168,9 @@ def _schema(hint: Any, bounds: Mapping[str, Any]) -> "CoreSchema":
     if origin in (types.UnionType, typing.Union):
         kinds = tuple(kind for kind in arguments if kind is not types.NoneType)
         schema = _schema(kinds[0], bounds)
-        if len(kinds) > 1:
+        if "or_word" in bounds:
+            schema = _or_word(schema, bounds["or_word"])
+        elif len(kinds) > 1:
             schema = core_schema.no_info_plain_validator_function(partial(_build_by_source, kinds))
         return core_schema.nullable_schema(schema) if len(kinds) < len(arguments) else schema
     if origin is tuple:
@@ -193,6 +201,19 @@ def _scalar(hint: type, bounds: Mapping[str, Any]) -> "CoreSchema":
     context = {"expected": expected, "kind": hint.__name__, "words": words}
     return core_schema.custom_error_schema(
         schema, "setting", custom_error_message="{expected}", custom_error_context=context
+    )
+
+
+def _or_word(scalar: Any, word: str) -> "CoreSchema":
+    """The schema of a scalar that may be this word instead."""
+    from pydantic_core import core_schema
+
+    context = scalar["custom_error_context"]
+    return core_schema.custom_error_schema(
+        core_schema.union_schema([core_schema.literal_schema([word]), scalar["schema"]]),
+        "setting",
+        custom_error_message="{expected}",
+        custom_error_context=context | {"expected": f"{context['expected']}, or {word}"},
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from vlmlaw.errors import UserError
@@ -90,6 +91,11 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(own.get("hidden_size"), int) or not isinstance(own.get("num_hidden_layers"), int):
         raise UserError(f"{own.get('model_type')} is no type of language model that AutoModelForCausalLM has.")
     return own
+
+
+def shape_of(config: Mapping[str, Any]) -> Any:
+    """A config with attributes, as the counts of FLOPs and memory take it."""
+    return SimpleNamespace(**{"num_key_value_heads": config.get("num_attention_heads"), **config})
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:

@@ -1,0 +1,204 @@
+"""Bytes of a device's memory that a training or an evaluation needs, from shapes alone.
+
+What a decoder layer keeps of each token for its backward pass is counted tensor by tensor as transformers' Llama-like
+layers make them (each norm its input in float32; queries, keys, values and the attention's output; four vectors of the
+MLP's width), and held against torch's own count in tests/vlm/test_memory.py. Where `torch.compile` computes a layer,
+what is cheap to compute again is not kept. Weights, gradients and AdamW's moments are float32 and shared out over
+processes (FSDP2), which gather a layer at a time in the arithmetic's type.
+T tokens, D width, H heads x head width, M width of the MLP.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from vlmlaw.vlm.cost import class_tokens, experts_of
+from vlmlaw.vlm.loss import LOGITS_AT_ONCE
+
+FLOAT = 4
+SHARE_TO_FILL = 0.9  # of a device's memory: the estimate is good to some 20 %, and generous where it is off
+MOST_REPLIES = 256
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+STATES = 16  # a trained parameter: float32 itself, its gradient, AdamW's two moments
+CONTEXT = 1.5e9  # CUDA's context, its libraries and what the allocator cannot use
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryLoad:
+    """What one process of a training holds. `text` and `vision` are configurations, of which None is no tower."""
+
+    text: Any
+    vision: Any
+    dtype: str
+    n_tokens: int  # of a pass, visual ones included
+    n_targets: int  # of them those that predict
+    n_images: int  # of a pass
+    longest: int  # tokens of the longest document
+    n_levels: int = 1  # hidden states of the tower that are read
+    n_processes: int = 1
+    trains_language_model: bool = True
+    trains_tower: bool = False
+    n_adapter: int = 0  # parameters beside frozen weights (LoRA)
+    recompute: bool = False
+    compile: bool = False
+    on_gpu: bool = True
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one process, by what holds them; `all` is the peak that is expected."""
+
+    states: float  # weights, gradients, moments: this process's part
+    gathered: float  # weights and gradients of what computes, whole
+    activations: float  # kept from the forward pass to the backward pass
+    layer: float  # of the layer whose gradient is computed
+    logits: float
+    tower: float
+
+    @property
+    def all(self) -> float:
+        """Tower, head and the last layer's gradient come one after the other, so the largest of the three counts."""
+        return self.states + self.gathered + max(self.tower, self.activations + max(self.layer, self.logits))
+
+
+def text_parameters(config: Any) -> tuple[int, int]:
+    """Parameters of one decoder layer, all experts included, and of embedding and head together."""
+    width, heads, kv_heads = _widths(config)
+    n_experts, _ = experts_of(config)
+    of_expert = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
+    mlp = 3 * width * (config.intermediate_size if n_experts == 1 else n_experts * of_expert)
+    tied = getattr(config, "tie_word_embeddings", False)
+    return width * (2 * heads + 2 * kv_heads) + mlp, config.vocab_size * width * (1 if tied else 2)
+
+
+def vision_parameters(config: Any) -> int:
+    """Parameters of a vision transformer's layers: 12 C^2 each, or what its MLP says."""
+    width = config.hidden_size
+    mlp = getattr(config, "intermediate_size", None) or 4 * width
+    return config.num_hidden_layers * width * (4 * width + 2 * mlp)
+
+
+def _widths(config: Any) -> tuple[int, int, int]:
+    """D, and the widths of all heads of queries and of keys."""
+    n_heads = config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // n_heads
+    return config.hidden_size, n_heads * head, (getattr(config, "num_key_value_heads", None) or n_heads) * head
+
+
+def kept_by_layer(config: Any, *, size: int, longest: int, compiled: bool = False, on_gpu: bool = True) -> float:
+    """Bytes that one decoder layer keeps of each token for its backward pass; `size` bytes a number.
+
+    >>> from transformers import Qwen2Config
+    >>> shape = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 1}
+    >>> kept_by_layer(Qwen2Config(**shape), size=2, longest=150, on_gpu=False)  # as counted by torch
+    2264
+    """
+    width, heads, kv_heads = _widths(config)
+    n_heads, mlp = config.num_attention_heads, _active_mlp(config)
+    kind = str(getattr(config, "model_type", ""))
+    has_inner_norms = kind.startswith(("qwen3", "gemma3", "olmo2"))  # of queries and keys
+    if compiled:  # what torch's minimal cut keeps: factors of matrix products; the activation is computed again
+        inner = size * (heads + kv_heads) if has_inner_norms else 0
+        return inner + size * (4 * width + 2 * heads + 2 * kv_heads + 3 * mlp) + FLOAT * (n_heads + 2)
+    n_norms = 4 if kind.startswith(("gemma2", "gemma3")) else 2
+    norms = n_norms * ((FLOAT + 2 * size) * width + FLOAT)
+    if kind.startswith("gemma"):  # these scale in float32
+        norms += n_norms * (FLOAT - size) * width - (n_norms - 2) * size * width
+    if has_inner_norms:
+        norms += (FLOAT + size) * (heads + kv_heads) + FLOAT * (heads + kv_heads) // (heads // n_heads)
+    if not on_gpu and heads > kv_heads > heads // n_heads:  # without the kernel, shared keys are written out
+        kv_heads = heads
+    attention = size * ((2 if on_gpu else 3) * heads + 2 * kv_heads) + FLOAT * n_heads
+    if getattr(config, "attn_logit_softcapping", None):  # scores of all pairs are made: capped, weighed, cast
+        attention += n_heads * longest * (2 * FLOAT + size)
+    return norms + attention + 4 * size * mlp
+
+
+def _active_mlp(config: Any) -> int:
+    """The MLP's width that a token passes."""
+    n_experts, n_of_token = experts_of(config)
+    if n_experts == 1:
+        return config.intermediate_size
+    return n_of_token * (getattr(config, "moe_intermediate_size", None) or config.intermediate_size)
+
+
+def training_memory(load: MemoryLoad) -> Memory:
+    """The estimate of one process's peak."""
+    text, size = load.text, BYTES[load.dtype]
+    n_layers = text.num_hidden_layers
+    of_layer, of_ends = text_parameters(text)
+    n_all = n_layers * of_layer + of_ends
+    trained = load.trains_language_model and not load.n_adapter
+    sharded = load.n_processes > 1 or load.dtype != "float32"
+    of_weight = STATES if trained else (FLOAT if load.trains_language_model else size)
+    states = (of_weight * n_all + STATES * load.n_adapter) / load.n_processes
+    gathered = 0.0
+    if sharded:
+        # Alone, layers stay gathered from the forward pass to the backward pass; else two are there at a time. A
+        # layer's gradient comes whole, and once more in float32 to be shared out. Embedding and head stay.
+        n_there = n_layers if load.n_processes == 1 else min(2, n_layers)
+        gradients = (size + FLOAT) if trained else 0
+        gathered = size * n_there * of_layer + size * of_ends + gradients * max(of_ends, 2 * of_layer)
+    tower, kept_of_images = _tower(load, size)
+    states += tower.pop("states")
+    kept = kept_by_layer(text, size=size, longest=load.longest, compiled=load.compile, on_gpu=load.on_gpu)
+    passing = size * (text.hidden_size + 3 * _active_mlp(text))  # gradients on their way through a layer
+    if load.recompute:
+        of_token, of_one = n_layers * size * text.hidden_size, kept + passing
+    else:
+        of_token, of_one = n_layers * kept, passing
+    ends = (FLOAT + 3 * size) * text.hidden_size  # input embeddings, the last norm
+    activations = load.n_tokens * (of_token + ends) + kept_of_images
+    return Memory(states, gathered, activations, load.n_tokens * of_one, _logits(load, size), tower["passing"])
+
+
+def _logits(load: MemoryLoad, size: int) -> float:
+    """Logits, their copy in float32, its logarithms, and the gradients of these; part by part beyond a limit."""
+    n_at_once = min(load.n_targets * load.text.vocab_size, LOGITS_AT_ONCE)
+    copies = 3 * FLOAT + (size if size != FLOAT else 0)
+    return n_at_once * copies + 2 * size * load.n_targets * load.text.hidden_size
+
+
+def _tower(load: MemoryLoad, size: int) -> tuple[dict[str, float], float]:
+    """The tower's weights and passing activations, and what compressor and projector keep of the images."""
+    vision = load.vision
+    if vision is None or getattr(vision, "patch_size", None) is None:
+        return {"states": 0.0, "passing": 0.0}, 0.0
+    width, n_patches = vision.hidden_size, (vision.image_size // vision.patch_size) ** 2
+    n_tokens = load.n_images * (n_patches + class_tokens(vision))
+    mlp = getattr(vision, "intermediate_size", None) or 4 * width
+    n_params = vision_parameters(vision)
+    if load.trains_tower:
+        of_token = (2 * FLOAT + 10 * size) * width + 2 * size * mlp
+        kept = n_tokens * vision.num_hidden_layers * of_token
+        return {"states": STATES * n_params / load.n_processes, "passing": 0.0}, kept
+    # All hidden states are given back; one layer's vectors pass beside them.
+    passing = n_tokens * size * ((vision.num_hidden_layers + 5) * width + 2 * mlp)
+    # Patches as the compressor reads them, and its queries, keys, values, norms.
+    kept = load.n_images * n_patches * size * (load.n_levels + 8) * width
+    return {"states": float(size * n_params), "passing": passing}, kept
+
+
+def reply_memory(text: Any, *, size: int, n_prompt: int, n_new: int) -> float:
+    """Bytes of one reply while it is generated: its cache of keys and values, a layer's vectors, its logits."""
+    width, heads, kv_heads = _widths(text)
+    n_tokens = n_prompt + n_new
+    cache = 2 * size * text.num_hidden_layers * kv_heads * n_tokens
+    layer = n_prompt * size * (4 * width + 2 * heads + 2 * kv_heads + 3 * _active_mlp(text))
+    return 2 * cache + layer + (FLOAT + size) * text.vocab_size  # a cache that grows is copied
+
+
+def replies_at_once(text: Any, vision: Any, *, size: int, n_prompt: int, n_new: int, memory: float) -> int:
+    """How many replies fit beside the model into `memory` bytes: a power of two up to MOST_REPLIES."""
+    left = SHARE_TO_FILL * memory - CONTEXT - weights_memory(text, vision, size=size)
+    fitting = max(1.0, left / reply_memory(text, size=size, n_prompt=n_prompt, n_new=n_new))
+    return int(min(MOST_REPLIES, 2 ** math.floor(math.log2(fitting))))
+
+
+def weights_memory(text: Any, vision: Any, *, size: int) -> float:
+    """Bytes of a model that only reads."""
+    of_layer, of_ends = text_parameters(text)
+    of_tower = vision_parameters(vision) if getattr(vision, "patch_size", None) else 0
+    return float(size * (text.num_hidden_layers * of_layer + of_ends + of_tower))
