@@ -19,6 +19,8 @@ import torch
 from vlmlaw.errors import UserError
 from vlmlaw.tokens.packing import Batch, expand_image, make_batch, questions_alone, records_of_step, tensors
 from vlmlaw.tokens.token_table import IGNORE_INDEX, PREFIX, TokenTable
+from vlmlaw.training.passes import Records
+from vlmlaw.training.settings import AUTO
 from vlmlaw.training.throughput import Pass, Work
 from vlmlaw.vlm.image_inputs import ImageInputs
 
@@ -66,7 +68,8 @@ class StepPasses:
             )
         self.table, self.images_of, self.batch_size, self.seed = table, images_of, batch_size, seed
         self.n_processes, self.rank = machine.n_processes, machine.rank
-        self.tokens_per_pass = compute.tokens_per_pass
+        limit = compute.tokens_per_pass
+        self.tokens_per_pass: int | None = None if limit is None or limit == AUTO else int(limit)
         self.layout: dict[str, Any] = {"pad_id": pad_id, "reads_question": reads_question}
         self.n_visual_tokens, self.tokens_of_step = n_visual_tokens, tokens_of_step
         self._sizes = {n_visual_tokens: _RecordSizes.of(table, n_visual_tokens, reads_question=reads_question)}
@@ -82,6 +85,24 @@ class StepPasses:
         if layout == "padded" and self.layouts[0] == "shared":  # the row of a question has its prefix to itself
             self.layout["reads_question"] = True
             self._sizes.clear()
+
+    def records(self) -> Records:
+        """What an estimate of memory has to know of the records."""
+        sizes = self._sizes_at(self.n_visual_tokens)
+        n_tokens, n_targets = float(sizes.n_tokens.mean()), float(sizes.n_targets.mean())
+        return Records(n_tokens, n_targets, float(self.table.n_images.mean()), int(sizes.n_tokens.max()))
+
+    def halve(self) -> int:
+        """Make passes of half as many tokens from now on; returns how many. Raises UserError: one record is a pass."""
+        longest, mean = self.records().longest, self.records().n_tokens
+        before = self.tokens_per_pass or math.ceil(mean * self.batch_size / self.n_processes)
+        if before <= mean:
+            raise UserError(
+                f"the device's memory does not hold a pass of one record, of {longest} tokens at most. Set "
+                "compute.recompute: true, take more GPUs (compute.gpus), or shorten data.max_text_tokens."
+            )
+        self.tokens_per_pass = before // 2
+        return self.tokens_per_pass
 
     def records_to_check(self) -> np.ndarray:
         """A few records of the first step, the longest among them."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, replace
@@ -33,6 +34,7 @@ from vlmlaw.training.distributed import Machine, join
 from vlmlaw.training.forward_check import check_forward, choose_layout
 from vlmlaw.training.loop import fit
 from vlmlaw.training.optimizer import make_optimizer
+from vlmlaw.training.passes import PassLimit, plan_passes, told
 from vlmlaw.training.settings import ComputeSettings
 from vlmlaw.training.sharding import gathered, prepare, save_whole
 from vlmlaw.training.workspace import account, use_repeatable_arithmetic
@@ -221,6 +223,8 @@ def _train(
             machine=machine,
         )
         what = settings.name if settings.trains_language_model else f"{settings.name}, stage 1"
+        limit = _choose_passes(model, passes_of, workspace_of(out), settings=settings, compute=compute, machine=machine)
+        compute = limit.compute
         choose_layout(model, passes_of, what=what, machine=machine)
         flops = training_flops(model, with_tower=not are_features(images))
         prepare(model, machine=machine, compute=compute, dtype=dtype)
@@ -233,6 +237,7 @@ def _train(
                 make_optimizer(groups, weight_decay=plan.weight_decay),
                 loss=lambda **inputs: model(**inputs, use_cache=False).loss,
                 passes_of=passes_of,
+                halve=lambda: limit.keep(passes_of.halve()),
                 flops=flops,
                 settings=plan,
                 workspace=workspace_of(out),
@@ -247,3 +252,32 @@ def _train(
                 made = account(settings, spent) | {"origins": origins, "compute": asdict(compute)}
                 partial.write_text(json.dumps(made, indent=2))
             clear_workspace(out)
+
+
+def _choose_passes(
+    model: VlmForConditionalGeneration,
+    passes_of: StepPasses,
+    workspace: Path,
+    *,
+    settings: CellSettings,
+    compute: ComputeSettings,
+    machine: Machine,
+) -> PassLimit:
+    """Settle `auto` by the estimate of memory, or what an earlier attempt had come down to; says what does not fit."""
+    memory_gb = compute.gpu_memory_gb
+    if machine.device.type == "cuda":
+        memory_gb = min(memory_gb, torch.cuda.get_device_properties(machine.device).total_memory / 1e9)
+    plan = plan_passes(
+        settings,
+        passes_of.records(),
+        text=model.config.text_config,
+        vision=model.config.vision_config,
+        compute=compute,
+        n_processes=machine.n_processes,
+        memory_gb=memory_gb,
+    )
+    limit = PassLimit(workspace, plan.of(compute))
+    passes_of.tokens_per_pass = limit.tokens_per_pass
+    if machine.is_first and compute.gpus:
+        print(f"{settings.name}: {told(plan)}.", file=sys.stderr)
+    return limit

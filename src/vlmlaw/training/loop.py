@@ -7,8 +7,9 @@ ends bit for bit where an uninterrupted one does.
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,7 @@ def fit(
     workspace: Path,
     what: str,
     passes_of: Callable[[int], Sequence[Pass]] = whole_step,
+    halve: Callable[[], int] | None = None,
     flops: TrainingFlops | None = None,
     machine: Machine | None = None,
     compute: ComputeSettings | None = None,
@@ -49,7 +51,8 @@ def fit(
 
     A step is the passes that `passes_of` makes of its number (this process's part of them); `loss` takes a pass's
     inputs, and the step's loss is their sum, weighted by their shares. `workspace` keeps the checkpoint and
-    `train.jsonl`, one line a step; a checkpoint found there is resumed.
+    `train.jsonl`, one line a step; a checkpoint found there is resumed. `halve` makes passes half as large, where the
+    device ran out of memory: the step is then made again.
     Raises UserError when the checkpoint is of another training, and, before the update, when the loss or the
     gradient is not finite; Stopped, with a checkpoint to go on from, when the process is asked to end.
     """
@@ -64,10 +67,14 @@ def fit(
     with StopSwitch() as stop, log, shown:
         clock = CheckpointClock(settings.checkpoint_seconds)
         waiting = time.monotonic()
-        steps = range(first, settings.steps)
-        for step, passes in feed(passes_of, steps, device=machine.device, ahead=compute.inputs_ahead):
+        inputs = _Inputs(passes_of, range(first, settings.steps), halve, what=what, machine=machine, compute=compute)
+        for step, passes in inputs:
             waited = time.monotonic() - waiting
-            line = _update(trained, optimizer, loss, passes, step, settings=settings, what=what, machine=machine)
+            try:
+                line = _update(trained, optimizer, loss, passes, step, settings=settings, what=what, machine=machine)
+            except PassTooLarge as error:
+                inputs.again(step, why=str(error))
+                continue
             meter.add(passes, waited=waited)
             rates = meter.rates()
             log.write(line, rates)
@@ -82,6 +89,56 @@ def fit(
             waiting = time.monotonic()
     module.eval()
     return {"steps": settings.steps, "last_loss": log.last_loss} | meter.summary()
+
+
+class PassTooLarge(Exception):
+    """The device ran out of memory in a forward or backward pass; no weight has changed."""
+
+
+class _Inputs:
+    """Steps and their passes; a step for which the device was too small comes again, in smaller passes."""
+
+    def __init__(
+        self,
+        passes_of: Callable[[int], Sequence[Pass]],
+        steps: range,
+        halve: Callable[[], int] | None,
+        *,
+        what: str,
+        machine: Machine,
+        compute: ComputeSettings,
+    ):
+        self._passes_of, self._steps, self._halve = passes_of, steps, halve
+        self._what, self._machine, self._compute = what, machine, compute
+        self._again = False
+
+    def __iter__(self) -> Iterator[tuple[int, Sequence[Pass]]]:
+        while True:
+            fed = feed(self._passes_of, self._steps, device=self._machine.device, ahead=self._compute.inputs_ahead)
+            for step, passes in fed:
+                yield step, passes
+                del passes
+                if self._again:
+                    break
+            if not self._again:
+                return
+            fed.close()  # what was made ahead is of the old size
+            self._again = False
+            if self._machine.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def again(self, step: int, *, why: str) -> None:
+        """Have the step again. Raises UserError where passes cannot be smaller; SystemExit among several processes,
+        the others of which wait for this one: the next attempt has the smaller passes.
+        """
+        if self._halve is None:
+            raise UserError(f"{self._what}: the device's memory does not hold a step ({why}); take a smaller batch.")
+        n_tokens = self._halve()
+        told = f"{self._what}: out of memory at step {step} ({why.splitlines()[0][:120]}); passes of {n_tokens} tokens"
+        if self._machine.n_processes > 1:
+            raise SystemExit(f"{told} the next time: run it again.")
+        print(f"{told} from here on.", file=sys.stderr)
+        self._again, self._steps = True, range(step, self._steps.stop)
 
 
 def _update(
@@ -99,13 +156,11 @@ def _update(
     rate_share = learning_rate_share(step, steps=settings.steps, warmup_share=settings.warmup_share)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * rate_share
-    total = torch.zeros((), device=machine.device)
-    for one in passes:
-        part = loss(**one.inputs)
-        part = part if one.share == 1 else part * one.share
-        # Several processes' gradients are averaged (FSDP2), and each holds a share of the sum.
-        (part if machine.n_processes == 1 else part * machine.n_processes).backward()
-        total = total + part.detach()
+    try:
+        total = _gradients(loss, passes, machine=machine)
+    except torch.OutOfMemoryError as error:
+        optimizer.zero_grad()
+        raise PassTooLarge(str(error) or "out of memory") from None
     norm = nn.utils.clip_grad_norm_(trained.values(), settings.clip_norm)
     whole_norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of all processes' parts
     loss_of_all = machine.total([float(total)])[0]
@@ -114,6 +169,18 @@ def _update(
     optimizer.step()
     optimizer.zero_grad()
     return line
+
+
+def _gradients(loss: Callable[..., Tensor], passes: Sequence[Pass], *, machine: Machine) -> Tensor:
+    """Add up the gradients of a step's passes; returns this process's part of the loss."""
+    total = torch.zeros((), device=machine.device)
+    for one in passes:
+        part = loss(**one.inputs)
+        part = part if one.share == 1 else part * one.share
+        # Several processes' gradients are averaged (FSDP2), and each holds a share of the sum.
+        (part if machine.n_processes == 1 else part * machine.n_processes).backward()
+        total = total + part.detach()
+    return total
 
 
 def _require_finite(step: int, loss: float, norm: float, what: str) -> None:

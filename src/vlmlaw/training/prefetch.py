@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -19,7 +19,7 @@ Passes = Sequence[Pass]
 
 def feed(
     passes_of: Callable[[int], Passes], steps: range, *, device: torch.device, ahead: int
-) -> Iterator[tuple[int, Passes]]:
+) -> Generator[tuple[int, Passes], None, None]:
     """Each step's number and its passes, on the device.
 
     With `ahead`, that many threads make the next steps' passes; without, each is made when its turn comes. What a

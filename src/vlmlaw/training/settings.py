@@ -6,8 +6,10 @@ from typing import Any, ClassVar
 
 from vlmlaw.data.framing import CLIP_GREY, FITS
 from vlmlaw.errors import UserError
-from vlmlaw.settings import choice, choices, number, passive
+from vlmlaw.settings import choice, choices, number, passive, truth
 from vlmlaw.vlm.cell_name import MeasuredCell, cell_name
+
+AUTO = "auto"  # chosen from the estimate of memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,9 +133,11 @@ class ComputeSettings:
     gpus: int = number(least=0, default=0)
     processes: int = number(least=0, default=0)  # of a training; 0: one for each GPU, or one
     threads: int = number(least=1, default=1)
-    tokens_per_pass: int | None = number(least=1, default=None)  # None: the whole batch in one forward and backward
+    # Of one forward and backward pass; null: the whole batch. auto: as many as the estimate of memory allows.
+    tokens_per_pass: int | str | None = number(least=1, or_word=AUTO, default=AUTO)
     layout: str = choice("packed", "padded", default="packed")  # of dialogues: one behind the other, or a row each
-    recompute: bool = False  # activations in the backward pass: less memory, a third more FLOPs
+    # Activations again in the backward pass: less memory, a third more FLOPs. auto: where the estimate says so.
+    recompute: bool | str = truth(or_word=AUTO, default=AUTO)
     compile: bool = False  # the LLM's layers by torch.compile: pays on a GPU, for long trainings
     deterministic: bool = True  # the same bits again; slower on a GPU
     inputs_ahead: int = number(least=0, default=0)  # threads that make the next batches while this one is computed

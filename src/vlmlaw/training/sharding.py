@@ -39,7 +39,7 @@ def prepare(
     """
     layers = list(_layers(model.language_model))
     for layer in layers:
-        if compute.recompute:
+        if compute.recompute is True:
             _recompute(layer, model.language_model)
         if compute.compile:
             layer.compile(dynamic=True)

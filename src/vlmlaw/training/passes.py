@@ -1,0 +1,140 @@
+"""How large a pass of a training is, and whether activations are computed again: as the estimate of memory allows.
+
+Smaller passes cost little while they fill the device, computing again a third more FLOPs: so passes shrink to
+LEAST_UNRECOMPUTED tokens first, then layers are computed again, then passes shrink further.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmlaw.training.settings import AUTO
+from vlmlaw.vlm.memory import CONTEXT, SHARE_TO_FILL, Memory, MemoryLoad, training_memory
+
+if TYPE_CHECKING:
+    from vlmlaw.training.settings import CellSettings, ComputeSettings
+
+LARGEST, LEAST_UNRECOMPUTED, LEAST = 16_384, 4096, 1024  # tokens of a pass
+LIMIT = "tokens_per_pass.json"
+
+
+@dataclass(frozen=True)
+class Records:
+    """What an estimate has to know of a training's records: mean tokens, those of them that predict, images."""
+
+    n_tokens: float  # V visual ones included
+    n_targets: float
+    n_images: float
+    longest: int
+
+
+@dataclass(frozen=True)
+class PassPlan:
+    """Tokens of a pass (None: the whole batch), whether layers are computed again, and the memory that this takes."""
+
+    tokens_per_pass: int | None
+    recompute: bool
+    memory: Memory
+    fits: bool
+
+    def of(self, compute: ComputeSettings) -> ComputeSettings:
+        """The settings with what was chosen in place of `auto`."""
+        return replace(compute, tokens_per_pass=self.tokens_per_pass, recompute=self.recompute)
+
+
+def plan_passes(
+    cell: CellSettings,
+    records: Records,
+    *,
+    text: Any,
+    vision: Any,
+    compute: ComputeSettings,
+    n_processes: int,
+    memory_gb: float,
+) -> PassPlan:
+    """The first choice that fits a device of `memory_gb`, or the smallest. Without GPUs, `auto` means neither."""
+    found = None
+    for recompute, limit in _choices(compute):
+        load = _load(cell, records, limit, text=text, vision=vision, n_processes=n_processes)
+        load = replace(load, recompute=recompute, compile=compute.compile, on_gpu=compute.gpus > 0)
+        memory = training_memory(load)
+        fits = memory.all + CONTEXT <= SHARE_TO_FILL * memory_gb * 1e9 or not compute.gpus
+        found = PassPlan(limit, recompute, memory, fits)
+        if fits:
+            break
+    assert found is not None
+    return found
+
+
+def _choices(compute: ComputeSettings) -> Iterator[tuple[bool, int | None]]:
+    if not compute.gpus:
+        limit: Any = None if compute.tokens_per_pass == AUTO else compute.tokens_per_pass
+        yield compute.recompute is True, limit
+        return
+    for recompute in (False, True) if compute.recompute == AUTO else (bool(compute.recompute),):
+        if compute.tokens_per_pass != AUTO:
+            yield recompute, compute.tokens_per_pass  # type: ignore[misc]
+            continue
+        least = LEAST_UNRECOMPUTED if compute.recompute == AUTO and not recompute else LEAST
+        limit = LARGEST
+        while limit >= least:
+            yield recompute, limit
+            limit //= 2
+
+
+def _load(
+    cell: CellSettings, records: Records, limit: int | None, *, text: Any, vision: Any, n_processes: int
+) -> MemoryLoad:
+    """One process's pass: the batch's part of it, or what the limit leaves, at least the longest record."""
+    n_tokens = max(1.0, cell.training.batch_size / n_processes) * records.n_tokens
+    if limit is not None:
+        n_tokens = min(n_tokens, limit)
+    n_tokens = max(n_tokens, records.longest)
+    n_records = n_tokens / records.n_tokens
+    return MemoryLoad(
+        text=text,
+        vision=vision,
+        dtype=cell.training.dtype,
+        n_tokens=round(n_tokens),
+        n_targets=round(n_records * records.n_targets),
+        n_images=round(n_records * records.n_images),
+        longest=records.longest,
+        n_levels=len(cell.feature_layers),
+        n_processes=n_processes,
+        trains_language_model=cell.trains_language_model,
+    )
+
+
+def told(plan: PassPlan) -> str:
+    """The choice and what it takes, as text."""
+    size = "the whole batch in one pass" if plan.tokens_per_pass is None else f"passes of {plan.tokens_per_pass} tokens"
+    again = "activations computed again" if plan.recompute else "activations kept"
+    fits = "" if plan.fits else ", which does not fit"
+    return f"{size}, {again}: an estimated {plan.memory.all / 1e9:.0f} GB of each GPU{fits}"
+
+
+class PassLimit:
+    """The limit of a pass that a training has come down to after its device ran out, kept in its workspace."""
+
+    def __init__(self, workspace: Path, compute: ComputeSettings):
+        self._path, self.compute = workspace / LIMIT, compute
+        if self._path.exists():
+            kept = json.loads(self._path.read_text())["tokens_per_pass"]
+            first = compute.tokens_per_pass
+            self.compute = replace(compute, tokens_per_pass=kept if first is None else min(kept, int(first)))
+
+    @property
+    def tokens_per_pass(self) -> int | None:
+        """What it is now, `auto` being settled."""
+        limit = self.compute.tokens_per_pass
+        return None if limit is None else int(limit)
+
+    def keep(self, tokens_per_pass: int) -> int:
+        """Write the limit down for the next attempt, and return it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.write_text(json.dumps({"tokens_per_pass": tokens_per_pass}))
+        return tokens_per_pass
