@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -5,8 +6,9 @@ import pytest
 import yaml
 
 from vlmlaw.errors import UserError
-from vlmlaw.experiment.budget import describe, estimate
+from vlmlaw.experiment.budget import describe, estimate, learned, training_flops
 from vlmlaw.experiment.experiment import Experiment, read_experiment
+from vlmlaw.experiment.memory import evaluation_batch, fits_of
 from vlmlaw.hub.shapes import Tower, config_of, text_config, vision_config
 
 EXPERIMENTS = Path(__file__).parents[2] / "workflow" / "experiments"
@@ -58,6 +60,51 @@ def test_a_stage_1_that_seeds_share_is_counted_once():
 def test_every_experiment_of_gpus_says_its_hours_and_assumptions(name):
     told = describe(read_experiment(EXPERIMENTS / f"{name}.yaml"))
     assert "GPU-hours" in told and "TFLOP/s" in told and "text tokens" in told
+
+
+def test_hours_that_are_assumed_say_so_and_finished_trainings_replace_them(paper, tmp_path):
+    assert "which is not measured: published trainings had 27 %" in describe(paper)
+    here = replace(paper, results=str(tmp_path))
+    name = "0.5b_v1_tokenpacker_s0"
+    at_a_fifth = training_flops(here)["train"][name] / (0.2 * 989e12) / 3600
+    made = tmp_path / "cells" / name / "training.json"
+    made.parent.mkdir(parents=True)
+    made.write_text(json.dumps({"gpu_hours": at_a_fifth}))
+    assert learned(here).utilisation == pytest.approx(0.2) and learned(here).n_trainings == 1
+    hours = {one.cell: one for one in estimate(here)}
+    assert hours[name].stage_2 == pytest.approx(at_a_fifth)
+    assert hours["14b_v576_tokenpacker_s0"].stage_2 == pytest.approx(
+        2 * {one.cell: one for one in estimate(paper)}["14b_v576_tokenpacker_s0"].stage_2
+    )
+    assert "1 finished trainings did 20% of 989 TFLOP/s" in describe(here)
+    made.write_text(json.dumps({"gpu_hours": 0.0}))  # on a CPU
+    assert learned(here) is None
+
+
+@pytest.mark.parametrize("name", ["paper", "modern", "weekend", "braco"])
+def test_every_experiment_of_gpus_fits_them_by_what_is_chosen(name):
+    """Activations kept, 3 B on one GPU and 14 B on eight would take more than the 80 GB that the files assume."""
+    experiment = read_experiment(EXPERIMENTS / f"{name}.yaml")
+    fits = fits_of(experiment)
+    assert all(fit.fits and fit.gpus == experiment.compute.gpus for stage in fits.values() for fit in stage.values())
+    assert max(fit.gigabytes for fit in fits["train"].values()) < 0.9 * 80
+    told = describe(experiment)
+    assert "Memory of each GPU in GB, of 80" in told and "Questions at once" in told
+    assert min(evaluation_batch(experiment, cell) for cell in experiment.cells.values()) >= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "least", "most"),
+    [("weekend", "3b_v196_tokenpacker_s0", 81, 120), ("paper", "14b_v576_tokenpacker_s0", 105, 140)],
+)
+def test_without_computing_again_the_largest_do_not_fit(name, cell, least, most):
+    """By another hand: 81 to 102 GB and 115 GB."""
+    experiment = read_experiment(EXPERIMENTS / f"{name}.yaml")
+    compute = replace(experiment.compute, recompute=False, tokens_per_pass=16_384, gpu_memory_gb=200.0)
+    fit = fits_of(replace(experiment, compute=compute))["train"][cell]
+    assert least < fit.gigabytes < most and fit.gpus == experiment.compute.gpus
+    small = fits_of(replace(experiment, compute=replace(compute, gpu_memory_gb=80.0)))["train"][cell]
+    assert small.gpus > fit.gpus or not small.fits
 
 
 def test_what_cannot_be_estimated_is_said(paper):

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from vlmlaw.settings import choice, number, passive
 
+ON_A_CPU = 64  # questions at once, where the file says `auto`
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSection:
@@ -36,6 +38,6 @@ class BenchmarkSettings:
 class EvaluationSettings:
     """The evaluation of a cell on the test split, and on benchmarks, which are stages of their own."""
 
-    batch_size: int = number(least=1, default=64)
+    batch_size: int | str = number(least=1, or_word="auto", default="auto")  # auto: what a GPU holds, 64 on a CPU
     benchmarks: tuple[BenchmarkSection, ...] = passive(field(default=()))
     benchmark_dtype: str = passive(choice("float32", "bfloat16", default="float32"))

@@ -8,6 +8,7 @@ over all answers decides it without generation.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,13 +20,15 @@ import torch
 from vlmlaw.data.shards import Dataset
 from vlmlaw.evaluation.cell_facts import describe_cell
 from vlmlaw.evaluation.scores import Score, score
-from vlmlaw.runtime.progress import progress
+from vlmlaw.evaluation.settings import ON_A_CPU
+from vlmlaw.runtime.progress import Progress
 from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.tokens.packing import make_batch
 from vlmlaw.tokens.token_table import IGNORE_INDEX, PREFIX, TokenTable
 from vlmlaw.training.batches import model_inputs
 from vlmlaw.vlm.images import ImagesOf, open_images
 from vlmlaw.vlm.load import load_cell
+from vlmlaw.vlm.memory import replies_at_once
 from vlmlaw.vlm.model import VlmForConditionalGeneration
 from vlmlaw.vlm.pruning import batches_for
 from vlmlaw.vlm.reference import require_layout
@@ -43,41 +46,78 @@ def judge(
 ) -> pd.DataFrame:
     """One row for each question: `record`, `question` (its number in the record, from 0), `right` and `probability`.
 
-    The last is that of the whole answer: the product over its tokens.
+    The last is that of the whole answer: the product over its tokens. Where the device runs out of memory, batches
+    are halved from there on.
     """
     parts = []
     splits = model.reads_question
     if not splits and bool((table.segments > PREFIX + 1).any()):
         splits = require_layout(model.language_model, preferred=["shared", "padded"])[0] == "padded"
-    batches = batches_for(model.compressor, range(len(table)), table.n_images.tolist(), batch_size=batch_size)
-    for records in progress(batches, len(batches), "evaluation"):
-        batch = make_batch(
-            table,
-            records,
-            n_visual_tokens=model.compressor.n_input_tokens,
-            pad_id=pad_id,
-            reads_question=splits,
-        )
-        inputs = model_inputs(batch, images_of(batch.image_rows))
-        targets = inputs["targets"]
-        wanted = targets != IGNORE_INDEX
-        inputs = {name: value.to(model.device) for name, value in inputs.items()}
-        logits_nV = model(**inputs, use_cache=False).logits.float().cpu()
-        rows, _ = torch.nonzero(wanted, as_tuple=True)
-        right = (logits_nV.argmax(-1) == targets[wanted]).numpy()
-        log_p_n = logits_nV.log_softmax(-1).gather(-1, targets[wanted][:, None])[:, 0]
-        parts.append(
-            pd.DataFrame(
-                {
-                    "record": batch.records[rows.numpy()],
-                    "question": batch.questions[wanted.numpy()],
-                    "right": right,
-                    "probability": log_p_n.double().exp().numpy(),
-                }
-            )
-        )
+
+    def batches_of(records: Sequence[int], size: int) -> list[list[int]]:
+        return batches_for(model.compressor, records, table.n_images[list(records)].tolist(), batch_size=size)
+
+    shown, batches = Progress(len(table), "evaluation"), batches_of(range(len(table)), batch_size)
+    while batches:
+        records = batches[0]
+        try:
+            parts.append(_judged(model, table, records, images_of, pad_id=pad_id, splits=splits))
+        except torch.OutOfMemoryError:
+            if len(records) == 1:
+                raise
+            batches = batches_of([record for batch in batches for record in batch], len(records) // 2)
+            continue
+        del batches[0]
+        shown.step(n=len(records))
+    shown.close()
     of_question = pd.concat(parts).groupby(["record", "question"], as_index=False)
     return of_question.agg(right=("right", "all"), probability=("probability", "prod"))
+
+
+def _judged(
+    model: VlmForConditionalGeneration,
+    table: TokenTable,
+    records: Sequence[int],
+    images_of: ImagesOf,
+    *,
+    pad_id: int,
+    splits: bool,
+) -> pd.DataFrame:
+    """One row for each target of these records."""
+    n_tokens = model.compressor.n_input_tokens
+    batch = make_batch(table, list(records), n_visual_tokens=n_tokens, pad_id=pad_id, reads_question=splits)
+    inputs = model_inputs(batch, images_of(batch.image_rows))
+    targets = inputs["targets"]
+    wanted = targets != IGNORE_INDEX
+    inputs = {name: value.to(model.device) for name, value in inputs.items()}
+    logits_nV = model(**inputs, use_cache=False).logits.float().cpu()
+    rows, _ = torch.nonzero(wanted, as_tuple=True)
+    log_p_n = logits_nV.log_softmax(-1).gather(-1, targets[wanted][:, None])[:, 0]
+    return pd.DataFrame(
+        {
+            "record": batch.records[rows.numpy()],
+            "question": batch.questions[wanted.numpy()],
+            "right": (logits_nV.argmax(-1) == targets[wanted]).numpy(),
+            "probability": log_p_n.double().exp().numpy(),
+        }
+    )
+
+
+def records_at_once(model: VlmForConditionalGeneration, table: TokenTable, batch_size: int | str) -> int:
+    """The batch of an evaluation: the number that was set or, for `auto`, what a GPU has room for, 64 on a CPU."""
+    if batch_size != "auto":
+        return int(batch_size)
+    if model.device.type != "cuda":
+        return ON_A_CPU
+    visual = table.n_images * model.compressor.n_input_tokens
+    return replies_at_once(
+        model.config.text_config,
+        model.config.vision_config,
+        size=model.dtype.itemsize,
+        n_prompt=int((np.diff(table.starts) + visual).max()),
+        n_new=0,
+        memory=torch.cuda.get_device_properties(model.device).total_memory,
+    )
 
 
 def scores_of(judged: pd.DataFrame, dataset: Dataset) -> dict[str, dict[str, Score]]:
@@ -135,7 +175,8 @@ def evaluate_cell(
     vlm, words = load_cell(model, cell=cell)
     table, data = TokenTable.load(tokens), Dataset(dataset)
     images_of = open_images(images, layers=vlm.config.feature_layers, image_px=vlm.config.vision_config.image_size)
-    judged = judge(vlm, table, images_of, batch_size=settings.batch_size, pad_id=words.pad_token_id)
+    batch_size = records_at_once(vlm, table, settings.batch_size)
+    judged = judge(vlm, table, images_of, batch_size=batch_size, pad_id=words.pad_token_id)
     scores = {
         suite: {kind: asdict(value) for kind, value in kinds.items()}
         for suite, kinds in scores_of(judged, data).items()

@@ -6,7 +6,7 @@ import re
 
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.metrics import metric_called
-from vlmlaw.evaluation.settings import BenchmarkSection, BenchmarkSettings
+from vlmlaw.evaluation.settings import ON_A_CPU, BenchmarkSection, BenchmarkSettings
 from vlmlaw.evaluation.suites import BENCHMARKS, READING, REASONING
 from vlmlaw.experiment.file import ExperimentFile
 
@@ -73,7 +73,7 @@ def _settings(
         instruction=instruction,
         max_new_tokens=max_new_tokens,
         dtype=experiment.evaluation.benchmark_dtype,
-        batch_size=experiment.evaluation.batch_size,
+        batch_size=ON_A_CPU if experiment.evaluation.batch_size == "auto" else int(experiment.evaluation.batch_size),
     )
 
 

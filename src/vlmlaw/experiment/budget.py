@@ -6,12 +6,12 @@ where gradients only pass through (the LLM in stage 1), nothing where none do (t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from dataclasses import dataclass
-from types import SimpleNamespace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from vlmlaw.hub.shapes import config_of, text_config, vision_config
+from vlmlaw.experiment.memory import describe_memory, shapes
 from vlmlaw.runtime.fingerprint import code_version
 from vlmlaw.runtime.memo import recall, remember
 from vlmlaw.settings import to_json
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FROZEN, TRAINED = 2, 3  # forward and backward passes, in forward passes
 UNCOUNTED = 665_298  # records of a file that nobody has counted: as many as LLaVA's mix has
+UNCOUNTED_QUESTIONS = 10_000  # of a test file or benchmark
+PUBLISHED = "published trainings had 27 % (LLaVA-1.5 7 B) and about 20 %"
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Hours:
 
 def estimate(experiment: Experiment) -> list[Hours]:
     """GPU-hours of each training; one for every V counts at the largest V, a shared stage 1 with its first training."""
-    flops_an_hour = experiment.compute.peak_tflops * 1e12 * experiment.compute.utilisation * 3600
+    flops_an_hour = experiment.compute.peak_tflops * 1e12 * utilisation_of(experiment) * 3600
     flops = training_flops(experiment)
     seen: set[str] = set()
     found = []
@@ -51,6 +53,56 @@ def estimate(experiment: Experiment) -> list[Hours]:
         n_visual = cell.n_visual_tokens or experiment.grid_side**2
         found.append(Hours(cell.name, cell.size, n_visual, first / flops_an_hour, second / flops_an_hour))
     return found
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What finished trainings did: how many, and the share of the peak that the estimate's FLOPs in their hours are."""
+
+    n_trainings: int
+    utilisation: float
+
+
+def learned(experiment: Experiment) -> Learned | None:
+    """From training.json of every finished training on GPUs; None without any.
+
+    Measured in this estimate's FLOPs, so that it also makes good what the estimate takes wrongly.
+    """
+    flops = training_flops(experiment)
+    n_trainings, done, gpu_seconds = 0, 0.0, 0.0
+    for stage, folder in (("align", "stage_1"), ("train", ".")):
+        for name, estimated in flops[stage].items():
+            path = Path(experiment.results) / "cells" / name / folder / "training.json"
+            try:
+                hours = float(json.loads(path.read_text(encoding="utf-8"))["gpu_hours"])
+            except (OSError, ValueError, KeyError, TypeError):
+                continue
+            if hours > 0:
+                n_trainings, done, gpu_seconds = n_trainings + 1, done + estimated, gpu_seconds + 3600 * hours
+    if not n_trainings:
+        return None
+    return Learned(n_trainings, done / gpu_seconds / (experiment.compute.peak_tflops * 1e12))
+
+
+def utilisation_of(experiment: Experiment) -> float:
+    """The share of the peak that trainings reach: learned from finished ones, else the file's assumption."""
+    found = learned(experiment)
+    return found.utilisation if found else experiment.compute.utilisation
+
+
+def evaluation_hours(experiment: Experiment) -> float:
+    """GPU-hours to read every question of the test split and of the benchmarks with its image, once a cell."""
+    from vlmlaw.vlm import cost
+
+    data = cast("LlavaData", experiment.data)
+    n_questions = sum(file.records or UNCOUNTED_QUESTIONS for file in data.test.values())
+    n_questions += UNCOUNTED_QUESTIONS * len(experiment.evaluation.benchmarks)
+    flops = 0.0
+    for cell in experiment.cells.values():
+        llm, tower = shapes(experiment, cell.size)
+        n_tokens = (cell.n_visual_tokens or experiment.grid_side**2) + data.train.text_tokens
+        flops += n_questions * (cost.llm_flops(llm, n_tokens=n_tokens, n_predicted=1) + cost.vision_flops(tower))
+    return flops / (experiment.compute.peak_tflops * 1e12 * utilisation_of(experiment) * 3600)
 
 
 def training_flops(experiment: Experiment) -> dict[str, dict[str, float]]:
@@ -76,8 +128,7 @@ def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
 
     data: Any = experiment.data
     file: LlavaFile = data.train if cell.trains_language_model else data.align
-    section: Any = experiment.sizes[cell.size]
-    llm = _shape(text_config(config_of(section.source, section.revision)))
+    llm, seen_by = shapes(experiment, cell.size)
     n_text, n_visual = file.text_tokens, cell.n_visual_tokens or experiment.grid_side**2
     text = cost.llm_flops(llm, n_tokens=n_text + n_visual, n_predicted=n_text)
     projector = (
@@ -86,8 +137,6 @@ def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
         * (experiment.tower.hidden_size + llm.hidden_size)
         * llm.hidden_size
     )
-    tower: Any = experiment.vision
-    seen_by = _shape(vision_config(config_of(tower.source, tower.revision)))
     seeing = 0 if experiment.caches_features else cost.vision_flops(seen_by)
     times = TRAINED if cell.trains_language_model else FROZEN
     n_seen = cell.training.steps_of(file.records or UNCOUNTED) * cell.training.batch_size
@@ -115,11 +164,6 @@ def _question_pass(cell: CellSettings, llm: Any, question_tokens: int) -> float:
     return cost.llm_flops(llm, n_tokens=question_tokens, n_predicted=0)
 
 
-def _shape(config: Mapping[str, Any]) -> Any:
-    """A config as the functions of `vlmlaw.vlm.cost` take it."""
-    return SimpleNamespace(**{"num_key_value_heads": config.get("num_attention_heads"), **config})
-
-
 def describe(experiment: Experiment) -> str:
     """The estimate as a table of sizes by visual tokens, in words what it rests on. Empty without a GPU."""
     if not experiment.pretrained or not experiment.compute.gpus:
@@ -133,14 +177,14 @@ def describe(experiment: Experiment) -> str:
     tokens = sorted({one.n_visual_tokens for one in hours})
     lines = [
         f"{experiment.name}: {len(hours)} cells, about {whole:,.0f} GPU-hours, {sum(h.stage_1 for h in hours):,.0f} of "
-        "them in stage 1. Each cell:",
+        f"them in stage 1, and about {evaluation_hours(experiment):,.1f} of evaluation. Each cell:",
         "  size".ljust(10) + "".join(f"V={n}".rjust(9) for n in tokens),
     ]
     for size in experiment.sizes:
         cells = {n: [h.stage_1 + h.stage_2 for h in hours if h.size == size and h.n_visual_tokens == n] for n in tokens}
         row = "".join((f"{sum(own) / len(own):.2f}" if own else "").rjust(9) for own in cells.values())
         lines.append(f"  {size}".ljust(10) + row)
-    return "\n".join([*lines, *_assumptions(experiment)])
+    return "\n".join([*lines, *_assumptions(experiment), *describe_memory(experiment)])
 
 
 def _assumptions(experiment: Experiment) -> list[str]:
@@ -152,8 +196,16 @@ def _assumptions(experiment: Experiment) -> list[str]:
         if file is not None
     )
     tower = "its features cached" if experiment.caches_features else "the tower runs in each training"
+    found = learned(experiment)
+    if found:
+        rate = f"{found.n_trainings} finished trainings did {found.utilisation:.0%} of {compute.peak_tflops:g} TFLOP/s"
+    else:
+        rate = (
+            f"It assumes {compute.utilisation:.0%} of {compute.peak_tflops:g} TFLOP/s (compute.utilisation, "
+            f"compute.peak_tflops), which is not measured: {PUBLISHED}, so hours may be twice as many"
+        )
     return [
-        f"  It assumes {compute.utilisation:.0%} of {compute.peak_tflops:g} TFLOP/s (compute.utilisation, "
-        f"compute.peak_tflops); {read};",
-        f"  an image in each record, {tower}; FLOPs of matrix products. Preparation and evaluation are extra.",
+        f"  {rate}; {read};",
+        f"  an image in each record, {tower}; FLOPs of matrix products. Preparation is extra, and so are replies of "
+        "many tokens.",
     ]

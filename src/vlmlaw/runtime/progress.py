@@ -21,11 +21,12 @@ class Progress:
 
             self._bar = tqdm(total=total, initial=done, desc=what)
 
-    def step(self, note: str = "") -> None:
-        self._done += 1
+    def step(self, note: str = "", *, n: int = 1) -> None:
+        """Count `n` more."""
+        self._done += n
         if self._bar is not None:
             self._bar.set_postfix_str(note, refresh=False)
-            self._bar.update()
+            self._bar.update(n)
             return
         if not self._on:
             return

@@ -114,12 +114,24 @@ def replies(
     for index, prompt in enumerate(prompts):
         first_use.setdefault(prompt.images, index)
     order = sorted(range(len(prompts)), key=lambda index: (first_use[prompts[index].images], index))
-    n_images = [len(prompts[index].images) for index in order]
-    for chosen in batches_for(model.compressor, order, n_images, batch_size=batch_size):
-        batch = [prompts[index] for index in chosen]
-        given = prompt_tensors(model, batch, patches_of=patches_of, pad_id=pad_id)
-        given["n_visual_tokens"] = n_visual_tokens
-        said_BT = _greedy(model, given, stop_ids=stop_ids, pad_id=pad_id, max_new_tokens=max_new_tokens).tolist()
+
+    def batches_of(rows: Sequence[int], size: int) -> list[list[int]]:
+        return batches_for(model.compressor, rows, [len(prompts[row].images) for row in rows], batch_size=size)
+
+    batches = batches_of(order, batch_size)
+    while batches:
+        chosen = batches[0]
+        try:
+            given = prompt_tensors(model, [prompts[i] for i in chosen], patches_of=patches_of, pad_id=pad_id)
+            given["n_visual_tokens"] = n_visual_tokens
+            said_BT = _greedy(model, given, stop_ids=stop_ids, pad_id=pad_id, max_new_tokens=max_new_tokens).tolist()
+        except torch.OutOfMemoryError:
+            if len(chosen) == 1:
+                raise
+            # Replies are the same in any batch.
+            batches = batches_of([row for batch in batches for row in batch], len(chosen) // 2)
+            continue
+        del batches[0]
         for index, row in zip(chosen, said_BT, strict=True):
             end = next((place for place, token in enumerate(row) if token in stop_ids), len(row))
             yield index, row[:end]

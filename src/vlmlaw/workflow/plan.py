@@ -242,11 +242,12 @@ class Plan:
         """The estimate of GPU-hours, in words; empty for what takes none."""
         if not (self.experiment.pretrained and self.compute.gpus):
             return ""
-        asked = ("budget", code_version("vlmlaw.experiment.budget"), to_json(self.experiment))
+        from vlmlaw.experiment.budget import describe, utilisation_of
+
+        learned = str(utilisation_of(self.experiment))
+        asked = ("budget", code_version("vlmlaw.experiment.budget"), to_json(self.experiment), learned)
         answer = recall(*asked)
         if answer is None:
-            from vlmlaw.experiment.budget import describe
-
             answer = describe(self.experiment)
             remember(answer, *asked)
         return answer

@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from vlmlaw.data.settings import DataSettings
-from vlmlaw.experiment import budget
+from vlmlaw.experiment import budget, memory
 from vlmlaw.experiment.experiment import Experiment
 from vlmlaw.training.settings import CellSettings, OptimizerSettings
 from vlmlaw.workflow.attempts import KILLED, MEMORY, TIME, failures
@@ -48,6 +48,7 @@ class Load:
     flops: float
     bytes_per_param: int
     data_bytes: int = 0
+    least_gpus: int = 1  # by the estimate of memory
 
 
 class Needs:
@@ -101,7 +102,7 @@ class Needs:
     def _gpus(self, rule: str, load: Load) -> int:
         if not self.compute.gpus:
             return 0
-        least = 1 if rule in READERS else self.compute.gpus
+        least = 1 if rule in READERS else max(self.compute.gpus, load.least_gpus)
         filled = load.n_params * load.bytes_per_param / (USABLE_SHARE * self.compute.gpu_memory_gb * 1e9)
         return max(least, 2 ** math.ceil(math.log2(max(1.0, filled))))
 
@@ -113,7 +114,7 @@ class Needs:
     def flops_per_second(self, gpus: int) -> float:
         """Sustained by a job."""
         if gpus:
-            return gpus * self.compute.peak_tflops * 1e12 * self.compute.utilisation
+            return gpus * self.compute.peak_tflops * 1e12 * self._utilisation
         return self.compute.threads * CPU_FLOPS
 
     def cell_seconds(self, cell: CellSettings) -> float:
@@ -152,15 +153,27 @@ class Needs:
             "train" if cell.trains_language_model else "align",
         )
         load = _training_load(n_params, self._n_tokens(cell), cell.training, self._n_images(split))
-        return replace(load, flops=self._estimated[split][cell.name]) if self.experiment.pretrained else load
+        if not self.experiment.pretrained:
+            return load
+        gpus = self._fits[split][cell.name].gpus if self.compute.gpus else 1
+        return replace(load, flops=self._estimated[split][cell.name], least_gpus=gpus)
 
     def _evaluation(self, cell: CellSettings) -> Load:
         n_params, n_tokens = self.experiment.n_params_estimate(cell.size), self._n_tokens(cell)
         return Load(n_params, 2 * n_params * n_tokens * self._n_images("test"), bytes_per_param=4)
 
     @cached_property
+    def _utilisation(self) -> float:
+        """As finished trainings had it, or as the file assumes."""
+        return budget.utilisation_of(self.experiment) if self.experiment.pretrained else self.compute.utilisation
+
+    @cached_property
     def _estimated(self) -> Mapping[str, Mapping[str, float]]:
         return budget.training_flops(self.experiment)
+
+    @cached_property
+    def _fits(self) -> Mapping[str, Mapping[str, memory.Fit]]:
+        return memory.fits_of(self.experiment)
 
     @property
     def _n_params_tower(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from vlmlaw.experiment.describe import described
 from vlmlaw.experiment.experiment import Experiment
+from vlmlaw.experiment.memory import evaluation_batch
 from vlmlaw.laws.options import READING
 from vlmlaw.report.templates_version import templates_version
 from vlmlaw.workflow.reads import Reads, evaluations_of, whole_as_json
@@ -359,7 +360,7 @@ def _benchmarks(of: Reads) -> list[Stage]:
             "cell": of.measured,
             "images": lambda w: of.benchmark(w).images or str(Path(of.benchmark(w).questions).parent),
         },
-        resources={"batch_size": lambda _: experiment.evaluation.batch_size},
+        resources={"batch_size": lambda w: evaluation_batch(experiment, of.every(w))},
         of_compressor=True,
         memory_mb=3000,
         minutes=240,
