@@ -25,6 +25,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="of a reply; default: the metric's")
     parser.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible server, http://127.0.0.1:8000/v1")
     parser.add_argument("--model", action="append", default=[], metavar="NAME", help="as the server names it; repeat")
+    parser.add_argument(
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="DIR|ID[@REV]",
+        help="a released model, loaded here",
+    )
+    parser.add_argument("--dtype", default="auto", metavar="TYPE", help="of checkpoints; default: as released")
     parser.add_argument("--cell", action="append", default=[], type=Path, metavar="DIR", help="a cell trained here")
     parser.add_argument("--family", action="append", default=[], metavar="[NAME=]FAMILY", help="where no name tells it")
     parser.add_argument("--params", action="append", default=[], metavar="NAME=7B", help="where no name tells it")
@@ -92,8 +100,11 @@ def run_measure(args: argparse.Namespace) -> int:
 def _require_sane(args: argparse.Namespace) -> None:
     from vlmlaw.errors import UserError
 
-    if not args.model and not args.cell:
-        raise UserError("no model is named; give --model NAME (as often as there are models), or --cell DIR.")
+    if not args.model and not args.cell and not args.checkpoint:
+        raise UserError(
+            "no model is named; give --model NAME of a server, --checkpoint DIR or ID of a released model, or --cell "
+            "DIR, each as often as there are models."
+        )
     if args.model and not args.endpoint:
         raise UserError(f"--model {args.model[0]} has no server; give --endpoint URL, as http://127.0.0.1:8000/v1.")
     for name in ("concurrency", "timeout", "patience", "max_new_tokens"):
@@ -110,7 +121,7 @@ def _facts(args: argparse.Namespace, asked: Any, instruction: str, max_new_token
     return {
         "questions": f"{asked.source} ({len(asked.questions)}), judged by {asked.metric_name}",
         **whom,
-        "models": ", ".join([*args.model, *map(str, args.cell)]),
+        "models": ", ".join([*args.model, *args.checkpoint, *map(str, args.cell)]),
         "visual tokens": " ".join(args.visual_tokens),
         "after each question": instruction or "nothing",
         "longest reply": f"{max_new_tokens} tokens, greedy",
@@ -160,12 +171,23 @@ def _open(args: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
         patience = Patience(timeout_seconds=args.timeout, outage_seconds=args.patience)
         models.append(model)
         backends[name] = Endpoint(args.endpoint, name, model.rule, patience=patience)
+    for place in args.checkpoint:
+        from vlmlaw.evaluation.backends.checkpoint import Checkpoint
+
+        _add(Checkpoint(place, dtype=args.dtype), models, backends)
     for folder in args.cell:
         from vlmlaw.evaluation.backends.trained_cell import TrainedCell
 
-        trained = TrainedCell(folder)
-        if trained.name in backends:
-            raise UserError(f"--cell {folder}: a model called {trained.name!r} is there already; name each once.")
-        models.append(Model(name=trained.name, family=trained.family, n_params=trained.n_params))
-        backends[trained.name] = trained
+        _add(TrainedCell(folder), models, backends)
     return models, backends
+
+
+def _add(backend: Any, models: list[Any], backends: dict[str, Any]) -> None:
+    """Add a model that is loaded here. Raises UserError where its name is taken."""
+    from vlmlaw.errors import UserError
+    from vlmlaw.evaluation.measuring.cells import Model
+
+    if backend.name in backends:
+        raise UserError(f"two models are called {backend.name!r}, and would have one folder; name each once.")
+    models.append(Model(name=backend.name, family=backend.family, n_params=backend.n_params))
+    backends[backend.name] = backend

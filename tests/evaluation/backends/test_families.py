@@ -21,6 +21,9 @@ def test_sizes_are_those_of_the_processors(name):
             sent = family.resized(height, width, budget)
             if wanted[0] * wanted[1] < family.least * cell**2:
                 continue  # the knob goes below what a server's processor makes of anything
+            if wanted[0] * wanted[1] > most * cell**2:  # so long that the knob's own V exceeds the budget
+                assert family.n_tokens(*sent) <= wanted[0] * wanted[1] // cell**2
+                continue
             # A server's processor, with its own limits, makes of what is sent what the knob would have made.
             assert smart_resize(*sent, cell, family.least * cell**2, family.most * cell**2) == wanted
             assert family.n_tokens(*sent) == wanted[0] * wanted[1] // cell**2

@@ -55,6 +55,7 @@ class Endpoint:
         wait: Callable[[float], None] = time.sleep,
     ):
         self.name, self.family, self.url = model, family.name, url
+        self.identity = model  # a server does not say more
         self._rule, self._patience, self._wait = family, patience or Patience(), wait
         self._with_usage = True  # until the server refuses `stream_options`
         self._client = openai.OpenAI(

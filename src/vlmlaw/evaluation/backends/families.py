@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from vlmlaw.evaluation.backends.interface import Budget
-
-MAX_ASPECT_RATIO = 200  # beyond it the processors of Qwen-VL refuse an image
+from vlmlaw.evaluation.backends.token_rules import smart_grid
 
 
 class Family(Protocol):
@@ -60,26 +59,25 @@ class PatchGrid:
     def resized(self, height: int, width: int, budget: Budget) -> tuple[int, int]:
         if budget is None or self._grid(height, width, self.most) == self._grid(height, width, budget):
             return height, width
-        rows, columns = self._grid(height, width, budget)
+        rows, columns = self._shown(height, width, budget)
         return rows * self.cell_px, columns * self.cell_px
+
+    def _shown(self, height: int, width: int, budget: int) -> tuple[int, int]:
+        """The largest grid of at most `budget` tokens; where an image is too long and narrow for it, the smallest."""
+        grids = [self._grid(height, width, n) for n in range(budget, 0, -1)]
+        made = [self.n_tokens(rows * self.cell_px, columns * self.cell_px) for rows, columns in grids]
+        fits = next((i for i, n in enumerate(made) if n <= budget), made.index(min(made)))
+        return grids[fits]
 
     def n_tokens(self, height: int, width: int) -> int:
         return math.prod(self._grid(height, width, self.most))
 
     def _grid(self, height: int, width: int, most: int) -> tuple[int, int]:
         """Rows and columns of cells with `most` tokens at most."""
-        if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-            raise ValueError(f"an image of {width} x {height} px; its sides differ more than {MAX_ASPECT_RATIO} to 1")
-        side = self.cell_px
-        rows, columns = (max(1, round(length / side)) for length in (height, width))
-        cells = height * width / side**2
-        if rows * columns > most:
-            shrink = math.sqrt(cells / most)
-            rows, columns = (max(1, math.floor(length / shrink / side)) for length in (height, width))
-        elif rows * columns < self.least:
-            grow = math.sqrt(self.least / cells)
-            rows, columns = (math.ceil(length * grow / side) for length in (height, width))
-        return rows, columns
+        area = self.cell_px**2
+        return smart_grid(
+            height, width, cell_px=self.cell_px, min_pixels=min(self.least, most) * area, max_pixels=most * area
+        )
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class Backend(Protocol):
 
     name: str  # of the model, as tables have it
     family: str  # models of one family share a law; "" where it is not known
+    identity: str  # of the weights that answer, as far as it is known: other weights are asked anew
 
     def check(self, budgets: Sequence[Budget]) -> None:
         """Raise UserError where the model does not answer, or cannot make one of the budgets; says which it can."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.backends.checkpoint import digest_of
 from vlmlaw.evaluation.backends.interface import Budget, Reply, budget_text
 from vlmlaw.evaluation.benchmark import pad_id_of, patches_reader
 from vlmlaw.vlm.cost import count_parameters
@@ -31,6 +32,7 @@ class TrainedCell:
             )
         self.name = model.parent.name if model.name == "model" else model.name
         self.family = family
+        self.identity = f"{self.name} {digest_of(model)}"
         self._vlm, self._words = load_cell(model, dtype="float32")
         self.n_params = float(count_parameters(self._vlm).llm_non_embedding)
         self._one_at_a_time = threading.Lock()

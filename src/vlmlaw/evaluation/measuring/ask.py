@@ -67,7 +67,7 @@ def ask_cell(
             f"question {placed!r} has {IMAGE_PLACEHOLDER} in its text; a back end shows images before the text. Leave "
             "it out of the text, and refer to the first, the second image."
         )
-    keys = {q.id: asking.key(q, model=backend.name, budget=budget) for q in asking.questions}
+    keys = {q.id: asking.key(q, model=backend.identity, budget=budget) for q in asking.questions}
     refused: dict[str, str] = {}
     with Journal(journal) as kept:
         missing = [question for question in asking.questions if keys[question.id] not in kept.replies]

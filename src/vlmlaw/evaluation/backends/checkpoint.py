@@ -1,0 +1,282 @@
+"""A released checkpoint, asked through transformers: AutoModelForImageTextToText with its own processor and prompt.
+
+V is set by the processor's own knob (released_families.py) and counted in the prompt that the model reads. Decoding is
+greedy; what the release's generation_config.json says of sampling and of penalties is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from vlmlaw.errors import UserError
+from vlmlaw.evaluation.backends.interface import Budget, Reply, Unanswered, budget_text
+from vlmlaw.evaluation.backends.released_families import read_release, rule_of
+from vlmlaw.evaluation.backends.token_rules import Setting
+from vlmlaw.hub.fetch import TOKENIZER_PATTERNS, fetch_files
+from vlmlaw.hub.pins import CONFIG_FILES, WEIGHT_FILES
+from vlmlaw.hub.settings import ModelSettings
+
+FILES = (*CONFIG_FILES, *TOKENIZER_PATTERNS, *WEIGHT_FILES, "chat_template.json", "video_preprocessor_config.json")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a checkpoint comes from: a folder, or an id of the hub with a revision."""
+
+    place: str
+    revision: str = "main"
+
+    @classmethod
+    def of_text(cls, text: str) -> Source:
+        """Read `FOLDER` or `HUB_ID[@REVISION]`.
+
+        >>> Source.of_text("HuggingFaceTB/SmolVLM-256M-Instruct@main").place
+        'HuggingFaceTB/SmolVLM-256M-Instruct'
+        """
+        place, at, revision = text.rpartition("@")
+        return cls(place, revision) if at and not Path(text).is_dir() else cls(text)
+
+    @property
+    def name(self) -> str:
+        """The name in tables: the folder's own, or the id with a revision that is not `main`."""
+        folder = Path(self.place)
+        if folder.is_dir():
+            folder = folder.resolve()
+            return folder.parent.name if folder.name == "model" else folder.name
+        return self.place if self.revision == "main" else f"{self.place}@{self.revision}"
+
+    def fetch(self, patterns: Sequence[str] = FILES, *, weights: bool = True) -> tuple[Path, str]:
+        """The folder with its files, and its commit where it is the hub's. Raises UserError: unsafe or incomplete."""
+        settings = ModelSettings(source=self.place, revision=self.revision)
+        return fetch_files(settings, patterns, weights=weights)
+
+
+class Checkpoint:
+    """A released model in this process. One question at a time, on a GPU where there is one."""
+
+    def __init__(self, source: str, *, dtype: str = "auto"):
+        origin = Source.of_text(source)
+        folder, commit = origin.fetch()
+        release = read_release(folder)
+        self.name, self.family = origin.name, str(release.config.get("model_type", ""))
+        self.rule = rule_of(release)
+        self._processor = load_processor(folder)
+        self._model = _load_model(folder, dtype)
+        self.identity = f"{self.name} {commit or digest_of(folder)} {self._model.dtype}"
+        self.n_params = float(language_parameters(self._model))
+        self.image_token_id = image_token_id(self._model.config)
+        self._own = {name: getattr(self._processor.image_processor, name, None) for name in ("image_grid_pinpoints",)}
+        self._one_at_a_time = threading.Lock()
+
+    def check(self, budgets: Sequence[Budget]) -> None:
+        """Raise UserError for a budget that the family cannot make, with those that it can."""
+        for budget in budgets:
+            why = "" if budget in (0, None) else self._problem(budget)
+            if why:
+                raise UserError(f"{self.name} ({self.family}) cannot be asked at V = {budget_text(budget)}: {why}.")
+
+    def _problem(self, budget: int | None) -> str:
+        if self.rule is None:
+            return "the table of families has no knob for it; it can be asked at 0 (no image) and max"
+        return self.rule.problem(budget)
+
+    def ask(self, text: str, images: Sequence[np.ndarray], *, budget: Budget, max_new_tokens: int) -> Reply:
+        """The reply, decoded greedily; V is what the prompt holds. See `Backend.ask`."""
+        shown = [] if budget == 0 else [Image.fromarray(image) for image in images]
+        with self._one_at_a_time:
+            inputs = self.inputs(text, shown, budget=budget)
+            start = time.perf_counter()
+            ids, first = self._generate(inputs, max_new_tokens)
+            seconds = time.perf_counter() - start
+        is_cut = len(ids) == max_new_tokens and ids[-1] not in self._stop_ids()
+        return Reply(
+            text=self._processor.decode(ids, skip_special_tokens=True).strip(),
+            seconds=seconds,
+            first_token_seconds=None if first is None else first - start,
+            n_prompt_tokens=int(inputs["input_ids"].shape[-1]),
+            n_visual_tokens=self._count(inputs),
+            n_generated_tokens=len(ids),
+            finish="length" if is_cut else "stop",
+            sizes=tuple((image.height, image.width) for image in shown),
+        )
+
+    def inputs(self, text: str, images: Sequence[Image.Image], *, budget: Budget) -> Mapping[str, Any]:
+        """What the model reads, by its own processor and chat template, with at most `budget` tokens an image.
+
+        Raises Unanswered for images that its processor cannot show at this budget.
+        """
+        try:
+            setting = self._setting(images, budget)
+            for name, own in self._own.items():
+                value = setting.shared.get(name, own)
+                if value is not None:
+                    setattr(self._processor.image_processor, name, value)
+                    setattr(self._model.config, name, value)
+            inputs = self._prompt(text, images, setting)
+        except ValueError as error:
+            raise Unanswered(f"its processor does not take the images: {error}") from error
+        if budget is not None and self._count(inputs) > budget * len(images):
+            raise UserError(
+                f"{self.name}: its processor made {self._count(inputs)} visual tokens of {len(images)} images where "
+                f"its family's rule promises {budget} each at most; ask it at 0 and max, or with the release of "
+                "transformers that this project's lock names."
+            )
+        return inputs
+
+    def _setting(self, images: Sequence[Image.Image], budget: Budget) -> Setting:
+        if self.rule is None or budget == 0:
+            return Setting()
+        return self.rule.setting_for([(image.height, image.width) for image in images], budget)
+
+    def _prompt(self, text: str, images: Sequence[Image.Image], setting: Setting) -> Mapping[str, Any]:
+        options = {"images_kwargs": dict(setting.options)} if images and setting.options else {}
+        processor = self._processor
+        if not getattr(processor, "chat_template", None):  # a base model: its image tokens, and the text
+            if not images:  # PaliGemma's processor wants an image
+                return processor.tokenizer(text, return_tensors="pt")
+            marks = "".join(str(processor.image_token) for _ in images)
+            return processor(text=marks + text, images=[*images], return_tensors="pt", **options)
+        parts = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": text}]
+        return processor.apply_chat_template(
+            [{"role": "user", "content": parts}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs=options,
+        )
+
+    def _count(self, inputs: Mapping[str, Any]) -> int:
+        return int((inputs["input_ids"] == self.image_token_id).sum())
+
+    def _generate(self, inputs: Mapping[str, Any], max_new_tokens: int) -> tuple[list[int], float | None]:
+        """The ids of the reply and when its first token was there."""
+        import torch
+        from transformers import GenerationConfig
+
+        clock = _Clock()
+        own = self._model.generation_config
+        stop = self._stop_ids()
+        pad = own.pad_token_id if own.pad_token_id is not None else next(iter(stop), 0)
+        greedy = GenerationConfig(
+            max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(stop) or None, pad_token_id=pad
+        )
+        moved = {
+            name: tensor.to(self._model.device, self._model.dtype if tensor.is_floating_point() else None)
+            for name, tensor in inputs.items()
+            if isinstance(tensor, torch.Tensor)
+        }
+        try:
+            with torch.no_grad():
+                out = self._model.generate(**moved, generation_config=greedy, streamer=clock)
+        except torch.OutOfMemoryError as error:
+            raise Unanswered(f"out of memory with {self._count(inputs)} visual tokens: {error}") from error
+        return out[0, inputs["input_ids"].shape[-1] :].tolist(), clock.first
+
+    def _stop_ids(self) -> set[int]:
+        own = self._model.generation_config.eos_token_id
+        own = self._processor.tokenizer.eos_token_id if own is None else own
+        return set(own) if isinstance(own, (list, tuple)) else {own} - {None}
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+class _Clock:
+    """A streamer that only looks at the clock: generate puts the prompt first, then each token."""
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+        self._n_put = 0
+
+    def put(self, value: Any) -> None:
+        self._n_put += 1
+        if self._n_put == 2:
+            self.first = time.perf_counter()
+
+    def end(self) -> None:
+        """Nothing is held open."""
+
+
+def image_token_id(config: Any) -> int:
+    """The id that stands for a visual token in a prompt. Raises UserError where a configuration names none."""
+    for name in ("image_token_id", "image_token_index"):
+        found = getattr(config, name, None)
+        if isinstance(found, int):
+            return found
+    raise UserError(
+        f"the configuration of {config.model_type} names no image_token_id, so its visual tokens cannot be counted; "
+        "ask it through a server with --endpoint."
+    )
+
+
+def load_processor(folder: Path) -> Any:
+    """The checkpoint's own processor. Raises UserError where a package is missing that it needs."""
+    from transformers import AutoProcessor
+
+    try:
+        return AutoProcessor.from_pretrained(folder)
+    except ImportError as error:
+        needs = "torchvision" if "torchvision" in str(error).lower() else " ".join(str(error).split())[:200]
+        raise UserError(
+            f"the processor of {folder.name} needs a package that is not here: {needs}. Install it beside the release "
+            "of torch that it belongs to, in an environment of its own, or ask the model through a server with "
+            "--endpoint."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} has no processor that transformers can read: {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+def _load_model(folder: Path, dtype: str) -> Any:
+    from transformers import AutoModelForImageTextToText
+
+    from vlmlaw.vlm.device import best_device
+
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype: found {dtype!r}; expected one of {', '.join(DTYPES)}.")
+    try:
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, output_loading_info=True)
+    except ValueError as error:
+        raise UserError(
+            f"{folder} is no model that answers questions about images: {' '.join(str(error).split())[:300]}"
+        ) from error
+    model, loading = loaded
+    if loading["missing_keys"] or loading["mismatched_keys"]:
+        missing = sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])})
+        raise UserError(
+            f"{folder} lacks weights that its config.json asks for, {len(missing)} of them, as {missing[0]}; they "
+            "would be random. Download the checkpoint again, whole."
+        )
+    return model.to(best_device()).eval()
+
+
+def language_parameters(model: Any) -> int:
+    """The law's N: parameters of the language model that a token passes, its embeddings not among them."""
+    from vlmlaw.vlm.cost import idle_parameters
+
+    decoder = model.get_decoder()
+    skipped = {id(weight) for weight in decoder.get_input_embeddings().parameters()}
+    n_all = sum(weight.numel() for weight in decoder.parameters() if id(weight) not in skipped)
+    return n_all - idle_parameters(decoder)
+
+
+def digest_of(folder: Path) -> str:
+    """A hash of the files that decide what a checkpoint answers."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path in sorted({path for pattern in FILES for path in folder.glob(pattern)}):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
+    return digest.hexdigest()
