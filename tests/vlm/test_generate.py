@@ -46,6 +46,42 @@ def test_replies_are_the_same_at_any_batch_size(make_vlm, words, said, compresso
     assert len(set(first)) > 3  # else the test says little
 
 
+class OnlySomeFit:
+    """A forward that runs out of memory for more than so many sequences."""
+
+    def __init__(self, forward, most):
+        self.forward, self.most, self.asked = forward, most, []
+
+    def __call__(self, input_ids=None, **given):
+        self.asked.append(len(input_ids))
+        if len(input_ids) > self.most:
+            raise torch.OutOfMemoryError("as CUDA says it")
+        return self.forward(input_ids=input_ids, **given)
+
+
+@pytest.mark.parametrize("compressor", ["block_linear", "quecc"])
+def test_where_memory_runs_out_batches_are_halved(make_vlm, small, words, said, monkeypatch, compressor):
+    from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
+
+    table, features = TokenTable.load(small.tokens["test"]), load_features(small.features["test"], layers=[2])
+    tower = ConvTowerConfig(hidden_size=16, num_hidden_layers=2)
+    asked, vlm = (make_vlm(compressor=compressor, seed=3, **options) for options in ({}, {"vision": tower}))
+
+    def judged():
+        seen = lambda rows: ImageInputs(patches=features(rows))  # noqa: E731
+        return judge(vlm, table, seen, batch_size=len(table), pad_id=words.pad_token_id)
+
+    replied, expected = ask(asked, words, said, batch_size=8), judged()
+    narrow = OnlySomeFit(asked.forward, 2)
+    monkeypatch.setattr(asked, "forward", narrow)
+    assert ask(asked, words, said, batch_size=8) == replied
+    assert [n for n in narrow.asked if n > 2] == [8, 4]  # not tried again
+    monkeypatch.setattr(vlm, "forward", OnlySomeFit(vlm.forward, 4))
+    found = judged()
+    assert found.right.tolist() == expected.right.tolist()
+    np.testing.assert_allclose(found.probability, expected.probability, rtol=1e-4)
+
+
 @pytest.mark.parametrize("compressor", ["fastv", "vtw"])
 def test_inside_the_llm_records_with_and_without_an_image_mix(make_vlm, words, said, compressor):
     """`said` has questions of both kinds; one that shows two images is refused before any is asked."""
