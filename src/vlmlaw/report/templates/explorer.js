@@ -98,7 +98,7 @@
     fill(by("suite"), DATA.suites.map((x, i) => [String(i), x.label]), asked.suite);
     by("suite").parentElement.hidden = DATA.suites.length < 2;
     const suite = suiteNow();
-    fill(by("law"), suite.laws.map((x, i) => [x.name, x.name + (i ? "" : " (the report's choice)")]), asked.law);
+    fill(by("law"), suite.laws.map((x, i) => [x.name, x.name + (i ? "" : " (chosen)")]), asked.law);
     fill(by("cost"), [["0", FORMULA + ", FLOPs"], ...suite.costs.map((x, i) => [String(i + 1), x.name])], asked.cost);
     const nameOf = new Map(suite.n.map((n, i) => [n, suite.size[i]]));
     fill(by("maxn"), [["", "no limit"], ...unique(suite.n).map((n) => [String(n), nameOf.get(n)])], asked.maxn || "");
@@ -213,11 +213,11 @@
       layer.push({data: {values}, mark: {type: "rule", strokeWidth: 3, opacity: 0.55}, encoding: {x, y: {...y, field: "lower"}, y2: {field: "upper"}, color: named("to deploy")}});
       layer.push({data: {values}, mark: {type: "point", filled: true, size: 120, opacity: 1}, encoding: {x, y, color: named("to deploy"), tooltip: tip}});
     }
-    const axis = {labelColor: color("quiet"), titleColor: color("ink"), gridColor: color("grid"), domainColor: color("quiet"), tickColor: color("quiet"), titleFontWeight: "normal"};
+    const axis = {labelColor: color("quiet"), titleColor: color("ink"), gridColor: color("grid"), domainColor: color("quiet"), tickColor: color("quiet"), titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12};
     vegaEmbed("#x-plot", {
       $schema: "https://vega.github.io/schema/vega-lite/v6.json", width: "container", height: 300, layer, background: null,
       description: "Error against cost. " + by("sentence").textContent, autosize: {type: "fit", contains: "padding"},
-      config: {font: "system-ui, sans-serif", axis, view: {stroke: null}, legend: {labelColor: color("ink"), symbolStrokeWidth: 2}},
+      config: {font: "system-ui, sans-serif", axis, view: {stroke: null}, legend: {labelColor: color("ink"), labelFontSize: 12, symbolStrokeWidth: 2}},
     }, {renderer: "svg", actions: false}).catch((error) => { by("plot").textContent = "The picture failed: " + error.message; });
   }
 
