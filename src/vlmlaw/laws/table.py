@@ -19,7 +19,7 @@ from vlmlaw.laws.cells import Cells
 from vlmlaw.laws.columns import lay_out
 from vlmlaw.laws.fields import to_flags, to_numbers, to_sizes, word
 from vlmlaw.laws.files import parse_tables, read_bytes
-from vlmlaw.laws.names import ALIASES
+from vlmlaw.laws.names import ALIASES, plain_name
 from vlmlaw.laws.scales import SCALES, divisor, is_unknown_points
 from vlmlaw.laws.texts import UNITS, clean, is_left_out, measures
 from vlmlaw.laws.wide import Layout
@@ -346,7 +346,9 @@ def _canonical(
     default_cell = frame["N"].map("{:g}B".format) + "_v" + frame["V"].map("{:g}".format)
     frame.insert(0, "cell", words("cell", "") if "cell" in names else default_cell)
     reading = _sentence(layout, measured, unit_words, scales, with_se=bool(np.isfinite(own_se).any()))
-    return frame.assign(**{name: measures(column) for name, column in extra.items()}), unit, reading
+    # sizes beside another column of sizes are the names that they go by, such as 150k
+    further = {name: column if plain_name(name) == "size" else measures(column) for name, column in extra.items()}
+    return frame.assign(**further), unit, reading
 
 
 def _fractions(
