@@ -30,6 +30,7 @@ test-chaos: $(VENV)/stamp-test
 setup: $(VENV)/stamp-workflow
 
 report: setup
+	@$(BIN)/python -m vlmlaw experiment check $(EXPERIMENT) >/dev/null
 	$(BIN)/snakemake --cores $(CORES) --configfile $(EXPERIMENT)
 	@$(BIN)/python -m vlmlaw summary $(EXPERIMENT)
 

@@ -16,7 +16,7 @@ min_version("9.19")
 sys.path.insert(0, f"{workflow.current_basedir}/src")
 
 from vlmlaw.workflow import snakemake_patches
-from vlmlaw.workflow.config import measurements_of, source_of
+from vlmlaw.workflow.config import measurements_of, refuse_repeated_options, source_of
 from vlmlaw.runtime.stop_switch import announce_head
 from vlmlaw.workflow.dvc_offer import refuse_what_dvc_has
 from vlmlaw.workflow.head import await_saving, pass_stop_on_to_jobs, refuse_orphans
@@ -26,6 +26,9 @@ from vlmlaw.workflow.plan import Plan, use_this_interpreter
 from vlmlaw.workflow.stages import FIGURES
 
 # Snakemake merges what it is given over params.yaml key by key, so that is left out where a whole experiment is given.
+# The experiment is `source.content`, which is read more strictly than Snakemake's `config`.
+if snakemake_patches.is_head_process(workflow):
+    refuse_repeated_options(sys.argv)
 source = source_of(config, **snakemake_patches.config_given(workflow))
 if source.reads_default:
 
@@ -35,7 +38,7 @@ if source.reads_default:
 OWN_MEASUREMENTS, OWN_NAME = measurements_of(config)
 
 use_this_interpreter()
-plan = Plan(config, source=source.name)
+plan = Plan(source.content, source=source.name)
 freshness = Freshness(workflow, plan)
 OWN_RESULTS = f"{plan.results}/own/{OWN_NAME}"
 snakemake_patches.apply(

@@ -316,6 +316,8 @@ def _remedy(value: Any, context: Mapping[str, Any]) -> str:
         number_read = float(value)
     except ValueError:
         return ""
+    if not math.isfinite(number_read):
+        return " It must be a finite number."
     if kind == "int":
         return f" This is text; write {number_read:.0f} without quotes." if number_read.is_integer() else ""
     mantissa, _, exponent = f"{number_read:e}".partition("e")

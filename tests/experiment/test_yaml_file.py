@@ -35,6 +35,7 @@ def read(tmp_path):
         ("steps: 0100", "line 1: YAML reads 0100 as 64; write 64 if that is meant, or '0100' for text."),
         ("a: [1, 010]", "line 1: YAML reads 010 as 8"),
         ("steps: 1:30", "line 1: YAML reads 1:30 as 90"),
+        ("0100", "line 1: YAML reads 0100 as 64"),
         ("rate: 1:30.5", "line 1: YAML reads 1:30.5 as 90.5"),
         ("steps: 1_000", "line 1: YAML reads 1_000 as 1000"),
         ("sizes: [s, no]", "line 1: YAML reads no as False; write it in quotes if it is a name: 'no'."),

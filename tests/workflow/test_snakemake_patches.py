@@ -70,6 +70,10 @@ RESHAPED = {
         "{0}.__dataclass_params__.frozen = True",
         "config_given",
     ),
+    ("snakemake.settings.types", "ConfigSettings", "config_args"): (
+        "{0}.__dataclass_params__.frozen = True",
+        "config_given",
+    ),
 }
 
 

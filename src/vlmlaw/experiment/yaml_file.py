@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -19,18 +19,31 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file. Raises UserError that lists each fault: bad YAML, repeated keys, ambiguous values."""
     try:
         with path.open(encoding="utf-8") as file:  # not its text: the parser's messages then name the file
-            loader = yaml.SafeLoader(file)
-            try:
-                return _checked(loader, path)
-            finally:
-                loader.dispose()
-    except (OSError, ValueError, yaml.YAMLError) as error:
+            return _read(file, str(path))
+    except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path} as YAML: {error}") from error
+
+
+def read_yaml_text(text: str, *, source: str) -> Any:
+    """What a text stands for, as strictly as `read_yaml`; `source` names it in messages."""
+    return _read(text, source)
+
+
+def _read(stream: str | IO[str], source: str) -> Any:
+    try:
+        loader = yaml.SafeLoader(stream)
+        loader.name = source
+        try:
+            return _checked(loader, source)
+        finally:
+            loader.dispose()
+    except (ValueError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {source} as YAML: {error}") from error
     except RecursionError as error:
-        raise UserError(f"cannot read {path} as YAML: it nests too deeply; expected a file of settings.") from error
+        raise UserError(f"cannot read {source} as YAML: it nests too deeply; expected settings.") from error
 
 
-def _checked(loader: yaml.SafeLoader, path: Path) -> Any:
+def _checked(loader: yaml.SafeLoader, path: str) -> Any:
     node = loader.get_single_node()
     if node is None:
         return None
@@ -65,6 +78,8 @@ def _children(node: yaml.Node) -> list[yaml.Node]:
 def _faults(loader: yaml.SafeLoader, node: yaml.Node) -> Iterator[tuple[int, str]]:
     """Lines and what is wrong there, below a node; an alias is looked at where it is defined and where it is used."""
     seen, waiting = set[int](), [node]
+    if isinstance(node, yaml.ScalarNode) and (fault := _fault_of_value(loader, node, in_list=False)):
+        yield node.start_mark.line + 1, fault
     while waiting:
         node = waiting.pop()
         if id(node) in seen:
@@ -77,7 +92,7 @@ def _faults(loader: yaml.SafeLoader, node: yaml.Node) -> Iterator[tuple[int, str
         else:
             values = _children(node)
         for value in values:
-            if isinstance(value, yaml.ScalarNode) and value.style is None:
+            if isinstance(value, yaml.ScalarNode):
                 fault = _fault_of_value(loader, value, in_list=isinstance(node, yaml.SequenceNode))
                 if fault:
                     yield value.start_mark.line + 1, fault
@@ -101,7 +116,7 @@ def _faults_of_names(loader: yaml.SafeLoader, keys: list[yaml.Node]) -> Iterator
 def _fault_of_value(loader: yaml.SafeLoader, node: yaml.ScalarNode, *, in_list: bool) -> str:
     """What is wrong with a value without quotes: whole numbers that are no decimals, minutes and seconds, `no`."""
     text, kind = node.value, node.tag.removeprefix(TAG)
-    surprising = (
+    surprising = node.style is None and (
         (kind == "int" and not DECIMAL.fullmatch(text))
         or (kind == "float" and (":" in text or "_" in text))
         or (kind == "bool" and in_list and text.lower() not in ("true", "false"))

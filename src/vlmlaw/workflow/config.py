@@ -1,7 +1,9 @@
 """Which files an experiment is read from: params.yaml, whole experiments and overlays, and what is said about it.
 
 Snakemake merges `--configfile` and `--config` into each other and over params.yaml, key by key. A file with a `name` is
-a whole experiment, of which params.yaml is no part; one without is laid over params.yaml.
+a whole experiment, of which params.yaml is no part; one without is laid over params.yaml. The same is done here with
+what the project's own reader makes of files and texts: Snakemake's takes each value within a section of `--config` for
+text, the last of two equal keys, and runs code in a file that asks for it (`__use_yte__`).
 """
 
 import json
@@ -12,57 +14,84 @@ from typing import Any
 
 from vlmlaw.errors import UserError
 from vlmlaw.experiment.path_checks import PART
-from vlmlaw.experiment.yaml_file import read_yaml
+from vlmlaw.experiment.yaml_file import read_yaml, read_yaml_text
 
 DEFAULT = "params.yaml"
 MEASUREMENTS = "measurements"  # of --config: a table of the user's own, whose law is fitted
+TEMPLATE = "__use_yte__"  # of a file that Snakemake runs as a program before it reads it
+ONCE = {"--config": ("--config", "-C"), "--configfile": ("--configfile", "--configfiles")}
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the experiment comes from: for messages, and whether params.yaml is read."""
+    """Where the experiment comes from: for messages, whether params.yaml is read, and what all that says together."""
 
     name: str
     text: str
     reads_default: bool
+    content: Mapping[str, Any]
 
 
-def source_of(config: Mapping[str, Any], *, files: Sequence[Path], given: Mapping[str, Any]) -> Source:
-    """Check the files that Snakemake reads, and say what is read, merged or left out.
+def source_of(
+    config: Mapping[str, Any], *, files: Sequence[Path], given: Mapping[str, Any], texts: Sequence[str] = ()
+) -> Source:
+    """Read what Snakemake reads, by the project's own reader, and say what is read, merged or left out.
 
-    `config` is Snakemake's, `files` those of `--configfile`, `given` what `--config` says. A `config` that holds more
-    than those is another workflow's, which uses this one as a module. Raises UserError for a file that is no mapping,
-    with repeated keys or with values that YAML reads differently than they look.
+    `config` is Snakemake's, `files` those of `--configfile`, `given` what `--config` says, `texts` the same as it was
+    typed. A `config` that holds more than those is another workflow's, which uses this one as a module, and its content
+    is taken as it is. Raises UserError for a file that is no mapping, for repeated keys and options, for values that
+    YAML reads differently than they look.
     """
-    given = {key: value for key, value in given.items() if key != MEASUREMENTS}
+    given = {key: value for key, value in {**given, **_typed(texts, given)}.items() if key != MEASUREMENTS}
     files = [_shortest(file) for file in files]
     parts = {str(file): _checked(file) for file in files}
     known = {*given, *(key for part in parts.values() for key in part)}
     if any(key not in known and key != MEASUREMENTS for key in config):
-        return Source("config", "the configuration of a workflow that uses this one as a module", reads_default=False)
+        said = "the configuration of a workflow that uses this one as a module"
+        return Source("config", said, False, {key: value for key, value in config.items() if key != MEASUREMENTS})
     whole = [name for name, part in parts.items() if "name" in part]
     if not parts and "name" in given and "grid" in given:
-        return Source("--config", "what --config says", reads_default=False)
+        return Source("--config", "what --config says", False, given)
+    content: Mapping[str, Any] = {}
     if whole:
-        first, *others = [*whole[-1:], *(name for name in parts if name != whole[-1])]
+        if len(whole) > 1:
+            raise UserError(
+                f"--configfile: {' and '.join(whole)} are whole experiments, each with a `name`; name one, and files "
+                "without a `name` to be laid over it."
+            )
+        first, *others = [*whole, *(name for name in parts if name not in whole)]
         left_out = f"; {DEFAULT} is left out" if Path(DEFAULT).exists() and DEFAULT not in parts else ""
-        return Source(first, _said(first, {name: parts[name] for name in others}, given) + left_out, False)
+        for part in (parts[first], *(parts[name] for name in others), given):
+            content = _laid_over(content, part)
+        return Source(first, _said(first, {name: parts[name] for name in others}, given) + left_out, False, content)
     if not Path(DEFAULT).exists():
         over = f" over which {', '.join(parts) or '--config'} could be laid" if known else ""
         raise UserError(
             f"there is no {DEFAULT} here{over}; name a whole experiment (it has a `name`) by --configfile, or run this "
             "where params.yaml is."
         )
-    _checked(Path(DEFAULT))
-    return Source(DEFAULT, _said(DEFAULT, parts, given), reads_default=True)
+    for part in (_checked(Path(DEFAULT)), *parts.values(), given):
+        content = _laid_over(content, part)
+    return Source(DEFAULT, _said(DEFAULT, parts, given), True, content)
 
 
-def measurements_of(config: dict[str, Any]) -> tuple[str | None, str]:
-    """Take the user's own table out of the configuration: its path, and what names its folder of results.
+def refuse_repeated_options(arguments: Sequence[str]) -> None:
+    """Raises UserError where an option of the command line is there twice, of which Snakemake reads the last alone."""
+    for option, names in ONCE.items():
+        found = [word for word in arguments if word.partition("=")[0] in names]
+        if len(found) > 1:
+            raise UserError(
+                f"{option} is there {len(found)} times, and Snakemake reads the last alone; write it once, with all "
+                f"that it is to say behind it: {option} FIRST SECOND."
+            )
+
+
+def measurements_of(config: Mapping[str, Any]) -> tuple[str | None, str]:
+    """The user's own table in Snakemake's configuration: its path, and what names its folder of results.
 
     Raises UserError for a name that cannot be a folder's.
     """
-    table = config.pop(MEASUREMENTS, None)
+    table = config.get(MEASUREMENTS)
     if table is None:
         return None, ""
     name = Path(str(table)).stem
@@ -72,6 +101,37 @@ def measurements_of(config: dict[str, Any]) -> tuple[str | None, str]:
             "'_', '-' and '.': rename the file, or link to it."
         )
     return table, name
+
+
+def _typed(texts: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--config` says, each `key=value` read as YAML; what a caller of Snakemake gave as values stays as it is."""
+    found: dict[str, Any] = {}
+    for key, _, text in (entry.partition("=") for entry in texts):
+        if key in found:
+            raise UserError(f"--config: the key {key!r} is there twice; remove one of them.")
+        read = key != MEASUREMENTS and _as_typed(given.get(key))
+        found[key] = read_yaml_text(text, source=f"--config {key}") if read else given.get(key)
+    return found
+
+
+def _as_typed(value: Any, *, inside: bool = False) -> bool:
+    """Whether Snakemake may have made this of a text: a number or text, or text alone in lists and sections."""
+    if isinstance(value, Mapping):
+        return all(_as_typed(item, inside=True) for item in value.values())
+    if isinstance(value, list):
+        return all(_as_typed(item, inside=True) for item in value)
+    return isinstance(value, str) or not inside
+
+
+def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, key by key; a list or a value replaces what was there. The names 14 and '14' are one."""
+    result = dict(base)
+    names = {str(key): key for key in result}
+    for key, value in over.items():
+        own = names.get(str(key), key)
+        both = isinstance(value, Mapping) and isinstance(result.get(own), Mapping)
+        result[own] = _laid_over(result[own], value) if both else value
+    return result
 
 
 def _said(first: str, overlays: Mapping[str, Mapping[str, Any]], given: Mapping[str, Any]) -> str:
@@ -95,6 +155,8 @@ def _checked(path: Path) -> Mapping[str, Any]:
         raise UserError(
             f"{path}: found {str(content)[:60]!r}; expected sections of an experiment, such as `training:`."
         )
+    if TEMPLATE in content:
+        raise UserError(f"{path}: it is a template ({TEMPLATE}); a file is read as it stands, so write its values out.")
     return content
 
 

@@ -345,21 +345,23 @@ def limit_of_this_machine(workflow: Any, resource: str) -> int | None:
 
 def _config_unknown(workflow: Any) -> dict[str, Any]:
     """All of the configuration as if it came from the command line."""
-    return {"files": [], "given": dict(workflow.globals["config"])}
+    return {"files": [], "given": dict(workflow.globals["config"]), "texts": []}
 
 
 @relies_on(
     Part("snakemake.workflow", "Workflow", "config_settings", ATTRIBUTE),
     Part("snakemake.settings.types", "ConfigSettings", "config", ATTRIBUTE),
     Part("snakemake.settings.types", "ConfigSettings", "configfiles", ATTRIBUTE),
-    lost="files of --configfile are read without a check for repeated keys and ambiguous values",
+    Part("snakemake.settings.types", "ConfigSettings", "config_args", ATTRIBUTE),
+    lost="--configfile and --config are read without a check for repeated keys and ambiguous values",
     until="no issue found: `workflow` offers what --configfile and --config gave, each for itself",
     otherwise=_config_unknown,
 )
 def config_given(workflow: Any) -> dict[str, Any]:
-    """The `files` of --configfile, and what --config has `given`."""
+    """The `files` of --configfile, what --config has `given`, and its `texts`, each `key=value`."""
     settings = workflow.config_settings
-    return {"files": list(settings.configfiles), "given": dict(settings.config)}
+    texts = list(settings.config_args or ())
+    return {"files": list(settings.configfiles), "given": dict(settings.config), "texts": texts}
 
 
 @relies_on(
