@@ -70,7 +70,7 @@ def test_every_file_is_checked(here, name, text, said):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("training={steps: 50, rate: 1.0e-3, on: [0, 'no']}", {"steps": 50, "rate": 1e-3, "on": [0, "no"]}),
+        ("training={steps: 50, rate: 1.0e-3, logs: [0, 'no']}", {"steps": 50, "rate": 1e-3, "logs": [0, "no"]}),
         ("training={'steps': 50, 'on': True, 7: x}", {"steps": 50, "on": True, 7: "x"}),
         ("training={}", {}),
         ("training=", None),
