@@ -70,3 +70,18 @@ def test_law_fit_takes_a_table_of_one_size(tmp_path, capsys):
     assert "At 7 B, the one size measured, from " in text and "rho =" not in text
     analysis = json.loads(out.read_text())
     assert analysis["fits"] == [] and analysis["axes"][0]["law"] == "plateau"
+
+
+@pytest.mark.parametrize(
+    ("errors", "law"),
+    [
+        ([0.289, 0.224, 0.204, 0.156], "line"),  # MMBench of Qwen2.5-VL-7B under DivPrune at 11, 22, 33 and 100 %
+        ([0.412, 0.409, 0.413, 0.410], "flat"),
+        ([0.3, 0.25, 0.201], "line"),
+    ],
+)
+def test_four_cells_show_a_line_where_noise_could_not_make_it(errors, law):
+    v = [11.1, 22.2, 33.3, 100][: len(errors)]
+    curve = along_one_axis(Cells.of([7] * len(v), v, errors))
+    assert curve.law == law
+    assert ("does not change" in curve.sentence) == (law == "flat")

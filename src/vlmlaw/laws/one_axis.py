@@ -80,11 +80,16 @@ def along_one_axis(cells: Cells, *, questions: float = float("nan"), level: floa
     x = np.log(places)
     low, width = x.min(), np.ptp(x)
     x = (x - low) / width
-    fits = {name: _fit(name, x, cells) for name in CURVES}
+    scored = [name for name, (_, k, _) in CURVES.items() if len(cells) > k + 2]  # what AICc is defined for
+    fits = {name: _fit(name, x, cells) for name in (scored if "line" in scored else ("flat", "line"))}
     scores = {name: _aicc(sse, len(cells), CURVES[name][1]) for name, (_, sse) in fits.items()}
+    n_questions = questions if np.isfinite(questions) and questions > 0 else QUESTIONS
+    if "line" not in scored:  # three or four cells: flat only if neither noise nor questions leave a slope
+        ends = CURVES["line"][2](fits["line"][0], np.array([0.0, 1.0]))
+        steep = abs(ends[0] - ends[1]) > _detectable(float(ends.min()), n_questions, level)
+        slope = steep or _slope_is_shown(fits["flat"][1], fits["line"][1], len(cells), level)
+        scores = {"flat": np.inf, "line": 0.0} if slope else {"flat": 0.0, "line": np.inf}
     least = min(scores.values())
-    if not np.isfinite(least):
-        scores, least = {"flat": np.inf, "line": 0.0}, 0.0  # too few cells for more than a line
     close = [name for name in scores if scores[name] - least <= PARSIMONY]
     chosen = min(close, key=lambda name: (CURVES[name][1], scores[name]))
     theta, sse = fits[chosen]
@@ -92,7 +97,6 @@ def along_one_axis(cells: Cells, *, questions: float = float("nan"), level: floa
     distinct = np.unique(places)
     predicted = of(theta, (np.log(distinct) - low) / width)
     best = float(distinct[int(np.argmin(predicted))])
-    n_questions = questions if np.isfinite(questions) and questions > 0 else QUESTIONS
     shown = _detectable(float(predicted.min()), n_questions, level)
     enough = np.array([predicted[i:].max() - predicted.min() <= shown for i in range(len(distinct))])
     flat_from = float(distinct[int(np.argmax(enough))])
@@ -152,6 +156,12 @@ def _fit(name: str, x: Array, cells: Cells) -> tuple[Array, float]:
 def _aicc(sse: float, n: int, k: int) -> float:
     k += 1
     return float(n * np.log(max(sse, 1e-300) / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)) if n - k - 1 > 0 else np.inf
+
+
+def _slope_is_shown(flat: float, line: float, n: int, level: float) -> bool:
+    """Whether a line's sum of squares is below that of a constant by more than noise makes it (F test)."""
+    f = (flat - line) / max(line / (n - 2), 1e-300)
+    return bool(f > student_t(level, n - 2) ** 2)
 
 
 def _detectable(error: float, questions: float, level: float) -> float:
