@@ -4,9 +4,8 @@ import argparse
 import contextlib
 from typing import Any
 
-from vlmlaw.cli import law_next
+from vlmlaw.cli import law_next, law_tables
 from vlmlaw.errors import UserError
-from vlmlaw.laws.published import LAW_TABLES
 
 PASS_TOKENS = (
     "tokens of the question alone, without template and instruction (default: of the table, or 7 as published)"
@@ -21,6 +20,7 @@ def add_parser(subparsers: Any) -> None:
     _add_recommend(verbs)
     law_next.add_parser(verbs, add_table=_add_table, read=_read)
     _add_lint(verbs)
+    law_tables.add_parser(verbs)
     laws = verbs.add_parser("list", help="list the laws with their formulas")
     laws.set_defaults(run=run_list)
 
@@ -101,7 +101,7 @@ def _add_lint(verbs: Any) -> None:
 
 
 def _add_table(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
-    what = f"a CSV file, or the name of published cells: {', '.join(LAW_TABLES)}"
+    what = "a CSV file, or the name of a published table (`vlmlaw law tables`), such as li2024_reasoning"
     if default is None:
         parser.add_argument("table", help=what)
     else:

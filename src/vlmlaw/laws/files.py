@@ -36,10 +36,10 @@ def read_bytes(path: str | Path) -> tuple[Path, bytes]:
 
     Raises UserError for a file that cannot be read or is too large.
     """
-    from vlmlaw.laws.published import LAW_TABLES, TABLES, published_path
+    from vlmlaw.laws.published import TABLES, published_csv, published_path
 
     if not Path(path).exists() and str(path) in TABLES:
-        path = published_path(str(path))
+        return published_path(str(path)), published_csv(str(path))
     path = Path(path)
     try:
         if path.is_file() and path.stat().st_size > MAX_BYTES:
@@ -49,7 +49,8 @@ def read_bytes(path: str | Path) -> tuple[Path, bytes]:
         return path, path.read_bytes()
     except (OSError, ValueError) as error:
         raise UserError(
-            f"cannot read {path}: {error}. Give a CSV file, or a published table: {', '.join(LAW_TABLES)}"
+            f"cannot read {path}: {error}. Give a CSV file, or a published table such as li2024_reasoning "
+            "(`vlmlaw law tables` lists them)"
         ) from error
 
 
