@@ -84,6 +84,15 @@ def test_a_path_that_no_tool_takes_as_meant_is_refused(path, practice, monkeypat
         experiment("practice", data=data)
 
 
+@pytest.mark.parametrize("path", ["../../other/train.json", "/etc/train.json"])
+def test_a_file_of_the_hub_lies_in_its_repository(path, practice, monkeypatch):
+    monkeypatch.chdir(practice.parent)
+    data = yaml.safe_load((ROOT / "workflow" / "experiments" / "practice.yaml").read_text())["data"]
+    data["train"] |= {"repository": "a/b", "conversations": path}
+    with pytest.raises(UserError, match=r"data\.train\.conversations: found .* leaves the repository"):
+        experiment("practice", data=data)
+
+
 HOSTILE = 'a b/$(touch X)/`touch X`/it\'s "{x}" & ; * ~/end'
 
 

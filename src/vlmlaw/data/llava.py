@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmlaw.data.framing import square
 from vlmlaw.data.image_file import UnreadableImage, open_rgb
+from vlmlaw.data.image_folder import fault_of
 from vlmlaw.data.record import Record, place_of
 from vlmlaw.data.shards import ShardWriter, encoded
 from vlmlaw.errors import UserError
@@ -60,11 +61,11 @@ class Pictures:
     def _archived(self) -> frozenset[str]:
         return frozenset(self._archive.namelist()) if self._archive else frozenset()
 
-    def has(self, name: str) -> bool:
-        try:
-            return name in self._archived if self._archive else (self._place / name).is_file()
-        except OSError:  # a name that no file system takes
-            return False
+    def fault(self, name: str) -> str:
+        """Why there is no image of this name, as the end of a sentence; "" where there is one."""
+        if self._archive:
+            return "" if name in self._archived else "is missing"
+        return fault_of(self._place, name)
 
     def read(self, name: str) -> bytes:
         """The content of an image's file. Raises UnreadableImage: no access, a damaged or encrypted archive."""
@@ -119,13 +120,13 @@ def _add_file(
 
 
 def _missing(record: Record, pictures: Pictures | None, place: Path | None) -> str:
-    """Why an image of the record is not there; "" where all are."""
+    """Why an image of the record is not there, or lies elsewhere; "" where all are."""
     if not record.images:
         return ""
     if pictures is None:
         return "it has an image, but the file's section in the experiment names no `images`"
-    missing = [name for name in record.images if not pictures.has(name)]
-    return f"its image {place}/{missing[0]} is missing" if missing else ""
+    faults = ((name, pictures.fault(name)) for name in record.images)
+    return next((f"its image {place}/{name} {fault}" for name, fault in faults if fault), "")
 
 
 def read_record(row: Any, position: int, *, source: str) -> Record | Broken:

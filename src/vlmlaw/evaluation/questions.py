@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vlmlaw.data.image_file import UnreadableImage, open_rgb
+from vlmlaw.data.image_folder import fault_of
 from vlmlaw.data.record import IMAGE_PLACEHOLDER
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
@@ -133,34 +135,26 @@ def image_reader(images: Path, questions: list[Question], *, source: Path) -> Ca
     """A function from an image's name to its pixels_HWC (uint8).
 
     `images` is a folder of image files, or a dataset folder of the project. Raises UserError, before anything is read,
-    naming a question whose image is not there; the function does, naming the image, when it cannot be decoded.
+    naming a question whose image is not there or leaves the folder; the function does, naming the image, when it cannot
+    be decoded.
     """
     if (images / "index.npz").exists():
         data = Dataset(images)
         row_of = {name: row for row, name in enumerate(data.image_names)}
-        _demand(questions, lambda name: name in row_of, images, source)
+        _demand(questions, lambda name: "" if name in row_of else "is missing", images, source)
         return lambda name: data.image(row_of[name])
-    _demand(questions, lambda name: _is_file_in(images, name), images, source)
+    _demand(questions, partial(fault_of, images), images, source)
     return lambda name: _decode(images / name)
 
 
-def _is_file_in(folder: Path, name: str) -> bool:
-    """Whether the name is that of a file below the folder."""
-    if "\0" in name or PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-        return False
-    try:
-        return (folder / name).is_file()
-    except OSError:  # a name that no file system takes
-        return False
-
-
-def _demand(questions: list[Question], has: Callable[[str], bool], images: Path, source: Path) -> None:
-    missing = [(question.id, name) for question in questions for name in question.images if not has(name)]
-    if missing:
-        which, name = missing[0]
+def _demand(questions: list[Question], fault: Callable[[str], str], images: Path, source: Path) -> None:
+    faults = [(question.id, name, why) for question in questions for name in question.images if (why := fault(name))]
+    if faults:
+        which, name, why = faults[0]
         raise UserError(
-            f"question {which!r} of {source} names the image {name[:120]!r}, which {images} does not hold; "
-            f"{len(dict(missing))} of {len(questions)} questions lack theirs. Point `images` at the right folder."
+            f"question {which!r} of {source} names the image {name[:120]!r}, which in {images} {why}; "
+            f"{len({which for which, *_ in faults})} of {len(questions)} questions lack theirs. Point `images` at the "
+            "right folder."
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
 
 from vlmlaw.data.settings import LlavaData
 from vlmlaw.errors import UserError
@@ -23,8 +24,8 @@ def check_paths(experiment: ExperimentFile, source: str) -> None:
     suites = experiment.data.test if isinstance(experiment.data, LlavaData) else ()
     for place, names, what in (("sizes", experiment.sizes, "a folder"), ("data.test", suites, "a suite")):
         _check_names(names, what, f"{source}.{place}")
-    for place, text in _files(experiment):
-        fault = _fault_of(text)
+    for place, text, of_hub in _files(experiment):
+        fault = _fault_of(text) or (_fault_in_repository(text) if of_hub else "")
         if fault:
             raise UserError(f"{source}.{place}: found {text!r}; {fault}")
 
@@ -61,26 +62,26 @@ def _check_names(names: Iterable[str], what: str, place: str) -> None:
             )
 
 
-def _files(experiment: ExperimentFile) -> Iterator[tuple[str, str]]:
-    """The user's own files and folders, and where the file names them."""
+def _files(experiment: ExperimentFile) -> Iterator[tuple[str, str, bool]]:
+    """Where the file names files and folders, the paths, and whether they are of a repository of the hub."""
     data = experiment.data
     if isinstance(data, LlavaData):
         files = {"data.align": data.align, "data.train": data.train}
         files |= {f"data.test.{name}": file for name, file in data.test.items()}
         for place, file in files.items():
             if file is not None:
-                yield f"{place}.conversations", file.conversations
-                yield f"{place}.images", file.images
-        yield "data.chat_template", data.chat_template
+                yield f"{place}.conversations", file.conversations, bool(file.repository)
+                yield f"{place}.images", file.images, bool(file.repository)
+        yield "data.chat_template", data.chat_template, False
     for place, section in {
         "vision": experiment.vision,
         **{f"sizes.{n}": s for n, s in experiment.sizes.items()},
     }.items():
         if isinstance(section, ModelSettings):
-            yield f"{place}.source", section.source
+            yield f"{place}.source", section.source, False
     for number, benchmark in enumerate(experiment.evaluation.benchmarks):
-        yield f"evaluation.benchmarks[{number}].questions", benchmark.questions
-        yield f"evaluation.benchmarks[{number}].images", benchmark.images
+        yield f"evaluation.benchmarks[{number}].questions", benchmark.questions, False
+        yield f"evaluation.benchmarks[{number}].images", benchmark.images, False
 
 
 def _fault_of(path: str) -> str:
@@ -93,4 +94,11 @@ def _fault_of(path: str) -> str:
         return f"a command would take it for an option; write {'./' + path!r}."
     if path != path.strip():
         return f"it begins or ends with a space; write {path.strip()!r}."
+    return ""
+
+
+def _fault_in_repository(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if path.startswith("/") or ".." in parts:
+        return "it leaves the repository of the hub; name a file or folder in it."
     return ""
