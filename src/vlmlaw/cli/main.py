@@ -22,6 +22,7 @@ from vlmlaw.cli import (
     serve,
     stages,
     status,
+    tokens,
 )
 from vlmlaw.cli.arguments import Parser
 from vlmlaw.cli.extras import extra_of
@@ -58,6 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     law.add_parser(subparsers)
     measure.add_parser(subparsers)
+    tokens.add_parser(subparsers)
     serve.add_parser(subparsers)
     experiment.add_parser(subparsers)
     import_checkpoint.add_parser(subparsers)

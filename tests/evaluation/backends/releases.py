@@ -19,6 +19,7 @@ TEXT = {
     "max_position_embeddings": 32768,
 }
 VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2}
+NO_HEAD = {"vision_use_head": False}  # of SigLIP, as released
 TEMPLATE = (
     "{% for m in messages %}U:{% for c in m['content'] %}{% if c['type'] == 'image' %}IMAGE{% else %}{{ c['text'] }}"
     "{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} A:{% endif %}"
@@ -173,7 +174,7 @@ def make_gemma3(folder: Path) -> Path:
     words = tokenizer(image_token="<image_soft_token>", boi_token="<start_of_image>", eoi_token="<end_of_image>")
     config = Gemma3Config(
         text_config={**TEXT, "head_dim": 8, "sliding_window": 64},
-        vision_config={**VISION, "image_size": 32, "patch_size": 4},
+        vision_config={**VISION, **NO_HEAD, "image_size": 32, "patch_size": 4},
         mm_tokens_per_image=16,
         image_token_id=words.image_token_id,
         boi_token_index=words.boi_token_id,
@@ -194,7 +195,7 @@ def make_paligemma(folder: Path) -> Path:
     words = tokenizer(image_token="<image>")
     config = PaliGemmaConfig(
         text_config={**TEXT, "model_type": "gemma", "head_dim": 8},
-        vision_config={"model_type": "siglip_vision_model", **VISION, "image_size": 28, "patch_size": 7},
+        vision_config={"model_type": "siglip_vision_model", **VISION, **NO_HEAD, "image_size": 28, "patch_size": 7},
         image_token_index=words.image_token_id,
         projection_dim=32,
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlmlaw.evaluation.backends.released_families import Release, rule_of
 from vlmlaw.evaluation.backends.tile_rules import AspectTiles, Pinpoints, SplitTiles, best_resolution
 from vlmlaw.evaluation.backends.token_rules import LongestEdge, NativeGrid, SoftTokens
 
@@ -95,3 +96,16 @@ def test_several_images_share_a_setting_that_none_exceeds():
         assert max(rule.n_tokens(*size, setting) for size in sizes) <= budget
     with pytest.raises(ValueError, match="at most 700 visual tokens"):
         rule.setting_for([(900, 900)], 700)
+
+
+@pytest.mark.parametrize("family", ["internvl", "aya_vision"])
+def test_processors_cut_into_tiles_whatever_the_file_says(family):
+    """InternVL's releases have `crop_to_patches: false` in preprocessor_config.json, over which the processor goes."""
+    import transformers as t
+
+    kind = {"internvl": t.InternVLProcessor, "aya_vision": t.AyaVisionProcessor}[family]
+    image = {"crop_to_patches": False, "size": {"height": 28, "width": 28}}
+    processor = {"image_seq_length": 4, "img_size": 28, "patch_size": 14}
+    rule = rule_of(Release({"model_type": family}, image, processor))
+    made = t.GotOcr2ImageProcessorPil(**image)(Image.new("RGB", (200, 90)), **kind.images_kwargs)["num_patches"][0]
+    assert made > 1 and rule.n_tokens(90, 200) == 4 * made

@@ -133,8 +133,7 @@ def _idefics(release: Release) -> TokenRule:
 
 
 def _gemma3(release: Release) -> TokenRule:
-    per_view = int(release.processor.get("image_seq_length") or release.config.get("mm_tokens_per_image", 256))
-    return PanAndScan(per_view, own=bool(release.image.get("do_pan_and_scan")))
+    return PanAndScan(int(release.processor.get("image_seq_length") or release.config.get("mm_tokens_per_image", 256)))
 
 
 def _gemma4(release: Release) -> TokenRule:
@@ -156,15 +155,10 @@ def _aya(release: Release) -> TokenRule:
 
 
 def _aspect_tiles(release: Release, per_tile: int) -> TokenRule:
+    """Whatever the file's `crop_to_patches` says (false, in InternVL's releases), their processors cut by default."""
     image = release.image
-    crops = image.get("crop_to_patches")
-    return AspectTiles(
-        per_tile,
-        _size(release, "height", 384),
-        image.get("min_patches", 1),
-        image.get("max_patches", 12),
-        crops=True if crops is None else bool(crops),
-    )
+    least, most = image.get("min_patches", 1), image.get("max_patches", 12)
+    return AspectTiles(per_tile, _size(release, "height", 384), least, most)
 
 
 def _lfm2(release: Release) -> TokenRule:

@@ -40,6 +40,9 @@ class SplitTiles(TokenRule):
         rows, columns = _tiles(height, width, self.tile_px)
         return self.per_tile * (rows * columns + 1 if rows * columns > 1 else 1)
 
+    def views(self, height: int, width: int, setting: Setting = OWN) -> tuple[int, ...]:
+        return (self.per_tile,) * (self.n_tokens(height, width, setting) // self.per_tile)
+
     def settings(self, budget: int) -> Iterator[Setting]:
         yield Setting({"do_image_splitting": False})
         for n in range(2, math.ceil(self.longest_px / self.tile_px) + 1):
@@ -75,7 +78,6 @@ class PanAndScan(TokenRule):
     most_crops: int = 4  # the last three are those that the release recommends
     least_crop_px: int = 256
     least_ratio: float = 1.2
-    own: bool = False
 
     @property
     def least(self) -> int:
@@ -86,7 +88,7 @@ class PanAndScan(TokenRule):
         return self.per_view * (1 + self.most_crops)
 
     def n_tokens(self, height: int, width: int, setting: Setting = OWN) -> int:
-        if not setting.options.get("do_pan_and_scan", self.own):
+        if not setting.options.get("do_pan_and_scan", False):
             return self.per_view
         long, short = max(height, width), min(height, width)
         if long / short < self.least_ratio:
@@ -95,6 +97,9 @@ class PanAndScan(TokenRule):
         n = min(setting.options.get("pan_and_scan_max_num_crops", self.most_crops), max(2, n))
         is_small = min(math.ceil(long / n), short) < self.least_crop_px
         return self.per_view * (1 if is_small else 1 + n)
+
+    def views(self, height: int, width: int, setting: Setting = OWN) -> tuple[int, ...]:
+        return (self.per_view,) * (self.n_tokens(height, width, setting) // self.per_view)
 
     def settings(self, budget: int) -> Iterator[Setting]:
         yield Setting({"do_pan_and_scan": False})
@@ -130,7 +135,6 @@ class AspectTiles(TokenRule):
     tile_px: int
     least_tiles: int = 1
     most_tiles: int = 12
-    crops: bool = True
 
     @property
     def least(self) -> int:
@@ -142,11 +146,14 @@ class AspectTiles(TokenRule):
 
     def n_tokens(self, height: int, width: int, setting: Setting = OWN) -> int:
         most = setting.options.get("max_patches", self.most_tiles)
-        if not setting.options.get("crop_to_patches", self.crops) or most < 2:
+        if not setting.options.get("crop_to_patches", True) or most < 2:
             return self.per_tile
         least = setting.options.get("min_patches", self.least_tiles)
         n = nearest_tiles(height, width, tile_px=self.tile_px, least=least, most=most)
         return self.per_tile * (n + 1 if n > 1 else 1)
+
+    def views(self, height: int, width: int, setting: Setting = OWN) -> tuple[int, ...]:
+        return (self.per_tile,) * (self.n_tokens(height, width, setting) // self.per_tile)
 
     def settings(self, budget: int) -> Iterator[Setting]:
         yield Setting({"crop_to_patches": False})
@@ -178,6 +185,9 @@ class NativeOrTiles(TokenRule):
         return tiles + self.max_tokens if self.splits else self.max_tokens
 
     def n_tokens(self, height: int, width: int, setting: Setting = OWN) -> int:
+        return sum(self.views(height, width, setting))
+
+    def views(self, height: int, width: int, setting: Setting = OWN) -> tuple[int, ...]:
         most = setting.options.get("max_image_tokens", self.max_tokens)
         cell = self.cell_px
         rows, columns = (max(1, round(length / cell)) for length in (height, width))
@@ -191,10 +201,10 @@ class NativeOrTiles(TokenRule):
             whole = rows * columns
         is_large = round(height / cell) * round(width / cell) > most * self.tolerance
         if not setting.options.get("do_image_splitting", self.splits) or not is_large:
-            return whole
+            return (whole,)
         most_tiles = setting.options.get("max_tiles", self.most_tiles)
         n = nearest_tiles(height, width, tile_px=self.tile_px, least=self.least_tiles, most=most_tiles)
-        return n * (self.tile_px // cell) ** 2 + (whole if self.thumbnail and n > 1 else 0)
+        return ((self.tile_px // cell) ** 2,) * n + ((whole,) if self.thumbnail and n > 1 else ())
 
     def settings(self, budget: int) -> Iterator[Setting]:
         for n in range(min(budget, self.max_tokens), self.min_tokens - 1, -1):
@@ -247,6 +257,10 @@ class Pinpoints(TokenRule):
             if ratio > 1.1:
                 rows, columns = int(rows // ratio), int(columns // ratio)
         return rows * columns + rows + self.side**2 + self.extra
+
+    def views(self, height: int, width: int, setting: Setting = OWN) -> tuple[int, ...]:
+        best = best_resolution(height, width, setting.shared.get("image_grid_pinpoints", self.pinpoints))
+        return (self.side**2,) * (1 + math.prod(length // self.view_px for length in best))
 
     def settings(self, budget: int) -> Iterator[Setting]:
         for area in sorted({h * w for h, w in self.with_single}):

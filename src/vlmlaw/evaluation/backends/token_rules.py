@@ -51,6 +51,13 @@ class TokenRule:
         """Visual tokens of an image under a setting. Raises ValueError for an image that the processor refuses."""
         raise NotImplementedError
 
+    def views(self, height: int, width: int, setting: Setting = OWN) -> tuple[int, ...]:
+        """Of each picture that the tower reads of this image, its cells: what becomes a token where none is left out.
+
+        Raises ValueError as `n_tokens` does.
+        """
+        return (self.n_tokens(height, width, setting),)
+
     def settings(self, budget: int) -> Iterator[Setting]:
         """The settings that may serve a budget, whatever the image."""
         raise NotImplementedError
@@ -139,14 +146,21 @@ class NativeGrid(TokenRule):
         return self.max_pixels // self.cell_px**2
 
     def n_tokens(self, height: int, width: int, setting: Setting = OWN) -> int:
+        return math.prod(self.grid(height, width, setting))
+
+    def grid(self, height: int, width: int, setting: Setting = OWN) -> tuple[int, int]:
+        """Rows and columns of cells."""
         size = setting.options.get("size", {})
         least, most = size.get("shortest_edge", self.min_pixels), size.get("longest_edge", self.max_pixels)
-        return math.prod(smart_grid(height, width, cell_px=self.cell_px, min_pixels=least, max_pixels=most))
+        return smart_grid(height, width, cell_px=self.cell_px, min_pixels=least, max_pixels=most)
+
+    def within(self, pixels: int) -> Setting:
+        """The setting with so many pixels at most."""
+        return Setting({"size": {"shortest_edge": min(self.min_pixels, pixels), "longest_edge": pixels}})
 
     def settings(self, budget: int) -> Iterator[Setting]:
         for n in range(budget, 0, -1):  # a long narrow image can have more cells than its pixels are worth
-            pixels = n * self.cell_px**2
-            yield Setting({"size": {"shortest_edge": min(self.min_pixels, pixels), "longest_edge": pixels}})
+            yield self.within(n * self.cell_px**2)
 
     def setting_for(self, sizes: Sequence[tuple[int, int]], budget: int | None) -> Setting:
         if budget is None or not sizes:
