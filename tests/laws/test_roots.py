@@ -1,10 +1,10 @@
-"""The root finder agrees with scipy's."""
+"""Roots and least values agree with scipy's."""
 
 import numpy as np
 import pytest
-from scipy.optimize import brentq
+from scipy.optimize import brentq, minimize_scalar
 
-from vlmlaw.laws.roots import root_between
+from vlmlaw.laws.roots import least_between, root_between
 
 
 def test_roots_are_those_of_brentq_in_few_steps():
@@ -26,3 +26,15 @@ def test_ends_of_one_sign_are_refused():
     with pytest.raises(ValueError, match="no change of sign between 1 "):
         root_between(lambda x: x, 1, 2)
     assert root_between(lambda x: x, 0, 2) == 0
+
+
+def test_least_values_are_those_of_minimize_scalar():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        place, width = rng.uniform(0, 1), rng.uniform(0.05, 0.5)
+
+        def function(x, place=place, width=width):
+            return np.cosh((x - place) / width) + 0.1 * (x - place)
+
+        scipys = minimize_scalar(function, bounds=(0, 1), method="bounded", options={"xatol": 1e-9})
+        assert least_between(function, 0, 1) == pytest.approx(scipys.x, abs=1e-6)

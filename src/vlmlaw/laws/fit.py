@@ -11,7 +11,7 @@ from vlmlaw.laws.families import Law, find_law
 from vlmlaw.laws.linter.lint import require_clean
 from vlmlaw.laws.replicates import collapse_questions
 from vlmlaw.laws.result import LawFit
-from vlmlaw.laws.solver import MAD_TO_SIGMA, Solution, solve
+from vlmlaw.laws.solver import MAD_TO_SIGMA, Solution
 from vlmlaw.laws.table import Measurements, as_measurements
 
 HUBER_K = 1.345  # 95 % efficient on Gaussian noise; statsmodels' HuberT has the same
@@ -83,17 +83,7 @@ def fit_cells(cells: Cells, law: str | Law = "power", *, loss: str = "squared") 
 
 def _solve_from(law: Law, cells: Cells, starts: Array, weight: Array) -> Solution:
     """The best of the local searches from `starts` (B, K), as a solution with a batch of one."""
-    lower, upper = law.bounds(cells)
-    found = solve(
-        lambda theta: law.evaluate(theta, cells.ln_n, cells.ln_v),
-        cells.error,
-        start=starts,
-        weight=weight,
-        lower=lower,
-        upper=upper,
-        project=(lambda theta: law.project(theta, cells, weight)) if law.separable else None,
-        bend=(lambda theta, rest: law.bend(theta, cells.ln_n, cells.ln_v, rest)) if law.separable else None,
-    )
+    found = law.minimise(cells, starts, weight=weight, bounds=law.bounds(cells), race=True)
     # Among optima that agree to rounding, prefer a converged one.
     good = np.flatnonzero(found.sse <= found.sse.min() * (1 + 1e-10))
     i = good[np.argmax(found.converged[good])] if good.size else int(np.argmin(found.sse))

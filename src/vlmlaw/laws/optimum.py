@@ -19,7 +19,7 @@ from vlmlaw.laws.costs import BILLION, Cost, CostModel
 from vlmlaw.laws.intervals import rho_interval
 from vlmlaw.laws.ratio import v_star_of_interval
 from vlmlaw.laws.result import LawFit, as_list
-from vlmlaw.laws.roots import root_between
+from vlmlaw.laws.roots import least_between, root_between
 
 
 class Predictor(Protocol):
@@ -86,16 +86,11 @@ def numeric_v_star(
 ) -> float:
     """The V of least error along the iso-cost line of the LLM, found numerically with a continuous N."""
     flops = middling_budget(fit, cost) if budget is None else budget
-    ln_v = np.linspace(np.log(tokens[0]), np.log(tokens[1]), 257)
-    error = _along_iso_cost(fit, cost, flops, ln_v)
-    i = int(np.argmin(error))
-    bracket = ln_v[max(i - 1, 0)], ln_v[min(i + 1, 256)]
-    from scipy.optimize import minimize_scalar  # only laws without a single rho take the time to load it
-
-    found = minimize_scalar(
-        lambda x: float(_along_iso_cost(fit, cost, flops, np.array([x]))[0]), bounds=bracket, options={"xatol": 1e-10}
-    )
-    return float(np.exp(found.x if found.fun < error[i] else ln_v[i]))
+    ends = np.log(tokens[0]), np.log(tokens[1])
+    coarse = np.linspace(*ends, 257)  # a law may have several valleys
+    i = int(np.argmin(_along_iso_cost(fit, cost, flops, coarse)))
+    bracket = coarse[max(i - 1, 0)], coarse[min(i + 1, 256)]
+    return float(np.exp(least_between(lambda ln_v: _along_iso_cost(fit, cost, flops, ln_v), *bracket)))
 
 
 def _along_iso_cost(fit: LawFit, cost: Cost, flops: float, ln_v: Array) -> Array:

@@ -20,7 +20,6 @@ from vlmlaw.laws.families import DEFAULT_CANDIDATES, Law
 from vlmlaw.laws.fit import fit_cells, fit_law
 from vlmlaw.laws.replicates import collapse_questions
 from vlmlaw.laws.result import LawFit
-from vlmlaw.laws.solver import solve
 from vlmlaw.laws.statistics import lack_of_fit
 from vlmlaw.laws.table import Measurements, as_measurements
 
@@ -203,18 +202,8 @@ def _predict_left_out(law: Law, cells: Cells, left_out: Array, fit: LawFit) -> A
         weight = weight * fit.robust_weight
     bounds = [law.bounds(cells.take(~rows)) for rows in left_out]
     lower, upper = (np.stack(ends) for ends in zip(*bounds, strict=True))
-    found = solve(
-        lambda theta: law.evaluate(theta, cells.ln_n, cells.ln_v),
-        cells.error,
-        start=np.tile(fit.theta, (len(left_out), 1)),
-        weight=weight,
-        lower=lower,
-        upper=upper,
-        project=(lambda theta: law.project(theta, cells, weight)) if law.separable else None,
-        bend=(lambda theta, rest: law.bend(theta, cells.ln_n, cells.ln_v, rest)) if law.separable else None,
-        tolerance=1e-6,
-        max_steps=30,  # predictions hardly change while a law creeps along a valley
-    )
+    start = np.tile(fit.theta, (len(left_out), 1))
+    found = law.minimise(cells, start, weight=weight, bounds=(lower, upper), race=False)
     return law.evaluate(found.theta.T[:, :, None], cells.ln_n, cells.ln_v)[0]
 
 

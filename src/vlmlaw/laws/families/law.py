@@ -12,6 +12,7 @@ import numpy as np
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array, Cells
+from vlmlaw.laws.solver import Solution, solve
 
 N_STARTS = 3  # local searches that follow the exhaustive one
 
@@ -60,13 +61,24 @@ class Law(ABC):
         public = np.array([[p.lower, p.upper] for p in self.parameters])
         return self.to_working(public[:, 0]), self.to_working(public[:, 1])
 
-    def project(self, theta: Array, cells: Cells, weight: Array) -> Array:
-        """theta (B, K) with the linear parameters set to their best values for the others, if `separable`."""
-        return theta
+    def minimise(
+        self, cells: Cells, start: Array, *, weight: Array, bounds: tuple[Array, Array], race: bool
+    ) -> Solution:
+        """Least squares from every start (B, K), with weights (C,) or (B, C) and bounds (K,) or (B, K).
 
-    def bend(self, theta: Array, ln_n: Array, ln_v: Array, residual: Array) -> Array:
-        """The sum over cells of `residual` (B, C) times the second derivatives of the error (B, K, K)."""
-        raise NotImplementedError
+        race: the starts are of one problem, of which the best solution counts; else of one problem each, whose
+        predictions are wanted, which hardly change while a law creeps along a valley.
+        """
+        return solve(
+            lambda theta: self.evaluate(theta, cells.ln_n, cells.ln_v),
+            cells.error,
+            start=start,
+            weight=weight,
+            lower=bounds[0],
+            upper=bounds[1],
+            tolerance=1e-9 if race else 1e-6,
+            max_steps=200 if race else 30,
+        )
 
     def to_working(self, public: Array) -> Array:
         """Working coordinates of public parameters (..., K)."""
