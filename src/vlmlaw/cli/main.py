@@ -6,24 +6,10 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 from vlmlaw import __version__
-from vlmlaw.cli import (
-    adopt,
-    benchmark,
-    experiment,
-    import_checkpoint,
-    init,
-    law,
-    measure,
-    provenance,
-    report,
-    serve,
-    stages,
-    status,
-    tokens,
-)
 from vlmlaw.cli.arguments import Parser
 from vlmlaw.cli.extras import extra_of
 from vlmlaw.cli.output import redirect_broken_stdout
@@ -44,10 +30,25 @@ EPILOG = (
     "Begin with `vlmlaw law fit TABLE.csv` (or `li2024_reasoning`, a published table), or with `vlmlaw experiment "
     "check`. Snakemake runs the stages, from `data` to `headline`; each can be run by hand, too."
 )
+# Each family of verbs in the order of the help, with how its module adds them.
+FAMILIES = {
+    "law": "add_parser",
+    "measure": "add_parser",
+    "serve": "add_parser",
+    "experiment": "add_parser",
+    "import_checkpoint": "add_parser",
+    "status": "add_parsers",
+    "report": "add_parsers",
+    "provenance": "add_parser",
+    "stages": "add_parsers",
+    "benchmark": "add_parsers",
+    "adopt": "add_parser",
+    "init": "add_parser",
+}
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of every verb; a verb's module is imported only when it runs."""
+def build_parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of every verb, or of `law` alone where the arguments begin with it, which then starts sooner."""
     parser = Parser(prog="vlmlaw", description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--version", action="version", version=f"vlmlaw {__version__}")
     job = parser.add_argument_group("what a rule of the workflow says before the verb")
@@ -57,19 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
     job.add_argument("--minutes", type=int, default=0, metavar="N", help="run time that it was given")
     job.add_argument("--gpus", type=int, metavar="N", help="GPUs of its own, which no other job here gets")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    law.add_parser(subparsers)
-    measure.add_parser(subparsers)
-    tokens.add_parser(subparsers)
-    serve.add_parser(subparsers)
-    experiment.add_parser(subparsers)
-    import_checkpoint.add_parser(subparsers)
-    status.add_parsers(subparsers)
-    report.add_parsers(subparsers)
-    provenance.add_parser(subparsers)
-    stages.add_parsers(subparsers)
-    benchmark.add_parsers(subparsers)
-    adopt.add_parser(subparsers)
-    init.add_parser(subparsers)
+    for family, add in FAMILIES.items():
+        if list(argv[:1]) != ["law"] or family == "law":
+            getattr(import_module(f"vlmlaw.cli.{family}"), add)(subparsers)
     return parser
 
 
@@ -90,12 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; bad input ends in one readable message on stderr and exit status 2."""
     # transformers' own bars flicker for milliseconds and fill log files; long jobs show their progress themselves.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    args = build_parser().parse_args(argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
+    args = build_parser(argv).parse_args(argv)
     if args.log:
         redirect_broken_stdout(args.log)
     given = {"memory_mb": args.memory_mb, "minutes": args.minutes, "gpus": args.gpus or 0}
     log, gpus = (None, None) if is_launched() else (args.log, args.gpus)  # the process that started the others has them
-    args.argv = list(sys.argv[1:] if argv is None else argv)  # for verbs that start themselves in several processes
+    args.argv = argv  # for verbs that start themselves in several processes
     try:
         with _owned(args) as made_meanwhile:
             if made_meanwhile:

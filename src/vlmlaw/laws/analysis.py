@@ -37,7 +37,7 @@ from vlmlaw.laws.holdout import HoldOut, hold_out
 from vlmlaw.laws.intervals import d_profile, rho_interval, rho_profile
 from vlmlaw.laws.linter.lint import lint, require_clean
 from vlmlaw.laws.linter.values import Finding
-from vlmlaw.laws.optimum import frontier, v_star
+from vlmlaw.laws.optimum import Predicted, frontier, v_star
 from vlmlaw.laws.options import AUTO, LawOptions
 from vlmlaw.laws.ratio import Interval
 from vlmlaw.laws.replicates import collapse_questions
@@ -275,6 +275,8 @@ def _hold_out(cells: Cells, flagged: Array, fit: LawFit, options: LawOptions) ->
 def _frontiers(fit: LawFit, cells: Cells, draws: Draws | None, options: LawOptions) -> list[dict[str, Any]]:
     """A row for each Q and budget, over the requested sizes and token counts, or else all measured ones."""
     sizes, tokens = options.sizes or tuple(cells.sizes), options.tokens or tuple(cells.token_counts)
+    n, v = (x.ravel() for x in np.meshgrid(np.array(sizes, float), np.array(tokens, float), indexing="ij"))
+    predicted = Predicted.of(fit, n, v, level=options.level, draws=draws)
     rows: list[dict[str, Any]] = []
     for q in options.question_tokens:
         cost = Cost(
@@ -293,6 +295,7 @@ def _frontiers(fit: LawFit, cells: Cells, draws: Draws | None, options: LawOptio
             tolerance=options.flat_tolerance,
             level=options.level,
             draws=draws,
+            predicted=predicted,
         )
         rows += [{"question_tokens": q, "cost_model": cost.name} | row for row in table.to_dict("records")]
     return rows

@@ -230,18 +230,21 @@ def d_profile(fit: LawFit, values: Sequence[float] | None = None) -> pd.DataFram
     values = [*D_PROFILE, *np.linspace(0, least, 9)[1:-1], 0.97 * least] if values is None else list(values)
     if max(values) >= least:
         raise UserError(f"D = {max(values):g} is not below the least error, {least:g}; give smaller values")
-    rows = []
-    for d in values:
-        shifted = type(cells)(n=cells.n, v=cells.v, error=cells.error - d, weight=_weight(fit))
-        ln_mean = np.log(shifted.error.mean())
-        start = np.vstack([law.starts(shifted), [ln_mean, 0.0, 0.0]])
-        found = solve(
-            lambda theta: law.evaluate(theta, cells.ln_n, cells.ln_v),
-            shifted.error,
-            start=start,
-            weight=shifted.weight,
-        )
-        ln_a, alpha, beta = found.theta[np.argmin(found.sse)]
-        rows.append((d, np.exp(ln_a), alpha, beta, rho_of_angle(np.arctan2(alpha, beta)), found.sse.min()))
+    above = cells.error - np.array(values, dtype=float)[:, None]  # (B, C), the error above each D
+    weight = _weight(fit)
+    design, root = np.stack([np.ones(len(cells)), -cells.ln_n, -cells.ln_v], axis=1), np.sqrt(weight)
+    start = np.linalg.lstsq(design * root[:, None], np.log(above).T * root[:, None], rcond=None)[0].T
+    flat = np.column_stack([np.log(above.mean(axis=1)), np.zeros((len(above), 2))])
+    found = solve(
+        lambda theta: law.evaluate(theta, cells.ln_n, cells.ln_v),
+        np.vstack([above, above]),
+        start=np.vstack([start, flat]),
+        weight=weight,
+    )
+    better = np.where(found.sse[: len(above)] <= found.sse[len(above) :], 0, len(above)) + np.arange(len(above))
+    rows = [
+        (d, np.exp(ln_a), alpha, beta, rho_of_angle(np.arctan2(alpha, beta)), sse)
+        for d, (ln_a, alpha, beta), sse in zip(values, found.theta[better], found.sse[better], strict=True)
+    ]
     table = pd.DataFrame(rows, columns=["D", "A", "alpha", "beta", "rho", "sse"])
     return table.assign(delta_aicc=len(cells) * np.log(table["sse"] / table["sse"].min()))

@@ -5,7 +5,8 @@ at V* = Q / (rho - 1) for rho > 1, independent of the budget, the link, A and D:
 index is stationary where beta / V = alpha / (Q + V). The smallest V is best for Q = 0, the largest for rho <= 1.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -158,6 +159,27 @@ def candidate_cells(
     return table.assign(error=fit.predict(table["N"], table["V"]))
 
 
+@dataclass(frozen=True)
+class Predicted:
+    """What a fit predicts of cells, whatever they cost: the band of its mean (C,), and bootstrap draws (B, C).
+
+    place: the index of each (N, V).
+    """
+
+    place: Mapping[tuple[float, float], int]
+    lower: Array
+    upper: Array
+    drawn: Array | None
+
+    @classmethod
+    def of(cls, fit: Predictor, n: Array, v: Array, *, level: float, draws: Draws | None) -> "Predicted":
+        """Predict these cells."""
+        band = fit.predict_interval(n, v, level=level, new_measurement=False)
+        place = {cell: i for i, cell in enumerate(zip(n.tolist(), v.tolist(), strict=True))}
+        drawn = None if draws is None else draws.predict(n, v)
+        return cls(place, band["lower"].to_numpy(), band["upper"].to_numpy(), drawn)
+
+
 def frontier(
     fit: Predictor,
     *,
@@ -168,13 +190,15 @@ def frontier(
     tolerance: float = 0.005,
     level: float = 0.95,
     draws: Draws | None = None,
+    predicted: "Predicted | None" = None,
 ) -> pd.DataFrame:
     """The affordable cell of least predicted error for each budget; budgets default to a grid over the cells' costs.
 
     Columns: budget, N, V, cost, error, lower, upper (of the law's mean), flat (every V that some affordable size brings
     within `tolerance` of the least error), flat_lower, flat_upper, capped (whether the largest size is chosen, so that
-    a larger budget buys tokens). With bootstrap `draws` of the fit also v_lower, v_upper, n_lower, n_upper: the range
-    of the choice in the central `level` of the draws. A budget below the cheapest cell has nan for its cell.
+    a larger budget buys tokens). predicted: of these cells, where several frontiers share it. With bootstrap `draws` of
+    the fit also v_lower, v_upper, n_lower, n_upper: the range of the choice in the central `level` of the draws. A
+    budget below the cheapest cell has nan for its cell.
 
     >>> from vlmlaw.laws import fit_law, read_measurements
     >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
@@ -197,13 +221,14 @@ def frontier(
         rows.append((budget, n[best], v[best], price[best], error[best], flat, flat[0], flat[-1], n[best] == n.max()))
     names = ["budget", "N", "V", "cost", "error", "flat", "flat_lower", "flat_upper", "capped"]
     table = pd.DataFrame(rows, columns=names)
+    predicted = Predicted.of(fit, n, v, level=level, draws=draws) if predicted is None else predicted
     bought = table["N"].notna()
-    chosen, which = np.unique(table.loc[bought, ["N", "V"]].to_numpy(dtype=float), axis=0, return_inverse=True)
-    band = fit.predict_interval(chosen[:, 0], chosen[:, 1], level=level, new_measurement=False)
-    for place, end in enumerate(("lower", "upper"), start=5):
-        table.insert(place, end, pd.Series(band[end].to_numpy()[which.ravel()], index=table.index[bought]))
+    chosen = [predicted.place[cell] for cell in zip(table.loc[bought, "N"], table.loc[bought, "V"], strict=True)]
+    for place, ends in enumerate((predicted.lower, predicted.upper), start=5):
+        table.insert(place, ("lower", "upper")[place - 5], pd.Series(ends[chosen], index=table.index[bought]))
     if draws is not None:
-        drawn = draws.predict(n, v)
+        assert predicted.drawn is not None
+        drawn = predicted.drawn[:, [predicted.place[cell] for cell in zip(n, v, strict=True)]]
         spread = [_choice_interval(draws, drawn, n, v, affordable=price <= x * (1 + 1e-12), level=level) for x in given]
         table = table.join(pd.DataFrame(spread, columns=["v_lower", "v_upper", "n_lower", "n_upper"]))
     return table
@@ -215,9 +240,10 @@ def _choice_interval(
     """The range of the chosen V and N in the central `level` of the draws; `drawn` is the error (B, cells)."""
     if not affordable.any():
         return (np.nan,) * 4
-    chosen = np.argmin(np.where(affordable, drawn, np.inf), axis=1)
+    chosen = np.argmin(drawn[:, affordable], axis=1)
+    share = np.bincount(chosen, draws.probability, minlength=int(affordable.sum()))  # of the draws that choose a cell
     tails = (0.5 - level / 2, 0.5 + level / 2)
-    return tuple(step_quantile(x[chosen], draws.probability, q) for x in (v, n) for q in tails)
+    return tuple(step_quantile(x[affordable], share, q) for x in (v, n) for q in tails)
 
 
 def default_budgets(costs: Array, *, n: int = 25) -> list[float]:

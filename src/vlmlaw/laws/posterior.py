@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.special import stdtr, stdtrit
+from scipy.special import gammaln, stdtr, stdtrit
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array
@@ -211,26 +211,23 @@ def _first_turn(beyond: Callable[[ArrayLike, int], Array], side: int, tail: floa
 
 
 def _mixture_quantile(q: float, place: Array, scale: Array, freedom: Array, weight: Array) -> Array:
-    """The q quantile (C,) of mixtures of Student's t at `place` (M, C) with `scale` (M, C), by the Illinois method."""
+    """The q quantile (C,) of mixtures of Student's t at `place` (M, C) with `scale` (M, C), by Newton's method.
+
+    The quantile lies between those of the parts; a step that would leave the ends found so far halves them instead.
+    """
     scale = np.maximum(scale, 1e-300)
-
-    def excess(x: Array) -> Array:
-        return weight @ stdtr(freedom, (x - place) / scale) - q
-
-    ends = place + scale * stdtrit(freedom, q)  # the quantile of a mixture lies between those of its parts
+    ends = place + scale * stdtrit(freedom, q)
     low, high = ends.min(axis=0), ends.max(axis=0)
-    at_low, at_high, side = excess(low), excess(high), np.zeros(low.shape)
-    middle = (low + high) / 2
+    at = weight @ ends
+    height = weight[:, None] * np.exp(gammaln((freedom + 1) / 2) - gammaln(freedom / 2)) / np.sqrt(freedom * np.pi)
     for _ in range(MAX_STEPS):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            secant = (low * at_high - high * at_low) / (at_high - at_low)
-        middle = np.where(np.isfinite(secant), secant, low)
-        at_middle = excess(middle)
-        if np.abs(at_middle).max() < PRECISION:
+        distance = (at - place) / scale
+        excess = weight @ stdtr(freedom, distance) - q
+        if np.abs(excess).max() < PRECISION:
             break
-        below = at_middle < 0
-        # An end that is kept twice running counts half, so that it moves, too.
-        at_high = np.where(below, np.where(side < 0, at_high / 2, at_high), at_middle)
-        at_low = np.where(below, at_middle, np.where(side > 0, at_low / 2, at_low))
-        low, high, side = np.where(below, middle, low), np.where(below, high, middle), np.where(below, -1.0, 1.0)
-    return middle
+        low, high = np.where(excess < 0, at, low), np.where(excess < 0, high, at)
+        density = (height / scale * (1 + distance**2 / freedom) ** (-(freedom + 1) / 2)).sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            step = at - excess / density
+        at = np.where((step > low) & (step < high), step, (low + high) / 2)
+    return at

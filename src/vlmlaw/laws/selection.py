@@ -39,7 +39,7 @@ class Comparison:
     fits: dict[str, LawFit]
     refused: dict[str, str]
 
-    @property
+    @cached_property
     def chosen(self) -> str:
         """The law with the fewest parameters among those not gated out and within PARSIMONY of the least AICc."""
         close = self.table[self.table["gated"].eq("") & (self.table["delta"] <= PARSIMONY)]

@@ -25,7 +25,8 @@ from vlmlaw.laws.solver import Solution
 FIRST_RADIUS, LONGEST_RADIUS = 0.5, 4.0
 MAX_STEPS = 100
 GRACE = 3  # steps of the other starts after one has arrived
-CLOSE = 1e-13  # share of the sum of squares that the last step may promise
+# Share of the sum of squares that the last step may promise, of a fit, and where only predictions are wanted.
+CLOSE, CLOSE_PREDICTION = 1e-13, 1e-6
 SHORTEST_SHARE = 0.05  # of a step that ends where a multiplier reaches its bound
 
 
@@ -234,7 +235,7 @@ def _descend(
         held = ((here.exponents <= low) & (here.gradient >= 0)) | ((here.exponents >= high) & (here.gradient <= 0))
         step, length, gain = _newton_step(here, held, unit, np.where(away, LONGEST_RADIUS, radius))
         share = reduced.share_within_bounds(here, step)
-        close = ~done & ~away & (gain <= CLOSE * here.sse) & (share == 1)
+        close = ~done & ~away & (gain <= (CLOSE if race else CLOSE_PREDICTION) * here.sse) & (share == 1)
         if close.any():  # this step is too small to be seen in the sum of squares, so it is the last
             home = here = here.moved(np.where(close[:, None], step, 0.0), low, high)
             done |= close
