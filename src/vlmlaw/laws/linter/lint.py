@@ -10,6 +10,7 @@ from dataclasses import replace
 import pandas as pd
 
 from vlmlaw.errors import UserError
+from vlmlaw.laws.linter.designs import DESIGN_CHECKS
 from vlmlaw.laws.linter.grid import GRID_CHECKS, missing_cells
 from vlmlaw.laws.linter.values import VALUE_CHECKS, Finding
 from vlmlaw.laws.table import ALL_KINDS, Measurements, as_measurements
@@ -53,6 +54,8 @@ def _lint_group(rows: Measurements, *, missing: str) -> list[Finding]:
     # Values that are not numbers make every later check misleading.
     if not any(finding.severity == "error" for finding in found):
         found += [finding for check in GRID_CHECKS for finding in check(rows)]
+        if all(finding.severity != "error" or finding.code in POOR for finding in found):
+            found += [finding for check in DESIGN_CHECKS for finding in check(rows)]
         found += missing_cells(rows, severity=missing)
     return found
 
