@@ -4,7 +4,7 @@ import argparse
 import contextlib
 from typing import Any
 
-from vlmlaw.cli import law_next, law_tables
+from vlmlaw.cli import law_exchange, law_next, law_tables
 from vlmlaw.errors import UserError
 
 PASS_TOKENS = (
@@ -21,6 +21,7 @@ def add_parser(subparsers: Any) -> None:
     law_next.add_parser(verbs, add_table=_add_table, read=_read)
     _add_lint(verbs)
     law_tables.add_parser(verbs)
+    law_exchange.add_import(verbs, pairs=pairs)
     laws = verbs.add_parser("list", help="list the laws with their formulas")
     laws.set_defaults(run=run_list)
 

@@ -1,0 +1,57 @@
+"""`vlmlaw law import` and `vlmlaw law publish`: other people's results in, a grid of one's own out."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.errors import UserError
+
+Pairs = Callable[..., dict[str, str]]
+
+
+def add_import(verbs: Any, *, pairs: Pairs) -> None:
+    """Add the verb `law import`; `pairs` reads NAME=VALUE as the other verbs do."""
+    verb = verbs.add_parser(
+        "import",
+        help="make a table of results of lmms-eval, VLMEvalKit or Every Eval Ever",
+        description="Read a folder of results, map each model to N and V by one file, write the table for `law fit`.",
+    )
+    verb.add_argument("folder", type=Path, metavar="DIR", help="the folder, read with all below it")
+    verb.add_argument(
+        "--models", type=Path, default=None, metavar="FILE", help="CSV: model,params_b,visual_tokens[,where,...]"
+    )
+    verb.add_argument("--out", type=Path, default=None, metavar="CSV", help="write the table there (default: print it)")
+    verb.add_argument(
+        "--metric", action="append", default=[], metavar="SUITE=NAME", help="which metric, where there are several"
+    )
+    verb.add_argument(
+        "--maximum", action="append", default=[], metavar="SUITE=POINTS", help="what can be reached, where it is not 1"
+    )
+    verb.add_argument("--latest", action="store_true", help="of several runs of a model take the last")
+    verb.add_argument("--partial", action="store_true", help="take runs with --limit, too")
+    verb.set_defaults(run=lambda args: run_import(args, pairs))
+
+
+def run_import(args: argparse.Namespace, pairs: Pairs) -> int:
+    """Write the table, and say on stderr what there is to say of it."""
+    from vlmlaw.evaluation.exchange.gather import gather
+    from vlmlaw.evaluation.exchange.score import Choices
+
+    try:
+        maxima = {suite: float(points) for suite, points in pairs(args.maximum, option="--maximum").items()}
+    except ValueError:
+        raise UserError(f"--maximum {' '.join(args.maximum)}: expected points, as in ocrbench=1000") from None
+    choices = Choices(pairs(args.metric, option="--metric"), maxima, args.partial)
+    frame, notes = gather(args.folder, args.models, choices, latest=args.latest)
+    text = frame.to_csv(index=False)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(text, encoding="utf-8")
+        print(f"{len(frame)} rows of {frame['model'].nunique()} models written to {args.out}")
+    else:
+        print(text, end="")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return 0
