@@ -158,7 +158,7 @@ def test_recommendation_lists_what_else_is_as_good(reasoning):
 
 def test_recommendation_warns_outside_what_was_measured(reasoning):
     chosen = recommend(reasoning, flops=1e14, sizes=[70], tokens=[16])
-    assert any("N = 70 lies outside" in warning for warning in chosen.warnings)
+    assert any("N = 70 B lies outside what was measured (0.5 B to 7 B)" in warning for warning in chosen.warnings)
     assert any("dearest cell" in warning for warning in chosen.warnings)
 
 

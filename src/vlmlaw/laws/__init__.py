@@ -28,7 +28,7 @@ _HOME = {
     "cells": ("Cells",),
     "linter.values": ("Finding",),
     "design": ("Plan", "next_cells"),
-    "decision": ("Recommendation", "recommend", "regret", "sensitivity"),
+    "decision": ("Recommendation", "recommend", "recommend_among", "regret", "sensitivity"),
     "costs": ("Cost", "ColumnCost"),
     "families": ("LAWS", "Law", "Parameter", "find_law", "register"),
     "fit": ("LintWarning", "fit_law"),

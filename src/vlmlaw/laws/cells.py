@@ -83,6 +83,11 @@ def format_size(n: float) -> str:
     return f"{n / scale:.4g} {suffix}"
 
 
+def format_value(letter: str, value: float) -> str:
+    """Format a value of N, given in billions, with its unit, or one of V, as in 70 k and 144."""
+    return format_size(value) if letter == "N" else f"{value:g}"
+
+
 def refuse_unfit(cells: Cells, *, n_parameters: int) -> None:
     """Raise UserError if the cells cannot determine a law in N and V with this many parameters."""
     if len(cells) <= n_parameters:
@@ -90,8 +95,8 @@ def refuse_unfit(cells: Cells, *, n_parameters: int) -> None:
     for letter, what, values in (("N", "size", cells.sizes), ("V", "visual-token count", cells.token_counts)):
         if values.size < 2:
             raise UserError(
-                f"every cell has the same {what}, {letter} = {values[0]:g}; a law in {letter} needs at least two, "
-                "and three to be checked"
+                f"every cell has the same {what}, {letter} = {format_value(letter, values[0])}; a law in {letter} "
+                "needs at least two, and three to be checked"
             )
     spread = np.ptp(cells.error)
     if spread <= 1e-12 * max(1.0, float(np.abs(cells.error).max())):

@@ -1,6 +1,6 @@
 """Deployment decisions: the best cell within a budget, the regret of another choice, and the sensitivity to Q and G."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import Any
@@ -10,6 +10,7 @@ import pandas as pd
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.blend import Blend
+from vlmlaw.laws.cells import format_size, format_value
 from vlmlaw.laws.costs import Cost, CostModel
 from vlmlaw.laws.optimum import candidate_cells, frontier
 from vlmlaw.laws.result import LawFit, as_list
@@ -94,6 +95,51 @@ def recommend(
     )
 
 
+def recommend_among(
+    fits: Mapping[str, LawFit | Blend],
+    *,
+    flops: float,
+    cost: CostModel | Mapping[str, CostModel] | None = None,
+    question_tokens: float = 50.0,
+    sizes: Sequence[float] = (),
+    tokens: Sequence[float] = (),
+    tolerance: float = 0.005,
+    level: float = 0.95,
+) -> tuple[str, dict[str, Recommendation]]:
+    """Choose among several compressors, or families, each with its own law: the best one's name, and what each offers.
+
+    `fits` has the fit of each by its name; `cost` is one model for all, or one for each name. The least predicted error
+    wins, of equal ones the cheaper. Names without an affordable cell are left out; raises UserError if none has one.
+
+    >>> from vlmlaw.laws import fit_law, read_measurements
+    >>> fits = {name: fit_law(read_measurements(name), "power") for name in ("li2024_reasoning", "li2024_ocr")}
+    >>> best, found = recommend_among(fits, flops=1e12)
+    >>> best, found[best].n, found[best].v
+    ('li2024_reasoning', 7.0, 16.0)
+    """
+    found, why = {}, {}
+    for name, fit in fits.items():
+        price = cost[name] if isinstance(cost, Mapping) else cost
+        try:
+            found[name] = recommend(
+                fit,
+                flops=flops,
+                question_tokens=question_tokens,
+                sizes=sizes,
+                tokens=tokens,
+                cost=price,
+                tolerance=tolerance,
+                level=level,
+            )
+        except UserError as error:
+            why[name] = error
+    if not found:
+        raise UserError(
+            "; ".join(f"{name}: {error}" for name, error in why.items()) or "no law given; give one or more"
+        )
+    return min(found, key=lambda name: (found[name].error, found[name].cost)), found
+
+
 def _warnings(fit: LawFit | Blend, chosen: pd.Series, cells: pd.DataFrame) -> list[str]:
     found = []
     least, most = fit.cells.error.min(), fit.cells.error.max()
@@ -106,9 +152,8 @@ def _warnings(fit: LawFit | Blend, chosen: pd.Series, cells: pd.DataFrame) -> li
         found.append(f"the law predicts an error below 0 or above 1 for {impossible} of the {len(cells)} cells")
     for letter, measured in (("N", fit.cells.sizes), ("V", fit.cells.token_counts)):
         if not measured[0] <= chosen[letter] <= measured[-1]:
-            found.append(
-                f"{letter} = {chosen[letter]:g} lies outside what was measured ({measured[0]:g} to {measured[-1]:g})"
-            )
+            value, least, most = (format_value(letter, x) for x in (chosen[letter], measured[0], measured[-1]))
+            found.append(f"{letter} = {value} lies outside what was measured ({least} to {most})")
     if chosen["capped"] and chosen["V"] > cells["V"].min():
         found.append("the largest size is taken: a larger model, not more tokens, is what the budget could use best")
     if chosen["cost"] == cells["cost"].max():
@@ -140,10 +185,10 @@ def regret(
     cost = Cost(question_tokens=50.0) if cost is None else cost
     price = float(cost.of(n, v))
     if not np.isfinite(price):
-        raise UserError(f"cost {cost.name!r} is not known for N = {n:g}, V = {v:g}; choose a measured cell")
+        raise UserError(f"cost {cost.name!r} is not known for N = {format_size(n)}, V = {v:g}; choose a measured cell")
     limit = price if budget is None else budget
     if price > limit:
-        raise UserError(f"N = {n:g}, V = {v:g} costs {price:.3g}, above the budget {limit:.3g}")
+        raise UserError(f"N = {format_size(n)}, V = {v:g} costs {price:.3g}, above the budget {limit:.3g}")
     sizes = sorted({*as_list(sizes if len(sizes) else fit.cells.sizes), float(n)})
     tokens = sorted({*as_list(tokens if len(tokens) else fit.cells.token_counts), float(v)})
     best = frontier(fit, sizes=sizes, tokens=tokens, cost=cost, budgets=[limit]).iloc[0]

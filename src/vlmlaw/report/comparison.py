@@ -127,7 +127,7 @@ def errors(found: Comparison, suite: str, study: Study) -> list[Table]:
                 best = len(here) and here["error"].iloc[0] == least[v]
                 cells.append(_shown(here, level=study.level) + (" ◂" if best else ""))
             lines.append([str(name), SHORT[str(way)], *cells])
-        caption = f"{suite}, {study.size_of(float(n)).name}: error with its {phrasing.percent(study.level, 0)} interval"  # type: ignore[arg-type]
+        caption = f"{suite}, {study.name_of(float(n))}: error with its {phrasing.percent(study.level, 0)} interval"  # type: ignore[arg-type]
         header = ["compressor", "weights", *(f"V = {v:g}" for v in tokens)]
         tables.append(Table(header, lines, left=(0, 1), caption=f"{caption}; ◂ the least at that V"))
     return tables
@@ -173,7 +173,7 @@ def winners(found: Comparison, suite: str, study: Study) -> Table:
         lines.append(
             [
                 phrasing.si(budget),
-                study.size_of(best["N"]).name,
+                study.name_of(best["N"]),
                 str(best["compressor"]),
                 f"{best['V']:g}",
                 _shown(best.to_frame().T, level=study.level),

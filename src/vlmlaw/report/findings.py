@@ -154,7 +154,7 @@ def _poor_kinds(suite: Suite, study: Study) -> list[str]:
 
 
 def _missing(suite: Suite, study: Study) -> str:
-    places = [f"{study.size_of(n).name} with V = {v:g}" for n, v in suite.missing]
+    places = [f"{study.name_of(n)} with V = {v:g}" for n, v in suite.missing]
     return (
         f"{suite.label}: {phrasing.plural(len(places), 'cell')} missing and not fitted: {phrasing.listed(places[:8])}."
     )

@@ -14,7 +14,6 @@ from vlmlaw.report import comparison, explorer, findings, phrasing, provenance, 
 from vlmlaw.report.figures import gallery, style, svg
 from vlmlaw.report.run_files import Cell, Sample, Training
 from vlmlaw.report.study import Study, Suite
-from vlmlaw.report.templates_version import TEMPLATES
 from vlmlaw.runtime.git import commit
 from vlmlaw.runtime.whole_files import whole_file
 
@@ -86,7 +85,7 @@ def render(study: Study, out: Path, *, run: Run) -> str:
         blocks=blocks,
         training=training,
         compared=compared,
-        explorer=_explorer(study),
+        explorer=explorer.explorer_parts(study),
         contrast=findings.contrast(study),
         limits=findings.limits(study, is_miniature=is_miniature),
         is_miniature=is_miniature,
@@ -97,15 +96,6 @@ def render(study: Study, out: Path, *, run: Run) -> str:
         versions=provenance.versions(),
         style=Markup(environment.get_template("page.css").render(sizes=_size_variables(study))),
     )
-
-
-def _explorer(study: Study) -> dict[str, Markup]:
-    """The data and scripts of the budget explorer."""
-    return {
-        "data": explorer.script_json(explorer.explorer_data(study)),
-        "library": explorer.plotting_library(),
-        "code": Markup((TEMPLATES / "explorer.js").read_text(encoding="utf-8")),
-    }
 
 
 def answer(suite: Suite, study: Study) -> Answer:
@@ -227,7 +217,7 @@ def _comparison(study: Study) -> dict[str, Any] | None:
         "blocks": [
             _block(
                 "compressors",
-                f"Error against visual tokens by compressor, {study.size_of(n).name}",
+                f"Error against visual tokens by compressor, {study.name_of(n)}",
                 gallery.caption_of("compressors"),
                 panels,
                 study,

@@ -23,6 +23,7 @@ from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.table import ALL_KINDS, MEAN_OF_SUITES, Measurements, read_measurements
 from vlmlaw.report import phrasing
 
+SAME_SIZE = 1e-6  # difference in ln N below which two sizes are one
 DEFAULT_QUESTION_TOKENS = 50.0  # typical of questions of benchmarks, as in Li et al. 2024 (arXiv 2411.03312), section 3
 
 
@@ -61,6 +62,11 @@ class Suite:
     @property
     def name(self) -> str:
         return str(self.analysis["suite"])
+
+    @property
+    def compressor(self) -> str:
+        """The compressor that the law is of; empty where all cells of the table share one law."""
+        return str(self.analysis.get("compressor") or "")
 
     @property
     def rho(self) -> Mapping[str, Any] | None:
@@ -109,7 +115,10 @@ class Kind:
 
 @dataclass(frozen=True, eq=False)
 class Study:
-    """The data of the figures and the page. Parts that a table of the user lacks are empty."""
+    """The data of the figures and the page. Parts that a table of the user lacks are empty.
+
+    suites: those of the compressor that the page is about; fitted: every suite of every compressor with a law.
+    """
 
     law: Mapping[str, Any]
     measurements: Measurements
@@ -121,6 +130,7 @@ class Study:
     law_path: Path
     measurements_path: Path
     experiment: Mapping[str, Any] = field(default_factory=dict)
+    fitted: Sequence[Suite] = ()
 
     @property
     def level(self) -> float:
@@ -153,7 +163,13 @@ class Study:
         )
 
     def size_of(self, n: float) -> Size:
+        """The measured size that is nearest to N."""
         return min(self.sizes, key=lambda size: abs(np.log(size.n / n)))
+
+    def name_of(self, n: float) -> str:
+        """The name of a size; of one that was not measured, N with its unit."""
+        nearest = self.size_of(n)
+        return nearest.name if abs(np.log(nearest.n / n)) < SAME_SIZE else format_size(n)
 
 
 def measured_question_tokens(frame: pd.DataFrame) -> float | None:
@@ -217,6 +233,7 @@ def read_study(
     whole = [part for part in analysis["fits"] if phrasing.is_whole_suite(part)]
     if not whole:  # a table of single kinds without their whole
         whole = [part for part in analysis["fits"] if part["suite"] != MEAN_OF_SUITES]
+    fitted = [_suite(p, table, everything, label=phrasing.label(p, with_compressor=False)) for p in whole]
     whole = [part for part in whole if part.get("compressor") in (None, "", _main_compressor(whole, table, compressor))]
     several = phrasing.several_compressors(whole)
     suites = [_suite(p, table, everything, label=phrasing.label(p, with_compressor=several)) for p in whole]
@@ -233,6 +250,7 @@ def read_study(
         law_path=Path(law),
         measurements_path=Path(measurements),
         experiment=experiment or {},
+        fitted=fitted,
     )
 
 

@@ -35,7 +35,7 @@ def recommended(suite: Suite, study: Study) -> Table:
     rows = [
         [
             phrasing.si(row["budget"]),
-            study.size_of(row["N"]).name,
+            study.name_of(row["N"]),
             f"{row['V']:g}",
             f"{phrasing.error(row['error'])} {phrasing.ends(row)}",
             ", ".join(f"{v:g}" for v in row["flat"]),
@@ -125,7 +125,7 @@ def held_out(suite: Suite, study: Study) -> Table:
     held = suite.analysis["hold_out"]
     rows = [
         [
-            study.size_of(cell["N"]).name,
+            study.name_of(cell["N"]),
             f"{cell['V']:g}",
             phrasing.error(cell["error"]),
             phrasing.error(cell["predicted"]),
@@ -136,7 +136,7 @@ def held_out(suite: Suite, study: Study) -> Table:
         for cell in (held["cells"] if held else [])
     ]
     header = ["LLM", "V", "measured", "predicted", "interval", "deviation", "inside"]
-    unseen = phrasing.held_out(suite.analysis, lambda n: study.size_of(n).name) if held else ""
+    unseen = phrasing.held_out(suite.analysis, study.name_of) if held else ""
     return Table(header, rows, left=(0, 4, 6), caption=f"{unseen}, predicted without having been seen")
 
 
@@ -161,7 +161,7 @@ def kinds(suite: Suite, study: Study) -> Table:
                 phrasing.rho(rho).removeprefix("ρ = ") if kind.analysis else "no law",
             ]
         )
-    largest, least = study.size_of(n).name, study.size_of(suite.rows["N"].min()).name
+    largest, least = study.name_of(n), study.name_of(suite.rows["N"].min())
     header = ["kind", "questions", f"{largest}, V = {low:g}", f"{largest}, V = {high:g}", f"{least}, V = {high:g}"]
     header += ["replies not read", "ρ"] if knows_unread else ["ρ"]
     return Table(header, rows, left=(0, len(header) - 1), caption="Error ± standard error, mean over seeds")
@@ -189,7 +189,7 @@ def every_cell(study: Study, suite: Suite) -> Table:
     knows_unread = _knows_unread(measured)
     rows = [
         [
-            study.size_of(row.N).name,
+            study.name_of(row.N),
             f"{row.V:g}",
             row.compressor or phrasing.NOTHING,
             row.seed or phrasing.NOTHING,
@@ -215,7 +215,7 @@ def compressors(suite: Suite, study: Study) -> Table | None:
         sign = "+" if difference > 0 else ""
         rows.append(
             [
-                study.size_of(n).name,
+                study.name_of(n),
                 f"{v:g}",
                 str(name),
                 _with_se(other),
@@ -238,7 +238,7 @@ def cost(study: Study) -> Table | None:
     averaged = "kept_tokens" in first and (first["kept_tokens"].astype(float) - first["V"]).abs().max() > 0.01
     rows = [
         [
-            study.size_of(row.N).name,
+            study.name_of(row.N),
             f"{row.V:g}",
             *([f"{row.kept_tokens:g}"] if averaged else []),
             row.compressor or phrasing.NOTHING,

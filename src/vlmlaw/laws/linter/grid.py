@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from vlmlaw.laws.cells import Array, format_size
+from vlmlaw.laws.cells import Array, format_size, format_value
 from vlmlaw.laws.linter.values import MAX_PLACES, Check, Finding
 from vlmlaw.laws.table import Measurements
 
@@ -170,7 +170,7 @@ def step(rows: Measurements) -> Iterator[Finding]:
         drops = -np.diff(np.bincount(place, error) / np.bincount(place))
         i = int(np.argmax(drops))
         if drops.sum() > STEP_LEAST_DROP and drops[i] > STEP_SHARE * drops.sum():
-            shown = [format_size(x) if letter == "N" else f"{x:g}" for x in levels[i : i + 2]]
+            shown = [format_value(letter, x) for x in levels[i : i + 2]]
             yield Finding(
                 "warning",
                 "step",

@@ -1,116 +1,76 @@
-"use strict";
-// The budget explorer: prices the candidate cells, chooses among them as vlmlaw.laws.recommend does, and draws them.
+// The budget explorer's controls, sentence, tables and picture; its numbers come from explorer_decision.js.
 (() => {
   const DATA = JSON.parse(document.getElementById("explorer-data").textContent);
   const FORMULA = "2N(Q+V+G)";
-  const by = (id) => document.getElementById("x-" + id);
-
-  // ---- numbers as Python prints them: exact decimals, ties to even
-
-  // `exact` has all digits of a number, `cut` its first ones, `up` those rounded half up: the better, ties to even.
-  function roundedText(exact, cut, up) {
-    const rest = exact.slice(cut.length).replace(".", "");
-    const isTie = /^50*$/.test(rest);
-    return isTie && "02468".includes(cut.replace(".", "").slice(-1)) ? cut : up;
-  }
-  function fixed(x, digits) {  // format(x, ".<digits>f")
-    const exact = x.toFixed(100);
-    return roundedText(exact, exact.slice(0, exact.indexOf(".") + 1 + digits), x.toFixed(digits));
-  }
-  function general(x, digits) {  // format(x, ".<digits>g")
-    if (x === 0) return "0";
-    const [exact, power] = x.toExponential(100).split("e");
-    const sign = x < 0 ? 1 : 0;
-    const cut = exact.slice(0, sign + (digits > 1 ? digits + 1 : 1));
-    const [up, upPower] = x.toExponential(digits - 1).split("e");
-    const text = roundedText(exact, cut, up);
-    const exponent = Number(text === up ? upPower : power);
-    if (exponent >= -4 && exponent < digits) {
-      const plainText = Number(text + "e" + exponent).toFixed(Math.max(digits - 1 - exponent, 0));
-      return plainText.includes(".") ? plainText.replace(/\.?0+$/, "") : plainText;
-    }
-    const mantissa = text.includes(".") ? text.replace(/\.?0+$/, "") : text;
-    return mantissa + "e" + (exponent < 0 ? "-" : "+") + String(Math.abs(exponent)).padStart(2, "0");
-  }
-  const g = (x) => general(x, 6);
-  const percent = (x) => (x < 0 ? "" : "+") + fixed(100 * x, 2) + "%";
-
-  // ---- the decision
-
-  function flops(n, v, s) {
-    const pass = DATA.pass_tokens === null ? Math.min(DATA.published_pass, s.q) : DATA.pass_tokens;
-    const other = s.q + (DATA.question_pass ? pass : 0) + s.g;
-    return 2 * 1e9 * n * (other + v) + DATA.vision_flops;
-  }
-  function candidates(suite, law, cost, s) {
-    const cells = suite.n.map((n, i) => ({
-      n, v: suite.v[i], size: suite.size[i], error: law.error[i], lower: law.lower[i], upper: law.upper[i],
-      cost: cost.of ? cost.of[i] : flops(n, suite.v[i], s),
-    }));
-    return cells.filter((c) => c.cost !== null && c.n <= s.maxn && c.v <= s.maxv);
-  }
-  function recommend(cells, budget) {
-    const ranked = [...cells].sort((a, b) => a.error - b.error || a.cost - b.cost);
-    const affordable = ranked.filter((c) => c.cost <= budget * (1 + 1e-12));
-    if (!affordable.length) return null;
-    const best = affordable[0];
-    const limit = best.error + DATA.tolerance * Math.abs(best.error) + 1e-12;
-    const flat = [...new Set(affordable.filter((c) => c.error <= limit).map((c) => c.v))].sort((a, b) => a - b);
-    const ofV = new Map();
-    for (const c of affordable) if (!ofV.has(c.v)) ofV.set(c.v, c);
-    const alternatives = [...ofV.values()].map((c) => ({...c, regret: c.error / best.error - 1}));
-    const next = alternatives.find((c) => c.v !== best.v) || null;
-    return {best, flat, next, alternatives: alternatives.sort((a, b) => a.v - b.v)};
-  }
-  function warnings(suite, law, cells, best) {
-    const found = [], [least, most] = suite.errors, all = (f) => cells.map(f);
-    if (!(best.error >= 0 && best.error <= 1))
-      found.push(`the predicted error of ${general(best.error, 3)} is impossible: the law does not hold out there`);
-    else if (!(best.error >= least && best.error <= most))
-      found.push(`the predicted error lies outside the measured ones (${general(least, 3)} to ${general(most, 3)})`);
-    const impossible = cells.filter((c) => !(c.error >= 0 && c.error <= 1)).length;
-    if (impossible)
-      found.push(`the law predicts an error below 0 or above 1 for ${impossible} of the ${cells.length} cells`);
-    for (const [letter, value, [low, high]] of [["N", best.n, suite.sizes], ["V", best.v, suite.tokens]])
-      if (!(value >= low && value <= high))
-        found.push(`${letter} = ${g(value)} lies outside what was measured (${g(low)} to ${g(high)})`);
-    if (best.n === Math.max(...all((c) => c.n)) && best.v > Math.min(...all((c) => c.v)))
-      found.push("the largest size is taken: a larger model, not more tokens, is what the budget could use best");
-    if (best.cost === Math.max(...all((c) => c.cost)))
-      found.push("the budget buys the dearest cell there is; the rest of it is not used");
-    return found;
-  }
+  const by = (id) => document.getElementById("x-" + id), form = document.getElementById("explorer-form");
+  const {fixed, general, g, percent, blend, within, recommendAmong, warnings, byLaw} = Decision(DATA);
 
   // ---- controls and the address
 
-  const NAMES = ["suite", "law", "cost", "budget", "q", "g", "maxn", "maxv"];
+  const NAMES = ["suite", "cost", "budget", "q", "g", "maxn", "maxv"], SEVERAL = "several";
+  const LAWS = [...new Set(DATA.series.flatMap((one) => one.suites.flatMap((suite) => (suite ? suite.laws.map((law) => law.name) : []))))];
+  const SHOWN = (name) => DATA.series.length > 1 && name ? ` (${name})` : "";
   function fill(select, options, wanted) {
     select.replaceChildren(...options.map(([value, text]) => new Option(text, value)));
     select.value = options.some(([value]) => value === wanted) ? wanted : options[0][0];
   }
-  const suiteNow = () => DATA.suites[Number(by("suite").value)];
-  const costNow = () => suiteNow().costs[Number(by("cost").value) - 1] || {name: FORMULA, unit: "FLOPs", of: null};
   const number = (id) => (by(id).value.trim() === "" ? NaN : Number(by(id).value));
   const cap = (id) => (by(id).value === "" ? Infinity : Number(by(id).value));
   const unique = (values) => [...new Set(values)].sort((a, b) => a - b);
+  const unitOf = (cost) => (cost === "" || cost.toLowerCase().endsWith("flops") ? "FLOPs" : cost);
+  const counted = () => DATA.series.filter((_, i) => DATA.series.length === 1 || by("c" + i).checked);
+  const weights = () => DATA.suites.map((_, i) => (by("suite").value === SEVERAL ? number("w" + i) : Number(by("suite").value === String(i))));
+  const settings = () => ({
+    budget: number("budget"), q: number("q"), g: number("g"), maxn: cap("maxn"), maxv: cap("maxv"),
+    laws: LAWS.filter((_, i) => by("l" + i).checked), cost: by("cost").value, weights: weights(),
+  });
 
-  function fillControls(asked) {
-    fill(by("suite"), DATA.suites.map((x, i) => [String(i), x.label]), asked.suite);
+  function control(tag, id, label, attributes) {
+    const element = Object.assign(document.createElement(tag), {id: "x-" + id, ...attributes});
+    const around = Object.assign(document.createElement("label"), {htmlFor: element.id});
+    around.append(...(attributes.type === "checkbox" ? [element, " " + label] : [label + " ", element]));
+    return around;
+  }
+  function makeControls() {
+    by("weights").append(...DATA.suites.map((name, i) => control("input", "w" + i, name, {type: "text", inputMode: "decimal", value: "1"})));
+    by("series").append(...DATA.series.map((one, i) => control("input", "c" + i, one.label || "this table", {type: "checkbox", checked: i === 0})));
+    by("laws").append(...LAWS.map((name, i) => control("input", "l" + i, name, {type: "checkbox", checked: true})));
+    by("laws").hidden = LAWS.length < 2;
+    by("series").hidden = DATA.series.length < 2;
     by("suite").parentElement.hidden = DATA.suites.length < 2;
-    const suite = suiteNow();
-    fill(by("law"), suite.laws.map((x, i) => [x.name, x.name + (i ? "" : " (chosen)")]), asked.law);
-    fill(by("cost"), [["0", FORMULA + ", FLOPs"], ...suite.costs.map((x, i) => [String(i + 1), x.name])], asked.cost);
-    const nameOf = new Map(suite.n.map((n, i) => [n, suite.size[i]]));
-    fill(by("maxn"), [["", "no limit"], ...unique(suite.n).map((n) => [String(n), nameOf.get(n)])], asked.maxn || "");
-    fill(by("maxv"), [["", "no limit"], ...unique(suite.v).map((v) => [String(v), g(v)])], asked.maxv || "");
+  }
+  function fillControls(asked) {
+    const several = DATA.suites.length > 1 ? [[SEVERAL, "several, by weight"]] : [];
+    fill(by("suite"), [...DATA.suites.map((label, i) => [String(i), label]), ...several], asked.suite);
+    DATA.suites.forEach((_, i) => { if ("w" + i in asked) by("w" + i).value = asked["w" + i]; });
+    const ticked = "c" in asked ? asked.c.split(",") : null;
+    if (ticked) DATA.series.forEach((_, i) => { by("c" + i).checked = ticked.includes(String(i)); });
+    const laws = asked.law ? asked.law.split(",") : LAWS;
+    LAWS.forEach((name, i) => { by("l" + i).checked = laws.includes(name); });
+    fillChoices(asked);
     by("q").value = asked.q ?? String(DATA.question_tokens);
     by("g").value = asked.g ?? String(DATA.generated_tokens);
     by("budget").value = asked.budget ?? middleBudget();
   }
+  // The laws, costs, sizes and token counts that the counted suites and series have.
+  function fillChoices(asked) {
+    const series = counted(), use = weights();
+    by("weights").hidden = by("suite").value !== SEVERAL;
+    DATA.series.forEach((one, i) => { by("c" + i).disabled = !one.suites.some((suite, j) => suite && use[j] > 0); });
+    const suites = series.flatMap((one) => one.suites.filter((suite, i) => suite && use[i] > 0));
+    LAWS.forEach((name, i) => { by("l" + i).disabled = !suites.some((suite) => suite.laws.some((law) => law.name === name)); });
+    const costs = [...new Set([...suites, ...series].flatMap((one) => one.costs.map((cost) => cost.name)))];
+    fill(by("cost"), [["", FORMULA + ", FLOPs"], ...costs.map((name) => [name, name])], asked.cost);
+    const sizes = new Map();
+    for (const one of series) one.n.forEach((n, i) => sizes.set(n, new Set([...(sizes.get(n) || []), one.size[i]])));
+    fill(by("maxn"), [["", "no limit"], ...unique(sizes.keys()).map((n) => [String(n), [...sizes.get(n)].join(" / ")])], asked.maxn || "");
+    fill(by("maxv"), [["", "no limit"], ...unique(series.flatMap((one) => one.v)).map((v) => [String(v), g(v)])], asked.maxv || "");
+  }
+  const blendsNow = (s) => counted().map((one) => ({label: one.label, found: blend(one, s)}));
   function span() {
-    const s = {q: Math.max(number("q"), 0) || 0, g: Math.max(number("g"), 0) || 0, maxn: Infinity, maxv: Infinity};
-    const costs = candidates(suiteNow(), suiteNow().laws[0], costNow(), s).map((c) => c.cost);
-    return [Math.min(...costs), Math.max(...costs)];
+    const s = {...settings(), q: Math.max(number("q"), 0) || 0, g: Math.max(number("g"), 0) || 0};
+    const costs = blendsNow(s).flatMap(({found}) => (typeof found === "string" ? [] : found.cells.map((c) => c.cost)));
+    return costs.length ? [Math.min(...costs), Math.max(...costs)] : [1, 1];
   }
   // A budget of three digits, `share` of the way from the cheapest cell to the dearest; the last step buys every cell.
   function budgetAt(share) {
@@ -118,46 +78,63 @@
     return share >= 1 ? String(high) : general(Math.max(low, low * (high / low) ** share), share > 0 ? 3 : 17);
   }
   const middleBudget = () => budgetAt(0.6);
-  const settings = () => new URLSearchParams(NAMES.map((name) => [name, by(name).value]));
+  function address() {
+    const now = new URLSearchParams(NAMES.map((name) => [name, by(name).value]));
+    if (by("suite").value === SEVERAL) DATA.suites.forEach((_, i) => now.set("w" + i, by("w" + i).value));
+    if (DATA.series.length > 1) now.set("c", DATA.series.map((_, i) => i).filter((i) => by("c" + i).checked).join(","));
+    const laws = settings().laws;
+    if (laws.length < LAWS.length) now.set("law", laws.join(","));
+    return now;
+  }
 
   // ---- the page
 
   const text = (id, value) => { by(id).textContent = value; };
-  function cellOf(row) { return `${row.size}, V = ${g(row.v)}`; }
+  function cellOf(row) { return `${row.size}, V = ${g(row.v)}${SHOWN(row.series)}`; }
 
   function problem(s) {
     if (!(Number.isFinite(s.budget) && s.budget > 0))
-      return `Budget: found "${by("budget").value}"; expected a number above 0, such as ${middleBudget()}.`;
+      return ["budget", `Budget: found "${by("budget").value}"; expected a number above 0, such as ${middleBudget()}.`];
     for (const [id, name] of [["q", "Question tokens"], ["g", "Generated tokens"]])
       if (!(Number.isFinite(s[id]) && s[id] >= 0))
-        return `${name}: found "${by(id).value}"; expected a number, 0 or more.`;
-    return "";
+        return [id, `${name}: found "${by(id).value}"; expected a number, 0 or more.`];
+    const i = s.weights.findIndex((weight) => !(Number.isFinite(weight) && weight >= 0));
+    if (i >= 0) return ["w" + i, `Weight of ${DATA.suites[i]}: found "${by("w" + i).value}"; expected a number, 0 or more.`];
+    if (!s.weights.some((weight) => weight > 0)) return ["w0", "Every weight is 0; expected one above 0."];
+    if (!counted().length) return ["c0", "No compressor is ticked; expected one or more."];
+    if (!s.laws.length) return ["l0", "No law is ticked; expected one or more."];
+    return null;
+  }
+  function nothing(blends, s, unit) {
+    const cells = blends.flatMap((of) => of.cells);
+    if (!blends.length) return "Nothing that is ticked has a counted law of every suite that weighs; choose other suites, laws or costs.";
+    if (!cells.length) return "No cell with a known cost is left under these caps.";
+    return `No cell costs ${general(s.budget, 3)} ${unit} or less; the cheapest costs ` +
+      `${general(Math.min(...cells.map((c) => c.cost)), 3)}.`;
   }
 
   function update() {
-    const suite = suiteNow(), cost = costNow(), law = suite.laws.find((x) => x.name === by("law").value);
-    const s = {budget: number("budget"), q: number("q"), g: number("g"), maxn: cap("maxn"), maxv: cap("maxv")};
-    text("unit", cost.unit);
-    for (const id of ["q", "g"]) by(id).disabled = cost.of !== null;  // a measured cost has its own Q and G
+    const s = settings(), unit = unitOf(s.cost), wrong = problem(s);
+    text("unit", unit);
+    for (const id of ["q", "g"]) by(id).disabled = s.cost !== "";  // a measured cost has its own Q and G
     const [low, high] = span();
     if (s.budget > 0) by("slide").value = String(Math.round(100 * Math.log(s.budget / low) / Math.log(high / low)) || 0);
-    by("slide").setAttribute("aria-valuetext", `${by("budget").value} ${cost.unit}`);
-    const wrong = problem(s), cells = wrong ? [] : candidates(suite, law, cost, s);
-    const found = wrong ? null : recommend(cells, s.budget);
+    by("slide").setAttribute("aria-valuetext", `${by("budget").value} ${unit}`);
+    for (const input of form.querySelectorAll("input")) input.setAttribute("aria-invalid", String(!!wrong && input.id === "x-" + wrong[0]));
+    const all = wrong ? [] : blendsNow(s), lacks = all.filter((x) => typeof x.found === "string");
+    const blends = all.filter((x) => typeof x.found !== "string").map(({found}) => ({...found, cells: within(found.cells, s)}));
+    const found = wrong ? null : recommendAmong(blends, s);
     by("found").hidden = by("more").hidden = !found;
-    if (found) show(found, {suite, law, cost, s, cells});
-    else if (wrong) text("sentence", wrong);
-    else if (!cells.length) text("sentence", "No cell with a known cost is left under these caps.");
-    else text("sentence", `No cell costs ${general(s.budget, 3)} ${cost.unit} or less; the cheapest costs ` +
-      `${general(Math.min(...cells.map((c) => c.cost)), 3)}.`);
-    for (const id of ["budget", "q", "g"]) by(id).setAttribute("aria-invalid", String(!!wrong && !(s[id] >= (id === "budget" ? Number.MIN_VALUE : 0))));
-    draw(found, {suite, cost, s, cells});
+    const left = lacks.map(({label, found: why}) => `${label} has ${why} and is left out`);
+    if (found) show(found, s, unit, left);
+    else text("sentence", wrong ? wrong[1] : nothing(blends, s, unit));
+    draw(found, blends, s, unit);
   }
 
-  function show({best, flat, next, alternatives}, {suite, law, cost, s, cells}) {
-    const unit = cost.unit, interval = `[${fixed(best.lower, 4)}, ${fixed(best.upper, 4)}]`;
+  function show(found, s, unit, left) {
+    const {of, best, flat, next, alternatives} = found, interval = `[${fixed(best.lower, 4)}, ${fixed(best.upper, 4)}]`;
     const flatText = flat.map(g).join(", ");
-    const after = next === null ? "No other number of visual tokens is within the budget."
+    const after = next === null ? "Nothing else is within the budget."
       : `The runner-up, ${cellOf(next)}, has an error ${fixed(100 * next.regret, 2)}% higher.`;
     text("sentence", `For ${general(s.budget, 3)} ${unit} an answer, deploy ${cellOf(best)}: predicted error ` +
       `${fixed(best.error, 4)} ${interval}. ` + (flat.length > 1 ? `V = ${flatText} are as good. ` : "") + after);
@@ -166,13 +143,22 @@
     text("price", `${general(best.cost, 3)} of ${general(s.budget, 3)} ${unit}`);
     text("flat", `V = ${flatText}`);
     text("next", next === null ? "none" : `${cellOf(next)}, regret ${percent(next.regret)}`);
-    text("formula", `${law.name}: ${law.formula}`);
+    text("formula", of.description);
     const item = (tag, value, kind) => Object.assign(document.createElement(tag), {textContent: value, className: kind || ""});
-    by("warnings").replaceChildren(...warnings(suite, law, cells, best).map((w) => item("li", `Mind: ${w}.`)));
-    by("alternatives").replaceChildren(...alternatives.map((c) => {
+    by("warnings").replaceChildren(...[...warnings(found), ...left].map((w) => item("li", `Mind: ${w}.`)));
+    by("by-law").hidden = s.laws.length < 2;
+    by("lawrows").replaceChildren(...byLaw(counted(), s, best).map((law) => {
       const row = document.createElement("tr");
-      row.className = c.v === best.v ? "mark" : "";
-      row.append(item("td", g(c.v)), item("td", c.size, "left"), item("td", general(c.cost, 3)),
+      row.append(item("td", law.name, "left"), item("td", cellOf(law.best), "left"), item("td", fixed(law.best.error, 4)),
+        item("td", law.regret === null ? "no law" : percent(law.regret)));
+      return row;
+    }));
+    by("whose").hidden = DATA.series.length < 2;
+    const ordered = DATA.series.flatMap((one) => alternatives.filter((c) => c.series === one.label).sort((a, b) => a.v - b.v));
+    by("alternatives").replaceChildren(...ordered.map((c) => {
+      const row = document.createElement("tr");
+      row.className = c.v === best.v && c.series === best.series ? "mark" : "";
+      row.append(...(DATA.series.length > 1 ? [item("td", c.series, "left")] : []), item("td", g(c.v)), item("td", c.size, "left"), item("td", general(c.cost, 3)),
         item("td", fixed(c.error, 4)), item("td", percent(c.regret)));
       return row;
     }));
@@ -187,21 +173,26 @@
     if (steps.length) steps.push({cost: Math.max(...cells.map((c) => c.cost)), error: steps[steps.length - 1].error});
     return steps;
   }
-  function measuredPoints(suite, cells) {
-    const priced = new Map(cells.map((c) => [c.n + "/" + c.v, c.cost]));
-    const points = suite.measured.filter((m) => priced.has(m.n + "/" + m.v))
-      .map((m) => ({cell: cellOf(m), error: m.error, cost: priced.get(m.n + "/" + m.v)}));
+  // Measured errors of cells that have them for every counted suite, by weight as the laws are.
+  function measuredPoints(blends) {
+    const points = blends.flatMap((of) => of.cells.flatMap((c) => {
+      const rows = of.parts.map((p) => p.suite.measured.find((m) => m.n === c.n && m.v === c.v));
+      if (!rows.every(Boolean)) return [];
+      return [{cell: cellOf(c), cost: c.cost, error: of.parts.reduce((sum, p, i) => sum + p.weight * rows[i].error, 0)}];
+    }));
     return points.map((p) => ({...p, front: !points.some((o) => o.cost <= p.cost && o.error < p.error)}));
   }
-  function draw(found, {suite, cost, s, cells}) {
+  function draw(found, blends, s, unit) {
+    const cells = blends.flatMap((of) => of.cells);
     const css = getComputedStyle(document.documentElement), color = (name) => css.getPropertyValue("--" + name).trim();
-    const x = {field: "cost", type: "quantitative", scale: {type: "log", nice: false}, title: `cost of an answer, ${cost.unit} (logarithmic)`,
+    const x = {field: "cost", type: "quantitative", scale: {type: "log", nice: false}, title: `cost of an answer, ${unit} (logarithmic)`,
       axis: {format: "~s", tickCount: 5, labelOverlap: true}};
     const y = {field: "error", type: "quantitative", scale: {zero: false}, title: "error (1 − score)"};
     const tip = [{field: "cell"}, {field: "error", format: ".4f"}, {field: "cost", format: ".3s"}];
     const names = ["law", "measured", "to deploy"];
-    const named = (name) => ({datum: name, scale: {domain: names, range: [color("ink"), color("neutral"), color("accent")]}, title: null, legend: {orient: "top"}});
-    const points = measuredPoints(suite, cells);
+    const scale = {domain: names, range: [color("ink"), color("neutral"), color("accent")]};
+    const named = (name) => ({datum: name, scale, title: null, legend: {orient: "top"}});
+    const points = measuredPoints(blends);
     const layer = [
       {data: {values: staircase(cells)}, mark: {type: "line", interpolate: "step-after", strokeWidth: 1.5}, encoding: {x, y, color: named("law")}},
       {data: {values: points.filter((p) => !p.front)}, mark: {type: "point", size: 45}, encoding: {x, y, color: named("measured"), tooltip: tip}},
@@ -209,15 +200,17 @@
     ];
     if (found) {
       const values = [{...found.best, cell: cellOf(found.best)}];
+      const asGood = found.alternatives.filter((c) => c.series === found.best.series && found.flat.includes(c.v));
+      layer.push({data: {values: asGood.map((c) => ({...c, cell: cellOf(c)}))}, mark: {type: "point", size: 120, opacity: 1}, encoding: {x, y, color: named("to deploy"), tooltip: tip}});
       layer.push({data: {values: [{cost: s.budget}]}, mark: {type: "rule", strokeDash: [4, 4], color: color("accent")}, encoding: {x}});
       layer.push({data: {values}, mark: {type: "rule", strokeWidth: 3, opacity: 0.55}, encoding: {x, y: {...y, field: "lower"}, y2: {field: "upper"}, color: named("to deploy")}});
       layer.push({data: {values}, mark: {type: "point", filled: true, size: 120, opacity: 1}, encoding: {x, y, color: named("to deploy"), tooltip: tip}});
     }
-    const axis = {labelColor: color("quiet"), titleColor: color("ink"), gridColor: color("grid"), domainColor: color("quiet"), tickColor: color("quiet"), titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 12};
+    const axis = {labelColor: color("quiet"), titleColor: color("ink"), gridColor: color("grid"), domainColor: color("quiet"), tickColor: color("quiet"), titleFontWeight: "normal", labelFontSize: 12, titleFontSize: 13};
     vegaEmbed("#x-plot", {
       $schema: "https://vega.github.io/schema/vega-lite/v6.json", width: "container", height: 300, layer, background: null,
       description: "Error against cost. " + by("sentence").textContent, autosize: {type: "fit", contains: "padding"},
-      config: {font: "system-ui, sans-serif", axis, view: {stroke: null}, legend: {labelColor: color("ink"), labelFontSize: 12, symbolStrokeWidth: 2}},
+      config: {font: "system-ui, sans-serif", axis, view: {stroke: null}, legend: {labelColor: color("ink"), symbolStrokeWidth: 2, labelFontSize: 13}},
     }, {renderer: "svg", actions: false}).catch((error) => { by("plot").textContent = "The picture failed: " + error.message; });
   }
 
@@ -229,16 +222,16 @@
     update();
   }
   function changed(event) {
-    const id = event.target.id.slice(2), asked = Object.fromEntries(settings());
+    const id = event.target.id.slice(2), asked = Object.fromEntries(address());
     if (id === "suite" || id === "cost") delete asked.budget;  // other cells, another unit
     if (id === "suite") delete asked.cost;
-    if (id === "slide") asked.budget = budgetAt(Number(by("slide").value) / 100);
     if (id === "suite" || id === "cost") fillControls(asked);
-    else if (id === "slide") by("budget").value = asked.budget;
+    else if (id === "slide") by("budget").value = budgetAt(Number(by("slide").value) / 100);
+    else if (/^[clw]\d+$/.test(id)) fillChoices(asked);
     update();
-    history.replaceState(null, "", "#" + settings());
+    history.replaceState(null, "", "#" + address());
   }
-  const form = document.getElementById("explorer-form");
+  makeControls();
   form.hidden = document.getElementById("explorer-answer").hidden = false;
   form.addEventListener("input", changed);
   form.addEventListener("submit", (event) => event.preventDefault());
