@@ -144,7 +144,7 @@ def compare_laws(
 def _judge(fits: dict[str, LawFit]) -> pd.DataFrame:
     rows = []
     for name, fit in fits.items():
-        loso, loto = (left_out_error(fit, by=by) for by in ("size", "tokens"))
+        loso, loto = left_out_errors(fit)
         rho = fit.rho if fit.has_rho else np.nan
         lack = lack_of_fit(fit)
         bound = " ".join(fit.at_bound)
@@ -184,15 +184,25 @@ def left_out_error(fit: LawFit, *, by: str) -> float:
 
     nan if fewer than two would be left to fit, or too few cells.
     """
-    cells, law = fit.cells, fit.law
-    labels = cells.n if by == "size" else cells.v
-    levels = np.unique(labels)
-    left_out = labels == levels[:, None]
-    if levels.size < 3 or (~left_out).sum(axis=1).min() <= len(law.parameters):
-        return float("nan")
-    predicted = _predict_left_out(law, cells, left_out, fit)
-    weight = cells.weight
-    return float(np.sqrt((left_out * weight * (cells.error - predicted) ** 2).sum() / weight.sum()))
+    return left_out_errors(fit, by=(by,))[0]
+
+
+def left_out_errors(fit: LawFit, *, by: Sequence[str] = ("size", "tokens")) -> list[float]:
+    """The errors of `left_out_error` along several axes, from one batch of fits."""
+    cells, law, weight = fit.cells, fit.law, fit.cells.weight
+    left_out = []
+    for axis in by:
+        labels = cells.n if axis == "size" else cells.v
+        levels = np.unique(labels)
+        masks = labels == levels[:, None]
+        few = levels.size < 3 or (~masks).sum(axis=1).min() <= len(law.parameters)
+        left_out.append(masks[:0] if few else masks)
+    every = np.concatenate(left_out)
+    if not len(every):
+        return [float("nan")] * len(left_out)
+    missed = every * weight * (cells.error - _predict_left_out(law, cells, every, fit)) ** 2
+    parts = np.split(missed, np.cumsum([len(masks) for masks in left_out])[:-1])
+    return [float(np.sqrt(part.sum() / weight.sum())) if len(part) else float("nan") for part in parts]
 
 
 def _predict_left_out(law: Law, cells: Cells, left_out: Array, fit: LawFit) -> Array:
