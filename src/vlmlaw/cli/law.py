@@ -22,6 +22,7 @@ def add_parser(subparsers: Any) -> None:
     _add_lint(verbs)
     law_tables.add_parser(verbs)
     law_exchange.add_import(verbs, pairs=pairs)
+    law_exchange.add_publish(verbs, add_table=_add_table, read=_read)
     laws = verbs.add_parser("list", help="list the laws with their formulas")
     laws.set_defaults(run=run_list)
 

@@ -55,3 +55,56 @@ def run_import(args: argparse.Namespace, pairs: Pairs) -> int:
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return 0
+
+
+def add_publish(verbs: Any, *, add_table: Callable[..., None], read: Callable[[argparse.Namespace], Any]) -> None:
+    """Add the verb `law publish`; `add_table` and `read` are those of the other verbs on tables."""
+    verb = verbs.add_parser(
+        "publish",
+        help="write a grid as CSV with a card, and as records of Every Eval Ever",
+        description="Write a table, or the measurements.csv of a results folder, as others can read it.",
+    )
+    add_table(verb)
+    verb.add_argument("out", type=Path, metavar="DIR", help="the folder to write; a new one, or one written so before")
+    verb.add_argument("--organization", required=True, metavar="NAME", help="who made the measurements")
+    verb.add_argument("--developer", default=None, metavar="NAME", help="who made the models (default: the same)")
+    verb.add_argument(
+        "--relationship",
+        default="other",
+        choices=["first_party", "third_party", "collaborative", "other"],
+        help="theirs to the models (default other)",
+    )
+    verb.add_argument("--source", default=None, metavar="TEXT", help="where the numbers come from, for the card")
+    verb.add_argument("--collection", default="vlmlaw", metavar="NAME", help="folder of the records (default vlmlaw)")
+    verb.set_defaults(run=lambda args: run_publish(args, read))
+
+
+def run_publish(args: argparse.Namespace, read: Callable[[argparse.Namespace], Any]) -> int:
+    """Write the grid, and say where."""
+    import time
+
+    from vlmlaw.evaluation.exchange.publish import Origin, publish
+    from vlmlaw.laws.published import TABLES
+
+    folder = Path(args.table)
+    if folder.is_dir():
+        args.table = str(folder / "measurements.csv")
+        if not Path(args.table).is_file():
+            raise UserError(
+                f"{folder} has no measurements.csv; expected a results folder of a finished study, or a table"
+            )
+    known = TABLES.get(str(folder)) if not folder.exists() else None
+    if args.out.is_dir() and any(args.out.iterdir()) and not (args.out / "measurements.csv").is_file():
+        raise UserError(f"{args.out} holds other files; give a new folder")
+    origin = Origin(
+        organization=args.organization,
+        developer=args.developer or args.organization,
+        relationship=args.relationship,
+        source=args.source or (known.source if known else f"{folder.name}, measured by {args.organization}"),
+        collection=args.collection,
+        documented=known is not None,
+        retrieved=time.time(),
+    )
+    written = publish(read(args), args.out, origin)
+    print(f"{args.out}: measurements.csv, README.md and {len(written) - 2} records of Every Eval Ever")
+    return 0

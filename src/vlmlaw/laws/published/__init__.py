@@ -56,7 +56,7 @@ TABLES = {
         source=f"{_LI}, measured cells of its law",
         caveat="the benchmarks' mean only",
         trained=True,
-        model="Qwen-1.5 0.5 to 14 B",
+        model="Qwen-1.5 0.5 to 7 B",
         method="tokenpacker",
     ),
     "li2024_ocr": PublishedTable(
@@ -64,7 +64,7 @@ TABLES = {
         source=f"{_LI}, measured cells of its law",
         caveat="two rows are suspect, and their `note` says why",
         trained=True,
-        model="Qwen-1.5 0.5 to 14 B",
+        model="Qwen-1.5 0.5 to 7 B",
         method="tokenpacker",
     ),
     "quecc_table1": PublishedTable(
