@@ -72,6 +72,10 @@ def test_the_standard_error_comes_from_the_samples_where_results_have_none(tmp_p
     samples.write_text("\n".join(map(json.dumps, lines)))
     models = models_file(tmp_path, f"{QWEN},8.3,256,")
     with_results, _ = gather(tmp_path / "runs", models)
+    with pytest.raises(UserError, match="has 2 scores on gqa_x"):  # samples of a run without results are a run
+        samples.with_name("20250101_000000_samples_gqa_x.jsonl").write_text(samples.read_text())
+        gather(tmp_path / "runs", models)
+    samples.with_name("20250101_000000_samples_gqa_x.jsonl").unlink()
     path.unlink()
     alone, _ = gather(tmp_path / "runs", models)  # the folder is named Qwen__Qwen2-VL-7B-Instruct
     expected = np.std(right, ddof=1) / 10
@@ -188,6 +192,17 @@ def test_vlmevalkits_kinds_of_tables(tmp_path):
     metrics = dict(zip(frame["suite"], frame["metric"], strict=True))
     assert metrics["POPE"] == "F1" and metrics["MMVet"] == "acc, judged by gpt-4-turbo"
     assert any("status.json" in note for note in notes)
+
+
+def test_vlmevalkits_files_without_folders_are_known_by_the_models_file(tmp_path):
+    (tmp_path / "flat").mkdir()
+    for name, score in (("Qwen2-VL_2B", 0.4), ("Qwen2-VL", 0.6)):
+        pd.DataFrame({"split": ["none"], "Overall": [score]}).to_csv(tmp_path / "flat" / f"{name}_MMStar_acc.csv")
+    models = models_file(tmp_path, "Qwen2-VL,7,256,", "Qwen2-VL_2B,2,256,")
+    frame, _ = gather(tmp_path / "flat", models)
+    assert frame[["params_b", "suite", "error"]].to_numpy().tolist() == [[2, "MMStar", 0.6], [7, "MMStar", 0.4]]
+    with pytest.raises(UserError, match="neither a folder above nor a line of the models file"):
+        gather(tmp_path / "flat", models_file(tmp_path, "other,7,256,"))
 
 
 def test_vlmevalkits_hallusionbench_needs_a_choice_and_xlsx_is_read(tmp_path):

@@ -43,9 +43,7 @@ def read_record(path: Path, data: Mapping[str, Any], choices: Choices) -> Iterat
         yield FoundScore(
             model=model["id"],
             suite=named.pop("suite", suite),
-            metric=str(
-                metric.get("metric_name") or metric.get("metric_id") or metric.get("evaluation_description") or "score"
-            ),
+            metric=str(metric.get("metric_name") or metric.get("metric_id") or metric.get("metric_kind") or "score"),
             error=share if lower else 1 - share,
             error_se=float(se) / (high - low) if is_number(se) else None,
             n_questions=uncertainty.get("num_samples"),

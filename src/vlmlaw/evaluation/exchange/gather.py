@@ -1,6 +1,7 @@
 """From a folder of results to the table that `vlmlaw law fit` reads."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ def gather(
     with different metrics, for several runs, and for a folder without scores.
     """
     notes: list[str] = []
-    scores = read_scores(folder, choices or Choices(), notes)
+    lines = read_models(models) if models else []
+    scores = read_scores(folder, choices or Choices(), notes, known=[line.model for line in lines])
     if not scores:
         seen = "; ".join(notes[:3]) or "no file of theirs"
         raise UserError(
@@ -35,7 +37,6 @@ def gather(
             f"(MODEL_DATASET_acc.csv) or Every Eval Ever ({seen})"
         )
     _require_one_metric(scores)
-    lines = read_models(models) if models else []
     rows = [_row(score, line) for score, line in _with_lines(scores, lines, models)]
     frame = _one_run_each(pd.DataFrame(rows), latest=latest, notes=notes)
     notes += _of_metrics(scores)
@@ -48,24 +49,27 @@ def gather(
     return frame[order].sort_values(by, kind="stable").dropna(axis=1, how="all").reset_index(drop=True), notes
 
 
-def read_scores(folder: Path, choices: Choices, notes: list[str]) -> list[FoundScore]:
-    """Every score in a folder, by the kind that each file shows; links to a file count as that file."""
+def read_scores(folder: Path, choices: Choices, notes: list[str], *, known: Sequence[str] = ()) -> list[FoundScore]:
+    """Every score in a folder, by the kind that each file shows; links to a file count as that file.
+
+    known: names of models, for files that lie in no folder of theirs.
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; expected one with results of lmms-eval, VLMEvalKit or Every Eval Ever")
     scores: list[FoundScore] = []
     seen: set[Path] = set()
-    with_results: set[Path] = set()
+    with_results: set[tuple[Path, str]] = set()
     samples: list[Path] = []
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.resolve() in seen:
             continue
         seen.add(path.resolve())
         if vlmevalkit.NAME.match(path.name):
-            scores += vlmevalkit.read_table(path, choices, notes)
+            scores += vlmevalkit.read_table(path, choices, notes, known)
         elif path.suffix == ".json":
             data = _json(path)
             if lmms_eval.is_results(data):
-                with_results.add(path.parent)
+                with_results.add((path.parent, re.sub(r"_?results$", "", path.stem)))
                 scores += lmms_eval.read_results(path, data, choices, notes)
             elif every_eval.is_record(data):
                 scores += every_eval.read_record(path, data, choices)
@@ -73,8 +77,9 @@ def read_scores(folder: Path, choices: Choices, notes: list[str]) -> list[FoundS
                 notes.append(f"{path}: a JSON of another kind")
         elif lmms_eval.SAMPLES.match(path.name):
             samples.append(path)
-    for path in samples:
-        if path.parent not in with_results:
+    for path in samples:  # of runs whose results are not there
+        run = lmms_eval.SAMPLES.match(path.name)
+        if run and (path.parent, run["run"]) not in with_results:
             scores += lmms_eval.read_samples(path, choices)
     return scores
 
@@ -145,7 +150,7 @@ def _row(score: FoundScore, line: ModelLine | None) -> dict[str, Any]:
     if not columns.get("params_b"):
         columns["params_b"] = _billions(score)
     return {
-        "model": score.model,
+        "model": line.model if line else score.model,
         **columns,
         **score.details,
         "suite": score.suite,
@@ -168,7 +173,7 @@ def _one_run_each(frame: pd.DataFrame, *, latest: bool, notes: list[str]) -> pd.
         same = frame[(frame[keys] == row[keys]).all(axis=1)]
         raise UserError(
             f"{row['model']} has {len(same)} scores on {row['suite']}: {', '.join(same['file'])}. Keep one, take the "
-            "last by --latest, or tell settings apart by `where` in the models file"
+            "last by --latest, or tell them apart by `where` and a column such as seed"
         )
     if again.any():
         notes.append(f"{int(again.sum())} earlier runs left out")

@@ -6,7 +6,7 @@ MathVista), `aAcc`, `fAcc`, `qAcc` (HallusionBench), and a JSON with `Final Scor
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,19 @@ _HALLUSION = ("aAcc", "fAcc", "qAcc")
 _LABELS = ("split", "Category", "Task&Skill", "category", "task")
 
 
-def read_table(path: Path, choices: Choices, notes: list[str]) -> Iterator[FoundScore]:
-    """The scores in one file of VLMEvalKit. Raises UserError for metrics that are open and values out of range."""
+def read_table(path: Path, choices: Choices, notes: list[str], known: Sequence[str] = ()) -> Iterator[FoundScore]:
+    """The scores in one file of VLMEvalKit. Raises UserError for metrics that are open and values out of range.
+
+    The file's name begins with the model's, which is that of a folder above, or else one of those that are known.
+    """
     match = NAME.match(path.name)
     assert match is not None, path
-    model = next((p.name for p in path.parents if match["stem"].startswith(f"{p.name}_")), None)
+    names = [*(folder.name for folder in path.parents if folder.name), *sorted(known, key=len, reverse=True)]
+    model = next((name for name in names if match["stem"].startswith(f"{name}_")), None)
     if model is None:
-        notes.append(f"{path}: no folder above bears the name of the model that the file's name begins with")
+        notes.append(
+            f"{path}: neither a folder above nor a line of the models file has the model that its name begins with"
+        )
         return
     dataset, judge = match["stem"].removeprefix(f"{model}_"), ""
     if by_judge := _JUDGE.match(dataset):
