@@ -39,7 +39,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--visual-tokens", nargs="+", default=["0", "max"], metavar="V", help="for each image; 0 none, max its own"
     )
-    parser.add_argument("--concurrency", type=int, default=1, metavar="N", help="questions at a time (default 1)")
+    parser.add_argument(
+        "--concurrency",
+        type=int,
+        nargs="+",
+        default=[1],
+        metavar="N",
+        help="questions at a time (default 1); with several, a server is timed under each as well",
+    )
     parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds for one reply (300)")
     parser.add_argument("--patience", type=float, default=600.0, metavar="S", help="seconds a server may be away (600)")
     parser.add_argument("--cost", default="ms", metavar="WORD", help="ms (default), first-ms, tokens, flops, money")
@@ -57,12 +64,10 @@ def add_parser(subparsers: Any) -> None:
 def run_measure(args: argparse.Namespace) -> int:
     """Ask, judge, print, write."""
     from vlmlaw.evaluation.measuring.cells import cells_of, read_budget
-    from vlmlaw.evaluation.measuring.conclude import conclude
     from vlmlaw.evaluation.measuring.questions_of import read_question_set
     from vlmlaw.evaluation.measuring.run import ask_all
     from vlmlaw.evaluation.measuring.speed_files import with_speed
-    from vlmlaw.evaluation.measuring.summary import measurement_rows, write_csv
-    from vlmlaw.report.measured_page import write_measured_page
+    from vlmlaw.report.measured_files import write_measured
     from vlmlaw.report.measured_terminal import in_words
 
     _require_sane(args)
@@ -80,19 +85,14 @@ def run_measure(args: argparse.Namespace) -> int:
         out=out,
         instruction=instruction,
         max_new_tokens=max_new_tokens,
-        concurrency=args.concurrency,
+        concurrency=args.concurrency[0],
+        levels=args.concurrency if len(args.concurrency) > 1 else (),
     )
     if args.speed:
         speed = {cell: Path(path) for cell, path in pairs(args.speed, option="--speed").items()}
         measured = replace(measured, table=with_speed(measured.table, speed))
-    write_csv(measured.table, out / "cells.csv")
-    write_csv(measured.judged, out / "questions.csv")
-    rows = measurement_rows(measured.judged, cells)
-    if len(rows):
-        write_csv(rows, out / "measurements.csv")
-    found = conclude(measured, wishes, metric=asked.metric_name)
-    print(in_words(found))
-    write_measured_page(found, out / "index.html", facts=_facts(args, asked, instruction, max_new_tokens))
+    facts = _facts(args, asked, instruction, max_new_tokens)
+    print(in_words(write_measured(measured, wishes, metric=asked.metric_name, out=out, facts=facts)))
     print(f"\nwritten: {out / 'index.html'}, with cells.csv, questions.csv and the replies beside it")
     return 1 if measured.incomplete else 0
 
@@ -107,10 +107,15 @@ def _require_sane(args: argparse.Namespace) -> None:
         )
     if args.model and not args.endpoint:
         raise UserError(f"--model {args.model[0]} has no server; give --endpoint URL, as http://127.0.0.1:8000/v1.")
-    for name in ("concurrency", "timeout", "patience", "max_new_tokens"):
-        value = getattr(args, name)
+    given = [(name, getattr(args, name)) for name in ("timeout", "patience", "max_new_tokens")]
+    for name, value in [*given, *(("concurrency", n) for n in args.concurrency)]:
         if value is not None and value <= 0:
             raise UserError(f"--{name.replace('_', '-')}: found {value}; expected a number above 0.")
+    if len(args.concurrency) > 1 and (args.checkpoint or args.cell):
+        raise UserError(
+            f"--concurrency {' '.join(map(str, args.concurrency))}: a model that is loaded here answers one question "
+            "at a time; only a server can be timed under load. Give one number, or --endpoint and --model alone."
+        )
 
 
 def _facts(args: argparse.Namespace, asked: Any, instruction: str, max_new_tokens: int) -> dict[str, str]:
@@ -125,8 +130,13 @@ def _facts(args: argparse.Namespace, asked: Any, instruction: str, max_new_token
         "visual tokens": " ".join(args.visual_tokens),
         "after each question": instruction or "nothing",
         "longest reply": f"{max_new_tokens} tokens, greedy",
-        "questions at a time": str(args.concurrency),
+        "questions at a time": _levels(args.concurrency),
     }
+
+
+def _levels(concurrency: list[int]) -> str:
+    first, *more = map(str, concurrency)
+    return f"{first}; under load {', '.join([first, *more])}" if more else first
 
 
 def _wishes(args: argparse.Namespace) -> Any:

@@ -39,6 +39,7 @@ def write_measured_page(found: Conclusions, out: Path, *, facts: Mapping[str, st
         cautions=words.cautions(found),
         cells=words.cells_table(found),
         pairs=words.pairs_table(found),
+        loads=words.loads_table(found),
         further=words.further(found),
         least=words.least_table(found),
         laws=words.laws(found),

@@ -15,6 +15,8 @@ WIDTH = 100
 def in_words(found: Conclusions) -> str:
     """Cells, the answer, paired differences, what else the questions say, and what to know before trusting it."""
     parts = [_table(words.cells_table(found)), _lines(words.answer(found)), _table(words.pairs_table(found))]
+    loads = words.loads_table(found)
+    parts += [_table(loads)] if loads else []
     parts += [_lines(words.further(found)), _table(words.least_table(found)), _lines(words.laws(found))]
     parts += [_lines([f"warning: {text}." for text in words.cautions(found)])]
     return "\n\n".join(part for part in parts if part)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vlmlaw.evaluation.measuring.conclude import Conclusions
+from vlmlaw.evaluation.measuring.decide import Blind
 from vlmlaw.report.tables import Table
 
 
@@ -129,11 +130,7 @@ def _limit(found: Conclusions, error: dict[str, float]) -> list[str]:
 
 def further(found: Conclusions) -> list[str]:
     """What else the questions say: without the image, of a perfect router, of a rule."""
-    lines = [
-        f"{one.model} is right in {one.right_without:.0%} without the image. Of the rest the image decides "
-        f"{_share(one.gained)} ({one.cell}); of what was right without it, {_share(one.lost)} is wrong with it."
-        for one in found.blind
-    ]
+    lines = [_blind(one) for one in found.blind]
     routed, wishes = found.routed, found.decision.wishes
     if routed.best_cost > 0:
         lines.append(
@@ -152,6 +149,40 @@ def further(found: Conclusions) -> list[str]:
     if not found.rules:
         lines.append("No rule by kind, suite or image size saves anything that holds on images it was not chosen on.")
     return lines
+
+
+def _blind(one: Blind) -> str:
+    if one.right_without == 0:
+        return f"{one.model} is right in none without the image; the image decides {one.gained:.0%} ({one.cell})."
+    of_right = f"of what was right without it, {one.lost:.0%} is wrong with it"
+    if one.right_without == 1:
+        return f"{one.model} is right in all without the image: these questions need none; {of_right} ({one.cell})."
+    return (
+        f"{one.model} is right in {one.right_without:.0%} without the image. Of the rest the image decides "
+        f"{one.gained:.0%} ({one.cell}); {of_right}."
+    )
+
+
+def loads_table(found: Conclusions) -> Table | None:
+    """Cells under several questions at a time; None where none was put under load."""
+    rows = [
+        [
+            load.cell,
+            str(load.concurrency),
+            f"{load.requests_per_second:.3g}",
+            "" if load.tokens_per_second != load.tokens_per_second else f"{load.tokens_per_second:.3g}",
+            _number(load.first_token_ms, 0),
+            _number(load.total_ms, 0),
+            _number(load.total_ms_p95, 0),
+        ]
+        for load in found.measured.loads
+    ]
+    head = ["cell", "at a time", "requests/s", "tokens/s", "first ms", "ms", "p95"]
+    caption = (
+        "Under load: as one reply ends the next question is sent. Questions come again, so a server's prefix cache "
+        "makes it faster than with new images."
+    )
+    return Table(head, rows, left=(0,), caption=caption) if rows else None
 
 
 def laws(found: Conclusions) -> list[str]:

@@ -4,6 +4,7 @@ The reference is transformers: the processor's tokens, and the model's own `gene
 """
 
 import json
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -101,7 +102,18 @@ def test_pinpoints_reach_the_model_and_are_given_back(tmp_path):
     assert few == again == 36 < many == 16 + 8 * 8 + 8
 
 
-def test_one_command_from_folder_to_table(tmp_path):
+def test_one_command_from_folder_to_table(tmp_path, monkeypatch):
+    from transformers import AutoModelForImageTextToText
+
+    loaded, load = [], AutoModelForImageTextToText.from_pretrained
+
+    def alone(*args, **options):
+        assert all(model() is None for model in loaded)  # one model at a time: the one before was freed
+        model = load(*args, **options)
+        loaded.append(weakref.ref(model[0] if isinstance(model, tuple) else model))
+        return model
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", alone)
     torch.manual_seed(0)
     for name in ("small", "large"):
         MAKERS["idefics3"](tmp_path / name)
@@ -118,6 +130,7 @@ def test_one_command_from_folder_to_table(tmp_path):
     journals = [*(tmp_path / "out" / "cells").glob("*/replies.jsonl")]
     before = [path.read_text() for path in journals]
     assert main([*map(str, given)]) == 0 and [path.read_text() for path in journals] == before  # nothing asked twice
+    assert len(loaded) == 2  # and what is answered needs no weights
     torch.manual_seed(1)
     MAKERS["idefics3"](tmp_path / "small")  # other weights under the same name are asked anew
     assert main([*map(str, given)]) == 0
@@ -142,7 +155,11 @@ def test_what_is_no_checkpoint_is_said(tmp_path):
     weights = load_file(folder / "model.safetensors")
     save_file(dict([*weights.items()][1:]), folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match="lacks weights"):
+        Checkpoint(str(folder)).ask("What?", [], budget=0, max_new_tokens=1)
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    with pytest.raises(UserError, match=r"lacks 1 of the 1 files .* as model-00001-of-00002"):
         Checkpoint(str(folder))
+    (folder / "model.safetensors.index.json").unlink()
     for name in ("processor_config.json", "preprocessor_config.json"):
         (folder / name).unlink(missing_ok=True)
     with pytest.raises(UserError, match="how an image becomes visual tokens"):

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -159,7 +160,33 @@ def test_images_with_a_table_of_two_columns(pages, server, tmp_path):
         (pages / "labels.csv").unlink()
 
 
+def test_a_server_is_timed_under_each_load(pages, server, tmp_path, capsys):
+    given = ["--concurrency", "1", "2", "6"]
+    server.fail = lambda number: time.sleep(0.02)  # so that requests meet
+    assert measure(pages, server, tmp_path, *given, models=("small-1B",), v=("max",)) == 0
+    whole = 2 * 2 * N_IMAGES
+    assert 2 < server.most_at_once <= 6
+    assert server.n_requests == whole + 2 * (32 + 32 + 48)
+    load = pd.read_csv(tmp_path / "load.csv")
+    assert list(load.concurrency) == [1, 2, 6] * 2 and list(load.n_requests) == [32, 32, 48] * 2
+    assert (load.total_ms >= 20).all() and (load.total_ms <= load.total_ms_p95).all()
+    # A closed loop of n slots is never faster than n over the shortest reply.
+    assert (load.requests_per_second <= 1000 * load.concurrency / 20).all()
+    assert "requests/s" in capsys.readouterr().out and "Under load" in (tmp_path / "index.html").read_text()
+    assert measure(pages, server, tmp_path, *given, models=("small-1B",), v=("max",)) == 0
+    assert server.n_requests == whole + 2 * (32 + 32 + 48)  # nothing again
+
+
+@pytest.mark.parametrize(("blind", "said"), [("no", "right in none without the image"), ("yes", "need none")])
+def test_models_that_know_all_or_nothing_without_the_image_are_said_so(pages, server, tmp_path, capsys, blind, said):
+    server.answer = lambda model, text, v: "yes" if v else blind
+    assert measure(pages, server, tmp_path, models=("small-1B",), v=("max",)) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert said in shown and ",  is" not in shown and "nan" not in shown
+
+
 WRONG = {
+    "several at a time": (["--cell", "x", "--concurrency", "1", "4"], "one question at a time; only a server"),
     "no server": (["--model", "small-1B"], "has no server; give --endpoint"),
     "no model": (["--endpoint", "URL"], "no model is named"),
     "not served": (["--endpoint", "URL", "--model", "x"], "does not answer as 'x'.*lists small-1B"),

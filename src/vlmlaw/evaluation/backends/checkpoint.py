@@ -6,11 +6,14 @@ greedy; what the release's generation_config.json says of sampling and of penalt
 
 from __future__ import annotations
 
+import gc
 import hashlib
+import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from PIL import Image
 
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.backends.interface import Budget, Reply, Unanswered, budget_text
+from vlmlaw.evaluation.backends.release_cost import bare_model, image_token_id, language_parameters
 from vlmlaw.evaluation.backends.released_families import read_release, rule_of
 from vlmlaw.evaluation.backends.token_rules import Setting
 from vlmlaw.hub.fetch import TOKENIZER_PATTERNS, fetch_files
@@ -62,21 +66,41 @@ class Source:
 
 
 class Checkpoint:
-    """A released model in this process. One question at a time, on a GPU where there is one."""
+    """A released model in this process. One question at a time, on a GPU where there is one.
+
+    Its weights are loaded when they are first needed, and freed by `close`, after which they are loaded again.
+    """
 
     def __init__(self, source: str, *, dtype: str = "auto"):
+        if dtype not in DTYPES:
+            raise UserError(f"--dtype: found {dtype!r}; expected one of {', '.join(DTYPES)}.")
         origin = Source.of_text(source)
-        folder, commit = origin.fetch()
-        release = read_release(folder)
+        self._folder, self._commit = origin.fetch()
+        release = read_release(self._folder)
+        _require_shards(self._folder)
         self.name, self.family = origin.name, str(release.config.get("model_type", ""))
         self.rule = rule_of(release)
-        self._processor = load_processor(folder)
-        self._model = _load_model(folder, dtype)
-        self.identity = f"{self.name} {commit or digest_of(folder)} {self._model.dtype}"
-        self.n_params = float(language_parameters(self._model))
-        self.image_token_id = image_token_id(self._model.config)
+        self._processor = load_processor(self._folder)
+        bare = bare_model(self._folder)
+        self.n_params = float(language_parameters(bare))
+        self.image_token_id = image_token_id(bare.config)
+        released = bare.config.dtype
+        self._dtype, self._dtype_text = dtype, str(released) if dtype == "auto" and released else f"torch.{dtype}"
         self._own = {name: getattr(self._processor.image_processor, name, None) for name in ("image_grid_pinpoints",)}
         self._one_at_a_time = threading.Lock()
+        self._loaded: Any = None
+
+    @property
+    def _model(self) -> Any:
+        if self._loaded is None:
+            self._loaded = _load_model(self._folder, self._dtype)
+        return self._loaded
+
+    @cached_property
+    def identity(self) -> str:
+        """The name, the commit or a hash of the files, and the arithmetic's type."""
+        dtype = str(self._model.dtype) if self._dtype_text == "torch.auto" else self._dtype_text
+        return f"{self.name} {self._commit or digest_of(self._folder)} {dtype}"
 
     def check(self, budgets: Sequence[Budget]) -> None:
         """Raise UserError for a budget that the family cannot make, with those that it can."""
@@ -189,7 +213,12 @@ class Checkpoint:
         return set(own) if isinstance(own, (list, tuple)) else {own} - {None}
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Free the weights."""
+        import torch
+
+        self._loaded = None
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 class _Clock:
@@ -206,18 +235,6 @@ class _Clock:
 
     def end(self) -> None:
         """Nothing is held open."""
-
-
-def image_token_id(config: Any) -> int:
-    """The id that stands for a visual token in a prompt. Raises UserError where a configuration names none."""
-    for name in ("image_token_id", "image_token_index"):
-        found = getattr(config, name, None)
-        if isinstance(found, int):
-            return found
-    raise UserError(
-        f"the configuration of {config.model_type} names no image_token_id, so its visual tokens cannot be counted; "
-        "ask it through a server with --endpoint."
-    )
 
 
 def load_processor(folder: Path) -> Any:
@@ -244,8 +261,6 @@ def _load_model(folder: Path, dtype: str) -> Any:
 
     from vlmlaw.vlm.device import best_device
 
-    if dtype not in DTYPES:
-        raise UserError(f"--dtype: found {dtype!r}; expected one of {', '.join(DTYPES)}.")
     try:
         loaded: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     except ValueError as error:
@@ -262,14 +277,15 @@ def _load_model(folder: Path, dtype: str) -> Any:
     return model.to(best_device()).eval()
 
 
-def language_parameters(model: Any) -> int:
-    """The law's N: parameters of the language model that a token passes, its embeddings not among them."""
-    from vlmlaw.vlm.cost import idle_parameters
-
-    decoder = model.get_decoder()
-    skipped = {id(weight) for weight in decoder.get_input_embeddings().parameters()}
-    n_all = sum(weight.numel() for weight in decoder.parameters() if id(weight) not in skipped)
-    return n_all - idle_parameters(decoder)
+def _require_shards(folder: Path) -> None:
+    """Raise UserError where files of weights are missing, before any model is asked."""
+    for index in folder.glob("*.safetensors.index.json"):
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        if missing := sorted(name for name in names if not (folder / name).is_file()):
+            raise UserError(
+                f"{folder} lacks {len(missing)} of the {len(names)} files that {index.name} lists, as {missing[0]}; "
+                "download the checkpoint again, whole."
+            )
 
 
 def digest_of(folder: Path) -> str:

@@ -69,3 +69,6 @@ class Backend(Protocol):
         images: pixels_HWC (uint8, RGB) of each; they stand before the text. budget: visual tokens for each of them.
         May be called from several threads at once. Raises Unanswered, or UserError where asking on is of no use.
         """
+
+    def close(self) -> None:
+        """Free connections or weights: its last question was asked."""

@@ -98,24 +98,53 @@ def cost_of_release(folder: Path, rule: TokenRule, *, dtype: str = "") -> Releas
 
     Raises UserError where transformers has no class for it.
     """
-    import torch
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    from vlmlaw.evaluation.backends.checkpoint import language_parameters
-
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        with torch.device("meta"):
-            model = AutoModelForImageTextToText.from_config(config)
-    except (ValueError, KeyError) as error:
-        raise UserError(
-            f"{folder} is no model that this release of transformers can build from its config.json: "
-            f"{' '.join(str(error).split())[:300]}"
-        ) from error
+    model = bare_model(folder)
+    config = model.config
     own = str(config.dtype or config.get_text_config().dtype or "bfloat16").removeprefix("torch.")
     dtype = dtype or (own if own in BYTES else "bfloat16")
     cache = KvCache.of_config(config.get_text_config(), dtype=dtype)
     return ReleaseCost(float(language_parameters(model)), tower_of(model, rule), cache, dtype)
+
+
+def bare_model(folder: Path) -> Any:
+    """The model of config.json in a folder, on the meta device: modules and shapes, no weights.
+
+    Raises UserError where transformers has no class for it.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        with torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(config)
+    except (ValueError, KeyError) as error:
+        raise UserError(
+            f"{folder} is no model that answers questions about images, as this release of transformers reads its "
+            f"config.json: {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+def language_parameters(model: Any) -> int:
+    """The law's N: parameters of the language model that a token passes, its embeddings not among them."""
+    from vlmlaw.vlm.cost import idle_parameters
+
+    decoder = model.get_decoder()
+    skipped = {id(weight) for weight in decoder.get_input_embeddings().parameters()}
+    n_all = sum(weight.numel() for weight in decoder.parameters() if id(weight) not in skipped)
+    return n_all - idle_parameters(decoder)
+
+
+def image_token_id(config: Any) -> int:
+    """The id that stands for a visual token in a prompt. Raises UserError where a configuration names none."""
+    for name in ("image_token_id", "image_token_index"):
+        found = getattr(config, name, None)
+        if isinstance(found, int):
+            return found
+    raise UserError(
+        f"the configuration of {config.model_type} names no image_token_id, so its visual tokens cannot be counted; "
+        "ask it through a server with --endpoint."
+    )
 
 
 def tower_of(model: Any, rule: TokenRule) -> TowerCost:

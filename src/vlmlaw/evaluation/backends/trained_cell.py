@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +24,7 @@ class TrainedCell:
     """The model in a cell's folder (model/, or that folder itself). One question at a time, in float32.
 
     Its budgets are 0, its own V (`None`), and for one whose weights serve every V each that its compressor can make.
+    What is known of it is read when it is made; to be asked it is loaded again, and freed by `close`.
     """
 
     def __init__(self, folder: Path, *, family: str = "trained here"):
@@ -33,16 +36,28 @@ class TrainedCell:
         self.name = model.parent.name if model.name == "model" else model.name
         self.family = family
         self.identity = f"{self.name} {digest_of(model)}"
-        self._vlm, self._words = load_cell(model, dtype="float32")
-        self.n_params = float(count_parameters(self._vlm).llm_non_embedding)
+        self._folder = model
+        self._loaded: tuple[Any, Any] | None = None
+        vlm = self._vlm
+        self.n_params = float(count_parameters(vlm).llm_non_embedding)
+        own = vlm.compressor
+        self.allowed: list[int] = own.allowed_tokens(own.grid_side) if own.elastic else [own.n_visual_tokens]
         self._one_at_a_time = threading.Lock()
+        del vlm, own
+        self.close()
 
     @property
-    def allowed(self) -> list[int]:
-        """The numbers of visual tokens that it can make."""
-        compressor = self._vlm.compressor
-        own = compressor.n_visual_tokens
-        return compressor.allowed_tokens(compressor.grid_side) if compressor.elastic else [own]
+    def _vlm(self) -> Any:
+        return self._load()[0]
+
+    @property
+    def _words(self) -> Any:
+        return self._load()[1]
+
+    def _load(self) -> tuple[Any, Any]:
+        if self._loaded is None:
+            self._loaded = load_cell(self._folder, dtype="float32")
+        return self._loaded
 
     def check(self, budgets: Sequence[Budget]) -> None:
         """Raise UserError for a budget that it cannot make, with those that it can."""
@@ -88,4 +103,6 @@ class TrainedCell:
         )
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Free the weights."""
+        self._loaded = None
+        gc.collect()

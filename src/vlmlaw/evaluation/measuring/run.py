@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from vlmlaw.evaluation.backends.interface import Backend
 from vlmlaw.evaluation.measuring.ask import Answers, Asking, ask_cell
 from vlmlaw.evaluation.measuring.cells import Cell
 from vlmlaw.evaluation.measuring.judge import judged_rows, silent_caps
+from vlmlaw.evaluation.measuring.load import Load, load_of
 from vlmlaw.evaluation.measuring.questions_of import FEW, QuestionSet
 from vlmlaw.evaluation.measuring.summary import cell_table
 from vlmlaw.evaluation.questions import image_reader
@@ -30,6 +32,7 @@ class Measured:
     cells: Sequence[Cell]
     warnings: Sequence[str]
     incomplete: Mapping[str, str]  # cells without a row, and why
+    loads: Sequence[Load] = ()  # cells under several questions at a time
 
 
 def ask_all(
@@ -41,10 +44,12 @@ def ask_all(
     instruction: str,
     max_new_tokens: int,
     concurrency: int = 1,
+    levels: Sequence[int] = (),
 ) -> Measured:
     """Ask every cell every question, resuming from the journals in `out`, and judge the replies.
 
-    backends: by the model's name. All of them are checked before one is asked.
+    backends: by the model's name. All of them are checked before one is asked; then one model is asked after the
+    other, and freed. levels: so many questions at a time are then put to each cell, to time a server under load.
     """
     images = image_reader(asked.images, list(asked.questions), source=asked.source)
     for name, backend in backends.items():
@@ -52,18 +57,19 @@ def ask_all(
     asking = Asking(
         questions=asked.questions, read_image=images, instruction=instruction, max_new_tokens=max_new_tokens
     )
-    answers = {
-        cell.name: ask_cell(
-            backends[cell.model.name],
-            asking,
-            budget=cell.budget,
-            journal=journal_of(out, cell),
-            concurrency=concurrency,
-            label=cell.name,
-        )
-        for cell in cells
-    }
-    return judge_all(asked, cells, answers, image_size=_sizes(images))
+    answers, loads = dict[str, Answers](), list[Load]()
+    for name, own in groupby(cells, key=lambda cell: cell.model.name):
+        for cell in own:
+            journal, backend = journal_of(out, cell), backends[name]
+            answers[cell.name] = ask_cell(
+                backend, asking, budget=cell.budget, journal=journal, concurrency=concurrency, label=cell.name
+            )
+            if levels and not answers[cell.name].refused:
+                file = journal.with_name("load.json")
+                loads += load_of(backend, asking, budget=cell.budget, levels=levels, file=file, cell=cell.name)
+        backends[name].close()
+    measured = judge_all(asked, cells, answers, image_size=image_sizes(images))
+    return replace(measured, loads=[load for load in loads if load.cell in set(measured.table.cell)])
 
 
 def journal_of(out: Path, cell: Cell) -> Path:
@@ -116,7 +122,8 @@ def judge_all(
     return Measured(judged, table, cells, warnings, incomplete)
 
 
-def _sizes(read: Callable[[str], np.ndarray]) -> Callable[[str], tuple[int, int]]:
+def image_sizes(read: Callable[[str], np.ndarray]) -> Callable[[str], tuple[int, int]]:
+    """Height and width of images by name, each read once."""
     known: dict[str, tuple[int, int]] = {}
 
     def size(name: str) -> tuple[int, int]:
