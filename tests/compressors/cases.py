@@ -9,7 +9,8 @@ from vlmlaw.compressors import COMPRESSORS, Compressor, build_compressor
 
 GRID, WIDTH, QUESTION_WIDTH, N_QUESTION_TOKENS = 6, 8, 12, 5
 N_PATCHES = GRID**2
-NAMES = sorted(COMPRESSORS)
+ALL_NAMES = sorted(COMPRESSORS)
+NAMES = [name for name in ALL_NAMES if not COMPRESSORS[name].before_tower]  # those that all read the same patches
 OPTIONS = {name: {"key_width": QUESTION_WIDTH} for name in ("text_guided", "cdpruner")}  # what a name cannot do without
 
 

@@ -24,7 +24,7 @@ TOWERS = {
     "siglip": SiglipVisionConfig(**TINY, image_size=32, patch_size=8, vision_use_head=False),
 }
 N_PATCHES, V, IMAGE, N_TEXT = 16, 5, 1, 7
-SQUARE = ("average_at_inference", "stride_at_inference", "bilinear_at_inference")
+SQUARE = ("average_at_inference", "stride_at_inference", "bilinear_at_inference", "downsample_at_inference")
 NAMES = [name for name, kind in COMPRESSORS.items() if kind.training_free]
 LLM = Qwen2Config(
     vocab_size=60,

@@ -23,7 +23,8 @@ property `positions` (V x 2), and learned queries have None in both.
 What a workflow asks of a class before building it: `allowed_tokens(grid_side)`, `option_names()`, and the flags
 `elastic` (one set of weights serves every V; `with_n_visual_tokens(v)` is the compressor at another),
 `training_free` (applied at inference to a model trained on all patches; also elastic), `needs_question`,
-`needs_importance`, `moves_with_content`, `reads_all_levels`.
+`needs_importance`, `moves_with_content`, `reads_all_levels`, `before_tower` (the patches that it is given are those of
+a smaller image, `tower_side` along a side).
 Of an instance: `out_width` (the vision width: the MLP projector to the LLM is the model's), `n_params()`, `flops()`.
 A model with an initialisation of its own must call `reset_parameters()` after it, since zero-initialised maps matter;
 a PreTrainedModel does so in `initialize_weights`, under `transformers.initialization.guard_torch_init_functions`.
@@ -52,6 +53,8 @@ from vlmlaw.compressors.pooling import (
     AveragePooling,
     BilinearAtInference,
     BilinearResize,
+    Downsample,
+    DownsampleAtInference,
     ElasticAverage,
     MatryoshkaPooling,
     RandomAtInference,
@@ -87,11 +90,17 @@ __all__ = [
     "split_published",
 ]
 
-_WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, Fourier)
+_WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, Fourier, Downsample)
 _ELASTIC = (MatryoshkaPooling, ElasticAverage)
 _LEARNED = (BlockLinear, MlpShuffle, CAbstractor, Resampler, MatryoshkaQueries, TokenPacker, QueCC)
 _CONNECTORS = (InternVLShuffle, Qwen2VLMerger, SmolVLMShuffle)
-_BASELINES_AT_INFERENCE = (AverageAtInference, StrideAtInference, BilinearAtInference, RandomAtInference)
+_BASELINES_AT_INFERENCE = (
+    AverageAtInference,
+    StrideAtInference,
+    BilinearAtInference,
+    RandomAtInference,
+    DownsampleAtInference,
+)
 _INSIDE_LLM = (FastV, PyramidDrop, SparseVLM, VisualTokensWithdrawal, Dart, PromptDistill)
 _BEFORE_LLM = (ToMe, PruMerge, PruMergePlus, VisionZip, FasterVLM, VisPruner, Scope, DivPrune, CDPruner, TextGuided)
 _TRAINING_FREE = (*_BASELINES_AT_INFERENCE, *_BEFORE_LLM, *_INSIDE_LLM)

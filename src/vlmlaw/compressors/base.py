@@ -74,6 +74,7 @@ class Compressor(nn.Module):
     needs_importance: ClassVar[bool] = False
     reads_all_levels: ClassVar[bool] = False  # gains from several hidden states of the tower; others read the last
     moves_with_content: ClassVar[bool] = False  # positions depend on the sample: see forward_with_positions
+    before_tower: ClassVar[bool] = False  # the image is made smaller, so that the tower itself makes V patches
     is_connector: ClassVar[bool] = False  # its tokens have the LLM's width (question_width): no projector follows
     place: str = BEFORE  # before or after the projector, as published; after it, its width is the LLM's
     may_stand: ClassVar[tuple[str, ...]] = (BEFORE,)  # where there are two, `place` is an option
@@ -130,6 +131,11 @@ class Compressor(nn.Module):
     @property
     def n_patches(self) -> int:
         return self.grid_side**2
+
+    @property
+    def tower_side(self) -> int:
+        """The side of the grid of patches that the tower makes: a smaller one where the image is made smaller first."""
+        return self.grid_side
 
     @property
     def out_width(self) -> int:
@@ -292,7 +298,7 @@ class Compressor(nn.Module):
     def check(self, given: Inputs) -> Inputs:
         """The inputs as the family reads them, or a UserError where a shape is not what the construction promised."""
         levels, image_of_B = given.levels_BPK, given.image_of_B
-        self._expect("patches", levels, (None, self.n_patches, self.n_levels * self.width))
+        self._expect("patches", levels, (None, self.tower_side**2, self.n_levels * self.width))
         if self.needs_importance:
             self._expect("importance", given.importance_BP, (len(levels), self.n_patches))
         importance, keys, class_token = given.importance_BP, given.keys_BPH, given.class_BC

@@ -175,6 +175,29 @@ class RandomSelection(Compressor):
         return inputs.patches_BPC if self.n_visual_tokens == self.n_patches else inputs.patches_BPC[:, self.kept]
 
 
+class Downsample(SquareCompressor):
+    """The image made smaller before the tower, whose sqrt(V) x sqrt(V) patches are the tokens.
+
+    The one compressor that makes the tower cheaper, too. The model resizes the image (bicubic, antialiased) and the
+    tower reads it at positions between those that it learned; here patches pass as they are.
+
+    >>> from vlmlaw.compressors import build_compressor
+    >>> compressor = build_compressor("downsample", 24, 8, 144)
+    >>> compressor.tower_side, compressor(torch.zeros(1, 144, 8)).shape
+    (12, torch.Size([1, 144, 8]))
+    """
+
+    name = "downsample"
+    before_tower = True
+
+    @property
+    def tower_side(self) -> int:
+        return self.tokens_side
+
+    def compress(self, inputs: Inputs) -> Tensor:
+        return inputs.patches_BPC
+
+
 # The same without a training of their own: applied at inference to a model trained on all patches (`none`). What they
 # lose beside the trained ones is what training at V is worth; what content-aware selection must beat is these.
 
@@ -204,4 +227,11 @@ class RandomAtInference(RandomSelection):
     """`random`, at inference only."""
 
     name = "random_at_inference"
+    elastic = training_free = True
+
+
+class DownsampleAtInference(Downsample):
+    """`downsample`, at inference only."""
+
+    name = "downsample_at_inference"
     elastic = training_free = True

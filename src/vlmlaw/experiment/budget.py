@@ -7,6 +7,7 @@ where gradients only pass through (the LLM in stage 1), nothing where none do (t
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -124,6 +125,7 @@ def training_flops(experiment: Experiment) -> dict[str, dict[str, float]]:
 
 def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
     """FLOPs of a stage: every record with an image, the output head at every text token."""
+    from vlmlaw.compressors import compressor_class
     from vlmlaw.vlm import cost
 
     data: Any = experiment.data
@@ -137,7 +139,8 @@ def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
         * (experiment.tower.hidden_size + llm.hidden_size)
         * llm.hidden_size
     )
-    seeing = 0 if experiment.caches_features else cost.vision_flops(seen_by)
+    small = math.isqrt(n_visual) if compressor_class(cell.compressor).before_tower else None
+    seeing = 0 if experiment.caches_features and not small else cost.vision_flops(seen_by, side=small)
     times = TRAINED if cell.trains_language_model else FROZEN
     n_seen = cell.training.steps_of(file.records or UNCOUNTED) * cell.training.batch_size
     return n_seen * (times * text + TRAINED * projector + seeing + _question_pass(cell, llm, file.question_tokens))

@@ -37,6 +37,7 @@ class Traits:
     reads_all_levels: bool
     elastic: bool  # one training for every V
     trained_with: str  # the compressor of the training whose weights it uses: its own, or that of all patches
+    before_tower: bool = False  # it makes the image smaller, so that no cached features serve it
 
 
 def check_compressors(requests: Sequence[Request]) -> dict[str, Traits]:
@@ -85,4 +86,5 @@ def _check(request: Request) -> Traits:
     except (TypeError, ValueError) as error:
         options = dict(request.options)
         raise UserError(f"{request.where}: compressor {request.compressor} refuses {options}: {error}") from error
-    return Traits(kind.reads_all_levels, kind.elastic, ALL_PATCHES if kind.training_free else kind.name)
+    trained_with = ALL_PATCHES if kind.training_free else kind.name
+    return Traits(kind.reads_all_levels, kind.elastic, trained_with, kind.before_tower)

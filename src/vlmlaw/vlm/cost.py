@@ -135,7 +135,7 @@ def inference_flops(
     return InferenceFlops(
         llm=read + head_flops(text, n_predicted=1),
         llm_2nt=round(2 * n_params * (mean_visual_tokens(model) + n_text_tokens)),
-        vision=vision_flops(config.vision_config),
+        vision=vision_flops(config.vision_config, side=compressor.tower_side),
         compressor=compressor.flops(n_question) + importance_flops(compressor, config.vision_config),
         projector=n_projected * projector_per_token,
         question_pass=llm_flops(config.text_config, n_tokens=n_read_by_llm, n_predicted=0),
@@ -257,11 +257,18 @@ def class_tokens(config: PreTrainedConfig) -> int:
     return int(has_class_token) + int(getattr(config, "num_register_tokens", None) or 0)
 
 
-def vision_flops(config: PreTrainedConfig) -> int:
-    """One image through the tower: our ConvTower, or a vision transformer of the CLIP kind."""
-    side, width = config.image_size // config.patch_size, config.hidden_size
+def vision_flops(config: PreTrainedConfig, *, side: int | None = None) -> int:
+    """One image through the tower, ours or a vision transformer of the CLIP kind; `side` patches a side, not its own.
+
+    >>> from transformers import CLIPVisionConfig
+    >>> shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
+    >>> clip = CLIPVisionConfig(image_size=336, patch_size=14, **shape)
+    >>> round(vision_flops(clip, side=12) / vision_flops(clip), 2)
+    0.24
+    """
+    side, width = side or config.image_size // config.patch_size, config.hidden_size
     if config.model_type == "vlmlaw_conv_tower":
-        return _conv_tower_flops(config)
+        return _conv_tower_flops(config, side * config.patch_size)
     n_tokens = side**2 + class_tokens(config)
     embedding = 2 * side**2 * 3 * config.patch_size**2 * width
     per_token = 2 * width * 4 * width + 2 * width * _tower_mlp(config)
@@ -277,10 +284,10 @@ def _tower_mlp(config: Any) -> int:
     return (3 if getattr(config, "use_gated_mlp", False) else 2) * int(own)
 
 
-def _conv_tower_flops(config: Any) -> int:
+def _conv_tower_flops(config: Any, image_px: int) -> int:
     from vlmlaw.vlm.towers.conv_tower import stem_widths
 
-    flops, side = 0, config.image_size
+    flops, side = 0, image_px
     for w_in, w_out in pairwise(stem_widths(config)):
         side //= 2
         flops += 2 * side**2 * 9 * w_in * w_out

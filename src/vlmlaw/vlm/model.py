@@ -236,14 +236,19 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return outputs.last_hidden_state, question_mask_BT
 
     @torch.no_grad()
-    def encode_images(self, pixel_values: Tensor) -> ImageInputs:
+    def encode_images(self, pixel_values: Tensor, *, n_visual_tokens: int | None = None) -> ImageInputs:
         """What the tower makes of normalised pixel_values (B, 3, H, W), or of bytes (B, H, W, 3).
 
         That is `patches` (B, P, K), and `importance` and `keys` where the compressor asks for the tower's attention.
+        Of images that are made smaller first there are V patches, at `n_visual_tokens` where that is not the model's.
         """
-        tower, layers, compressor = self.vision_tower, self.config.feature_layers, self.compressor
+        tower, layers = self.vision_tower, self.config.feature_layers
+        compressor = self.compressor.with_n_visual_tokens(n_visual_tokens)
         if pixel_values.dtype == torch.uint8:
             pixel_values = load.normalise(pixel_values, self.config.image_mean, self.config.image_std)
+        if compressor.tower_side != compressor.grid_side:
+            side = compressor.tower_side * self.config.vision_config.patch_size
+            pixel_values = load.downsampled(pixel_values, side, self.config.image_mean, self.config.image_std)
         pixel_values = pixel_values.to(tower.dtype)
         whole = compressor.keys_from == WHOLE_ATTENTION
         wanted = whole or compressor.needs_importance or compressor.keys_from == ATTENTION
@@ -261,7 +266,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         # The image's token may lie beyond the LLM's vocabulary; what stands in its place is replaced anyway.
         embeds_BTD = self.get_input_embeddings()(input_ids.masked_fill(is_image_BT, 0))
         if images.patches is None and images.pixel_values is not None and len(images.pixel_values):
-            seen = self.encode_images(images.pixel_values)
+            seen = self.encode_images(images.pixel_values, n_visual_tokens=n_visual_tokens)
             images = replace(images, pixel_values=None, **seen.tensors())
         n_images = images.n_sequences
         n_each = self.compressor.with_n_visual_tokens(n_visual_tokens).n_input_tokens
@@ -282,7 +287,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
         Processes that train together exchange gradients at every pass, also where one of them has no image.
         """
-        side, width = features.grid_side(self.config.vision_config), self.config.vision_config.hidden_size
+        side, width = self.compressor.tower_side, self.config.vision_config.hidden_size
         device = self._a_connector_weight.device
         words = torch.zeros(1, 1, dtype=torch.long, device=device)
         images = ImageInputs(

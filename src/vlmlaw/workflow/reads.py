@@ -81,7 +81,8 @@ class Reads:
         """What a cell sees of a split: cached features of the layers that it reads, or the images themselves."""
 
         def read(wildcards: Wildcards) -> list[Read]:
-            if not self.experiment.caches_features:
+            traits = self.experiment.traits.get(of(wildcards).compressor)  # None: a training that is no cell
+            if not self.experiment.caches_features or (traits is not None and traits.before_tower):
                 return [Read(self.pictures_rule, {"split": split}, PICTURES)]
             layers = tuple(f"layer{layer}.npy" for layer in of(wildcards).feature_layers)
             return [Read("cache_features", {"split": split}, layers)]

@@ -5,6 +5,7 @@ B images, P patches in raster order, C tower width, L levels, K = L * C.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from inspect import signature
 from typing import Any
 
 import torch
@@ -22,11 +23,21 @@ def patch_features(tower: PreTrainedModel, pixel_values: Tensor, *, layers: Sequ
 def patch_and_class_features(
     tower: PreTrainedModel, pixel_values: Tensor, *, layers: Sequence[int]
 ) -> tuple[Tensor, Tensor | None]:
-    """`patch_features`, and the class token's features (B, K) of a tower that has one before its patches."""
-    states = tower(pixel_values=pixel_values, output_hidden_states=True, return_dict=True).hidden_states
-    n_patches = grid_side(tower.config) ** 2
+    """`patch_features`, and the class token's features (B, K) of a tower that has one before its patches.
+
+    Images smaller than the tower's own have fewer patches, at positions between those that the tower learned.
+    """
+    options = _options_for(tower, pixel_values.shape[-1])
+    states = tower(pixel_values=pixel_values, output_hidden_states=True, return_dict=True, **options).hidden_states
+    n_patches = (pixel_values.shape[-1] // tower.config.patch_size) ** 2
     read = torch.cat([states[i] for i in _from_the_start(tower.config, layers)], dim=-1)
     return read[:, -n_patches:], read[:, 0] if read.shape[1] > n_patches else None
+
+
+def _options_for(tower: PreTrainedModel, image_px: int) -> dict[str, bool]:
+    """What transformers' towers ask to be told of images of another size; DINOv2's and ours take any."""
+    own = image_px == tower.config.image_size or "interpolate_pos_encoding" not in signature(tower.forward).parameters
+    return {} if own else {"interpolate_pos_encoding": True}
 
 
 def _from_the_start(vision_config: Any, layers: Sequence[int]) -> list[int]:

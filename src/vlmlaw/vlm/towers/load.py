@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import logging
@@ -83,6 +84,13 @@ def pixel_statistics(folder: Path) -> tuple[list[float], list[float]]:
     if len(mean) != 3 or len(std) != 3 or not min(std) > 0:
         raise UserError(f"{path}: found image_mean {mean}, image_std {std}; expected three numbers each, std above 0.")
     return mean, std
+
+
+def downsampled(pixels_BCHW: Tensor, side: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Normalised pixels (B, 3, side, side) of larger ones: bicubic and antialiased as Pillow's, white stays white."""
+    resized = F.interpolate(pixels_BCHW.float(), size=(side, side), mode="bicubic", antialias=True)
+    shift, scale = (torch.tensor(x, device=resized.device).view(1, 3, 1, 1) for x in (mean, std))
+    return resized.clamp(-shift / scale, (1 - shift) / scale)
 
 
 def normalise(pixels_BHWC: np.ndarray | Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
