@@ -357,7 +357,7 @@ def test_a_law_of_ones_own_is_a_few_lines():
         ({"c0": -0.4, "a": 0.05, "b": 0.15}, "Tokens matter more than size"),
         ({"c0": -0.4, "a": 0.05, "b": 0.05}, "do not settle whether size or tokens"),
         ({"c0": -0.4, "a": 0.15, "b": -0.05}, "More visual tokens do not lower the error"),
-        ({"c0": -0.4, "a": -0.05, "b": 0.15}, "Larger models do not lower the error"),
+        ({"c0": -0.4, "a": -0.05, "b": 0.15}, "in these cells larger models do not lower the error"),
         ({"c0": -0.4, "a": -0.05, "b": -0.05}, "nothing to trade off"),
     ],
 )

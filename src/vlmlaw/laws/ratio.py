@@ -47,8 +47,12 @@ def rho_of_angle(angle: float) -> float:
 
 
 def interval_between(estimate: float, lower: float, upper: float, *, level: float, method: str) -> Interval:
-    """The interval of rho between two angles atan2(a, b) around that of the estimate; nan where there is no end."""
-    if np.isnan(lower) or np.isnan(upper):
+    """The interval of rho between two angles atan2(a, b) around that of the estimate; nan where there is no end.
+
+    Behind half a turn backwards lie angles of a > 0 and b < 0, where rho is infinite: an interval from there to where
+    both do harm bounds nothing.
+    """
+    if np.isnan(lower) or np.isnan(upper) or lower < -np.pi:
         return Interval(rho_of_angle(estimate), -np.inf, np.inf, level, method)
     return Interval(rho_of_angle(estimate), rho_of_angle(lower), rho_of_angle(upper), level, method)
 

@@ -70,7 +70,8 @@ def _peak(fit: LawFit, *, level: float) -> list[str]:
         return []
     where = [fit.law.position(name) for name in ("b", "q")]
     estimate, covariance = fit.theta[where], fit.covariance[np.ix_(where, where)]
-    t = student_t(level, fit.degrees_of_freedom)
+    # Both ends must agree, of a law that was chosen for its bend: a fifth of the risk for each.
+    t = student_t(1 - (1 - level) / 5, fit.degrees_of_freedom)
     signs = []
     for v in (fit.cells.v.min(), fit.cells.v.max()):
         gradient = np.array([1.0, -2 * np.log(v)])
@@ -101,24 +102,27 @@ def ratio_sentence(rho: Interval) -> str:
     """
     sure = f"(rho {rho})"
     if rho.lower == np.inf:
-        return f"More visual tokens do not lower the error {sure}: take the fewest, and a large model."
+        return f"More visual tokens do not lower the error {sure}: take the fewest."
     if rho.upper == -np.inf:
-        return f"The error falls neither with size nor with tokens {sure}: there is nothing to trade off."
+        return (
+            f"In these cells the error falls neither with size nor with tokens {sure}: there is nothing to trade off."
+        )
     if claimed_side(rho) == "size":
         times = f"about {rho.estimate:.1f} times as fast" if np.isfinite(rho.estimate) else "faster"
         than = "as" if np.isfinite(rho.estimate) else "than"
         return (
             f"Size matters more than tokens {sure}: error falls {times} with ln N {than} with ln V, so spend on the "
-            "model, and give few visual tokens."
+            "model first, and give as many visual tokens as V*(Q) says."
         )
     if rho.upper <= 0 and np.isfinite(rho.lower):
-        return f"Larger models do not lower the error {sure}: take the most tokens, and a small model."
+        return f"Tokens matter more than size {sure}: in these cells larger models do not lower the error at all."
     if claimed_side(rho) == "tokens":
         times = f"about {1 / rho.estimate:.1f} times as fast" if rho.estimate > 0.05 else "far faster"
         than = "as" if rho.estimate > 0.05 else "than"
+        rest = ", and the largest model that is left" if rho.lower > 0 else ""
         return (
             f"Tokens matter more than size {sure}: error falls {times} with ln V {than} with ln N, so take all visual "
-            "tokens, and the largest model that is left."
+            f"tokens{rest}."
         )
     if not np.isfinite(rho.lower) and not np.isfinite(rho.upper):
         return f"These cells do not bound rho {sure}: they do not show whether size or tokens matter more."
