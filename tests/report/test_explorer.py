@@ -242,7 +242,7 @@ def test_the_browser_says_what_the_python_api_says(
         ({"q": "-3"}, 'Question tokens: found "-3"; expected a number, 0 or more.', "q"),
         ({"suite": "several", "w0": "x"}, "Weight of reading<script>", "w0"),
         ({"suite": "several", "w0": "0", "w1": "0"}, "Every weight is 0; expected one above 0.", "w0"),
-        ({"c": ""}, "No compressor is ticked; expected one or more.", "c0"),
+        ({"c": ""}, "Nothing is ticked that could be chosen; expected one or more.", "c0"),
         ({"law": "nonsense"}, "No law is ticked; expected one or more.", "l0"),
     ],
 )

@@ -16,9 +16,18 @@ def add_parsers(subparsers: Any) -> None:
         description="Draw the figures of a law and its measurements, and write one self-contained page about them: "
         "`vlmlaw report TABLE` fits the law as well; with --law and --measurements it is one that was fitted before.",
     )
-    report.add_argument("table", nargs="?", metavar="TABLE", help="a CSV file, or the name of published cells")
-    report.add_argument("--law", type=Path, metavar="JSON", help="what `vlmlaw law fit --out` wrote")
-    report.add_argument("--measurements", type=Path, metavar="CSV", help="the table it was fitted to")
+    report.add_argument(
+        "tables",
+        nargs="*",
+        metavar="TABLE",
+        help="a CSV file, or the name of published cells; several, each as FILE or NAME=FILE, stand side by side",
+    )
+    report.add_argument(
+        "--law", action="append", default=[], type=Path, metavar="JSON", help="what `vlmlaw law fit --out` wrote"
+    )
+    report.add_argument(
+        "--measurements", action="append", default=[], metavar="CSV", help="the table it was fitted to, or NAME=CSV"
+    )
     report.add_argument("--out", type=Path, metavar="DIR", help="gets index.html and figures/ (default report)")
     report.add_argument("--params-unit", metavar="UNIT", help="with TABLE: of N: billions, millions or count")
     report.add_argument(
@@ -59,7 +68,10 @@ def run_report(args: argparse.Namespace) -> None:
 
     settings, formats = _settings(args), _formats(args.formats)
     out = args.out or Path("report")
-    law, measurements = _fitted(args, out) if args.table else _given(args)
+    if max(len(args.tables), len(args.measurements)) > 1:
+        _report_several(args, out, title=settings.title, formats=formats)
+        return
+    law, measurements = _fitted(args, args.tables[0], out) if args.tables else _given(args)
     study = read_study(
         law,
         measurements,
@@ -78,28 +90,56 @@ def run_report(args: argparse.Namespace) -> None:
 
 def _given(args: argparse.Namespace) -> tuple[Path, Path]:
     """The law and the table of the options. Raises UserError where one is missing."""
-    if args.law is None or args.measurements is None:
-        missing = " and ".join(f"--{name}" for name in ("law", "measurements") if getattr(args, name) is None)
+    if not args.law or not args.measurements:
+        missing = " and ".join(f"--{name}" for name in ("law", "measurements") if not getattr(args, name))
         raise UserError(
             f"no table given: {missing} missing; expected `vlmlaw report TABLE`, or a law that was fitted before, as "
             "in --law law.json --measurements TABLE"
         )
-    return args.law, args.measurements
+    return args.law[0], Path(args.measurements[0])
 
 
-def _fitted(args: argparse.Namespace, out: Path) -> tuple[Path, Path]:
-    """Fit the law of the table to law.json in the folder `out`; returns both paths."""
+def _report_several(args: argparse.Namespace, out: Path, *, title: str, formats: tuple[str, ...]) -> None:
+    """The page of several tables in the folder `out`, and that of each in a folder of its name."""
+    from vlmlaw.experiment.path_checks import named_tables
+    from vlmlaw.report.several_page import write_several
+    from vlmlaw.report.study import read_study
+
+    if args.cells or args.samples or args.compressor:
+        raise UserError(
+            f"found --cells, --samples or --compressor with {len(args.tables or args.measurements)} tables; they say "
+            "more of one run. Expected tables alone, or one of them with its run"
+        )
+    named = named_tables(args.tables or args.measurements)
+    if args.tables:
+        fitted = {name: _fitted(args, table, out / name) for name, table in named.items()}
+    elif len(args.law) != len(named):
+        raise UserError(f"found {len(args.law)} of --law and {len(named)} of --measurements; expected one law a table")
+    else:
+        fitted = {name: (law, Path(table)) for law, (name, table) in zip(args.law, named.items(), strict=True)}
+    reading: Any = {
+        "columns": pairs(args.column, option="--column"),
+        "scores": words(args.scores),
+        "where": pairs(args.where, option="--where"),
+    }
+    studies = {name: read_study(law, table, title=name, **reading) for name, (law, table) in fitted.items()}
+    write_several(studies, out, title=title, formats=formats)
+    print(f"written: {out / 'index.html'}")
+
+
+def _fitted(args: argparse.Namespace, name: str, out: Path) -> tuple[Path, Path]:
+    """Fit the law of the table `name` to law.json in the folder `out`; returns both paths."""
     from vlmlaw.laws.analysis import analyse
     from vlmlaw.laws.options import LawOptions
     from vlmlaw.laws.table import read_measurements
 
     if args.law or args.measurements:
         raise UserError(
-            f"found the table {args.table} beside --law or --measurements; expected either the table, whose law is "
+            f"found the table {name} beside --law or --measurements; expected either the table, whose law is "
             "then fitted, or both options"
         )
     table = read_measurements(
-        args.table,
+        name,
         pairs(args.column, option="--column"),
         params_unit=args.params_unit,
         scale=args.scale,
@@ -108,7 +148,7 @@ def _fitted(args: argparse.Namespace, out: Path) -> tuple[Path, Path]:
     where = pairs(args.where, option="--where")
     table = table.select(**where) if where else table
     analyse(table, LawOptions(allow_missing=args.allow_missing), out=out / "law.json")
-    return out / "law.json", Path(args.table)
+    return out / "law.json", Path(name)
 
 
 def _run(args: argparse.Namespace, study: Any, *, n_samples: int) -> Any:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from pathlib import PurePosixPath
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path, PurePosixPath
 
 from vlmlaw.data.settings import LlavaData
 from vlmlaw.errors import UserError
@@ -16,6 +16,30 @@ PART = re.compile(r"\w[\w.-]*")  # of the results folder; neither hidden nor an 
 # Folders of the project itself; results in there would be taken for its code, and its code for results.
 OWN_FOLDERS = ("src", "workflow", "profiles", "envs", "docs", "tests", "benchmarks", "build", "dist")
 ENDINGS = (".work", ".partial", ".old", ".lock")  # of what lies beside a result while it is made
+
+
+def named_tables(tables: Sequence[str]) -> dict[str, str]:
+    """Tables by name: `NAME=FILE` names one, else its file does, with its folder where two files have one name.
+
+    Raises UserError for a name that cannot be a folder's, and for two tables of one name.
+
+    >>> named_tables(["a/table.csv", "b/table.csv", "Qwen=qwen.csv"])
+    {'a-table': 'a/table.csv', 'b-table': 'b/table.csv', 'Qwen': 'qwen.csv'}
+    """
+    pairs = [text.partition("=")[::2] if "=" in text and not Path(text).exists() else ("", text) for text in tables]
+    stems = [Path(table).stem for name, table in pairs if not name]
+    found: dict[str, str] = {}
+    for given, table in pairs:
+        stem, folder = Path(table).stem, Path(table).resolve().parent.name
+        name = given or (f"{folder}-{stem}" if stems.count(stem) > 1 else stem)
+        if not PART.fullmatch(name) or name in found:
+            wrong = "is there twice" if name in found else "is to name a folder of results"
+            raise UserError(
+                f"measurements: found {table!r}, whose name {name!r} {wrong}. Use letters, digits, '_', '-' and '.': "
+                "rename the file, link to it, or give a name, as in NAME=FILE."
+            )
+        found[name] = table
+    return found
 
 
 def check_paths(experiment: ExperimentFile, source: str) -> None:

@@ -34,11 +34,15 @@ NOT_OF_AN_ANSWER = {"train", "training", "wall", "cpu", "budget"}
 FLOPS_OF_PARTS = ("llm_flops", "compressor_flops", "vision_flops")  # columns of the workflow's measurements.csv
 
 
-def explorer_parts(study: Study) -> dict[str, Markup]:
-    """What templates/explorer.html takes as `explorer`: the data and the scripts, ready for their elements."""
+def explorer_parts(study: Study, others: Mapping[str, Study] | None = None, *, name: str = "") -> dict[str, Any]:
+    """What templates/explorer.html takes as `explorer`: the data and the scripts, ready for their elements.
+
+    others, name: as for `explorer_data`.
+    """
     code = [(TEMPLATES / name).read_text(encoding="utf-8") for name in ("explorer_decision.js", "explorer.js")]
     return {
-        "data": script_json(explorer_data(study)),
+        "counts": "Which tables count" if others else "Which compressors count",
+        "data": script_json(explorer_data(study, others, name=name)),
         "library": plotting_library(),
         "code": Markup("\n".join(code)),
     }
@@ -62,6 +66,7 @@ def explorer_data(study: Study, others: Mapping[str, Study] | None = None, *, na
             "question_tokens": study.question_tokens,
             "generated_tokens": study.options["generated_tokens"],
             "published_pass": PUBLISHED_PASS,
+            "several": several,
             "suites": labels,
             "series": [part | {"suites": [part["suites"].get(label) for label in labels]} for part in series],
         }

@@ -94,7 +94,7 @@ def render(study: Study, out: Path, *, run: Run) -> str:
         commands=provenance.commands(study, is_run=bool(run.cells), out=out),
         commit=commit(),
         versions=provenance.versions(),
-        style=Markup(environment.get_template("page.css").render(sizes=_size_variables(study))),
+        style=Markup(environment.get_template("page.css").render(sizes=size_variables(study))),
     )
 
 
@@ -159,9 +159,9 @@ def _blocks(picture: gallery.Picture, study: Study) -> list[Block]:
     per_suite = [(suite, picture.panels(suite, study)) for suite in study.suites]
     if picture.name != "kinds":
         panels = [panel for _, panels in per_suite for panel in panels]
-        return [_block(picture.name, picture.title, picture.caption, panels, study, of_sizes=picture.of_sizes)]
+        return [block(picture.name, picture.title, picture.caption, panels, study, of_sizes=picture.of_sizes)]
     return [
-        _block(
+        block(
             f"kinds-{place}",
             f"{picture.title}: {suite.label}",
             picture.caption,
@@ -175,7 +175,7 @@ def _blocks(picture: gallery.Picture, study: Study) -> list[Block]:
     ]
 
 
-def _block(
+def block(
     name: str,
     title: str,
     caption: str,
@@ -185,6 +185,7 @@ def _block(
     of_sizes: bool,
     small: bool = False,
 ) -> Block:
+    """A figure of these panels; `name` begins the ids of its SVGs, which must differ on a page."""
     colors = _css_colors(study)
     drawn = []
     for place, panel in enumerate(panels):
@@ -215,7 +216,7 @@ def _comparison(study: Study) -> dict[str, Any] | None:
         "sentences": comparison.sentences(found, study),
         "beside_pooling": comparison.beside_pooling(found, study),
         "blocks": [
-            _block(
+            block(
                 "compressors",
                 f"Error against visual tokens by compressor, {study.name_of(n)}",
                 gallery.caption_of("compressors"),
@@ -223,7 +224,7 @@ def _comparison(study: Study) -> dict[str, Any] | None:
                 study,
                 of_sizes=False,
             ),
-            _block("budgets", "Which compressor wins", gallery.caption_of("budgets"), budgets, study, of_sizes=False),
+            block("budgets", "Which compressor wins", gallery.caption_of("budgets"), budgets, study, of_sizes=False),
         ],
         "suites": [
             {
@@ -242,7 +243,7 @@ def _training_block(study: Study, run: Run) -> Block | None:
     if not panels:
         return None
     caption = gallery.caption_of("training")
-    return _block("training", "Training curves", caption, panels, study, of_sizes=True, small=True)
+    return block("training", "Training curves", caption, panels, study, of_sizes=True, small=True)
 
 
 def _css_colors(study: Study) -> dict[str, str]:
@@ -259,6 +260,7 @@ def _css_colors(study: Study) -> dict[str, str]:
     return {color: f"var(--{name})" for color, name in {**named, **sizes}.items()}
 
 
-def _size_variables(study: Study) -> Mapping[str, Sequence[str]]:
+def size_variables(study: Study) -> Mapping[str, Sequence[str]]:
+    """The colours of the sizes in the light and in the dark theme, smallest size first."""
     n_sizes = len(study.sizes)
     return {"light": style.size_colors(n_sizes), "dark": style.size_colors(n_sizes, dark=True)}

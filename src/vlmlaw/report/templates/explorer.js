@@ -33,7 +33,7 @@
   }
   function makeControls() {
     by("weights").append(...DATA.suites.map((name, i) => control("input", "w" + i, name, {type: "text", inputMode: "decimal", value: "1"})));
-    by("series").append(...DATA.series.map((one, i) => control("input", "c" + i, one.label || "this table", {type: "checkbox", checked: i === 0})));
+    by("series").append(...DATA.series.map((one, i) => control("input", "c" + i, one.label || "this table", {type: "checkbox", checked: i === 0 || (DATA.several && one.suites[0] !== null)})));
     by("laws").append(...LAWS.map((name, i) => control("input", "l" + i, name, {type: "checkbox", checked: true})));
     by("laws").hidden = LAWS.length < 2;
     by("series").hidden = DATA.series.length < 2;
@@ -66,6 +66,12 @@
     fill(by("maxn"), [["", "no limit"], ...unique(sizes.keys()).map((n) => [String(n), [...sizes.get(n)].join(" / ")])], asked.maxn || "");
     fill(by("maxv"), [["", "no limit"], ...unique(series.flatMap((one) => one.v)).map((v) => [String(v), g(v)])], asked.maxv || "");
   }
+  const ticked = () => DATA.series.map((_, i) => i).filter((i) => by("c" + i).checked).join(",");
+  // Where nothing that is ticked has a law of the suites that weigh, tick what has.
+  function tickSome() {
+    const use = weights(), has = (one) => one.suites.every((suite, i) => suite || !(use[i] > 0));
+    if (!counted().some(has)) DATA.series.forEach((one, i) => { if (DATA.series.length > 1) by("c" + i).checked = has(one); });
+  }
   const blendsNow = (s) => counted().map((one) => ({label: one.label, found: blend(one, s)}));
   function span() {
     const s = {...settings(), q: Math.max(number("q"), 0) || 0, g: Math.max(number("g"), 0) || 0};
@@ -81,7 +87,7 @@
   function address() {
     const now = new URLSearchParams(NAMES.map((name) => [name, by(name).value]));
     if (by("suite").value === SEVERAL) DATA.suites.forEach((_, i) => now.set("w" + i, by("w" + i).value));
-    if (DATA.series.length > 1) now.set("c", DATA.series.map((_, i) => i).filter((i) => by("c" + i).checked).join(","));
+    if (DATA.series.length > 1) now.set("c", ticked());
     const laws = settings().laws;
     if (laws.length < LAWS.length) now.set("law", laws.join(","));
     return now;
@@ -101,7 +107,7 @@
     const i = s.weights.findIndex((weight) => !(Number.isFinite(weight) && weight >= 0));
     if (i >= 0) return ["w" + i, `Weight of ${DATA.suites[i]}: found "${by("w" + i).value}"; expected a number, 0 or more.`];
     if (!s.weights.some((weight) => weight > 0)) return ["w0", "Every weight is 0; expected one above 0."];
-    if (!counted().length) return ["c0", "No compressor is ticked; expected one or more."];
+    if (!counted().length) return ["c0", "Nothing is ticked that could be chosen; expected one or more."];
     if (!s.laws.length) return ["l0", "No law is ticked; expected one or more."];
     return null;
   }
@@ -225,7 +231,8 @@
     const id = event.target.id.slice(2), asked = Object.fromEntries(address());
     if (id === "suite" || id === "cost") delete asked.budget;  // other cells, another unit
     if (id === "suite") delete asked.cost;
-    if (id === "suite" || id === "cost") fillControls(asked);
+    if (id === "suite") tickSome();
+    if (id === "suite" || id === "cost") fillControls(Object.assign(asked, DATA.series.length > 1 && {c: ticked()}));
     else if (id === "slide") by("budget").value = budgetAt(Number(by("slide").value) / 100);
     else if (/^[clw]\d+$/.test(id)) fillChoices(asked);
     update();
