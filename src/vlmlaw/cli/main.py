@@ -34,6 +34,7 @@ EPILOG = (
 FAMILIES = {
     "law": "add_parser",
     "measure": "add_parser",
+    "tokens": "add_parser",
     "serve": "add_parser",
     "experiment": "add_parser",
     "import_checkpoint": "add_parser",
