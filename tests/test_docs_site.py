@@ -46,9 +46,10 @@ def without_a_row(mapping, path, sections):
     missing = [f"{path}.{key}" for key in mapping if key not in sections[path]]
     for key, value in mapping.items():
         inner = f"{path}.{key}".lstrip(".")
-        for found, values in ((inner, [value]), (f"{inner}.NAME", None), (f"{inner}[]", None)):
+        within = [(f"{inner}[]", value)] if isinstance(value, list) else [(inner, [value])]
+        within += [(f"{inner}.NAME", value.values())] if isinstance(value, dict) else []
+        for found, parts in within:
             if found in sections:
-                parts = values or (value.values() if isinstance(value, dict) else value)
                 missing += [name for part in parts for name in without_a_row(part, found, sections)]
     return missing
 

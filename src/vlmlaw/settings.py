@@ -170,6 +170,8 @@ def _schema(hint: Any, bounds: Mapping[str, Any]) -> "CoreSchema":
         schema = _schema(kinds[0], bounds)
         if "or_word" in bounds:
             schema = _or_word(schema, bounds["or_word"])
+        elif any(typing.get_origin(kind) is tuple for kind in kinds):
+            schema = core_schema.no_info_plain_validator_function(partial(_build_one_or_list, kinds[0]))
         elif len(kinds) > 1:
             schema = core_schema.no_info_plain_validator_function(partial(_build_by_source, kinds))
         return core_schema.nullable_schema(schema) if len(kinds) < len(arguments) else schema
@@ -234,6 +236,20 @@ def _build_by_source(kinds: tuple[Any, ...], value: Any) -> Any:
     if isinstance(value, kinds):
         return value
     return _validator(_by_source(kinds, value)).validate_python(value)
+
+
+def _build_one_or_list(cls: Any, value: Any) -> Any:
+    """A section, or a list of such sections."""
+    if isinstance(value, cls):
+        return value
+    return (_list_validator if isinstance(value, (list, tuple)) else _validator)(cls).validate_python(value)
+
+
+@cache
+def _list_validator(cls: Any) -> "SchemaValidator":
+    from pydantic_core import SchemaValidator
+
+    return SchemaValidator(_schema(tuple[cls, ...], {}))
 
 
 def _by_source(kinds: tuple[Any, ...], value: Any) -> Any:

@@ -198,3 +198,32 @@ def test_records_may_come_as_lines_and_as_parquet(source, tmp_path, kind):
     path.write_bytes(b"PAR1 cut")
     with pytest.raises(UserError, match=rf"records.{kind} cannot be read as"):
         prepare_split(tmp_path / "no", settings=replace(settings, files={"": file}))
+
+
+def test_several_files_of_a_split_come_one_after_the_other_and_share_images(source, tmp_path):
+    """A JSON list, JSON lines and a parquet file are the records of all, as if one file held them."""
+    from pyarrow import Table, parquet
+
+    whole = source([GOOD, GOOD | {"id": "b"}, TEXT, GOOD | {"id": "d"}])
+    prepare_split(tmp_path / "whole", settings=whole)
+    first = source([GOOD]).files[""]
+    (tmp_path / "b.jsonl").write_text("\n".join(map(json.dumps, [GOOD | {"id": "b"}, TEXT])) + "\n")
+    parquet.write_table(Table.from_pylist([GOOD | {"id": "d"}]), tmp_path / "c.parquet")
+    others = {
+        str(n): replace(first, conversations=str(tmp_path / name)) for n, name in ((2, "b.jsonl"), (3, "c.parquet"))
+    }
+    prepare_split(tmp_path / "parts", settings=replace(whole, files={"": first, **others}))
+    for name in ("conversations.json", "index.npz", "images-00000.tar"):
+        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+    (tmp_path / "elsewhere" / "x").mkdir(parents=True)  # the same name, another picture
+    Image.new("RGB", (8, 8), (0, 250, 0)).save(tmp_path / "elsewhere" / "x" / "a.jpg")
+    apart = replace(others["2"], images=str(tmp_path / "elsewhere"))
+    prepare_split(tmp_path / "apart", settings=replace(whole, files={"": first, "2": apart}))
+    dataset = Dataset(tmp_path / "apart")
+    seen = [dataset.image(dataset.image_row(record))[8, 8].argmax() for record in dataset.records if record.image]
+    assert seen == [0, 1] and {record.suite for record in dataset.records} == {""}
+
+    (tmp_path / "b.jsonl").write_text(json.dumps(MISSING))
+    with pytest.raises(UserError, match=r"record 'm' of .*b\.jsonl cannot be used: its image .* is missing"):
+        prepare_split(tmp_path / "out", settings=replace(whole, files={"": first, **others}))

@@ -245,3 +245,21 @@ def test_the_command_lists_cells_or_says_what_is_wrong(params, tmp_path, capsys)
     path.write_text(yaml.safe_dump(put(params, "sizes.s.depth", 2)))
     assert main(["experiment", "check", str(path)]) == 2
     assert "unknown key 'depth'" in capsys.readouterr().err
+
+
+def test_a_split_may_have_several_files(folder_of_practice, monkeypatch):
+    monkeypatch.chdir(folder_of_practice)
+    file = yaml.safe_load((ROOT / "workflow/experiments/practice.yaml").read_text())
+    one = file["data"]["train"]
+    parts = [one | {"records": 60, "text_tokens": 100}, one | {"records": 20, "text_tokens": 200}]
+    several = Experiment.from_mapping(put(file, "data.train", parts))
+    assert list(several.picture_settings("train").files) == ["", "2"]
+    assert [several.data.whole("train").records, several.data.whole("train").text_tokens] == [80, 125]
+    single = Experiment.from_mapping(file)
+    listed = Experiment.from_mapping(put(file, "data.train", [one]))  # the same data, so the same settings
+    assert to_json(listed.picture_settings("train")) == to_json(single.picture_settings("train"))
+    spoilt = put(file, "data.train", [one, {"images": "x", "conversation": "y"}])
+    with pytest.raises(UserError, match=r"data\.train\[1\]: unknown key 'conversation'"):
+        Experiment.from_mapping(spoilt)
+    with pytest.raises(UserError, match=r"data: train: the list has no file"):
+        Experiment.from_mapping(put(file, "data.train", []))

@@ -84,16 +84,26 @@ def prepare_split(out: Path, *, settings: SplitSettings, n_threads: int = 1) -> 
     with whole_folder(out) as folder:
         # One shard, whatever the number of images: the workflow names each file that a later job reads.
         with ShardWriter(folder, image_format=FORMAT, images_per_shard=2**62) as writer:
-            for suite, file in settings.files.items():
-                _add_file(writer, file, suite, settings=settings, tally=tally, n_threads=n_threads)
+            folders: dict[tuple[str, ...], str] = {}  # files of a training that share images store each once
+            for name, file in settings.files.items():
+                suite = name if settings.one_question_each else ""
+                prefix = name if suite else folders.setdefault((file.images, file.repository, file.revision), name)
+                _add_file(writer, file, suite, prefix, settings=settings, tally=tally, n_threads=n_threads)
         tally.demand_some(out)
         (folder / SKIPPED).write_text(json.dumps(tally.as_data(), indent=1), encoding="utf-8")
 
 
 def _add_file(
-    writer: ShardWriter, file: LlavaFile, suite: str, *, settings: SplitSettings, tally: _Tally, n_threads: int
+    writer: ShardWriter,
+    file: LlavaFile,
+    suite: str,
+    prefix: str,
+    *,
+    settings: SplitSettings,
+    tally: _Tally,
+    n_threads: int,
 ) -> None:
-    """Add one file's records and their images."""
+    """Add one file's records, and their images under names with this prefix."""
     conversations, images = _located(file)
     rows = read_rows(conversations, n_expected=file.records)
     tally.begin(conversations, len(rows))
@@ -108,13 +118,13 @@ def _add_file(
         else:
             records.append(found)
     names = list(dict.fromkeys(name for record in records for name in record.images))
-    broken = _add_images(writer, pictures, names, suite, settings=settings, n_threads=n_threads) if pictures else {}
+    broken = _add_images(writer, pictures, names, prefix, settings=settings, n_threads=n_threads) if pictures else {}
     for record in records:
         if damaged := next((name for name in record.images if name in broken), None):
             tally.skip(Broken(record.id, f"its image {images}/{damaged} {broken[damaged]}"))
             continue
         for part in record.each_question() if settings.one_question_each else [record]:
-            stored = part.with_images([_stored_name(name, suite) for name in part.images])
+            stored = part.with_images([_stored_name(name, prefix) for name in part.images])
             writer.add_record(replace(stored, suite=suite))
             tally.n_kept += 1
 
@@ -147,16 +157,16 @@ def read_record(row: Any, position: int, *, source: str) -> Record | Broken:
         return Broken(str(row["id"])[:80], reason.rstrip("."))
 
 
-def _stored_name(name: str, suite: str) -> str:
-    """An image's name among those of all suites."""
-    return f"{suite}/{name}" if suite else name
+def _stored_name(name: str, prefix: str) -> str:
+    """An image's name among those of all files."""
+    return f"{prefix}/{name}" if prefix else name
 
 
 def _add_images(
     writer: ShardWriter,
     pictures: Pictures,
     names: list[str],
-    suite: str,
+    prefix: str,
     *,
     settings: SplitSettings,
     n_threads: int,
@@ -171,6 +181,7 @@ def _add_images(
         except UnreadableImage as error:
             return str(error)
 
+    names = [name for name in names if not writer.has(_stored_name(name, prefix))]
     broken = {}
     with ThreadPoolExecutor(n_threads) as pool:  # Pillow works without Python's lock
         made = _mapped(pool, make, names, at_once=IMAGES_AHEAD * n_threads)
@@ -178,7 +189,7 @@ def _add_images(
             if isinstance(result, str):
                 broken[name] = result
             else:
-                writer.add_encoded(_stored_name(name, suite), result)
+                writer.add_encoded(_stored_name(name, prefix), result)
     return broken
 
 

@@ -1,9 +1,10 @@
 """Settings of the stages that make data: the miniature's pictures and text, LLaVA's files, tokens."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vlmlaw.data.framing import CLIP_GREY, FITS
+from vlmlaw.errors import UserError
 from vlmlaw.settings import choice, number, passive
 
 
@@ -46,11 +47,14 @@ class LlavaFile:
 
 @dataclass(frozen=True, kw_only=True)
 class LlavaData:
-    """Conversations about images in LLaVA's layout: for stage 1, for stage 2, and suites of questions as a test."""
+    """Conversations about images in LLaVA's layout: for stage 1, for stage 2, and suites of questions as a test.
+
+    Stage 1 and stage 2 may each have a list of files, whose records come one file after the other.
+    """
 
     source: str = choice("llava")
-    align: LlavaFile | None = None
-    train: LlavaFile
+    align: LlavaFile | tuple[LlavaFile, ...] | None = None
+    train: LlavaFile | tuple[LlavaFile, ...]
     test: Mapping[str, LlavaFile] = field(default_factory=dict)  # may be left out where there are benchmarks
     fit: str = choice(*FITS, default="pad")  # how an image becomes a square
     pad_color: tuple[int, ...] = number(least=0, most=255, default=CLIP_GREY)
@@ -58,12 +62,33 @@ class LlavaData:
     max_text_tokens: int = number(least=8, default=2048)  # what a record says beyond is cut off, whatever V is
     chat_template: str = "chatml"  # or `model` for the language model's own, or a .jinja file
 
+    def __post_init__(self) -> None:
+        for name in ("align", "train"):
+            if getattr(self, name) == ():
+                raise UserError(f"{name}: the list has no file; name one with its conversations.")
+
+    def files(self, split: str) -> tuple[LlavaFile, ...]:
+        """The files of `align` or `train`, in order; () for a split that is not there."""
+        given = getattr(self, split)
+        return given if isinstance(given, tuple) else (() if given is None else (given,))
+
+    def whole(self, split: str) -> LlavaFile:
+        """One file in place of all of a split's, for estimates: the records of all, mean tokens of a record."""
+        files = self.files(split)
+        counts = [file.records or 0 for file in files]
+        weights = counts if all(counts) else [1] * len(files)
+        mean = {
+            name: round(sum(w * getattr(f, name) for w, f in zip(weights, files, strict=True)) / sum(weights))
+            for name in ("text_tokens", "question_tokens")
+        }
+        return replace(files[0], records=sum(counts) if all(counts) else None, **mean)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSettings:
     """One split's records, and its images as squares of `image_px`. Questions of a test become records each."""
 
-    files: Mapping[str, LlavaFile]  # by suite; a training split has one, without a name
+    files: Mapping[str, LlavaFile]  # by suite; of a training split without a name, or by number after the first
     image_px: int = number(least=1)
     fit: str = choice(*FITS)
     pad_color: tuple[int, ...] = number(least=0, most=255)

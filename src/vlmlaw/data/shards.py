@@ -71,6 +71,10 @@ class ShardWriter:
         self._places.append((shard, self._tar.offset - padded - info.size, info.size))
         self._names[name] = None
 
+    def has(self, name: str) -> bool:
+        """Whether an image of this name is there already."""
+        return name in self._names
+
     def add_record(self, record: Record) -> None:
         self._records.append(record.to_json())
 

@@ -101,7 +101,7 @@ def evaluation_hours(experiment: Experiment) -> float:
     flops = 0.0
     for cell in experiment.cells.values():
         llm, tower = shapes(experiment, cell.size)
-        n_tokens = (cell.n_visual_tokens or experiment.grid_side**2) + data.train.text_tokens
+        n_tokens = (cell.n_visual_tokens or experiment.grid_side**2) + data.whole("train").text_tokens
         flops += n_questions * (cost.llm_flops(llm, n_tokens=n_tokens, n_predicted=1) + cost.vision_flops(tower))
     return flops / (experiment.compute.peak_tflops * 1e12 * utilisation_of(experiment) * 3600)
 
@@ -129,7 +129,7 @@ def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
     from vlmlaw.vlm import cost
 
     data: Any = experiment.data
-    file: LlavaFile = data.train if cell.trains_language_model else data.align
+    file: LlavaFile = data.whole("train" if cell.trains_language_model else "align")
     llm, seen_by = shapes(experiment, cell.size)
     n_text, n_visual = file.text_tokens, cell.n_visual_tokens or experiment.grid_side**2
     text = cost.llm_flops(llm, n_tokens=n_text + n_visual, n_predicted=n_text)
@@ -172,7 +172,7 @@ def describe(experiment: Experiment) -> str:
     if not experiment.pretrained or not experiment.compute.gpus:
         return ""
     data = cast("LlavaData", experiment.data)
-    uncounted = [name for name in ("align", "train") if (file := getattr(data, name)) and not file.records]
+    uncounted = [name for name in ("align", "train") if data.files(name) and not data.whole(name).records]
     if uncounted:
         return f"{experiment.name}: no estimate of GPU-hours; say how many `records` data.{uncounted[0]} has."
     hours = estimate(experiment)
@@ -192,11 +192,10 @@ def describe(experiment: Experiment) -> str:
 
 def _assumptions(experiment: Experiment) -> list[str]:
     compute, data = experiment.compute, cast("LlavaData", experiment.data)
-    files = {"stage 1": data.align, "stage 2": data.train}
+    stages = {"stage 1": "align", "stage 2": "train"}
+    files = {name: data.whole(split) for name, split in stages.items() if data.files(split)}
     read = ", ".join(
-        f"{name} {file.records:,} records of {file.text_tokens} text tokens"
-        for name, file in files.items()
-        if file is not None
+        f"{name} {file.records:,} records of {file.text_tokens} text tokens" for name, file in files.items()
     )
     tower = "its features cached" if experiment.caches_features else "the tower runs in each training"
     found = learned(experiment)

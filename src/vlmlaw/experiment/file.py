@@ -72,7 +72,8 @@ class ExperimentFile:
         self._require_split(split, self.splits)
         if isinstance(self.data, DataSettings):
             return replace(self.data, images={split: self.data.images[split]}, text=None)
-        files = self.data.test if split == "test" else {"": getattr(self.data, split)}
+        of_training = enumerate(self.data.files(split) if split != "test" else ())
+        files = self.data.test if split == "test" else {str(n + 1) if n else "": file for n, file in of_training}
         return SplitSettings(
             files=files,
             image_px=self.tower.image_px,

@@ -70,8 +70,7 @@ def _records(experiment: Experiment, cell: CellSettings) -> Any:
     from vlmlaw.training.passes import Records
 
     data = cast("LlavaData", experiment.data)
-    file = data.train if cell.trains_language_model else data.align
-    assert file is not None
+    file = data.whole("train" if cell.trains_language_model else "align")
     n_visual = cell.n_visual_tokens or experiment.grid_side**2
     longest = n_visual + max(file.text_tokens, data.max_text_tokens if cell.trains_language_model else 0)
     return Records(n_visual + file.text_tokens, file.text_tokens, 1.0, longest)
@@ -95,7 +94,7 @@ def evaluation_batch(experiment: Experiment, cell: CellSettings) -> int:
 
     text, vision = shapes(experiment, cell.size)
     data = cast("LlavaData", experiment.data)
-    n_prompt = (cell.n_visual_tokens or experiment.grid_side**2) + data.train.text_tokens
+    n_prompt = (cell.n_visual_tokens or experiment.grid_side**2) + data.whole("train").text_tokens
     size = BYTES[experiment.evaluation.benchmark_dtype]
     free = experiment.compute.gpu_memory_gb * 1e9
     return replies_at_once(text, vision, size=size, n_prompt=n_prompt, n_new=NEW_TOKENS, memory=free)

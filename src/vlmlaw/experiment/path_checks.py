@@ -90,12 +90,14 @@ def _files(experiment: ExperimentFile) -> Iterator[tuple[str, str, bool]]:
     """Where the file names files and folders, the paths, and whether they are of a repository of the hub."""
     data = experiment.data
     if isinstance(data, LlavaData):
-        files = {"data.align": data.align, "data.train": data.train}
-        files |= {f"data.test.{name}": file for name, file in data.test.items()}
+        files = {f"data.test.{name}": file for name, file in data.test.items()}
+        for split in ("align", "train"):
+            several = isinstance(getattr(data, split), tuple)
+            own = enumerate(data.files(split))
+            files |= {f"data.{split}{f'[{number}]' if several else ''}": file for number, file in own}
         for place, file in files.items():
-            if file is not None:
-                yield f"{place}.conversations", file.conversations, bool(file.repository)
-                yield f"{place}.images", file.images, bool(file.repository)
+            yield f"{place}.conversations", file.conversations, bool(file.repository)
+            yield f"{place}.images", file.images, bool(file.repository)
         yield "data.chat_template", data.chat_template, False
     for place, section in {
         "vision": experiment.vision,

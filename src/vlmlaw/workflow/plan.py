@@ -150,8 +150,8 @@ class Plan:
     def _cost_rank(self) -> dict[str, int]:
         """Each training's place by estimated cost, 1 the cheapest: parameters x tokens of a record x records."""
         data = self.experiment.data
-        n_text_tokens = data.train.text_tokens if isinstance(data, LlavaData) else 8 * data.questions_per_image
-        n_records = (data.train.records or 1) if isinstance(data, LlavaData) else data.images["train"]
+        n_text_tokens = data.whole("train").text_tokens if isinstance(data, LlavaData) else 8 * data.questions_per_image
+        n_records = (data.whole("train").records or 1) if isinstance(data, LlavaData) else data.images["train"]
 
         def cost(name: str) -> float:
             cell = self.experiment.trainings[name]

@@ -186,7 +186,7 @@ class Needs:
             return data.images[split]
         if split == "test":
             return sum(file.records or UNCOUNTED_TEST for file in data.test.values())
-        return getattr(data, split).records or budget.UNCOUNTED
+        return data.whole(split).records or budget.UNCOUNTED
 
     def _n_tokens(self, cell: CellSettings) -> int:
         """Of a record; a training for any V is counted with all patches."""
@@ -195,7 +195,7 @@ class Needs:
     @property
     def _n_text_tokens(self) -> int:
         data = self.experiment.data
-        return 8 * data.questions_per_image if isinstance(data, DataSettings) else data.train.text_tokens
+        return 8 * data.questions_per_image if isinstance(data, DataSettings) else data.whole("train").text_tokens
 
     def _grown(self, rule: str, wildcards: Any, attempt: int, *, causes: tuple[str, ...]) -> int:
         """Twofold for each attempt that ended so, or before it could record anything."""
