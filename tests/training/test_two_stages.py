@@ -11,9 +11,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig
 
+from vlmlaw.data.llava import prepare_split
+from vlmlaw.data.settings import LlavaFile, SplitSettings, TokenSettings
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.tokens.token_table import load_tokenizer
+from vlmlaw.tokens.token_table import load_tokenizer, tokenize_dataset
 from vlmlaw.training.cell import CONNECTOR, align_cell, build_vlm, load_connector, train_cell
 from vlmlaw.training.settings import CellSettings, TrainingSettings
 from vlmlaw.vlm.images import open_images
@@ -189,3 +191,23 @@ def test_chat_answers_a_question_about_an_image(trained, practice, capsys, tmp_p
 
 def test_the_cells_tokenizer_is_the_grids(stages, trained):
     assert load_tokenizer(trained.cell / "model").get_vocab() == load_tokenizer(stages.tokenizer).get_vocab()
+
+
+def test_stage_1_takes_texts_among_images_and_not_alone(stages, practice, tmp_path):
+    """A step of a text alone has a gradient of zero; a whole file of them would train nothing."""
+    texts = [row for row in json.loads((practice / "train.json").read_text()) if "image" not in row]
+    pictured = json.loads((practice / "align.json").read_text())[:1]
+    for name, rows in {"mixed": texts[:2] + pictured, "texts": texts[:2]}.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+        file = LlavaFile(conversations=str(tmp_path / f"{name}.json"), images=str(practice / "images"))
+        split = SplitSettings(files={"": file}, image_px=64, fit="pad", pad_color=(0, 0, 0))
+        prepare_split(tmp_path / name, settings=split)
+        options = TokenSettings(independent=False)
+        tokenize_dataset(tmp_path / name, stages.tokenizer, tmp_path / f"{name}.npz", settings=options)
+    settings = replace(STAGE_1, training=replace(PLAN, batch_size=1))
+    models = (stages.language_model, stages.encoder)
+    align_cell(*models, tmp_path / "mixed.npz", tmp_path / "mixed", tmp_path / "out", settings=settings)
+    norms = [json.loads(line)["gradient_norm"] for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    assert sorted(norm > 0 for norm in norms) == [False, False, True]
+    with pytest.raises(UserError, match=r"no record of .*texts\.npz shows an image, so stage 1 would learn nothing"):
+        align_cell(*models, tmp_path / "texts.npz", tmp_path / "texts", tmp_path / "no", settings=settings)

@@ -31,6 +31,7 @@ from vlmlaw.vlm.load import load_cell
 from vlmlaw.vlm.memory import replies_at_once
 from vlmlaw.vlm.model import VlmForConditionalGeneration
 from vlmlaw.vlm.pruning import batches_for
+from vlmlaw.vlm.readable import require_readable
 from vlmlaw.vlm.reference import require_layout
 
 if TYPE_CHECKING:
@@ -174,6 +175,7 @@ def evaluate_cell(
     """
     vlm, words = load_cell(model, cell=cell)
     table, data = TokenTable.load(tokens), Dataset(dataset)
+    require_readable(vlm, table, words, source=tokens)
     images_of = open_images(images, layers=vlm.config.feature_layers, image_px=vlm.config.vision_config.image_size)
     batch_size = records_at_once(vlm, table, settings.batch_size)
     judged = judge(vlm, table, images_of, batch_size=batch_size, pad_id=words.pad_token_id)

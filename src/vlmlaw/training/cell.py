@@ -43,6 +43,7 @@ from vlmlaw.vlm.cost import training_flops
 from vlmlaw.vlm.images import are_features, open_images
 from vlmlaw.vlm.model import VlmForConditionalGeneration
 from vlmlaw.vlm.processor import VlmProcessor
+from vlmlaw.vlm.readable import require_readable
 from vlmlaw.vlm.towers.features import grid_side, without_unused_layers
 from vlmlaw.vlm.towers.load import load_tower, require_complete, statistics_of
 
@@ -208,6 +209,9 @@ def _train(
     plan = replace(settings.training, steps=settings.training.steps_of(len(table)), epochs=0.0)
     dtype = getattr(torch, plan.dtype)
     aligning = not settings.trains_language_model
+    require_readable(model, table, words, source=tokens)
+    if aligning and not table.n_images.any():
+        raise UserError(f"no record of {tokens} shows an image, so stage 1 would learn nothing; correct data.align.")
     tokens_of_step = functools.partial(model.compressor.tokens_of_step, seed=settings.seed, aligning=aligning)
     with join(compute, sharded=dtype != torch.float32) as machine:
         passes_of = StepPasses(

@@ -278,7 +278,9 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "repeat the image token once for each visual token of each image"
             )
         if images.patches is None or not n_images:
-            return embeds_BTD + self._zero_contribution() if self.training and _shares_work() else embeds_BTD
+            # Beside frozen embeddings a text alone would have no gradient at all.
+            needed = self.training and (_shares_work() or not embeds_BTD.requires_grad)
+            return embeds_BTD + self._zero_contribution() if needed else embeds_BTD
         visual_BVD = self.visual_tokens(images, n_visual_tokens=n_visual_tokens)
         return embeds_BTD.masked_scatter(is_image_BT[..., None], visual_BVD.to(embeds_BTD.dtype))
 
@@ -290,8 +292,15 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         side, width = self.compressor.tower_side, self.config.vision_config.hidden_size
         device = self._a_connector_weight.device
         words = torch.zeros(1, 1, dtype=torch.long, device=device)
+        key_width = attention.key_widths(self.config.vision_config).get(
+            {ATTENTION: "attention", WHOLE_ATTENTION: "tower"}.get(self.compressor.keys_from, "")
+        )
+        patches = torch.zeros(1, side**2, width * len(self.config.feature_layers), device=device)
         images = ImageInputs(
-            patches=torch.zeros(1, side**2, width * len(self.config.feature_layers), device=device),
+            patches=patches,
+            importance=patches[..., 0],
+            keys=None if key_width is None else patches.new_zeros(1, side**2, key_width),
+            class_token=patches[:, 0] if self.compressor.reads_class_token else None,
             question_ids=words,
             question_mask=torch.ones_like(words),
         )
