@@ -12,6 +12,7 @@ from vlmlaw.cli.main import main
 from vlmlaw.data.practice import write_practice
 from vlmlaw.errors import UserError
 from vlmlaw.experiment.experiment import Experiment, read_experiment
+from vlmlaw.experiment.memory import shapes
 from vlmlaw.settings import from_json, to_json
 from vlmlaw.training.settings import CellSettings
 
@@ -263,3 +264,17 @@ def test_a_split_may_have_several_files(folder_of_practice, monkeypatch):
         Experiment.from_mapping(spoilt)
     with pytest.raises(UserError, match=r"data: train: the list has no file"):
         Experiment.from_mapping(put(file, "data.train", []))
+
+
+def test_grid_pictures_and_tower_follow_the_image_size(folder_of_practice, monkeypatch):
+    monkeypatch.chdir(folder_of_practice)
+    file = yaml.safe_load((ROOT / "workflow/experiments/practice.yaml").read_text())
+    larger = Experiment.from_mapping(put(file, "vision.image_size", 128))
+    assert (larger.grid_side, larger.picture_settings("train").image_px) == (8, 128)
+    assert '"image_size":128' in to_json(larger.encoder_settings)
+    assert shapes(larger, "10k")[1].image_size == 128
+    assert "image_size" not in to_json(Experiment.from_mapping(file).encoder_settings)
+    with pytest.raises(
+        UserError, match=r"vision.image_size 100 is no multiple of the tower's patch of 16; take 96 or 112"
+    ):
+        Experiment.from_mapping(put(file, "vision.image_size", 100))

@@ -8,12 +8,27 @@ import torch
 
 from vlmlaw.errors import UserError
 from vlmlaw.hub.pins import PIN, open_model
-from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
+from vlmlaw.hub.settings import ModelSettings, TokenizerSettings, TowerSettings
 from vlmlaw.hub.shapes import config_of
+from vlmlaw.settings import to_json
 from vlmlaw.tokens.token_table import load_tokenizer
 from vlmlaw.tokens.tokenizer import take_tokenizer
+from vlmlaw.training.cell import build_vlm
 from vlmlaw.training.pretrained import fetch_language_model, fetch_vision
+from vlmlaw.training.settings import CellSettings, TrainingSettings
+from vlmlaw.vlm.towers.features import patch_features
 from vlmlaw.vlm.towers.load import load_tower, normalise, statistics_of
+
+CELL = CellSettings(
+    size="10k",
+    n_visual_tokens=4,
+    compressor="average",
+    compressor_options={},
+    seed=0,
+    feature_layers=(2,),
+    training=TrainingSettings(steps=1, batch_size=1, learning_rate=1.0, new_learning_rate=1.0),
+    place_embedding=False,
+)
 
 
 @pytest.fixture
@@ -154,6 +169,26 @@ def test_a_model_that_is_not_what_was_planned_is_refused(tower, tmp_path, monkey
     monkeypatch.setattr("vlmlaw.training.pretrained.config_of", lambda *_: table | {"image_size": 64, "patch_size": 16})
     with pytest.raises(UserError, match="was planned with hidden_size 1024 but has 32"):
         fetch_vision(tmp_path / "out", settings=settings)
+
+
+def test_a_tower_is_fetched_for_images_of_another_size(practice, stages, tmp_path):
+    """From the setting to the cell's own configuration, which needs no word of it later."""
+    settings = TowerSettings(source=str(practice / "vision"), dtype="float32", image_size=96)
+    fetch_vision(tmp_path / "encoder", settings=settings)
+    vlm = build_vlm(stages.language_model, tmp_path / "encoder", settings=CELL)
+    vlm.vision_tower.save_pretrained(tmp_path / "again")
+    own = load_tower(open_model(stages.encoder))
+    pixels = torch.randn(1, 3, 96, 96)
+    expected = own(pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states[2][:, 1:]
+    for tower in (vlm.vision_tower, type(own).from_pretrained(tmp_path / "again")):
+        assert torch.equal(patch_features(tower, pixels, layers=[2]), expected)
+    assert vlm.config.vision_config.image_size == 96 and vlm.compressor.n_patches == 36
+    assert "image_size" not in json.loads((stages.encoder / "model.json").read_text())  # as before there was a setting
+    fetch_vision(tmp_path / "same", settings=replace(settings, image_size=None))
+    assert to_json(replace(settings, image_size=None)) == to_json(
+        ModelSettings(source=settings.source, dtype=settings.dtype)
+    )
+    assert (tmp_path / "same" / "model.json").read_bytes() == (stages.encoder / "model.json").read_bytes()
 
 
 def test_the_tokenizer_knows_the_image_and_ends_answers_as_chatml_does(stages, practice):

@@ -17,7 +17,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.evaluation.settings import EvaluationSettings
 from vlmlaw.experiment.experiment import Experiment, read_experiment
 from vlmlaw.experiment.file import SPLITS
-from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
+from vlmlaw.hub.settings import ModelSettings, TokenizerSettings, TowerSettings
 from vlmlaw.settings import from_json
 from vlmlaw.training.settings import CellSettings, ComputeSettings, SizeSettings, VisionSettings
 from vlmlaw.vlm.cell_name import MeasuredCell
@@ -265,7 +265,7 @@ def run_fetch_tokenizer(args: argparse.Namespace) -> None:
 def run_fetch_vision(args: argparse.Namespace) -> None:
     from vlmlaw.training.pretrained import fetch_vision
 
-    fetch_vision(args.out, settings=_settings(args, ModelSettings, lambda e: e.encoder_settings))
+    fetch_vision(args.out, settings=_settings(args, TowerSettings, lambda e: e.encoder_settings))
 
 
 def run_fetch_language_model(args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ from vlmlaw.data.settings import DataSettings, LlavaData, SplitSettings, TokenSe
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.settings import EvaluationSettings
 from vlmlaw.experiment.sections import Grid, LoadedSize, LoadedVision, ReportSettings, SizeSection, VisionSection
-from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
+from vlmlaw.hub.settings import ModelSettings, TokenizerSettings, TowerSettings
 from vlmlaw.hub.shapes import Tower, config_of, text_config
 from vlmlaw.settings import build
 from vlmlaw.training.settings import (
@@ -115,7 +115,7 @@ class ExperimentFile:
     def encoder_settings(self) -> VisionSettings | ModelSettings:
         section = self.vision
         if isinstance(section, LoadedVision):
-            return _model_settings(section)
+            return TowerSettings(**{f.name: getattr(section, f.name) for f in fields(TowerSettings)})
         assert isinstance(self.data, DataSettings)
         return VisionSettings(
             source=section.source,
@@ -130,7 +130,7 @@ class ExperimentFile:
         """The tower's shape."""
         section = self.vision
         if isinstance(section, LoadedVision):
-            return Tower.of_config(config_of(section.source, section.revision))
+            return Tower.of_config(config_of(section.source, section.revision), image_size=section.image_size)
         from vlmlaw.data.miniature.canvas import IMAGE_PX, PATCH_PX
 
         return Tower(section.hidden_size, section.num_hidden_layers, IMAGE_PX, PATCH_PX)
@@ -209,6 +209,6 @@ class ExperimentFile:
         return self.tower.grid_side
 
 
-def _model_settings(section: LoadedVision | LoadedSize) -> ModelSettings:
+def _model_settings(section: LoadedSize) -> ModelSettings:
     """What fetching the model depends on."""
     return ModelSettings(**{f.name: getattr(section, f.name) for f in fields(ModelSettings)})

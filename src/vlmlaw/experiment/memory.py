@@ -81,7 +81,8 @@ def shapes(experiment: Experiment, size: str) -> tuple[Any, Any]:
     section: Any = experiment.sizes[size]
     tower: Any = experiment.vision
     text = text_config(config_of(section.source, section.revision))
-    return shape_of(text), shape_of(vision_config(config_of(tower.source, tower.revision)))
+    seen_by = vision_config(config_of(tower.source, tower.revision), image_size=tower.image_size)
+    return shape_of(text), shape_of(seen_by)
 
 
 def evaluation_batch(experiment: Experiment, cell: CellSettings) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vlmlaw.hub.settings import ModelSettings
+from vlmlaw.hub.settings import ModelSettings, TowerSettings
 from vlmlaw.settings import choice, number
 from vlmlaw.training.settings import OptimizerSettings, ShapeSettings
 
@@ -32,7 +32,7 @@ class VisionSection:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadedVision(ModelSettings):
+class LoadedVision(TowerSettings):
     """A pretrained tower. With `cache_features` it runs once for all cells, onto the disk; else in each training."""
 
     feature_layers: tuple[int, ...]

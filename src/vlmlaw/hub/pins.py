@@ -32,6 +32,7 @@ class Pin:
     files: Mapping[str, tuple[int, str]]
     image_mean: Sequence[float] = field(default_factory=list)  # of a vision tower
     image_std: Sequence[float] = field(default_factory=list)
+    image_size: int | None = None  # of a vision tower, where it is not its own
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def pin_of(folder: Path, settings: ModelSettings, *, commit: str, **more: Any) -
 
 
 def write_pin(pin: Pin, folder: Path) -> None:
-    (folder / PIN).write_text(json.dumps(asdict(pin), indent=1), encoding="utf-8")
+    fields = {name: value for name, value in asdict(pin).items() if value is not None}
+    (folder / PIN).write_text(json.dumps(fields, indent=1), encoding="utf-8")
 
 
 def read_pin(path: Path) -> Pin:

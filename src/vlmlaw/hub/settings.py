@@ -1,8 +1,9 @@
 """Settings of what is fetched: a pretrained model, and its tokenizer."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from vlmlaw.settings import choice
+from vlmlaw.settings import choice, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,6 +14,15 @@ class ModelSettings:
     revision: str = "main"
     dtype: str = choice("float32", "bfloat16", default="bfloat16")
     trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerSettings(ModelSettings):
+    """A pretrained vision tower. With `image_size` its position embeddings are interpolated to squares of that side."""
+
+    LEAVES_OUT_NONE: ClassVar[bool] = True
+
+    image_size: int | None = number(least=1, default=None)  # pixels; null: the tower's own
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,8 +35,9 @@ class Tower:
     patch_px: int
 
     @classmethod
-    def of_config(cls, config: Mapping[str, Any]) -> Tower:
-        own = vision_config(config)
+    def of_config(cls, config: Mapping[str, Any], *, image_size: int | None = None) -> Tower:
+        """The shape that a config.json says; with images of another size, where that is asked for."""
+        own = vision_config(config, image_size=image_size)
         return cls(own["hidden_size"], own["num_hidden_layers"], own["image_size"], own["patch_size"])
 
     @property
@@ -68,10 +69,11 @@ def known_shape(source: str) -> Mapping[str, Any] | None:
     return json.loads(TABLE.read_text(encoding="utf-8")).get(source)
 
 
-def vision_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+def vision_config(config: Mapping[str, Any], *, image_size: int | None = None) -> Mapping[str, Any]:
     """The tower's own part of a config: CLIP's and SigLIP's also describe a text model.
 
-    Raises UserError where it has no square grid of patches of a fixed size.
+    `image_size` goes before its own. Raises UserError where it has no square grid of patches of a fixed size, or the
+    patches do not fill images of that size.
     """
     own = config.get("vision_config", config)
     kind = own.get("model_type") or f"{config.get('model_type')}_vision_model"
@@ -82,7 +84,14 @@ def vision_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
             f"a vision tower of the type {kind} does not say hidden_size, num_hidden_layers, image_size and patch_size "
             "as numbers; expected one with a square grid of a fixed size, such as CLIP, SigLIP or DINOv2."
         )
-    return own
+    if image_size is None:
+        return own
+    if image_size % (patch := own["patch_size"]):
+        fitting = f"{image_size // patch * patch or patch} or {(image_size // patch + 1) * patch}"
+        raise UserError(
+            f"vision.image_size {image_size} is no multiple of the tower's patch of {patch}; take {fitting}."
+        )
+    return {**own, "image_size": image_size}
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,15 @@ from vlmlaw.hub.shapes import config_of, read_config, text_config, vision_config
 from vlmlaw.runtime.whole_files import whole_folder
 
 if TYPE_CHECKING:
-    from vlmlaw.hub.settings import ModelSettings
+    from vlmlaw.hub.settings import ModelSettings, TowerSettings
 
 
-def fetch_vision(out: Path, *, settings: ModelSettings) -> None:
+def fetch_vision(out: Path, *, settings: ModelSettings | TowerSettings) -> None:
     """Fetch a vision tower; `out` gets its pin. Raises UserError where it cannot be one, or would not load whole."""
     from vlmlaw.vlm.cost import vision_flops
     from vlmlaw.vlm.towers.features import require_usable
     from vlmlaw.vlm.towers.load import load_tower, pixel_statistics
+    from vlmlaw.vlm.towers.resize import require_own_features
 
     planned = config_of(settings.source, settings.revision)
     folder, commit = fetch_files(settings, (*CONFIG_FILES, *WEIGHT_FILES))
@@ -29,6 +31,11 @@ def fetch_vision(out: Path, *, settings: ModelSettings) -> None:
     pin = pin_of(folder, settings, commit=commit, image_mean=mean, image_std=std)
     tower = load_tower(Opened(folder, pin))
     require_usable(tower)
+    if (image_size := getattr(settings, "image_size", None)) not in (None, tower.config.image_size):
+        pin = replace(pin, image_size=image_size)
+        larger = load_tower(Opened(folder, pin))
+        require_own_features(tower, larger)
+        tower = larger
     vision_flops(tower.config)
     with whole_folder(out) as partial:
         write_pin(pin, partial)

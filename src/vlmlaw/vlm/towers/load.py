@@ -17,6 +17,7 @@ from transformers.utils import logging
 from vlmlaw.errors import UserError
 from vlmlaw.hub.pins import Opened
 from vlmlaw.vlm.towers import conv_tower, features  # noqa: F401  conv_tower makes the miniature's own tower known to AutoModel
+from vlmlaw.vlm.towers.resize import resized
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,7 +41,8 @@ def load_tower(opened: Opened) -> PreTrainedModel:
         raise UserError(f"{opened.folder} cannot be loaded as a vision tower: {error}") from error
     require_complete(opened.folder, type(tower), info["missing_keys"])
     features.grid_side(tower.config)
-    return tower.requires_grad_(False).eval()
+    tower = tower.requires_grad_(False).eval()
+    return resized(tower, opened.pin.image_size) if opened.pin and opened.pin.image_size else tower
 
 
 @contextmanager
