@@ -237,7 +237,7 @@ def measure(
         machine=machine,
     )
     prepare(model, machine=machine, compute=compute, dtype=dtype)
-    optimizer = make_optimizer(trained_groups(model), weight_decay=0.0)
+    optimizer = make_optimizer(trained_groups(model), weight_decay=0.0, beta2=0.98)
 
     def loss(**inputs: Any) -> Tensor:
         return whole_head_loss(model, inputs) if variant.whole_head else model(**inputs, use_cache=False).loss

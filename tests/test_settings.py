@@ -138,12 +138,17 @@ def test_a_section_of_several_kinds_goes_by_its_source(section, kind):
             build(File, {"vision": wrong}, where="x")
 
 
+LATER = [("beta2", 0.98), ("final_rate_share", 0.02), ("projector_norm", True), ("image_size", None)]
+LATER += [("max_tokens", None), ("validation", None)]  # settings that came later, with what was so before
+
+
 def without_passive(settings: Any) -> Any:
-    """What dataclasses.asdict says, without passive fields: the reference for `to_json`."""
+    """What dataclasses.asdict says, without passive fields and later ones at their default: the reference."""
     if not dataclasses.is_dataclass(settings):
         return list(settings) if isinstance(settings, tuple) else settings
     shallow = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
     kept = {name: value for name, value in shallow.items() if name not in passive_names(type(settings))}
+    kept = {name: value for name, value in kept.items() if (name, value) not in LATER}
     if all(not dataclasses.is_dataclass(value) for value in kept.values()):
         return {name: value for name, value in dataclasses.asdict(settings).items() if name in kept}
     return {name: without_passive(value) for name, value in kept.items()}

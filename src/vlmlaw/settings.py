@@ -60,6 +60,12 @@ def passive(field: Any) -> Any:
     return field
 
 
+def later(field: Any) -> Any:
+    """The field, marked as one that came later: `to_json` leaves it out at its default, so that results stay."""
+    field.metadata = types.MappingProxyType({**field.metadata, "later": True})
+    return field
+
+
 def passive_names(cls: type) -> set[str]:
     """The names of a settings class's passive fields."""
     return {name for name, field in _fields(cls).items() if field.metadata.get("passive")}
@@ -95,9 +101,13 @@ def from_json(cls: type[T], text: str, *, where: str = "--settings") -> T:
 
 
 def as_data(value: Any, *, passive_too: bool = True) -> Any:
-    """Settings as plain dictionaries, lists and scalars. A class with LEAVES_OUT_NONE leaves out what is None."""
+    """Settings as plain dictionaries, lists and scalars.
+
+    Left out is what is None in a class with LEAVES_OUT_NONE, and what is `later` and at its default.
+    """
     if dataclasses.is_dataclass(value):
         kept = [f for f in dataclasses.fields(value) if passive_too or not f.metadata.get("passive")]
+        kept = [f for f in kept if not (f.metadata.get("later") and getattr(value, f.name) == f.default)]
         own = {f.name: as_data(getattr(value, f.name), passive_too=passive_too) for f in kept}
         leaves_out_none = getattr(value, "LEAVES_OUT_NONE", False)
         return {name: item for name, item in own.items() if not (leaves_out_none and item is None)}

@@ -224,6 +224,12 @@ def test_several_files_of_a_split_come_one_after_the_other_and_share_images(sour
     seen = [dataset.image(dataset.image_row(record))[8, 8].argmax() for record in dataset.records if record.image]
     assert seen == [0, 1] and {record.suite for record in dataset.records} == {""}
 
+    cropped = replace(first, fit="crop")  # a file's own way to make squares
+    prepare_split(tmp_path / "cropped", settings=replace(whole, files={"": cropped, "2": first}))
+    dataset = Dataset(tmp_path / "cropped")
+    corners = [dataset.image(dataset.image_row(record))[1, 8].argmax() for record in dataset.records]
+    assert corners == [0, 2] and len(dataset.image_names) == 2
+
     (tmp_path / "b.jsonl").write_text(json.dumps(MISSING))
     with pytest.raises(UserError, match=r"record 'm' of .*b\.jsonl cannot be used: its image .* is missing"):
         prepare_split(tmp_path / "out", settings=replace(whole, files={"": first, **others}))

@@ -278,3 +278,25 @@ def test_grid_pictures_and_tower_follow_the_image_size(folder_of_practice, monke
         UserError, match=r"vision.image_size 100 is no multiple of the tower's patch of 16; take 96 or 112"
     ):
         Experiment.from_mapping(put(file, "vision.image_size", 100))
+
+
+def test_constants_of_a_llava_user_reach_the_stages_and_their_defaults_are_left_out(folder_of_practice, monkeypatch):
+    monkeypatch.chdir(folder_of_practice)
+    file = yaml.safe_load((ROOT / "workflow/experiments/practice.yaml").read_text())
+    own = Experiment.from_mapping(file)
+    name = "10k_v4_tokenpacker_s0"
+    before = [to_json(part) for part in (own.cells[name], own.alignments[name], own.picture_settings("align"))]
+    new = ("beta2", "final_rate_share", "projector_norm", "max_tokens")
+    assert not any(f'"{key}"' in text for key in new for text in before)
+    assert json.loads(before[2])["files"][""].keys().isdisjoint({"fit"})
+    for section in ("alignment", "training"):
+        file = put(put(file, f"{section}.beta2", 0.999), f"{section}.final_rate_share", 0.0)
+    file = put(put(file, "vision.projector_norm", False), "data.max_tokens", 2048)
+    file = put(file, "data.align.fit", "crop")
+    set_ = Experiment.from_mapping(file)
+    for cell in (set_.cells[name], set_.alignments[name]):
+        again = from_json(CellSettings, to_json(cell))
+        assert again == cell and not again.projector_norm and again.max_tokens == 2048
+        assert (again.training.beta2, again.training.final_rate_share) == (0.999, 0.0)
+    assert set_.picture_settings("align").files[""].fit == "crop"
+    assert set_.picture_settings("train").files[""].fit is None

@@ -182,6 +182,9 @@ def test_a_tower_is_fetched_for_images_of_another_size(practice, stages, tmp_pat
     expected = own(pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states[2][:, 1:]
     for tower in (vlm.vision_tower, type(own).from_pretrained(tmp_path / "again")):
         assert torch.equal(patch_features(tower, pixels, layers=[2]), expected)
+    assert isinstance(vlm.projector.norm, torch.nn.LayerNorm)
+    plain = build_vlm(stages.language_model, tmp_path / "encoder", settings=replace(CELL, projector_norm=False))
+    assert isinstance(plain.projector.norm, torch.nn.Identity) and not plain.config.projector_norm
     assert vlm.config.vision_config.image_size == 96 and vlm.compressor.n_patches == 36
     assert "image_size" not in json.loads((stages.encoder / "model.json").read_text())  # as before there was a setting
     fetch_vision(tmp_path / "same", settings=replace(settings, image_size=None))

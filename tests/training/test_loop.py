@@ -13,13 +13,14 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from transformers import get_cosine_schedule_with_warmup
 
 from vlmlaw.errors import UserError
 from vlmlaw.training import interruption
 from vlmlaw.training.distributed import EXIT_RUN_ME_AGAIN
 from vlmlaw.training.interruption import Stopped
 from vlmlaw.training.loop import fit
-from vlmlaw.training.optimizer import LEAST_SHARE_OF_RATE, learning_rate_share, make_optimizer
+from vlmlaw.training.optimizer import learning_rate_share, make_optimizer
 from vlmlaw.training.settings import OptimizerSettings
 from vlmlaw.training.workspace import clear_workspace, use_repeatable_arithmetic, workspace_of
 
@@ -33,7 +34,7 @@ class Training:
         use_repeatable_arithmetic(3)
         torch.set_num_threads(1)  # as many in this process as in the one that is killed: sums depend on it
         self.module = nn.Sequential(nn.Linear(3, width), nn.LayerNorm(width), nn.Dropout(0.5), nn.Linear(width, 1))
-        self.optimizer = make_optimizer([(rate, self.module.parameters())], weight_decay=0.1)
+        self.optimizer = make_optimizer([(rate, self.module.parameters())], weight_decay=0.1, beta2=0.98)
         self.settings = OptimizerSettings(
             steps=steps, batch_size=1, learning_rate=rate, checkpoint_seconds=checkpoint_seconds
         )
@@ -207,9 +208,9 @@ def test_a_checkpoint_that_does_not_fit_is_an_error_that_says_what_to_do(tmp_pat
 
 
 def test_the_rate_rises_linearly_then_follows_a_cosine():
-    shares = [learning_rate_share(step, steps=100, warmup_share=0.1) for step in range(100)]
+    shares = [learning_rate_share(step, steps=100, warmup_share=0.1, final_share=0.02) for step in range(100)]
     assert shares[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
-    floor = LEAST_SHARE_OF_RATE
+    floor = 0.02
     for step in range(10, 100):
         cosine = (1 + math.cos(math.pi * (step - 10) / 90)) / 2
         assert shares[step] == pytest.approx(floor + (1 - floor) * cosine)
@@ -217,24 +218,43 @@ def test_the_rate_rises_linearly_then_follows_a_cosine():
     assert floor < shares[99] < floor + 0.001
 
 
+def test_with_llavas_constants_rate_and_moments_are_its_trainers():
+    """transformers' cosine from the end of the warm-up on, and AdamW's defaults."""
+    module = nn.Linear(2, 2)
+    theirs = torch.optim.AdamW(module.parameters(), lr=1.0)
+    schedule = get_cosine_schedule_with_warmup(theirs, num_warmup_steps=3, num_training_steps=100)
+    shares = []
+    for _ in range(100):
+        shares.append(schedule.get_last_lr()[0])
+        theirs.step()
+        schedule.step()
+    ours = [learning_rate_share(step, steps=100, warmup_share=0.03, final_share=0) for step in range(100)]
+    assert ours[3:] == pytest.approx(shares[3:]) and ours[:3] == pytest.approx([1 / 3, 2 / 3, 1])
+    settings = OptimizerSettings(steps=1, batch_size=1, learning_rate=1.0, beta2=0.999)
+    made = make_optimizer([(1.0, module.parameters())], weight_decay=0, beta2=settings.beta2)
+    assert {group["betas"] for group in made.param_groups} == {theirs.defaults["betas"]} == {(0.9, 0.999)}
+
+
 @pytest.mark.parametrize(("steps", "warmup_share"), [(1, 0.0), (1, 1.0), (3, 1.0), (2, 0.5)])
 def test_short_runs_have_rates_too(steps, warmup_share):
     for step in range(steps):
-        assert 0 < learning_rate_share(step, steps=steps, warmup_share=warmup_share) <= 1
+        assert 0 < learning_rate_share(step, steps=steps, warmup_share=warmup_share, final_share=0.02) <= 1
 
 
 def test_the_log_holds_the_rate_of_each_step(uninterrupted):
     lines = uninterrupted[1][2]
     assert [line["step"] for line in lines] == list(range(STEPS))
     assert [line["rate"] for line in lines] == [
-        learning_rate_share(step, steps=STEPS, warmup_share=0.05) for step in range(STEPS)
+        learning_rate_share(step, steps=STEPS, warmup_share=0.05, final_share=0.02) for step in range(STEPS)
     ]
 
 
 def test_matrices_decay_and_vectors_do_not():
     module = nn.Sequential(nn.Embedding(3, 4), nn.Linear(4, 4), nn.LayerNorm(4), nn.Conv2d(1, 1, 3))
     module[3].requires_grad_(False)
-    optimizer = make_optimizer([(0.1, module[:2].parameters()), (0.2, module[2:].parameters())], weight_decay=0.5)
+    optimizer = make_optimizer(
+        [(0.1, module[:2].parameters()), (0.2, module[2:].parameters())], weight_decay=0.5, beta2=0.98
+    )
     found = [
         (group["weight_decay"], group["lr"], [p.ndim for p in group["params"]]) for group in optimizer.param_groups
     ]

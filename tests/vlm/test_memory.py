@@ -84,7 +84,7 @@ def allocated(text, dtype, *, recompute):
         model = model_of(text)
         with join(compute, sharded=dtype != torch.float32) as machine:
             prepare(model, machine=machine, compute=compute, dtype=dtype)
-            optimizer = make_optimizer([(1e-3, model.parameters())], weight_decay=0)
+            optimizer = make_optimizer([(1e-3, model.parameters())], weight_decay=0, beta2=0.98)
             for n_passes in (1, 2):  # from the second step on there are moments, in its second pass gradients, too
                 for _ in range(n_passes):
                     model.train()(**packed_row(text)).loss.backward()

@@ -97,8 +97,8 @@ def test_the_order_of_keys_is_no_change(finished):
         ("src/vlmlaw/report/page.py", "def render(study: Study, ", "def render(study: Study, /, ", {"write_report": 1}),
         (
             "src/vlmlaw/training/optimizer.py",
-            "BETAS = (0.9, ",
-            "BETAS = (0.8, ",
+            "BETA1 = 0.9\n",
+            "BETA1 = 0.8\n",
             MODELS | cells(10),
         ),
         ("src/vlmlaw/compressors/region_attention.py", "LAYER_NORM_EPS = 1e-6", "LAYER_NORM_EPS = 1e-5", cells(1)),
@@ -151,5 +151,5 @@ def test_a_name_taken_from_another_module_counts_by_what_it_is_there(finished):
     wanted = "import learning_rate_share"
     finished.edit("src/vlmlaw/training/loop.py", f"training.optimizer {wanted}", f"training.schedule {wanted}")
     assert finished.planned() == {}
-    other.write_text(other.read_text().replace("LEAST_SHARE_OF_RATE = 0.02", "LEAST_SHARE_OF_RATE = 0.03"))
+    other.write_text(other.read_text().replace("cosine = 0.5", "cosine = 0.4"))
     assert finished.planned() == MODELS | cells(10)

@@ -87,7 +87,11 @@ def prepare_split(out: Path, *, settings: SplitSettings, n_threads: int = 1) -> 
             folders: dict[tuple[str, ...], str] = {}  # files of a training that share images store each once
             for name, file in settings.files.items():
                 suite = name if settings.one_question_each else ""
-                prefix = name if suite else folders.setdefault((file.images, file.repository, file.revision), name)
+                prefix = (
+                    name
+                    if suite
+                    else folders.setdefault((file.images, file.repository, file.revision, file.fit or ""), name)
+                )
                 _add_file(writer, file, suite, prefix, settings=settings, tally=tally, n_threads=n_threads)
         tally.demand_some(out)
         (folder / SKIPPED).write_text(json.dumps(tally.as_data(), indent=1), encoding="utf-8")
@@ -118,7 +122,11 @@ def _add_file(
         else:
             records.append(found)
     names = list(dict.fromkeys(name for record in records for name in record.images))
-    broken = _add_images(writer, pictures, names, prefix, settings=settings, n_threads=n_threads) if pictures else {}
+    broken = (
+        _add_images(writer, pictures, names, prefix, settings=_of_file(file, settings), n_threads=n_threads)
+        if pictures
+        else {}
+    )
     for record in records:
         if damaged := next((name for name in record.images if name in broken), None):
             tally.skip(Broken(record.id, f"its image {images}/{damaged} {broken[damaged]}"))
@@ -127,6 +135,10 @@ def _add_file(
             stored = part.with_images([_stored_name(name, prefix) for name in part.images])
             writer.add_record(replace(stored, suite=suite))
             tally.n_kept += 1
+
+
+def _of_file(file: LlavaFile, settings: SplitSettings) -> SplitSettings:
+    return settings if file.fit is None else replace(settings, fit=file.fit)
 
 
 def _missing(record: Record, pictures: Pictures | None, place: Path | None) -> str:

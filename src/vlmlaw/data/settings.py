@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from vlmlaw.data.framing import CLIP_GREY, FITS
 from vlmlaw.errors import UserError
-from vlmlaw.settings import choice, number, passive
+from vlmlaw.settings import choice, later, number, passive
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,7 @@ class LlavaFile:
     repository: str = ""  # a dataset of the hub; conversations and images are then files of it
     revision: str = "main"
     records: int | None = number(least=1, default=None)
+    fit: str | None = later(choice(*FITS, default=None))  # how its images become squares; null: data.fit
     text_tokens: int = passive(number(least=1, default=100))
     question_tokens: int = passive(number(least=0, default=7))
 
@@ -60,6 +61,7 @@ class LlavaData:
     pad_color: tuple[int, ...] = number(least=0, most=255, default=CLIP_GREY)
     skip_at_most: float = number(least=0, most=1, default=0.0)  # share of a training file's records
     max_text_tokens: int = number(least=8, default=2048)  # what a record says beyond is cut off, whatever V is
+    max_tokens: int | None = later(number(least=8, default=None))  # the same of text and image tokens, V each, as LLaVA
     chat_template: str = "chatml"  # or `model` for the language model's own, or a .jinja file
 
     def __post_init__(self) -> None:

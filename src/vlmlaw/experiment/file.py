@@ -193,11 +193,12 @@ class ExperimentFile:
     @property
     def framing(self) -> dict[str, Any]:
         """How a cell's images become squares and its visual tokens stand, where that is not the miniature's way."""
-        span = {"visual_span": self.vision.visual_span}
+        span = {"visual_span": self.vision.visual_span, "projector_norm": self.vision.projector_norm}
         if not isinstance(self.data, LlavaData):
             return span
         # LLaVA's visual tokens carry no embedding of their place.
-        return {"fit": self.data.fit, "pad_color": self.data.pad_color, "place_embedding": False, **span}
+        seen = {"fit": self.data.fit, "pad_color": self.data.pad_color, "place_embedding": False}
+        return seen | {"max_tokens": self.data.max_tokens} | span
 
     def _arithmetic(self, size: str) -> dict[str, str]:
         section = self.sizes[size]

@@ -29,6 +29,7 @@ class VisionSection:
     multi_level_layers: tuple[int, ...]
     training: OptimizerSettings
     visual_span: float | None = number(above=0, default=None)  # positions that an image's tokens share; null: one each
+    projector_norm: bool = True  # whether a LayerNorm stands before the projector; LLaVA has none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class LoadedVision(TowerSettings):
     multi_level_layers: tuple[int, ...]
     cache_features: bool = False
     visual_span: float | None = number(above=0, default=None)  # positions that an image's tokens share; null: one each
+    projector_norm: bool = True  # whether a LayerNorm stands before the projector; LLaVA has none
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from vlmlaw.hub.pins import open_model, origins_of
 from vlmlaw.runtime.loggers import keep_logs
 from vlmlaw.runtime.whole_files import whole_file, whole_folder
 from vlmlaw.runtime.workspace import clear_workspace, workspace_of
+from vlmlaw.tokens.cut import cut_off
 from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
 from vlmlaw.training.batches import StepPasses
 from vlmlaw.training.distributed import Machine, join
@@ -68,6 +69,7 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
         feature_layers=list(settings.feature_layers),
         position_embedding=settings.place_embedding,
         visual_span=settings.visual_span,
+        projector_norm=settings.projector_norm,
         image_token_id=words.convert_tokens_to_ids(IMAGE_PLACEHOLDER),
         image_mean=mean,
         image_std=std,
@@ -206,6 +208,8 @@ def _train(
 ) -> None:
     """Train what is not frozen, save it, and write what it was made from and took."""
     words, table = load_tokenizer(language_model), TokenTable.load(tokens)
+    if settings.max_tokens is not None:
+        table = cut_off(table, settings.max_tokens, each=model.compressor.n_input_tokens, source=tokens)
     plan = replace(settings.training, steps=settings.training.steps_of(len(table)), epochs=0.0)
     dtype = getattr(torch, plan.dtype)
     aligning = not settings.trains_language_model
@@ -238,7 +242,7 @@ def _train(
             check_forward(model, passes_of, what=what, machine=machine, dtype=dtype)
             spent = fit(
                 model,
-                make_optimizer(groups, weight_decay=plan.weight_decay),
+                make_optimizer(groups, weight_decay=plan.weight_decay, beta2=plan.beta2),
                 loss=lambda **inputs: model(**inputs, use_cache=False).loss,
                 passes_of=passes_of,
                 halve=lambda: limit.keep(passes_of.halve()),

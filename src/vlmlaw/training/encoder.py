@@ -105,7 +105,9 @@ def train_encoder(train: Path, development: Path, out: Path, *, settings: Vision
     reader = PatchReader(AutoModel.from_config(config))
     pixels, shown, color = _load(train, "encoder: reading images")
     optimizer = make_optimizer(
-        [(settings.training.learning_rate, reader.parameters())], weight_decay=settings.training.weight_decay
+        [(settings.training.learning_rate, reader.parameters())],
+        weight_decay=settings.training.weight_decay,
+        beta2=settings.training.beta2,
     )
 
     def loss_of_step(step: int) -> Tensor:

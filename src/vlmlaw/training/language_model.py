@@ -79,7 +79,8 @@ def pretrain(tokens: Path, tokenizer: Path, out: Path, *, settings: SizeSettings
     model = Qwen2ForCausalLM(config)
     table = TokenTable.load(tokens)
     plan = settings.pretraining
-    optimizer = make_optimizer([(plan.learning_rate, model.parameters())], weight_decay=plan.weight_decay)
+    groups = [(plan.learning_rate, model.parameters())]
+    optimizer = make_optimizer(groups, weight_decay=plan.weight_decay, beta2=plan.beta2)
 
     def loss_of_step(step: int) -> Tensor:
         records = records_of_step(len(table), plan.batch_size, seed=settings.seed, step=step)

@@ -153,7 +153,9 @@ def _update(
     machine: Machine,
 ) -> dict[str, float]:
     """One step: rate, loss and gradient of each pass, update. Returns its line of the log."""
-    rate_share = learning_rate_share(step, steps=settings.steps, warmup_share=settings.warmup_share)
+    rate_share = learning_rate_share(
+        step, steps=settings.steps, warmup_share=settings.warmup_share, final_share=settings.final_rate_share
+    )
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * rate_share
     try:

@@ -8,20 +8,21 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-LEAST_SHARE_OF_RATE = 0.02  # the cosine ends here, not at zero, where the last steps would be wasted
-BETAS = (0.9, 0.98)  # 0.98 and not 0.999: these runs are shorter than the memory of 0.999
+BETA1 = 0.9
 
 
-def learning_rate_share(step: int, *, steps: int, warmup_share: float) -> float:
-    """The share of the peak learning rate at a step: a linear rise, then a cosine down."""
+def learning_rate_share(step: int, *, steps: int, warmup_share: float, final_share: float) -> float:
+    """The share of the peak learning rate at a step: a linear rise, then a cosine down to `final_share`."""
     warm = max(1, round(steps * warmup_share))
     if step < warm:
         return (step + 1) / warm
     cosine = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-    return LEAST_SHARE_OF_RATE + (1 - LEAST_SHARE_OF_RATE) * cosine
+    return final_share + (1 - final_share) * cosine
 
 
-def make_optimizer(groups: Iterable[tuple[float, Iterable[nn.Parameter]]], *, weight_decay: float) -> torch.optim.AdamW:
+def make_optimizer(
+    groups: Iterable[tuple[float, Iterable[nn.Parameter]]], *, weight_decay: float, beta2: float
+) -> torch.optim.AdamW:
     """AdamW over (learning rate, parameters) groups. Gains and biases are not decayed, as is usual."""
     made = []
     for rate, parameters in groups:
@@ -31,4 +32,4 @@ def make_optimizer(groups: Iterable[tuple[float, Iterable[nn.Parameter]]], *, we
             if chosen:
                 made.append({"params": chosen, "lr": rate, "peak_lr": rate, "weight_decay": decay})
     # One kernel for all: a quarter of the time of a loop over a small model's many small tensors.
-    return torch.optim.AdamW(made, betas=BETAS, fused=True)
+    return torch.optim.AdamW(made, betas=(BETA1, beta2), fused=True)

@@ -1,12 +1,12 @@
 """Settings of trainings: the optimizer's, those of each kind of training, and how the machine is used."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from vlmlaw.data.framing import CLIP_GREY, FITS
 from vlmlaw.errors import UserError
-from vlmlaw.settings import choice, choices, number, passive, truth
+from vlmlaw.settings import choice, choices, later, number, passive, truth
 from vlmlaw.vlm.cell_name import MeasuredCell, cell_name
 
 AUTO = "auto"  # chosen from the estimate of memory
@@ -24,6 +24,10 @@ class OptimizerSettings:
     warmup_share: float = number(least=0, most=1, default=0.05)
     clip_norm: float = number(above=0, default=1.0)
     dtype: str = choice("float32", "bfloat16", default="float32")  # of the arithmetic; weights are kept in float32
+    # Of AdamW. 0.98 and not the usual 0.999 (LLaVA's): small studies are shorter than the memory of 0.999.
+    beta2: float = later(number(above=0, most=0.999999, default=0.98))
+    # Of the peak learning rate, where the cosine ends; not at 0 (LLaVA's), where the last steps would be wasted.
+    final_rate_share: float = later(number(least=0, most=1, default=0.02))
     checkpoint_seconds: float = passive(number(above=0, default=60.0))
 
     def __post_init__(self) -> None:
@@ -105,6 +109,8 @@ class CellSettings:
     place_embedding: bool = True  # whether visual tokens carry where they are from
     trains_language_model: bool = True  # False in stage 1
     visual_span: float | None = number(above=0, default=None)  # positions that an image's tokens share
+    projector_norm: bool = later(field(default=True))  # whether a LayerNorm stands before the projector
+    max_tokens: int | None = later(number(least=8, default=None))  # of a record, V included; what is beyond is cut off
 
     @property
     def name(self) -> str:
