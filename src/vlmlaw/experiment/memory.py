@@ -73,6 +73,7 @@ def _records(experiment: Experiment, cell: CellSettings) -> Any:
     file = data.whole("train" if cell.trains_language_model else "align")
     n_visual = cell.n_visual_tokens or experiment.grid_side**2
     longest = n_visual + max(file.text_tokens, data.max_text_tokens if cell.trains_language_model else 0)
+    longest = min(longest, cell.max_tokens or longest)
     return Records(n_visual + file.text_tokens, file.text_tokens, 1.0, longest)
 
 
