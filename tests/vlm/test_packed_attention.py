@@ -207,3 +207,20 @@ def test_all_layers_compile_to_one_graph_whatever_is_packed(make_vlm, monkeypatc
             use_cache=False,
         ).loss.backward()
     assert counters["stats"]["unique_graphs"] == 1 and not counters["graph_break"]
+
+
+def test_the_kernel_is_asked_for_what_it_computes_on_devices_that_have_it(monkeypatch):
+    def serves(width, scores=None, value_width=None):
+        q, v = torch.zeros(3, 2, width), torch.zeros(3, 2, value_width or width)
+        return module.kernel_serves(scores or Scores(None), q, v)
+
+    assert [serves(width) for width in (8, 64, 80, 256)] == [True] * 4
+    assert not any((serves(100), serves(4), serves(264), serves(64, value_width=128)))
+    assert not serves(64, Scores(None, softcap=30.0))
+    gpu = torch.device("cuda", 0)
+    for capability, expected in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, found=capability: found)
+        module.choose_kernel(gpu)
+        assert serves(64) == expected
+    module.choose_kernel(torch.device("cpu"))
+    assert serves(64)

@@ -57,6 +57,7 @@ class _Upload:
         self._device, self._stream = device, torch.cuda.Stream(device)
 
     def start(self, passes: Passes) -> Passes:
+        torch.cuda.set_device(self._device)  # each thread has its own, at first GPU 0, where pinning makes a context
         with torch.cuda.stream(self._stream):
             moved = [_changed(one, lambda t: t.pin_memory().to(self._device, non_blocking=True)) for one in passes]
             done = self._stream.record_event()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vlmlaw.vlm.packed_attention import attention_of_call
+from vlmlaw.vlm.packed_attention import attention_of_call, choose_kernel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -37,6 +37,7 @@ def prepare(
 
     Do it before the optimizer is made, since sharding replaces the parameters.
     """
+    choose_kernel(machine.device)
     layers = list(_layers(model.language_model))
     for layer in layers:
         if compute.recompute is True:
@@ -96,7 +97,9 @@ def _shard(
     }
     for layer in layers:
         fully_shard(layer, **options)
-    fully_shard(model, **options, ignored_params=set(model.vision_tower.parameters()))
+    # What the root holds, embedding, head and connector, is wanted at both ends of a pass: gathered once, it stays.
+    whole = options | {"reshard_after_forward": False}
+    fully_shard(model, **whole, ignored_params=set(model.vision_tower.parameters()))
 
 
 def save_whole(model: VlmForConditionalGeneration, folder: Path, *, machine: Machine, dtype: torch.dtype) -> None:

@@ -27,6 +27,9 @@ from vlmlaw.vlm.masks import AttentionRefused, mask_of_call, window_of
 PACKED = "vlmlaw_packed"
 # Asked here, once, since the compiler cannot look into it. Since torch 2.12; the window and the scale since 2.11.
 TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+# Flash Attention 2 (github.com/Dao-AILab/flash-attention): Ampere or later, heads of up to 256 in steps of 8.
+KERNEL_CAPABILITY, KERNEL_WIDTH, KERNEL_WIDTH_STEP = (8, 0), 256, 8
+_kernel = {"runs": True}
 # What transformers' models hand to every attention function and what says nothing about who attends to whom, or is
 # in query, key and value already.
 SAYS_NOTHING = {
@@ -83,15 +86,23 @@ def packed_attention(
         raise AttentionRefused(f"{type(module).__name__} hands position_bias or is_causal=False to its attention")
     window = window_of(attention_mask, module, query.shape[2])
     q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))  # (T, H, E)
-    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and _kernel_serves(scores, q, v):
+    if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) and kernel_serves(scores, q, v):
         out_THE = _variable_length(q, k, v, cu_seq_lens_q, max_length_q, scaling, window)
     else:
         out_THE = _document_by_document(q, k, v, cu_seq_lens_q, scores, window)
     return out_THE[None], None
 
 
-def _kernel_serves(scores: Scores, q: Tensor, v: Tensor) -> bool:
-    return scores.are_plain and scores.dropout == 0 and q.shape[-1] == v.shape[-1]
+def choose_kernel(device: torch.device) -> None:
+    """Settle whether torch's kernel runs on this device. Asked outside a layer, where no compiler looks in."""
+    _kernel["runs"] = device.type != "cuda" or torch.cuda.get_device_capability(device) >= KERNEL_CAPABILITY
+
+
+def kernel_serves(scores: Scores, q: Tensor, v: Tensor) -> bool:
+    """Whether torch's kernel computes these scores of queries (T, H, E) over values, and runs on the device."""
+    width = q.shape[-1]
+    fits = width == v.shape[-1] and width % KERNEL_WIDTH_STEP == 0 and width <= KERNEL_WIDTH
+    return _kernel["runs"] and fits and scores.are_plain and scores.dropout == 0
 
 
 def _variable_length(
