@@ -1,5 +1,6 @@
 """Both stages, evaluation and export of one cell on the practice set."""
 
+import itertools
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,15 +10,18 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from vlmlaw.data.llava import prepare_split
 from vlmlaw.data.settings import LlavaFile, SplitSettings, TokenSettings
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
-from vlmlaw.tokens.token_table import load_tokenizer, tokenize_dataset
+from vlmlaw.tokens.packing import make_batch
+from vlmlaw.tokens.subset import held_out
+from vlmlaw.tokens.token_table import TokenTable, load_tokenizer, tokenize_dataset
+from vlmlaw.training.batches import model_inputs
 from vlmlaw.training.cell import CONNECTOR, align_cell, build_vlm, load_connector, train_cell
-from vlmlaw.training.settings import CellSettings, TrainingSettings
+from vlmlaw.training.settings import CellSettings, TrainingSettings, ValidationSettings
 from vlmlaw.vlm.images import open_images
 
 PLAN = TrainingSettings(steps=3, batch_size=4, learning_rate=1e-2, new_learning_rate=1e-2)
@@ -139,7 +143,7 @@ def test_images_of_another_size_than_the_tower_reads_are_refused(stages):
 
 
 def test_a_cell_loads_by_transformers_auto_classes_and_sees_what_training_saw(stages, trained):
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoProcessor
 
     from vlmlaw.tokens.packing import make_batch
     from vlmlaw.tokens.token_table import TokenTable
@@ -211,3 +215,37 @@ def test_stage_1_takes_texts_among_images_and_not_alone(stages, practice, tmp_pa
     assert sorted(norm > 0 for norm in norms) == [False, False, True]
     with pytest.raises(UserError, match=r"no record of .*texts\.npz shows an image, so stage 1 would learn nothing"):
         align_cell(*models, tmp_path / "texts.npz", tmp_path / "texts", tmp_path / "no", settings=settings)
+
+
+def test_validation_is_the_mean_loss_of_records_that_are_not_learned_from(stages, tmp_path):
+    """Against the saved model, one record at a time; the same training without them ends with the same weights."""
+    table, n_steps = TokenTable.load(stages.tokens["train"]), PLAN.steps
+    settings = replace(CELL, validation=ValidationSettings(records=9, every=2))
+    models = (stages.language_model, stages.encoder)
+    kept, apart = held_out(table, 9, source=tmp_path)
+    assert len(kept) == len(table) - 9 and len(apart) == 9
+    seen = {tuple(t.ids[a:b]) for t in (kept, apart) for a, b in itertools.pairwise(t.starts)}
+    assert seen == {tuple(table.ids[a:b]) for a, b in itertools.pairwise(table.starts)}
+    with (tmp_path / "kept.npz").open("wb") as file:
+        kept.save(file)
+    images = stages.data["train"]
+    train_cell(*models, stages.tokens["train"], images, tmp_path / "validated", settings=settings)
+    train_cell(*models, tmp_path / "kept.npz", images, tmp_path / "without", settings=CELL)
+    weights = [load_file(tmp_path / name / "model" / "model.safetensors") for name in ("validated", "without")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0] | weights[1])
+
+    lines = [json.loads(line) for line in (tmp_path / "validated" / "train.jsonl").read_text().splitlines()]
+    due = [(step + 1) % 2 == 0 or step + 1 == n_steps for step in range(n_steps)]
+    assert ["validation_loss" in line for line in lines] == due
+    vlm = AutoModelForImageTextToText.from_pretrained(tmp_path / "validated" / "model").eval()
+    images_of = open_images(images, layers=CELL.feature_layers, image_px=64)
+    losses, n_targets = [], []
+    for record in range(len(apart)):
+        batch = make_batch(apart, [record], n_visual_tokens=4, pad_id=0, reads_question=True)
+        with torch.no_grad():
+            losses.append(vlm(**model_inputs(batch, images_of(batch.image_rows)), use_cache=False).loss.item())
+        n_targets.append((batch.targets >= 0).sum())
+    assert lines[-1]["validation_loss"] == pytest.approx(np.average(losses, weights=n_targets), rel=1e-4)
+    with pytest.raises(UserError, match=r"has 104 records, and validation.records would hold out 104; hold out fewer"):
+        too_many = replace(CELL, validation=ValidationSettings(records=104))
+        train_cell(*models, stages.tokens["train"], images, tmp_path / "no", settings=too_many)

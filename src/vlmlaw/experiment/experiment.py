@@ -106,7 +106,7 @@ class Experiment(ExperimentFile):
         kept = {f.name: getattr(plan, f.name) for f in fields(OptimizerSettings)}
         training = TrainingSettings(**kept, new_learning_rate=plan.learning_rate)
         seed = cell.seed if plan.seed is None else plan.seed
-        return replace(cell, seed=seed, training=training, trains_language_model=False)
+        return replace(cell, seed=seed, training=training, trains_language_model=False, validation=None)
 
     @cached_property
     def alignments(self) -> dict[str, CellSettings]:

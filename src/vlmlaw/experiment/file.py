@@ -19,6 +19,7 @@ from vlmlaw.training.settings import (
     OptimizerSettings,
     SizeSettings,
     TrainingSettings,
+    ValidationSettings,
     VisionSettings,
 )
 
@@ -39,6 +40,7 @@ class ExperimentFile:
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     alignment: Mapping[str, Any] | None = None  # stage 1, where there is one
     training: Mapping[str, Any]
+    validation: ValidationSettings | None = None  # of stage 2, while it runs
     sizes: Mapping[str, SizeSection | LoadedSize]
     grid: Grid
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)

@@ -30,6 +30,7 @@ def cells_of(experiment: ExperimentFile, traits: Mapping[str, Traits]) -> dict[s
                     seed=seed,
                     feature_layers=layers,
                     training=training[size],
+                    validation=experiment.validation,
                     **experiment.framing,
                 )
                 if cell.name in cells:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vlmlaw.errors import UserError
+from vlmlaw.tokens.subset import starts_of
 from vlmlaw.tokens.token_table import PREFIX
 
 if TYPE_CHECKING:
@@ -48,17 +49,13 @@ def cut_off(table: TokenTable, max_tokens: int, *, each: int, source: Path) -> T
         ids=table.ids[kept_T],
         targets=table.targets[kept_T],
         segments=table.segments[kept_T],
-        starts=_starts(n_tokens_R),
+        starts=starts_of(n_tokens_R),
         shown_images=table.shown_images[images],
-        image_starts=_starts(n_images_R[kept_R]),
+        image_starts=starts_of(n_images_R[kept_R]),
         question_ids=np.concatenate([table.question_ids[:0], *(table.question_ids[own] for own in in_asked)]),
-        question_starts=_starts(np.diff(table.question_starts)[asked]),
-        question_rows=_starts(np.minimum(np.diff(table.question_rows), n_images_R)[kept_R]),
+        question_starts=starts_of(np.diff(table.question_starts)[asked]),
+        question_rows=starts_of(np.minimum(np.diff(table.question_rows), n_images_R)[kept_R]),
     )
-
-
-def _starts(lengths: np.ndarray) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def _first(starts: np.ndarray, n_first_R: np.ndarray) -> np.ndarray:

@@ -7,9 +7,10 @@ prefix are rows with a mask of who sees whom. R records, T tokens.
 
 from __future__ import annotations
 
+import copy
 import heapq
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,13 @@ class StepPasses:
             for n_tokens in counts
             for one in self._passes(records, n_tokens)
         ]
+
+    def over(self, table: TokenTable) -> Iterator[Pass]:
+        """This process's passes over every record of another table, in the layout and passes of the training."""
+        other = copy.copy(self)
+        other.table, other._sizes = table, {}
+        for records in np.array_split(np.arange(len(table)), max(1, len(table) // self.batch_size)):
+            yield from other._passes(records, self.n_visual_tokens)
 
     def _passes(self, records: np.ndarray, n_visual_tokens: int) -> list[Pass]:
         if self.n_processes == 1 and self.tokens_per_pass is None:

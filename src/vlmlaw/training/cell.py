@@ -28,23 +28,23 @@ from vlmlaw.hub.pins import open_model, origins_of
 from vlmlaw.runtime.loggers import keep_logs
 from vlmlaw.runtime.whole_files import whole_file, whole_folder
 from vlmlaw.runtime.workspace import clear_workspace, workspace_of
-from vlmlaw.tokens.cut import cut_off
-from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
+from vlmlaw.tokens.token_table import load_tokenizer
 from vlmlaw.training.batches import StepPasses
 from vlmlaw.training.distributed import Machine, join
 from vlmlaw.training.forward_check import check_forward, choose_layout
 from vlmlaw.training.loop import fit
 from vlmlaw.training.optimizer import make_optimizer
 from vlmlaw.training.passes import PassLimit, plan_passes, told
+from vlmlaw.training.records import records_of
 from vlmlaw.training.settings import ComputeSettings
 from vlmlaw.training.sharding import gathered, prepare, save_whole
+from vlmlaw.training.validation import validation_of
 from vlmlaw.training.workspace import account, use_repeatable_arithmetic
 from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.cost import training_flops
 from vlmlaw.vlm.images import are_features, open_images
 from vlmlaw.vlm.model import VlmForConditionalGeneration
 from vlmlaw.vlm.processor import VlmProcessor
-from vlmlaw.vlm.readable import require_readable
 from vlmlaw.vlm.towers.features import grid_side, without_unused_layers
 from vlmlaw.vlm.towers.load import load_tower, require_complete, statistics_of
 
@@ -207,15 +207,11 @@ def _train(
     origins: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Train what is not frozen, save it, and write what it was made from and took."""
-    words, table = load_tokenizer(language_model), TokenTable.load(tokens)
-    if settings.max_tokens is not None:
-        table = cut_off(table, settings.max_tokens, each=model.compressor.n_input_tokens, source=tokens)
+    words = load_tokenizer(language_model)
+    table, validated = records_of(tokens, model, words, settings=settings)
     plan = replace(settings.training, steps=settings.training.steps_of(len(table)), epochs=0.0)
     dtype = getattr(torch, plan.dtype)
     aligning = not settings.trains_language_model
-    require_readable(model, table, words, source=tokens)
-    if aligning and not table.n_images.any():
-        raise UserError(f"no record of {tokens} shows an image, so stage 1 would learn nothing; correct data.align.")
     tokens_of_step = functools.partial(model.compressor.tokens_of_step, seed=settings.seed, aligning=aligning)
     with join(compute, sharded=dtype != torch.float32) as machine:
         passes_of = StepPasses(
@@ -246,6 +242,7 @@ def _train(
                 loss=lambda **inputs: model(**inputs, use_cache=False).loss,
                 passes_of=passes_of,
                 halve=lambda: limit.keep(passes_of.halve()),
+                validate=validation_of(model, validated, passes_of, settings=settings, machine=machine),
                 flops=flops,
                 settings=plan,
                 workspace=workspace_of(out),

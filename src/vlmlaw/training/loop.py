@@ -43,6 +43,7 @@ def fit(
     what: str,
     passes_of: Callable[[int], Sequence[Pass]] = whole_step,
     halve: Callable[[], int] | None = None,
+    validate: Callable[[int, int], dict[str, float]] | None = None,
     flops: TrainingFlops | None = None,
     machine: Machine | None = None,
     compute: ComputeSettings | None = None,
@@ -52,7 +53,8 @@ def fit(
     A step is the passes that `passes_of` makes of its number (this process's part of them); `loss` takes a pass's
     inputs, and the step's loss is their sum, weighted by their shares. `workspace` keeps the checkpoint and
     `train.jsonl`, one line a step; a checkpoint found there is resumed. `halve` makes passes half as large, where the
-    device ran out of memory: the step is then made again.
+    device ran out of memory: the step is then made again. `validate` gives, of a step and their number, what the log
+    says of it beside its loss.
     Raises UserError when the checkpoint is of another training, and, before the update, when the loss or the
     gradient is not finite; Stopped, with a checkpoint to go on from, when the process is asked to end.
     """
@@ -75,6 +77,8 @@ def fit(
             except PassTooLarge as error:
                 inputs.again(step, why=str(error))
                 continue
+            if validate is not None:
+                line |= validate(step, settings.steps)
             meter.add(passes, waited=waited)
             rates = meter.rates()
             log.write(line, rates)

@@ -94,6 +94,14 @@ class SizeSettings(ShapeSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ValidationSettings:
+    """Loss on records that stage 2 does not learn from: how many of them, and after how many steps each time."""
+
+    records: int = number(least=1)
+    every: int = number(least=1, default=100)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CellSettings:
     """Everything that a training depends on besides its inputs. Without V, it is a training that serves every V."""
 
@@ -111,6 +119,7 @@ class CellSettings:
     visual_span: float | None = number(above=0, default=None)  # positions that an image's tokens share
     projector_norm: bool = later(field(default=True))  # whether a LayerNorm stands before the projector
     max_tokens: int | None = later(number(least=8, default=None))  # of a record, V included; what is beyond is cut off
+    validation: ValidationSettings | None = field(default=None, metadata={"later": True})
 
     @property
     def name(self) -> str:
