@@ -7,8 +7,9 @@ import random
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import Table, parquet
 
-from vlmlaw.data.llava import SKIPPED, prepare_split
+from vlmlaw.data.llava import SKIPPED, prepare_split, read_rows
 from vlmlaw.data.settings import LlavaFile, SplitSettings
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
@@ -136,11 +137,13 @@ def test_a_thousand_mutated_records_end_in_nothing_but_a_skip_or_an_error_that_s
     n_kept = n_skipped = n_refused = 0
     for start in range(0, N_RECORDS, PER_FILE):
         path = tmp_path / f"records{start}.json"
-        path.write_text(json.dumps([*records[start : start + PER_FILE], RECORDS[2]]))
-        file = LlavaFile(conversations=str(path), images=str(images))
+        path.write_text(json.dumps(records[start : start + PER_FILE]))
+        more = tmp_path / "more.jsonl"  # a second file of the split
+        more.write_text(json.dumps(RECORDS[2]))
+        files = {name: LlavaFile(conversations=str(one), images=str(images)) for name, one in (("", path), ("2", more))}
         for one_question_each in (False, True):
             settings = SplitSettings(
-                files={"": file}, image_px=8, fit="pad", pad_color=(0, 0, 0), one_question_each=one_question_each
+                files=files, image_px=8, fit="pad", pad_color=(0, 0, 0), one_question_each=one_question_each
             )
             out = tmp_path / f"out{start}{one_question_each}"
             with pytest.raises(UserError, match=f"record .* of {path}"):
@@ -173,6 +176,32 @@ def test_each_mutated_record_alone_is_named_with_its_file(images, tmp_path):
             assert str(path) in str(error) and str(error).isprintable(), str(error)
             refused += 1
     assert refused > 30
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl", ".parquet"])
+def test_a_damaged_file_of_records_is_read_or_named(images, tmp_path, suffix):
+    """Bytes lost, exchanged or cut off, in each format; what can be read is read as records."""
+    path, rng, n_refused = tmp_path / f"r{suffix}", random.Random(3), 0
+    rows = [RECORDS[0] | {"id": str(number)} for number in range(5)]
+    if suffix == ".parquet":
+        parquet.write_table(Table.from_pylist(rows), path)
+    else:
+        path.write_text(json.dumps(rows) if suffix == ".json" else "\n".join(map(json.dumps, rows)))
+    whole = path.read_bytes()
+    assert read_rows(path) == rows
+    for number in range(60):
+        content, place = bytearray(whole), rng.randrange(len(whole))
+        change = rng.choice(["cut", "lose", "exchange"])
+        content[place : None if change == "cut" else place + 1] = bytes([rng.randrange(256)] * (change == "exchange"))
+        path.write_bytes(bytes(content))
+        file = LlavaFile(conversations=str(path), images=str(images), records=5)
+        settings = SplitSettings(files={"": file}, image_px=8, fit="pad", pad_color=(0, 0, 0))
+        try:
+            prepare_split(tmp_path / f"out{number}", settings=settings)
+        except UserError as error:
+            assert str(path) in str(error), str(error)
+            n_refused += 1
+    assert n_refused > 20
 
 
 def test_five_hundred_mutated_files_of_questions_are_read_or_refused(images, tmp_path):

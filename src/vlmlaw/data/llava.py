@@ -246,7 +246,7 @@ def _parquet_rows(path: Path) -> list[Any]:
         raise UserError(f"{path}: parquet needs pyarrow; install it by `pip install 'vlmlaw[parquet]'`.") from error
     try:
         return parquet.read_table(path).to_pylist()
-    except (OSError, ValueError) as error:  # pyarrow's own are of these
+    except Exception as error:  # a damaged file ends in any of pyarrow's, which have no common kind
         raise UserError(f"{path} cannot be read as parquet ({error}); expected LLaVA's records.") from error
 
 
