@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -20,6 +19,7 @@ from PIL import Image
 from vlmlaw.data.image_file import UnreadableImage, open_rgb
 from vlmlaw.data.record import IMAGE_PLACEHOLDER, Record
 from vlmlaw.errors import UserError
+from vlmlaw.runtime.whole_files import UNREADABLE
 
 __all__ = ["IMAGE_PLACEHOLDER", "Dataset", "Record", "ShardWriter", "encoded"]
 
@@ -107,7 +107,7 @@ class Dataset:
             with np.load(self.folder / "index.npz") as index:
                 self.image_names: list[str] = index["names"].tolist()
                 self._places = index["places"]
-        except (OSError, ValueError, KeyError, BadZipFile) as error:
+        except UNREADABLE as error:
             raise self._is_none(error) from error
         self._files: dict[int, int] = {}
 

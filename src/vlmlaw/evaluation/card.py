@@ -73,9 +73,14 @@ def write_card(evaluations: Mapping[str, Sequence[Mapping[str, Any]]], model: Pa
     `evaluations` are of one cell, by what they are on: the test split, benchmarks. The rest is told by the
     training.json beside `model`.
     """
-    training = json.loads((model.parent / "training.json").read_text(encoding="utf-8"))
     first = next(one for each in evaluations.values() for one in each)
     cell, parameters = first["cell"], first["parameters"]
+    account = model.parent / "training.json"
+    try:
+        training = json.loads(account.read_text(encoding="utf-8"))
+        facts = _facts(training, parameters)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{account} does not describe a training ({error!r}); train the cell again.") from error
     n_visual_tokens = cell["n_visual_tokens"]
     parts = [
         "---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\ntags: [vlmlaw]\n---",
@@ -88,7 +93,7 @@ def write_card(evaluations: Mapping[str, Sequence[Mapping[str, Any]]], model: Pa
             for on, each in evaluations.items()
             if each
         ),
-        "## Size and training\n\n" + "\n".join(f"- {line}" for line in _facts(training, parameters)),
+        "## Size and training\n\n" + "\n".join(f"- {line}" for line in facts),
         "## Use\n\n" + _use(cell, training["settings"], os.path.relpath(model, out.parent)),
     ]
     with whole_file(out) as partial:

@@ -57,8 +57,6 @@ def read_cells(folder: Path, names: Iterable[str]) -> list[Cell]:
         if (folder / name / "training.json").exists():
             account = _training(folder / name)
             cell = account["settings"]
-            history = folder / name / "train.jsonl"
-            lines = history.read_text().splitlines() if history.exists() else []
             found.append(
                 Cell(
                     **account,
@@ -68,7 +66,7 @@ def read_cells(folder: Path, names: Iterable[str]) -> list[Cell]:
                     else int(cell["n_visual_tokens"]),
                     compressor=str(cell["compressor"]),
                     seed=int(cell["seed"]),
-                    history=[json.loads(line) for line in lines],
+                    history=_history(folder / name / "train.jsonl"),
                 )
             )
     if not found:
@@ -77,6 +75,17 @@ def read_cells(folder: Path, names: Iterable[str]) -> list[Cell]:
             "Leave out --cells if the cells were trained elsewhere."
         )
     return found
+
+
+def _history(path: Path) -> list[dict[str, Any]]:
+    """A training's steps; none where they were not kept."""
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+        if not all(isinstance(row, dict) and {"step", "loss"} <= set(row) for row in rows):
+            raise ValueError("a line without step and loss")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is no log of a training ({error}); restore it, or train the cell again.") from error
+    return rows
 
 
 def read_trainings(folders: Iterable[Path]) -> list[Training]:

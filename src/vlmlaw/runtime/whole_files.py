@@ -2,9 +2,46 @@
 
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zipfile import BadZipFile
+
+from vlmlaw.errors import UserError
+
+# What numpy, zipfile and zlib raise for a .npz or .npy that is cut, empty, overwritten or of another kind.
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    BadZipFile,
+    zlib.error,
+    NotImplementedError,
+    RuntimeError,
+)
+
+
+@contextmanager
+def refused_if_damaged(folder: Path, what: str) -> Iterator[None]:
+    """Turn what transformers, tokenizers and safetensors raise for a damaged file into a UserError with the folder.
+
+    They raise whatever they stumble over. Want of memory, which is no fault of the files, passes.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            raise
+        raise UserError(
+            f"{folder} cannot be loaded as {what} ({type(error).__name__}: {error}). If a file of it is damaged or "
+            "missing, restore it or make it again."
+        ) from error
 
 
 @contextmanager

@@ -17,7 +17,7 @@ import numpy as np
 
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER, Dataset, Record
 from vlmlaw.errors import UserError
-from vlmlaw.runtime.whole_files import whole_file
+from vlmlaw.runtime.whole_files import UNREADABLE, refused_if_damaged, whole_file
 from vlmlaw.tokens.chat_template import Chat
 from vlmlaw.tokens.prompt import ChatTokenizer, TokenizedChat
 
@@ -61,8 +61,11 @@ class TokenTable:
 
     @classmethod
     def load(cls, path: Path) -> TokenTable:
-        with np.load(path) as arrays:
-            fields = {name: arrays[name] for name in arrays.files}
+        try:
+            with np.load(path) as arrays:
+                fields = {name: arrays[name] for name in arrays.files}
+        except UNREADABLE as error:
+            raise UserError(f"{path} is no file of tokens ({error}); tokenize the data again.") from error
         missing = sorted(field.name for field in dataclass_fields(cls) if field.name not in fields)
         if missing:
             raise UserError(f"{path} lacks {', '.join(missing)}: an older version made it; tokenize the data again.")
@@ -206,7 +209,10 @@ def load_tokenizer(folder: Path) -> Any:
     """
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast.from_pretrained(folder)
+    with refused_if_damaged(folder, "a tokenizer"):
+        if (folder / "tokenizer_config.json").is_dir():  # which would be read as if there were none
+            raise UserError(f"{folder / 'tokenizer_config.json'} is a folder; expected a file: restore it.")
+        return PreTrainedTokenizerFast.from_pretrained(folder)
 
 
 def tokenize_dataset(dataset: Path, tokenizer: Path, out: Path, *, settings: TokenSettings) -> None:

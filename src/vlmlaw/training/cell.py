@@ -26,7 +26,7 @@ from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.hub.pins import open_model, origins_of
 from vlmlaw.runtime.loggers import keep_logs
-from vlmlaw.runtime.whole_files import whole_file, whole_folder
+from vlmlaw.runtime.whole_files import refused_if_damaged, whole_file, whole_folder
 from vlmlaw.runtime.workspace import clear_workspace, workspace_of
 from vlmlaw.tokens.token_table import load_tokenizer
 from vlmlaw.training.batches import StepPasses
@@ -90,13 +90,14 @@ def load_language_model(folder: Path, *, settings: CellSettings) -> PreTrainedMo
     """
     opened = open_model(folder)
     dtype = torch.float32 if settings.trains_language_model else getattr(torch, settings.training.dtype)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(
-        opened.folder,
-        dtype=dtype,
-        use_safetensors=True,
-        output_loading_info=True,
-        trust_remote_code=opened.trust_remote_code,
-    )
+    with refused_if_damaged(opened.folder, "a language model"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            opened.folder,
+            dtype=dtype,
+            use_safetensors=True,
+            output_loading_info=True,
+            trust_remote_code=opened.trust_remote_code,
+        )
     model, info = loaded
     require_complete(opened.folder, type(model), info["missing_keys"])
     return model.requires_grad_(settings.trains_language_model)

@@ -19,8 +19,9 @@ from transformers import AutoModel, PreTrainedModel
 from vlmlaw.data.miniature.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.miniature.write import LABELS_FILE
 from vlmlaw.data.shards import Dataset
+from vlmlaw.errors import UserError
 from vlmlaw.runtime.progress import progress
-from vlmlaw.runtime.whole_files import whole_folder
+from vlmlaw.runtime.whole_files import UNREADABLE, whole_folder
 from vlmlaw.runtime.workspace import clear_workspace, workspace_of
 from vlmlaw.tokens.packing import records_of_step
 from vlmlaw.training.loop import fit
@@ -93,8 +94,11 @@ def _load(folder: Path, what: str) -> tuple[np.ndarray, Tensor, Tensor]:
     dataset = Dataset(folder)
     rows = range(len(dataset.image_names))
     pixels = np.stack(list(progress(dataset.images(rows), len(rows), what)))
-    with np.load(folder / LABELS_FILE) as labels:
-        shown, color = (torch.from_numpy(labels[name].astype(np.int64)).flatten(1) for name in ("glyphs", "colors"))
+    try:
+        with np.load(folder / LABELS_FILE) as labels:
+            shown, color = (torch.from_numpy(labels[name].astype(np.int64)).flatten(1) for name in ("glyphs", "colors"))
+    except UNREADABLE as error:
+        raise UserError(f"{folder / LABELS_FILE} cannot be read ({error}); draw the pictures again.") from error
     return pixels, shown, color
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from vlmlaw.data.framing import square
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
+from vlmlaw.runtime.whole_files import UNREADABLE
 from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.towers.load import normalise
 
@@ -83,7 +84,7 @@ def load_features(folder: Path, *, layers: Sequence[int]) -> Callable[[np.ndarra
     """A function from image rows to features (B, P, K) of the layers, concatenated. Raises UserError: no such layer."""
     try:
         files: list[Any] = [np.load(feature_file(folder, layer), mmap_mode="r") for layer in layers]
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         raise UserError(
             f"{folder} lacks features of layers {list(layers)} ({error}); make them by `vlmlaw encoder features`."
         ) from error

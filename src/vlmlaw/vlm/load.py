@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from vlmlaw.compressors import ALL_PATCHES, compressor_class
 from vlmlaw.errors import UserError
+from vlmlaw.runtime.whole_files import refused_if_damaged
 from vlmlaw.tokens.token_table import load_tokenizer
 from vlmlaw.vlm.device import best_device
 from vlmlaw.vlm.model import VlmForConditionalGeneration  # noqa: F401  registers the class
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 def load_cell(model: Path, *, dtype: str = "", cell: MeasuredCell | None = None) -> tuple[Any, Any]:
     """The VLM in a folder, where one process evaluates best, in `dtype` ("": as it was saved), and its tokenizer."""
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)} if dtype else {}
-    vlm: Any = AutoModelForImageTextToText.from_pretrained(model, config=config_of(model, cell), **options)
+    with refused_if_damaged(model, "a cell's model"):
+        vlm: Any = AutoModelForImageTextToText.from_pretrained(model, config=config_of(model, cell), **options)
     return vlm.eval().to(best_device()), load_tokenizer(model)
 
 
@@ -30,7 +32,8 @@ def config_of(model: Path, cell: MeasuredCell | None = None) -> Any:
 
     Raises UserError where the model's weights do not serve that cell.
     """
-    config = AutoConfig.from_pretrained(model)
+    with refused_if_damaged(model, "a cell's model"):
+        config = AutoConfig.from_pretrained(model)
     if cell is None:
         return config
     own = (config.compressor, config.n_visual_tokens)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from vlmlaw.runtime.whole_files import whole_file
@@ -265,7 +266,7 @@ class _Digests:
     def matches(self, path: Path, identity: Mapping[str, Any]) -> bool:
         """Whether the file is the one of a record; read only where size, time and memory do not tell."""
         status = path.stat()
-        if status.st_size != identity["bytes"]:
+        if not S_ISREG(status.st_mode) or status.st_size != identity["bytes"]:
             return False
         if status.st_mtime_ns == identity["mtime_ns"]:
             self._known[str(path)] = [status.st_size, status.st_mtime_ns, identity["sha256"]]

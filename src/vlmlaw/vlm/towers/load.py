@@ -16,6 +16,7 @@ from transformers.utils import logging
 
 from vlmlaw.errors import UserError
 from vlmlaw.hub.pins import Opened
+from vlmlaw.runtime.whole_files import refused_if_damaged
 from vlmlaw.vlm.towers import conv_tower, features  # noqa: F401  conv_tower makes the miniature's own tower known to AutoModel
 from vlmlaw.vlm.towers.resize import resized
 
@@ -29,16 +30,14 @@ PIXEL_MEAN, PIXEL_STD = 0.3, 0.25
 def load_tower(opened: Opened) -> PreTrainedModel:
     """The tower, frozen, in the arithmetic that its pin names. Raises UserError where weights of it are missing."""
     options: dict[str, Any] = {"trust_remote_code": opened.trust_remote_code}
-    config = AutoConfig.from_pretrained(opened.folder, **options)
+    with refused_if_damaged(opened.folder, "a vision tower"):
+        config = AutoConfig.from_pretrained(opened.folder, **options)
     config = getattr(config, "vision_config", config)
     dtype = getattr(torch, opened.pin.dtype) if opened.pin else torch.float32
-    try:
-        with _without_load_report():
-            tower, info = AutoModel.from_pretrained(
-                opened.folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-            )
-    except (OSError, ValueError) as error:
-        raise UserError(f"{opened.folder} cannot be loaded as a vision tower: {error}") from error
+    with refused_if_damaged(opened.folder, "a vision tower"), _without_load_report():
+        tower, info = AutoModel.from_pretrained(
+            opened.folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+        )
     require_complete(opened.folder, type(tower), info["missing_keys"])
     features.grid_side(tower.config)
     tower = tower.requires_grad_(False).eval()
