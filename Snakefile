@@ -3,6 +3,7 @@
 snakemake --cores 2                                                # the experiment of params.yaml
 snakemake --cores 2 --configfile workflow/experiments/tiny.yaml    # another one, into its own results folder
 snakemake --cores 2 --config measurements=my.csv                   # the law and report of a table of your own
+snakemake --cores 2 --config measurements='[a.csv, b.csv]'         # of several, side by side
 
 Rules are made from the table of stages, src/vlmlaw/workflow/stages.py.
 """
@@ -35,12 +36,13 @@ if source.reads_default:
     configfile: "params.yaml"
 
 
-OWN_MEASUREMENTS, OWN_NAME = measurements_of(config)
+OWN = measurements_of(config)
 
 use_this_interpreter()
 plan = Plan(source.content, source=source.name)
 freshness = Freshness(workflow, plan)
-OWN_RESULTS = f"{plan.results}/own/{OWN_NAME}"
+OWN_RESULTS = f"{plan.results}/own"
+OWN_PAGE = f"{OWN_RESULTS}/{'+'.join(OWN)}/index.html"
 snakemake_patches.apply(
     workflow,
     is_verified=freshness.is_verified,
@@ -80,11 +82,11 @@ onerror:
 
 rule all:
     input:
-        f"{OWN_RESULTS}/index.html" if OWN_MEASUREMENTS else plan.targets,
+        OWN_PAGE if OWN else plan.targets,
     localrule: True
 
 
-if OWN_MEASUREMENTS:
+if OWN:
 
     include: "workflow/rules/own.smk"
 

@@ -144,8 +144,10 @@ def test_a_job_gets_what_config_says(fresh):
 
 def test_a_table_of_ones_own_names_a_folder():
     config = {"measurements": "tables/mine.v2.csv", "law": {}}
-    assert measurements_of(config) == ("tables/mine.v2.csv", "mine.v2")
-    assert measurements_of({}) == (None, "")
-    for wrong in ("$(touch X).csv", "a b.csv", "..", "", 3):
+    assert measurements_of(config) == {"mine.v2": "tables/mine.v2.csv"}
+    assert measurements_of({}) == {}
+    several = measurements_of({"measurements": ["a/t.csv", "b/t.csv", "Qwen=q.csv"]})
+    assert several == {"a-t": "a/t.csv", "b-t": "b/t.csv", "Qwen": "q.csv"}
+    for wrong in ("$(touch X).csv", "a b.csv", "..", "", 3, [], ["a.csv", "a.csv"], ["x/../y=a.csv"]):
         with pytest.raises(UserError, match="--config measurements: found"):
             measurements_of({"measurements": wrong})

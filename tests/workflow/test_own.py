@@ -22,3 +22,9 @@ def test_a_table_of_ones_own_gets_a_law_and_a_report_and_trains_nothing(fresh):
     assert "<html" in (own / "index.html").read_text()
     assert not (project.folder / "results" / "cells").exists()
     assert project.planned(*mine) == {}
+    both = ("--config", "measurements=[mine.csv, Other=mine.csv]")
+    assert project.planned(*both) == {"fit_own_law": 1, "write_own_report": 1}  # the first has its law
+    project.snakemake(*both)
+    page = (project.folder / "results" / "own" / "mine+Other" / "index.html").read_text()
+    assert 'href="mine/index.html"' in page and 'href="Other/index.html"' in page
+    assert project.planned(*both) == {} and project.planned(*mine) == {}

@@ -1,4 +1,6 @@
-"""The law and the report of a table of one's own (`--config measurements=FILE`); nothing is trained."""
+"""The law and the report of tables of one's own (`--config measurements=FILE`); nothing is trained."""
+
+import re
 
 from vlmlaw.report.templates_version import templates_version
 from vlmlaw.settings import to_json
@@ -9,22 +11,26 @@ localrules:
     write_own_report,
 
 
+wildcard_constraints:
+    own="|".join(map(re.escape, OWN)),
+
+
 rule fit_own_law:
     input:
-        OWN_MEASUREMENTS,
+        lambda w: OWN[w.own],
     output:
-        f"{OWN_RESULTS}/law.json",
+        f"{OWN_RESULTS}/{{own}}/law.json",
     log:
-        f"{OWN_RESULTS}/logs/fit_own_law.log",
+        f"{OWN_RESULTS}/{{own}}/logs/fit_own_law.log",
     benchmark:
-        f"{OWN_RESULTS}/benchmarks/fit_own_law.tsv"
+        f"{OWN_RESULTS}/{{own}}/benchmarks/fit_own_law.tsv"
     conda:
         "../../envs/environment.yaml"
     resources:
         mem_mb=1500,
         runtime=30,
     params:
-        measurements=OWN_MEASUREMENTS,
+        measurements=lambda w: OWN[w.own],
         settings=lambda _: to_json(plan.experiment.law),
         code=plan.lineage.code("fit_law", {}),
     message:
@@ -36,26 +42,34 @@ rule fit_own_law:
 
 rule write_own_report:
     input:
-        law=f"{OWN_RESULTS}/law.json",
-        measurements=OWN_MEASUREMENTS,
+        laws=[f"{OWN_RESULTS}/{name}/law.json" for name in OWN],
+        measurements=list(OWN.values()),
     output:
-        page=f"{OWN_RESULTS}/index.html",
+        page=OWN_PAGE,
     log:
-        f"{OWN_RESULTS}/logs/write_own_report.log",
+        f"{Path(OWN_PAGE).parent}/logs/write_own_report.log",
     benchmark:
-        f"{OWN_RESULTS}/benchmarks/write_own_report.tsv"
+        f"{Path(OWN_PAGE).parent}/benchmarks/write_own_report.tsv"
     conda:
         "../../envs/environment.yaml"
     resources:
         mem_mb=1500,
         runtime=20,
     params:
+        tables=[
+            f"--{option}={value}"
+            for name, table in OWN.items()
+            for option, value in (
+                ("law", f"{OWN_RESULTS}/{name}/law.json"),
+                ("measurements", f"{name}={table}" if len(OWN) > 1 else table),
+            )
+        ],
         settings=plan.params("write_report")["settings"],
         code=plan.lineage.code("write_report", {}),
         templates=templates_version(),
     message:
         "Draw the figures and write the report of {input.measurements}"
     shell:
-        "python -m vlmlaw report --law {input.law:q} --measurements {input.measurements:q}"
+        "python -m vlmlaw report {params.tables:q}"
         ' --settings {params.settings:q} --out "$(dirname {output.page:q})"'
         " > {log:q} 2>&1"

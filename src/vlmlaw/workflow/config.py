@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.errors import UserError
-from vlmlaw.experiment.path_checks import PART
+from vlmlaw.experiment.path_checks import named_tables
 from vlmlaw.experiment.yaml_file import read_yaml, read_yaml_text
 
 DEFAULT = "params.yaml"
@@ -86,21 +86,25 @@ def refuse_repeated_options(arguments: Sequence[str]) -> None:
             )
 
 
-def measurements_of(config: Mapping[str, Any]) -> tuple[str | None, str]:
-    """The user's own table in Snakemake's configuration: its path, and what names its folder of results.
+def measurements_of(config: Mapping[str, Any]) -> dict[str, str]:
+    """The user's own tables in the configuration, by the names of their folders of results; empty without any.
 
-    Raises UserError for a name that cannot be a folder's.
+    One file, or a list of files, each as FILE or NAME=FILE. Raises UserError for a name that cannot be a folder's.
     """
-    table = config.get(MEASUREMENTS)
-    if table is None:
-        return None, ""
-    name = Path(str(table)).stem
-    if not PART.fullmatch(name) or not isinstance(table, str):
+    given = config.get(MEASUREMENTS)
+    if given is None:
+        return {}
+    tables = list(given) if isinstance(given, list | tuple) else [given]
+    wrong = [table for table in tables if not (isinstance(table, str) and table)]
+    if wrong or not tables:
         raise UserError(
-            f"--config {MEASUREMENTS}: found {table!r}; its name is to name a folder of results. Use letters, digits, "
-            "'_', '-' and '.': rename the file, or link to it."
+            f"--config {MEASUREMENTS}: found {given!r}; expected a table, as in {MEASUREMENTS}=mine.csv, or several, "
+            f"as in {MEASUREMENTS}='[a.csv, b.csv]'"
         )
-    return table, name
+    try:
+        return named_tables(tables)
+    except UserError as error:
+        raise UserError(f"--config {error}") from None
 
 
 def _typed(texts: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
