@@ -72,6 +72,12 @@ def test_the_bounds_of_the_reference_are_those_that_are_checked(sections):
                 Experiment.from_mapping({**tiny, "compute": {key: value}})
 
 
+def test_every_key_says_what_it_means(sections):
+    keys = {(path, key): cells for path, rows in sections.items() for key, cells in rows.items()}
+    assert len(keys) > 120
+    assert [name for name, cells in keys.items() if len(cells) != 4 or len(cells[3].split()) < 2] == []
+
+
 def test_descriptions_come_from_comments_docstrings_and_inherited_keys(sections):
     assert sections["compute"]["max_memory_mb"][3] == "of a node"
     assert sections["law"]["level"][3] == "confidence level of every interval."

@@ -185,11 +185,12 @@ def _docstring(cls: type) -> str:
 
 
 def _described(cls: type) -> dict[str, str]:
-    """Descriptions in the class's docstring, by key."""
+    """Descriptions in the docstrings of the class and of those that it extends, by key."""
     found: dict[str, str] = {}
-    for match in DESCRIBED.finditer(_docstring(cls)):
-        if _names_keys(match, cls):
-            found |= dict.fromkeys(match[1].split(", "), " ".join(match[2].split()))
+    for owner in (parent for parent in reversed(cls.__mro__) if dataclasses.is_dataclass(parent)):
+        for match in DESCRIBED.finditer(_docstring(owner)):
+            if _names_keys(match, owner):
+                found |= dict.fromkeys(match[1].split(", "), " ".join(match[2].split()))
     return found
 
 

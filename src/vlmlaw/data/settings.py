@@ -10,7 +10,11 @@ from vlmlaw.settings import choice, later, number, passive
 
 @dataclass(frozen=True, kw_only=True)
 class TextSettings:
-    """The text that the miniature's language models are pretrained on."""
+    """The text that the miniature's language models are pretrained on.
+
+    records: the number of texts
+    reading_share: the share of texts that practise reading; the others state facts and reason about scenes
+    """
 
     records: int = number(least=1)
     reading_share: float = number(least=0, most=1)
@@ -18,7 +22,15 @@ class TextSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Pictures and questions. A stage that draws one split sees the number of its own images only."""
+    """Pictures and questions. A stage that draws one split sees the number of its own images only.
+
+    source: the pictures are drawn here
+    seed: of everything drawn; another one makes other pictures, questions and facts
+    n_relations: how many kinds of facts the language models learn and are asked about
+    questions_per_image: how many questions each picture is asked
+    images: the number of pictures of each split: train, development and test
+    text: what the language models are pretrained on
+    """
 
     source: str = choice("miniature")
     seed: int = number(least=0)
@@ -34,6 +46,13 @@ class LlavaFile:
 
     `records` is how many records the file must hold. `text_tokens`, a record's mean, and `question_tokens`, that of
     its first question alone, are for estimates of cost only.
+
+    conversations: the file of records: JSON as LLaVA has it
+    images: the folder or .zip archive that the records' image names are relative to
+    revision: of the hub dataset: a branch, tag or commit
+    records: how many records the file must hold; null: any number
+    text_tokens: the mean length of a record's text in tokens, for estimates only
+    question_tokens: the mean length of the first question alone in tokens, for estimates only
     """
 
     conversations: str
@@ -51,6 +70,11 @@ class LlavaData:
     """Conversations about images in LLaVA's layout: for stage 1, for stage 2, and suites of questions as a test.
 
     Stage 1 and stage 2 may each have a list of files, whose records come one file after the other.
+
+    source: files in LLaVA's layout
+    align: the records of stage 1; null: no stage 1
+    train: the records that cells are trained on
+    pad_color: the ground (red, green, blue) around a padded picture; CLIP's mean colour by default
     """
 
     source: str = choice("llava")

@@ -9,7 +9,14 @@ ON_A_CPU = 64  # questions at once, where the file says `auto`
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkSection:
-    """A benchmark in the file. What is not said comes from the table in `suites.py`, or from the metric."""
+    """A benchmark in the file. What is not said comes from the table in `suites.py`, or from the metric.
+
+    name: a known benchmark, or one of your own
+    by: who asks and judges
+    suite: what it is counted under, reasoning or reading; known for known benchmarks
+    metric: how a reply is judged; known for known benchmarks
+    max_new_tokens: the longest reply; null: the metric's own
+    """
 
     name: str
     questions: str = ""  # the file of questions
@@ -36,7 +43,11 @@ class BenchmarkSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """The evaluation of a cell on the test split, and on benchmarks, which are stages of their own."""
+    """The evaluation of a cell on the test split, and on benchmarks, which are stages of their own.
+
+    benchmarks: further sets of questions, each a stage of its own
+    benchmark_dtype: of the arithmetic on benchmarks
+    """
 
     batch_size: int | str = number(least=1, or_word="auto", default="auto")  # auto: what a GPU holds, 64 on a CPU
     benchmarks: tuple[BenchmarkSection, ...] = passive(field(default=()))

@@ -32,6 +32,19 @@ class ExperimentFile:
 
     In the miniature everything is made: pictures, tower, language models. With pretrained models and LLaVA-style data
     the same stages begin with what is loaded instead. A stage's part is None where the experiment has no such stage.
+
+    name: what the experiment is called in records and on the page
+    data: the pictures and questions: the miniature's, drawn here, or files in LLaVA's layout
+    vision: the vision tower: trained here, or a pretrained one
+    pretraining: how the miniature's language models are trained on text, for all sizes
+    training: how each cell is trained (stage 2, where there is a stage 1), for all sizes
+    sizes: the language models by name: shapes to pretrain here, or pretrained models
+    grid: the cells: which sizes, visual tokens, compressors and seeds are combined
+    evaluation: how a cell is asked, and on which benchmarks
+    law: how the scaling law is fitted and what is asked of it
+    report: the page at the end
+    compute: how jobs use the machine; changing it reruns nothing
+    results: the folder of all outputs, relative to the project's
     """
 
     name: str

@@ -13,7 +13,11 @@ ALL = "all"
 
 @dataclass(frozen=True, kw_only=True)
 class ReportSettings:
-    """The page at the end."""
+    """The page at the end.
+
+    title: the page's heading
+    samples: how many questions with their replies the page shows for each suite
+    """
 
     title: str = "Larger LLM or more visual tokens?"
     samples: int = number(least=0, default=8)
@@ -22,6 +26,16 @@ class ReportSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class VisionSection:
+    """A vision tower that is trained here, on the miniature's pictures.
+
+    source: the tower is trained here
+    hidden_size: its width
+    num_hidden_layers: its depth
+    feature_layers: the layers whose outputs the compressors read, counted from 1; negative ones from the last
+    multi_level_layers: the layers that compressors of several levels read
+    training: how it is trained
+    """
+
     source: str = choice("train")
     hidden_size: int = number(least=1)
     num_hidden_layers: int = number(least=1)
@@ -34,7 +48,12 @@ class VisionSection:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedVision(TowerSettings):
-    """A pretrained tower. With `cache_features` it runs once for all cells, onto the disk; else in each training."""
+    """A pretrained tower. With `cache_features` it runs once for all cells, onto the disk; else in each training.
+
+    feature_layers: the layers whose outputs the compressors read, counted from 1; negative ones from the last
+    multi_level_layers: the layers that compressors of several levels read
+    cache_features: whether the tower runs once for all cells, onto the disk, and not in each training
+    """
 
     feature_layers: tuple[int, ...]
     multi_level_layers: tuple[int, ...]
@@ -45,7 +64,10 @@ class LoadedVision(TowerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedSize(ModelSettings):
-    """A pretrained language model."""
+    """A pretrained language model.
+
+    training: what differs from the file's section
+    """
 
     alignment: Mapping[str, Any] = field(default_factory=dict)  # what differs from the file's section
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -53,7 +75,10 @@ class LoadedSize(ModelSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SizeSection(ShapeSettings):
-    """A language model that is pretrained here."""
+    """A language model that is pretrained here.
+
+    training: what differs from the file's section
+    """
 
     pretraining: Mapping[str, Any] = field(default_factory=dict)  # what differs from the file's section
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -61,7 +86,13 @@ class SizeSection(ShapeSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Product:
-    """Cells: every combination of these."""
+    """Cells: every combination of these.
+
+    visual_tokens: the numbers of visual tokens, V
+    compressors: names, or names with their options: `{quecc: {n_heads: 4}}`
+    seeds: of weights and order; each is a training of its own
+    sizes: names of `sizes`, or `all`
+    """
 
     visual_tokens: tuple[int, ...] = number(least=1)
     compressors: Any = ()
@@ -71,6 +102,12 @@ class Product:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid(Product):
+    """Cells: every combination of these, and more.
+
+    held_out: the size whose cells the law is not fitted on but tested with; null: none
+    more: further products of cells, added to this one
+    """
+
     held_out: str | None = None
     more: tuple[Product, ...] = ()
     without: tuple[str, ...] = ()  # names of cells to leave out, for example because they diverge

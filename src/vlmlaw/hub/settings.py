@@ -8,7 +8,13 @@ from vlmlaw.settings import choice, number
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """A pretrained model: an id of the hub or a folder. `dtype` is that of its arithmetic."""
+    """A pretrained model: an id of the hub or a folder. `dtype` is that of its arithmetic.
+
+    source: an id of the hub, or a folder
+    revision: a branch, tag or commit of the hub
+    dtype: of the model's arithmetic
+    trust_remote_code: whether code that comes with the model may run
+    """
 
     source: str
     revision: str = "main"

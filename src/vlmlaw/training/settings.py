@@ -14,7 +14,17 @@ AUTO = "auto"  # chosen from the estimate of memory
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings:
-    """Settings of one AdamW run with warm-up and cosine decay, over `steps` or over `epochs` of the records."""
+    """Settings of one AdamW run with warm-up and cosine decay, over `steps` or over `epochs` of the records.
+
+    steps: how many optimizer steps; 0: by epochs
+    epochs: how often each record is seen; 0: by steps
+    batch_size: records of a step, over all GPUs
+    learning_rate: the highest one, after the warm-up
+    weight_decay: AdamW's, of matrices alone
+    warmup_share: the share of steps over which the learning rate rises
+    clip_norm: the norm that the gradient is cut to
+    checkpoint_seconds: how often a training is saved; changing it reruns nothing
+    """
 
     steps: int = number(least=0, default=0)
     epochs: float = number(least=0, default=0.0)
@@ -41,14 +51,20 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(OptimizerSettings):
-    """Settings of a cell's training. Untrained parts (compressor and projector) have their own learning rate."""
+    """Settings of a cell's training. Untrained parts (compressor and projector) have their own learning rate.
+
+    new_learning_rate: the highest learning rate of compressor and projector
+    """
 
     new_learning_rate: float = number(above=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentSettings(OptimizerSettings):
-    """Settings of stage 1, which trains compressor and projector with not the LLM; with `seed`, all seeds share it."""
+    """Settings of stage 1, which trains compressor and projector with not the LLM; with `seed`, all seeds share it.
+
+    seed: one stage 1 for all seeds of a cell; null: one for each
+    """
 
     seed: int | None = number(least=0, default=None)
 
@@ -70,6 +86,10 @@ class ShapeSettings:
 
     A line here is a new option of a size, for the file, the stage and the model. Let its default be None: then
     `qwen2_config` decides, the settings' JSON leaves the option out, and sizes that do not set it keep their results.
+
+    hidden_size: its width
+    num_hidden_layers: its depth
+    num_attention_heads: its heads, which divide the width
     """
 
     LEAVES_OUT_NONE: ClassVar[bool] = True
@@ -143,6 +163,12 @@ class ComputeSettings:
     """How jobs use the machine. Changing it reruns nothing: results change by rounding at most.
 
     `gpus` is of a training; with several, each has a process, and they share out the model (FSDP2) and the batch.
+
+    gpus: of a training; 0: it runs on the CPU
+    threads: CPU threads of a job
+    tokens_per_pass: of one forward and backward pass; null: the whole batch; auto: what the estimate of memory allows
+    recompute: whether activations are computed again in the backward pass; auto: where the estimate of memory says so
+    logs: where curves of a training go, beside its own train.jsonl
     """
 
     gpus: int = number(least=0, default=0)
