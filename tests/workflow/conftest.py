@@ -2,19 +2,38 @@
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .project import Project, new_project, put_under_dvc, tiny_experiment
+from .project import COMMANDS, Project, new_project, put_under_dvc, tiny_experiment
 from .standins import use_standins
+from .warm import started
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of all tests those that run tools for minutes come first, so no worker is left alone with them at the end."""
     items.sort(key=lambda item: item.get_closest_marker("workflow") is None)
+
+
+@pytest.fixture(scope="session")
+def warm_commands() -> Iterator[Path]:
+    """The folder of commands that start in milliseconds."""
+    with started() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def commands(request) -> Iterator[None]:
+    """Start Snakemake, DVC and verbs from warm servers. Modules that kill or count processes say REAL_PROCESSES."""
+    if request.node.get_closest_marker("workflow") is None or getattr(request.module, "REAL_PROCESSES", False):
+        yield
+        return
+    COMMANDS[:] = [request.getfixturevalue("warm_commands")]
+    yield
+    COMMANDS.clear()
 
 
 @pytest.fixture(scope="session")

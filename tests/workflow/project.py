@@ -16,6 +16,7 @@ import yaml
 TARGETS = ("all", "study", "vlm_all", "vlm_study", "data", "models", "cells", "law")
 ROOT = Path(__file__).parents[2]
 DVC = ("dvc.yaml", ".dvcignore", ".gitignore", ".dvc")
+COMMANDS: list[Path] = []  # a folder with commands that start in milliseconds, where a test may have them; see warm.py
 CODE = ("Snakefile", "params.yaml", "pyproject.toml", "envs", "profiles", "src", "workflow")
 
 
@@ -74,7 +75,7 @@ class Project:
 
     def _run(self, module: str, *arguments: str, check: bool, **more: str) -> subprocess.CompletedProcess:
         done = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            ["python", "-m", module, *arguments],
             cwd=self.folder,
             env=environment() | more,
             capture_output=True,
@@ -118,7 +119,7 @@ def environment() -> dict[str, str]:
     dropped = ("PYTHONPATH", "SNAKEMAKE_PROFILE", "PYTEST_CURRENT_TEST")
     author = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     tools = {
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PATH": os.pathsep.join([*map(str, COMMANDS), str(Path(sys.executable).parent), os.environ["PATH"]]),
         "CUDA_VISIBLE_DEVICES": "",
     }
     return {key: value for key, value in os.environ.items() if key not in dropped} | author | tools

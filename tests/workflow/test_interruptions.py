@@ -16,6 +16,7 @@ import pytest
 
 from .project import Project, environment
 
+REAL_PROCESSES = True  # see conftest.py
 pytestmark = pytest.mark.workflow
 CELL = "results/cells/3k_v4_block_linear_s0"
 LONG = {"steps": 300, "checkpoint_seconds": 0.5}

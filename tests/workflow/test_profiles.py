@@ -19,6 +19,7 @@ from workflow.project import environment, new_project, tiny_experiment
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "workflow" / "profiles"
+REAL_PROCESSES = True  # see conftest.py
 pytestmark = pytest.mark.workflow
 A_CELL = Wildcards(fromdict=dict(size="3k", n_visual_tokens="4", compressor="block_linear", seed="0"))
 A_LARGER_CELL = Wildcards(fromdict=dict(size="49k", n_visual_tokens="4", compressor="block_linear", seed="0"))

@@ -13,6 +13,7 @@ from vlmlaw.workflow import records
 
 from .project import ROOT, environment
 
+REAL_PROCESSES = True  # see conftest.py
 pytestmark = pytest.mark.workflow
 
 

@@ -20,6 +20,7 @@ from vlmlaw.workflow.attempts import read_attempts
 from .project import Project, new_project, tiny_experiment
 from .standins import use_standins
 
+REAL_PROCESSES = True  # see conftest.py
 pytestmark = pytest.mark.workflow
 TOKENIZER = "results/data/tokenizer/tokenizer.json"
 # A private name, as if Snakemake had renamed it, and what cannot do its work then.

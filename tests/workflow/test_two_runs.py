@@ -12,6 +12,7 @@ import pytest
 
 from .project import Project, environment, jobs_of
 
+REAL_PROCESSES = True  # see conftest.py
 pytestmark = pytest.mark.workflow
 PATIENCE_S = 300
 
