@@ -23,6 +23,8 @@ class OptimizerSettings:
     weight_decay: AdamW's, of matrices alone
     warmup_share: the share of steps over which the learning rate rises
     clip_norm: the norm that the gradient is cut to
+    beta2: AdamW's decay of the mean squared gradient
+    final_rate_share: the share of the highest learning rate that is left at the end
     checkpoint_seconds: how often a training is saved; changing it reruns nothing
     """
 
@@ -115,7 +117,11 @@ class SizeSettings(ShapeSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationSettings:
-    """Loss on records that stage 2 does not learn from: how many of them, and after how many steps each time."""
+    """Loss on records that stage 2 does not learn from.
+
+    records: how many of the training records are held out
+    every: after how many steps the loss on them is taken each time
+    """
 
     records: int = number(least=1)
     every: int = number(least=1, default=100)
