@@ -179,6 +179,6 @@ def run_cards(args):
 
 
 def run_report(args):
-    _write(args.out / "index.html", _read(args.law, args.measurements), args.settings)
+    _write(args.out / "index.html", _read(*map(Path, [*args.law, *args.measurements])), args.settings)
     for name in FIGURES.split():
         _write(args.out / "figures" / f"{name}.svg", name)

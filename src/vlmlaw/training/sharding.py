@@ -97,9 +97,7 @@ def _shard(
     }
     for layer in layers:
         fully_shard(layer, **options)
-    # What the root holds, embedding, head and connector, is wanted at both ends of a pass: gathered once, it stays.
-    whole = options | {"reshard_after_forward": False}
-    fully_shard(model, **whole, ignored_params=set(model.vision_tower.parameters()))
+    fully_shard(model, **options, ignored_params=set(model.vision_tower.parameters()))
 
 
 def save_whole(model: VlmForConditionalGeneration, folder: Path, *, machine: Machine, dtype: torch.dtype) -> None:
