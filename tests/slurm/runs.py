@@ -15,7 +15,7 @@ from workflow.project import Project, environment
 
 from .private_cluster import PrivateCluster
 
-PATIENCE_S = 900
+PATIENCE_S = 2700
 T = TypeVar("T")
 # Slurm's jobs here take seconds, so they are asked after every few; all else is the profile as it is shipped.
 SHIPPED = "workflow/profiles/slurm"
