@@ -15,19 +15,18 @@ from vlmlaw.report.measured_page import write_measured_page
 
 
 def write_measured(
-    measured: Measured, wishes: Wishes, *, metric: str, out: Path, facts: Mapping[str, str], even_empty: bool = False
+    measured: Measured, wishes: Wishes, *, metric: str, out: Path, facts: Mapping[str, str]
 ) -> Conclusions:
     """Write cells.csv, questions.csv, measurements.csv, load.csv where there is one, and index.html; draw conclusions.
 
-    even_empty: write measurements.csv also where no cell can be a row of it. Raises UserError for a cost that was not
-    measured.
+    Raises UserError for a cost that was not measured.
     """
     write_csv(measured.table, out / "cells.csv")
     write_csv(measured.judged, out / "questions.csv")
     if measured.loads:
         write_csv(pd.DataFrame(map(vars, measured.loads)), out / "load.csv")
     rows = measurement_rows(measured.judged, measured.cells)
-    if len(rows) or even_empty:
+    if len(rows):
         write_csv(rows, out / "measurements.csv")
     found = conclude(measured, wishes, metric=metric)
     write_measured_page(found, out / "index.html", facts=facts)

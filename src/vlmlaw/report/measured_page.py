@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
@@ -17,22 +16,17 @@ from vlmlaw.report import measured_words as words
 from vlmlaw.report import provenance
 from vlmlaw.report.figures import gallery, style, svg
 from vlmlaw.report.page import Block
+from vlmlaw.report.templating import environment
 from vlmlaw.runtime.git import commit
 from vlmlaw.runtime.whole_files import whole_file
 
 
 def write_measured_page(found: Conclusions, out: Path, *, facts: Mapping[str, str]) -> None:
     """Write the page to the file `out`; `facts` say what was asked, of whom and how."""
-    environment = Environment(
-        loader=PackageLoader("vlmlaw.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = environment()
     models = list(dict.fromkeys(found.measured.table.model))
     sizes = {"light": style.size_colors(len(models)), "dark": style.size_colors(len(models), dark=True)}
-    page = environment.get_template("measured.html").render(
+    page = templates.get_template("measured.html").render(
         title="Which model, at how many visual tokens?",
         facts=facts,
         answer=words.answer(found),
@@ -47,7 +41,7 @@ def write_measured_page(found: Conclusions, out: Path, *, facts: Mapping[str, st
         blocks=_blocks(found, models),
         commit=commit(),
         versions=provenance.versions(),
-        style=Markup(environment.get_template("page.css").render(sizes=sizes)),
+        style=Markup(templates.get_template("page.css").render(sizes=sizes)),
     )
     with whole_file(out) as partial_file:
         partial_file.write_text(page, encoding="utf-8")

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vlmlaw.report import comparison, explorer, findings, phrasing, provenance, tables
 from vlmlaw.report.figures import gallery, style, svg
 from vlmlaw.report.run_files import Cell, Sample, Training
 from vlmlaw.report.study import Study, Suite
+from vlmlaw.report.templating import environment
 from vlmlaw.runtime.git import commit
 from vlmlaw.runtime.whole_files import whole_file
 
@@ -64,19 +64,13 @@ def write_page(study: Study, out: Path, *, run: Run | None = None) -> None:
 
 def render(study: Study, out: Path, *, run: Run) -> str:
     """The HTML of the page; `out` is the file that it is for, from which its links start."""
-    environment = Environment(
-        loader=PackageLoader("vlmlaw.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = environment()
     is_miniature = study.experiment.get("data", {}).get("source") == "miniature"
     with style.look():
         blocks = [block for picture in gallery.LAW_PICTURES for block in _blocks(picture, study)]
         training = _training_block(study, run)
         compared = _comparison(study)
-    return environment.get_template("page.html").render(
+    return templates.get_template("page.html").render(
         study=study,
         run=run,
         words=phrasing,
@@ -94,7 +88,7 @@ def render(study: Study, out: Path, *, run: Run) -> str:
         commands=provenance.commands(study, is_run=bool(run.cells), out=out),
         commit=commit(),
         versions=provenance.versions(),
-        style=Markup(environment.get_template("page.css").render(sizes=size_variables(study))),
+        style=Markup(templates.get_template("page.css").render(sizes=size_variables(study))),
     )
 
 

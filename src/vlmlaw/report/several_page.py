@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vlmlaw.report import explorer, page, phrasing, provenance, tables
 from vlmlaw.report.figures import gallery, style
 from vlmlaw.report.study import Study
+from vlmlaw.report.templating import environment
 from vlmlaw.runtime.git import commit
 from vlmlaw.runtime.whole_files import whole_file
 
@@ -31,17 +31,11 @@ def write_several(studies: Mapping[str, Study], out: Path, *, title: str = "", f
 
 def render(studies: Mapping[str, Study], *, title: str = "") -> str:
     """The HTML of the page of several tables."""
-    environment = Environment(
-        loader=PackageLoader("vlmlaw.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    templates = environment()
     first, *others = studies.items()
     with style.look():
         pictures = [_picture(picture, studies) for picture in gallery.LAW_PICTURES if picture.name in SHOWN]
-    return environment.get_template("several.html").render(
+    return templates.get_template("several.html").render(
         title=title or f"{phrasing.listed(list(studies))}, side by side",
         study=first[1],
         studies=studies,
@@ -52,7 +46,7 @@ def render(studies: Mapping[str, Study], *, title: str = "") -> str:
         colors=[page.size_variables(study) for study in studies.values()],
         commit=commit(),
         versions=provenance.versions(),
-        style=Markup(environment.get_template("page.css").render(sizes={"light": [], "dark": []})),
+        style=Markup(templates.get_template("page.css").render(sizes={"light": [], "dark": []})),
     )
 
 
