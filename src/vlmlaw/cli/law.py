@@ -5,6 +5,7 @@ import contextlib
 from typing import Any
 
 from vlmlaw.cli import law_exchange, law_next, law_tables
+from vlmlaw.cli.values import pairs, points, words
 from vlmlaw.errors import UserError
 
 PASS_TOKENS = (
@@ -21,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
     law_next.add_parser(verbs, add_table=_add_table, read=_read)
     _add_lint(verbs)
     law_tables.add_parser(verbs)
-    law_exchange.add_import(verbs, pairs=pairs)
+    law_exchange.add_import(verbs)
     law_exchange.add_publish(verbs, add_table=_add_table, read=_read)
     laws = verbs.add_parser("list", help="list the laws with their formulas")
     laws.set_defaults(run=run_list)
@@ -244,7 +245,7 @@ def _read(args: argparse.Namespace) -> Any:
     from vlmlaw.laws.table import read_expected, read_measurements
 
     told = _told(args).to_mapping()
-    maxima = {name: _points(text, name) for name, text in pairs(args.maximum, option="--maximum").items()}
+    maxima = points(args.maximum, option="--maximum")
     expected = args.expected or told["expected"]
     table = read_measurements(
         args.table,
@@ -258,13 +259,6 @@ def _read(args: argparse.Namespace) -> Any:
     )
     where = {**told["where"], **pairs(args.where, option="--where")}
     return table.select(**where) if where else table
-
-
-def _points(text: str, name: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UserError(f"--maximum {name}={text}: expected a number of points, as in MME=2000") from None
 
 
 def _options(args: argparse.Namespace) -> Any:
@@ -315,14 +309,6 @@ def _section(path: str) -> dict[str, Any]:
     return section
 
 
-def pairs(texts: list[str], *, option: str) -> dict[str, str]:
-    """NAME=VALUE as often as it was given. Raises UserError for one without '='."""
-    wrong = [text for text in texts if "=" not in text]
-    if wrong:
-        raise UserError(f"{option} {wrong[0]!r} has no '='; expected for example {option} score=accuracy")
-    return {key.strip(): value.strip() for key, value in (text.split("=", 1) for text in texts)}
-
-
 def _number(text: str) -> float:
     try:
         return float(text)
@@ -332,8 +318,3 @@ def _number(text: str) -> float:
 
 def _numbers(text: str) -> tuple[float, ...]:
     return tuple(_number(part) for part in text.split(",") if part.strip())
-
-
-def words(text: str) -> tuple[str, ...]:
-    """A,B as its parts."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from vlmlaw.cli.values import pairs, points
 from vlmlaw.errors import UserError
+from vlmlaw.runtime.whole_files import whole_file
 
-Pairs = Callable[..., dict[str, str]]
 
-
-def add_import(verbs: Any, *, pairs: Pairs) -> None:
-    """Add the verb `law import`; `pairs` reads NAME=VALUE as the other verbs do."""
+def add_import(verbs: Any) -> None:
+    """Add the verb `law import`."""
     verb = verbs.add_parser(
         "import",
         help="make a table of results of lmms-eval, VLMEvalKit or Every Eval Ever",
@@ -31,24 +31,21 @@ def add_import(verbs: Any, *, pairs: Pairs) -> None:
     )
     verb.add_argument("--latest", action="store_true", help="of several runs of a model take the last")
     verb.add_argument("--partial", action="store_true", help="take runs with --limit, too")
-    verb.set_defaults(run=lambda args: run_import(args, pairs))
+    verb.set_defaults(run=run_import)
 
 
-def run_import(args: argparse.Namespace, pairs: Pairs) -> int:
+def run_import(args: argparse.Namespace) -> int:
     """Write the table, and say on stderr what there is to say of it."""
     from vlmlaw.evaluation.exchange.gather import gather
     from vlmlaw.evaluation.exchange.score import Choices
 
-    try:
-        maxima = {suite: float(points) for suite, points in pairs(args.maximum, option="--maximum").items()}
-    except ValueError:
-        raise UserError(f"--maximum {' '.join(args.maximum)}: expected points, as in ocrbench=1000") from None
+    maxima = points(args.maximum, option="--maximum")
     choices = Choices(pairs(args.metric, option="--metric"), maxima, args.partial)
     frame, notes = gather(args.folder, args.models, choices, latest=args.latest)
     text = frame.to_csv(index=False)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text, encoding="utf-8")
+        with whole_file(args.out) as partial:
+            partial.write_text(text, encoding="utf-8")
         print(f"{len(frame)} rows of {frame['model'].nunique()} models written to {args.out}")
     else:
         print(text, end="")

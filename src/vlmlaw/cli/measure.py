@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.cli.law import pairs
+from vlmlaw.cli.values import pairs
 
 
 def add_parser(subparsers: Any) -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.cli.law import pairs, words
+from vlmlaw.cli.values import pairs, words
 from vlmlaw.errors import UserError
 
 
@@ -77,10 +77,8 @@ def run_report(args: argparse.Namespace) -> None:
         measurements,
         title=settings.title,
         experiment=read_description(args.experiment) if args.experiment else None,
-        columns=pairs(args.column, option="--column"),
-        scores=words(args.scores),
-        where=pairs(args.where, option="--where"),
         compressor=settings.compressor,
+        **_reading(args),
     )
     run = _run(args, study, n_samples=settings.samples) if args.cells or args.samples else Run()
     gallery.draw_figures(study, out / "figures", formats=formats, cells=run.cells, every=bool(run.cells))
@@ -117,14 +115,18 @@ def _report_several(args: argparse.Namespace, out: Path, *, title: str, formats:
         raise UserError(f"found {len(args.law)} of --law and {len(named)} of --measurements; expected one law a table")
     else:
         fitted = {name: (law, Path(table)) for law, (name, table) in zip(args.law, named.items(), strict=True)}
-    reading: Any = {
+    studies = {name: read_study(law, table, title=name, **_reading(args)) for name, (law, table) in fitted.items()}
+    write_several(studies, out, title=title, formats=formats)
+    print(f"written: {out / 'index.html'}")
+
+
+def _reading(args: argparse.Namespace) -> dict[str, Any]:
+    """How a table is read."""
+    return {
         "columns": pairs(args.column, option="--column"),
         "scores": words(args.scores),
         "where": pairs(args.where, option="--where"),
     }
-    studies = {name: read_study(law, table, title=name, **reading) for name, (law, table) in fitted.items()}
-    write_several(studies, out, title=title, formats=formats)
-    print(f"written: {out / 'index.html'}")
 
 
 def _fitted(args: argparse.Namespace, name: str, out: Path) -> tuple[Path, Path]:
