@@ -28,7 +28,7 @@ from vlmlaw.hub.pins import open_model, origins_of
 from vlmlaw.runtime.loggers import keep_logs
 from vlmlaw.runtime.whole_files import refused_if_damaged, whole_file, whole_folder
 from vlmlaw.runtime.workspace import clear_workspace, workspace_of
-from vlmlaw.tokens.token_table import load_tokenizer
+from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
 from vlmlaw.training.batches import StepPasses
 from vlmlaw.training.distributed import Machine, join
 from vlmlaw.training.forward_check import check_forward, choose_layout
@@ -212,20 +212,9 @@ def _train(
     table, validated = records_of(tokens, model, words, settings=settings)
     plan = replace(settings.training, steps=settings.training.steps_of(len(table)), epochs=0.0)
     dtype = getattr(torch, plan.dtype)
-    aligning = not settings.trains_language_model
-    tokens_of_step = functools.partial(model.compressor.tokens_of_step, seed=settings.seed, aligning=aligning)
     with join(compute, sharded=dtype != torch.float32) as machine:
-        passes_of = StepPasses(
-            table,
-            open_images(images, layers=settings.feature_layers, image_px=model.config.vision_config.image_size),
-            batch_size=plan.batch_size,
-            seed=settings.seed,
-            n_visual_tokens=model.config.n_visual_tokens,
-            tokens_of_step=tokens_of_step if settings.n_visual_tokens is None else None,
-            pad_id=words.pad_token_id,
-            reads_question=model.reads_question,
-            compute=compute,
-            machine=machine,
+        passes_of = _passes(
+            model, table, images, settings=settings, pad_id=words.pad_token_id, compute=compute, machine=machine
         )
         what = settings.name if settings.trains_language_model else f"{settings.name}, stage 1"
         limit = _choose_passes(model, passes_of, workspace_of(out), settings=settings, compute=compute, machine=machine)
@@ -258,6 +247,34 @@ def _train(
                 made = account(settings, spent) | {"origins": origins, "compute": asdict(compute)}
                 partial.write_text(json.dumps(made, indent=2))
             clear_workspace(out)
+
+
+def _passes(
+    model: VlmForConditionalGeneration,
+    table: TokenTable,
+    images: Path,
+    *,
+    settings: CellSettings,
+    pad_id: int,
+    compute: ComputeSettings,
+    machine: Machine,
+) -> StepPasses:
+    """The passes of every step over the records of `table`, at the V of the cell or, of an elastic one, of the step."""
+    tokens_of_step = functools.partial(
+        model.compressor.tokens_of_step, seed=settings.seed, aligning=not settings.trains_language_model
+    )
+    return StepPasses(
+        table,
+        open_images(images, layers=settings.feature_layers, image_px=model.config.vision_config.image_size),
+        batch_size=settings.training.batch_size,
+        seed=settings.seed,
+        n_visual_tokens=model.config.n_visual_tokens,
+        tokens_of_step=tokens_of_step if settings.n_visual_tokens is None else None,
+        pad_id=pad_id,
+        reads_question=model.reads_question,
+        compute=compute,
+        machine=machine,
+    )
 
 
 def _choose_passes(

@@ -353,21 +353,14 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if labels is not None:
             targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
         if self.config.visual_span is not None:
-            is_cached = past_key_values is not None and past_key_values.get_seq_length() > 0
-            if input_ids is None and not is_cached:
-                raise ValueError("a model with a visual_span must see which tokens are an image's; give input_ids")
-            position_ids = spanned_positions(
+            position_ids, attention_mask = self._spanned(
+                input_ids,
                 position_ids,
-                None if is_cached or input_ids is None else input_ids == self.config.image_token_id,
-                span=self.config.visual_span,
+                attention_mask,
                 n_visual_tokens=compressor.n_input_tokens,
-                attention_mask=attention_mask,
                 cu_seq_lens=kwargs.get("cu_seq_lens_q"),
                 cache=past_key_values,
             )
-            if attention_mask is None and kwargs.get("cu_seq_lens_q") is None and not is_cached:
-                # Without a mask transformers would take positions that do not rise by one for packed documents.
-                attention_mask = torch.ones_like(position_ids, dtype=torch.long)
         if by_own_forward:
             assert targets is not None and attention_mask is not None and attention_mask.ndim == 2
             positions = position_ids if self.config.visual_span is not None else None
@@ -382,6 +375,37 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             **kwargs,
         )
         return self._predicted(outputs, targets, logits_to_keep)
+
+    def _spanned(
+        self,
+        input_ids: Tensor | None,
+        position_ids: Tensor | None,
+        attention_mask: Tensor | None,
+        *,
+        n_visual_tokens: int,
+        cu_seq_lens: Tensor | None,
+        cache: Any,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Positions in which an image's tokens share a span, and the mask with which transformers takes them.
+
+        Raises ValueError where neither the tokens nor a cache say where the image is.
+        """
+        is_cached = cache is not None and cache.get_seq_length() > 0
+        if input_ids is None and not is_cached:
+            raise ValueError("a model with a visual_span must see which tokens are an image's; give input_ids")
+        position_ids = spanned_positions(
+            position_ids,
+            None if is_cached or input_ids is None else input_ids == self.config.image_token_id,
+            span=self.config.visual_span,
+            n_visual_tokens=n_visual_tokens,
+            attention_mask=attention_mask,
+            cu_seq_lens=cu_seq_lens,
+            cache=cache,
+        )
+        if attention_mask is None and cu_seq_lens is None and not is_cached:
+            # Without a mask transformers would take positions that do not rise by one for packed documents.
+            attention_mask = torch.ones_like(position_ids, dtype=torch.long)
+        return position_ids, attention_mask
 
     def _read(
         self,
