@@ -47,7 +47,7 @@ class LlavaFile:
     `records` is how many records the file must hold. `text_tokens`, a record's mean, and `question_tokens`, that of
     its first question alone, are for estimates of cost only.
 
-    conversations: the file of records: JSON as LLaVA has it
+    conversations: the file of records in LLaVA's layout: JSON, JSON lines or parquet
     images: the folder or .zip archive that the records' image names are relative to
     revision: of the hub dataset: a branch, tag or commit
     records: how many records the file must hold; null: any number

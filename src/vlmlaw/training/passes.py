@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.training.settings import AUTO
 from vlmlaw.vlm.memory import CONTEXT, SHARE_TO_FILL, Memory, MemoryLoad, training_memory
 
@@ -135,6 +136,6 @@ class PassLimit:
 
     def keep(self, tokens_per_pass: int) -> int:
         """Write the limit down for the next attempt, and return it."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._path.write_text(json.dumps({"tokens_per_pass": tokens_per_pass}))
+        with whole_file(self._path) as partial:
+            partial.write_text(json.dumps({"tokens_per_pass": tokens_per_pass}))
         return tokens_per_pass
