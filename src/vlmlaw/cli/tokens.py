@@ -90,21 +90,21 @@ def _in_words(found: "TokenCosts") -> str:
         f"{found.model} ({found.family}): {found.width} x {found.height} px with Q = {found.n_text_tokens} text "
         f"tokens, N = {found.n_params:.3g}"
     )
-    about = (
-        "What it can make of this image, of many numbers some. LLM: 2N(Q + V), N without embeddings; tower with "
-        "connector; KV cache of Q + V tokens."
-    )
-    rows = [
-        [
-            f"{row.n_visual_tokens}",
-            "" if row.tower_flops is None else _flops(row.tower_flops),
-            _flops(row.llm_flops),
-            "" if row.kv_cache_bytes is None else f"{row.kv_cache_bytes / 1e6:,.1f}",
-            row.knob,
-        ]
-        for row in found.ladder
-    ]
-    table = render_table(["V", "tower", "LLM", "KV MB", "processor"], rows)
+    about = "Some of the numbers of visual tokens that it can make of this image. LLM: 2N(Q + V), N without embeddings"
+    columns = {
+        "V": [f"{row.n_visual_tokens}" for row in found.ladder],
+        "tower": ["" if row.tower_flops is None else _flops(row.tower_flops) for row in found.ladder],
+        "LLM": [_flops(row.llm_flops) for row in found.ladder],
+        "KV MB": ["" if row.kv_cache_bytes is None else f"{row.kv_cache_bytes / 1e6:,.1f}" for row in found.ladder],
+        "processor": [row.knob for row in found.ladder],
+    }
+    known = {name: texts for name, texts in columns.items() if any(texts)}
+    about += "; tower with its connector" * ("tower" in known) + "; KV cache of Q + V tokens" * ("KV MB" in known) + "."
+    if len(known) < len(columns):
+        about += (
+            " Its tower and KV cache are counted from a checkpoint's configuration: give a folder, or an id of the hub."
+        )
+    table = render_table(list(known), [list(row) for row in zip(*known.values(), strict=True)])
     return "\n\n".join([head, "\n".join(lines), textwrap.fill(about, WIDTH), table])
 
 
