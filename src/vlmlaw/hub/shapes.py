@@ -1,8 +1,8 @@
 """The architecture of a pretrained model, from its config.json, without its weights.
 
-An experiment can be checked and its cost estimated without a download: where the config is neither in a folder nor in
-the hub's cache, a table of well-known models answers. Fetching a model compares the table with what came; sizes and
-costs in the results are counted from the model itself.
+This is how an experiment can be checked and its cost estimated without a download: if the config is neither in a local
+folder nor in the hub's cache, it comes from a table of well-known models (models.json). When a model is fetched, its
+config is compared with the table; sizes and costs in the results are counted on the loaded model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.hub.download import download
 
 TABLE = Path(__file__).parent / "models.json"
-VISION_DEFAULTS = {  # transformers leaves out of config.json what is its class's default
+VISION_DEFAULTS = {  # transformers does not write a key to config.json that has its class's default
     "clip_vision_model": {"hidden_size": 768, "num_hidden_layers": 12, "image_size": 224, "patch_size": 32},
     "siglip_vision_model": {"hidden_size": 768, "num_hidden_layers": 12, "image_size": 224, "patch_size": 16},
 }
@@ -27,7 +27,7 @@ VISION_DEFAULTS = {  # transformers leaves out of config.json what is its class'
 
 @dataclass(frozen=True)
 class Tower:
-    """A vision tower's shape. Its hidden states are 0 (the embedding) to num_hidden_layers."""
+    """Shape of a vision tower. Its hidden states are numbered 0 (the embedding) to num_hidden_layers."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -36,7 +36,7 @@ class Tower:
 
     @classmethod
     def of_config(cls, config: Mapping[str, Any], *, image_size: int | None = None) -> Tower:
-        """The shape that a config.json says; with images of another size, where that is asked for."""
+        """Read the shape from a config.json; `image_size` replaces the config's own."""
         own = vision_config(config, image_size=image_size)
         return cls(own["hidden_size"], own["num_hidden_layers"], own["image_size"], own["patch_size"])
 
@@ -48,7 +48,7 @@ class Tower:
 
 @cache
 def config_of(source: str, revision: str = "main") -> Mapping[str, Any]:
-    """A model's config.json, of a folder, the hub's cache, the table, or the hub. Raises UserError: none has it."""
+    """A model's config.json from a folder, the hub's cache, the table or the hub. Raises UserError if none has it."""
     folder = Path(source)
     if folder.is_dir():
         return read_config(folder)
@@ -56,7 +56,7 @@ def config_of(source: str, revision: str = "main") -> Mapping[str, Any]:
 
     try:
         cached = try_to_load_from_cache(source, "config.json", revision=revision)
-    except ValueError:  # no name of the hub's; the download says so
+    except ValueError:  # not a valid name on the hub; the download reports that
         cached = None
     if isinstance(cached, str):
         return read_config(Path(cached).parent)
@@ -65,15 +65,15 @@ def config_of(source: str, revision: str = "main") -> Mapping[str, Any]:
 
 
 def known_shape(source: str) -> Mapping[str, Any] | None:
-    """The entry of the table of well-known models; None where it has none."""
+    """The model's entry in the table of well-known models; None if it has none."""
     return json.loads(TABLE.read_text(encoding="utf-8")).get(source)
 
 
 def vision_config(config: Mapping[str, Any], *, image_size: int | None = None) -> Mapping[str, Any]:
-    """The tower's own part of a config: CLIP's and SigLIP's also describe a text model.
+    """The vision tower's part of a config (CLIP's and SigLIP's configs also describe a text model).
 
-    `image_size` goes before its own. Raises UserError where it has no square grid of patches of a fixed size, or the
-    patches do not fill images of that size.
+    `image_size` replaces the config's own. Raises UserError if the tower has no square grid of patches of a fixed size,
+    or if its patches do not fill images of that size.
     """
     own = config.get("vision_config", config)
     kind = own.get("model_type") or f"{config.get('model_type')}_vision_model"
@@ -95,20 +95,20 @@ def vision_config(config: Mapping[str, Any], *, image_size: int | None = None) -
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The language model's part of a config. Raises UserError where it has no width."""
+    """The language model's part of a config. Raises UserError if it lacks a hidden size or number of layers."""
     own = config.get("text_config", config)
     if not isinstance(own.get("hidden_size"), int) or not isinstance(own.get("num_hidden_layers"), int):
-        raise UserError(f"{own.get('model_type')} is no type of language model that AutoModelForCausalLM has.")
+        raise UserError(f"{own.get('model_type')} is not a language model that AutoModelForCausalLM can load.")
     return own
 
 
 def shape_of(config: Mapping[str, Any]) -> Any:
-    """A config with attributes, as the counts of FLOPs and memory take it."""
+    """The config as an object with attributes, as the functions that count FLOPs and memory expect it."""
     return SimpleNamespace(**{"num_key_value_heads": config.get("num_attention_heads"), **config})
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
-    """Read a model's config.json. Raises UserError where it cannot be read."""
+    """Read a model's config.json. Raises UserError if it cannot be read."""
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

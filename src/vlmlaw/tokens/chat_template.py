@@ -1,7 +1,7 @@
 """Render conversations with a tokenizer's chat template, and locate each answer in the text.
 
-A template is a program that takes tens of microseconds for each of a million turns. It is run once for each number
-of turns, with marks in place of the messages, and then filled in, wherever that gives the same text.
+Running a Jinja template takes tens of microseconds, for each of a million turns. So it runs once per sequence of roles,
+with placeholders for the messages, and messages are then filled in, wherever that is sure to give the same text.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 from vlmlaw.errors import UserError
 
-Chat = tuple[tuple[str, str], ...]  # (role, text) of each message, in turn
-Rendered = tuple[str, list[tuple[int, int]]]  # a text, and the characters of each answer, its end marker included
+Chat = tuple[tuple[str, str], ...]  # (role, text) of each message, in order
+Rendered = tuple[str, list[tuple[int, int]]]  # text; characters (start, end) of answers with end markers
 
-# Templates look at what is said to trim it, or for markup such as </think>; plain text gives them nothing to find.
+# Templates inspect messages to trim them, or to find markup such as </think>; in plain text there is nothing to find.
 PLAIN = re.compile(r"(?:<image>\n)*[\w.,;:?!'\"()%$€£+-]+(?:[ \n][\w.,;:?!'\"()%$€£+-]+)*")
 
 
@@ -30,7 +30,7 @@ class Renderer:
         self._forms: dict[tuple[str, ...], _Form | None] = {}
 
     def __call__(self, chat: Chat) -> Rendered:
-        """The chat's text and its answers' spans. Raises UserError for a template that rewrites earlier turns."""
+        """Return the chat's text and the spans of answers. Raises UserError if the template rewrites earlier turns."""
         roles = tuple(role for role, _ in chat)
         if roles not in self._forms:
             self._forms[roles] = self._form(roles)
@@ -40,18 +40,18 @@ class Renderer:
         return form.fill([said for _, said in chat])
 
     def text(self, chat: Chat, **options: Any) -> str:
-        """The chat's text by the template itself, with options of the template's own."""
+        """Render the chat by running the template, with options passed on to it."""
         messages = [{"role": role, "content": said} for role, said in chat]
         try:
             return self._tokenizer.apply_chat_template(messages, tokenize=False, **options)
-        except Exception as error:  # a template is a program of its author's, which can fail in any way
+        except Exception as error:  # a template is somebody's program and can fail in any way
             raise UserError(
                 f"the chat template fails on {len(chat)} messages of {', '.join(role for role, _ in chat[:4])}: "
                 f"{error or type(error).__name__}. Correct it, or take `chat_template: chatml`."
             ) from error
 
     def slow(self, chat: Chat) -> Rendered:
-        """The same as a call, by the template itself, which is slow."""
+        """Do the same as `__call__` by running the template, which is slow but always right."""
         text = self.text(chat)
         spans = []
         for answer in (index for index, (role, _) in enumerate(chat) if role == "assistant"):
@@ -66,14 +66,14 @@ class Renderer:
         return text, spans
 
     def user_turns(self) -> UserTurns:
-        """What the template puts around what the user says."""
+        """What the template writes around a user's message."""
         if self._tokenizer.chat_template is None:
             return UserTurns("", "")
         form = self._form(("user", "assistant", "user"))
         return UserTurns("", "") if form is None else UserTurns.between(form.pieces)
 
     def _form(self, roles: tuple[str, ...]) -> _Form | None:
-        """The template's text for messages of these roles, with marks in their place; None where it hides a mark."""
+        """Rendered placeholders for messages of these roles; None if the template drops or changes one."""
         marks = [f"mark{index}of{len(roles)}" for index in range(len(roles))]
         text, spans = self.slow(tuple(zip(roles, marks, strict=True)))
         pieces = re.split("|".join(map(re.escape, marks)), text)
@@ -83,20 +83,20 @@ class Renderer:
 
 @dataclass(frozen=True)
 class UserTurns:
-    """What a template writes before and behind what the user says; "" where only white space stands there."""
+    """What a template writes before and after a user's message; "" if it is only white space."""
 
     before: str
     behind: str
 
     @classmethod
     def between(cls, pieces: Sequence[str]) -> UserTurns:
-        """From what stands around the messages of a user, an assistant and a user again."""
+        """Derive it from the text around the messages of a user, an assistant and a user again."""
         before = _common_start(pieces[0][::-1], pieces[2][::-1])[::-1].strip()
         behind = _common_start(pieces[1], pieces[3]).strip() or pieces[1].strip()
         return cls(before, behind)
 
     def around(self, text: str, place: int) -> str:
-        """The user's turn around a place of a rendered text; from the place on where no mark stands before it."""
+        """Return the user's message around position `place` of a rendered text."""
         start = text.rfind(self.before, 0, place) if self.before else -1
         end = text.find(self.behind, place) if self.behind else -1
         return text[place if start < 0 else start + len(self.before) : None if end < 0 else end]
@@ -107,7 +107,7 @@ def _common_start(text: str, other: str) -> str:
 
 
 class _Form:
-    """A rendered template cut at its marks: pieces[i] precedes the i-th message."""
+    """A rendered template, split at its placeholders: pieces[i] precedes the i-th message."""
 
     def __init__(self, pieces: list[str], marks: list[str], spans: list[tuple[int, int]]):
         self.pieces = pieces
@@ -125,6 +125,7 @@ class _Form:
         return [(sum(end <= a for end in ends), sum(end <= b for end in ends)) for a, b in self._spans]
 
     def fill(self, chat: Sequence[str]) -> Rendered:
+        """Insert these messages, and shift the spans of answers by what they are longer than the placeholders."""
         grown = [0]
         for said, n_mark in zip(chat, self._n_mark, strict=True):
             grown.append(grown[-1] + len(said) - n_mark)

@@ -1,8 +1,8 @@
-"""Keep control tokens that stand in what somebody says as text, whatever the tokenizer would make of them.
+"""Read control tokens inside a message as plain text.
 
-A tokenizer finds its control tokens (`<|im_end|>`, `</s>`, `<image>`) anywhere in a text. Within a message they are
-no control: a question about ChatML must not end its own turn. So they are broken by a mark before the template is
-filled in, and read by a copy of the tokenizer that knows its control tokens by other names.
+A tokenizer matches its control tokens (`<|im_end|>`, `</s>`, `<image>`) anywhere in a text. Inside a message they must
+not act as such: a question about ChatML must not end its own turn. So each is split by a mark before the template is
+filled in, and the text is then encoded by a copy of the tokenizer in which the control tokens have other names.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from vlmlaw.data.record import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.tokens.chat_template import Chat
 
-MARK = "\ufdd0"  # a code point that Unicode keeps for a program's own use, so that no text has it
-FIRST_NAME = 0xF0000  # of the private use area: a control token's other name is one of its characters, as often as long
+MARK = "\ufdd0"  # a noncharacter, which Unicode reserves for internal use, so no text contains it
+FIRST_NAME = 0xF0000  # private use area: a control token is renamed to one of its characters, repeated to equal length
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A text's tokens: as the tokenizer's own encoding of it, but for the ids of renamed control tokens."""
+    """Ids of the original tokenizer, and an encoding (other ids for renamed control tokens)."""
 
     ids: list[int]
     encoding: Any
 
 
 def literal(text: str) -> str:
-    """The text with each `<image>` in it broken, so that it stands for no image."""
+    """Split each `<image>` in the text by a mark, so that it stands for no image."""
     return text.replace(IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER[0] + MARK + IMAGE_PLACEHOLDER[1:])
 
 
 class ControlTokens:
-    """The tokens of a tokenizer that steer: its special ones, and added ones that its chat template writes."""
+    """Control tokens of a tokenizer: its special tokens, and added tokens that its chat template writes."""
 
     def __init__(self, tokenizer: Any):
         self._tokenizer = tokenizer
@@ -48,22 +48,22 @@ class ControlTokens:
 
     @property
     def _unknown(self) -> str | None:
-        """The token of what the vocabulary lacks, which text may well become."""
+        """The unknown token, which ordinary text can turn into."""
         own = getattr(self._tokenizer.backend_tokenizer.model, "unk_token", None)
         return own or self._tokenizer.unk_token
 
     @cached_property
     def ids(self) -> frozenset[int]:
-        """The ids of all but the image's, the end of text among them."""
+        """Ids of all control tokens except the image's, end of text included."""
         known = self._tokenizer.get_vocab()
         steering = self._all - {IMAGE_PLACEHOLDER, self._unknown}
         found = {known.get(word) for word in steering} | {self._tokenizer.eos_token_id}
         return frozenset(token for token in found if token is not None)
 
     def guard(self, chat: Chat) -> Chat:
-        """The chat with the control tokens in its messages broken by MARK.
+        """Split the control tokens in the chat's messages by MARK.
 
-        Places of images stay; in what the assistant says, so does markup that is no special token (`<think>`).
+        `<image>` is left as it is, and so, in the assistant's messages, is markup that is no special token (`<think>`).
         """
         return tuple((role, self._guarded(role, text)) for role, text in chat)
 
@@ -80,7 +80,7 @@ class ControlTokens:
         return _any_of(self._special - {IMAGE_PLACEHOLDER})
 
     def encode(self, texts: Sequence[str]) -> list[Tokens]:
-        """The tokens of guarded texts. Raises UserError where a tokenizer has no other way to write a control token."""
+        """Encode guarded texts. Raises UserError if the tokenizer can write a control token in no other way."""
         plain = [text for text in texts if MARK not in text]
         # One call of the (Rust) tokenizer for all: a call for each text takes ten times as long.
         options = {"add_special_tokens": False, "return_attention_mask": False}
@@ -88,7 +88,7 @@ class ControlTokens:
         return [self._read(text) if MARK in text else _as_it_is(next(encodings)) for text in texts]
 
     def ids_of(self, texts: Sequence[str]) -> dict[str, list[int]]:
-        """The tokens of guarded texts, with those that the tokenizer itself puts before a text."""
+        """Encode guarded texts, with the tokens that the tokenizer itself puts in front of a text (BOS)."""
         plain = [text for text in texts if MARK not in text]
         found = dict(zip(plain, self._tokenizer(plain)["input_ids"] if plain else [], strict=True))
         before = self._tokenizer("")["input_ids"] if len(plain) < len(texts) else []
@@ -106,7 +106,7 @@ class ControlTokens:
         return Tokens([own_id.get(token, token) for token in encoding.ids], encoding)
 
     def unmarked(self, text: str) -> str:
-        """The text as the copy reads it: control tokens by their other names, those in messages whole again."""
+        """Rename control tokens as the copy expects them, and join again those that were split by a mark."""
         return _any_of(self._all).sub(lambda found: self._names[found[0]], text).replace(MARK, "")
 
     @cached_property
@@ -115,7 +115,7 @@ class ControlTokens:
 
     @cached_property
     def _renamed(self) -> tuple[Any, dict[int, int]]:
-        """A copy of the tokenizer with the other names, and the ids of the control tokens by those in the copy."""
+        """A copy of the tokenizer with renamed control tokens, and a map from its ids of them to the original ids."""
         from tokenizers import Tokenizer
 
         described = json.loads(self._tokenizer.backend_tokenizer.to_str())
@@ -125,13 +125,13 @@ class ControlTokens:
         described |= {"truncation": None, "padding": None}
         copy = Tokenizer.from_str(json.dumps(described))
         known = self._tokenizer.get_vocab()
-        # Renamed ones may count anew, and move those behind them.
+        # A renamed token may get a new id, and shift the ids after it.
         pairs = ((copy.token_to_id(self._names.get(word, word)), known.get(word)) for word in added)
         return copy, {there: here for there, here in pairs if there is not None and here is not None}
 
 
 def unmarked_place(text: str, place: int) -> int:
-    """Where a place of a guarded text lies once its marks are gone."""
+    """Translate a position in a guarded text to the position after its marks are removed."""
     return place - text.count(MARK, 0, place)
 
 

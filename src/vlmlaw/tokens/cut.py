@@ -1,4 +1,4 @@
-"""A table of dialogues cut off where V and text together reach a limit, as LLaVA cuts what it trains on.
+"""Truncate dialogues where visual and text tokens together reach a limit, as LLaVA does in training.
 
 R records, T tokens.
 """
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 def cut_off(table: TokenTable, max_tokens: int, *, each: int, source: Path) -> TokenTable:
-    """The table with every record's first `max_tokens` tokens, of which an image is `each`; a part of one is none.
+    """Keep the first `max_tokens` tokens of every record; an image takes `each` tokens and is kept whole or dropped.
 
-    Images behind the cut are not shown, and records without a label before it are left out. Raises UserError where
-    none is left, or where questions share a prefix: these are no dialogues.
+    Images after the cut are not shown, and records with no label before it are left out. Raises UserError if no record
+    is left, or if several questions share one image (the miniature's tables), which are not dialogues.
     """
     if (table.segments != PREFIX + 1).any():
         raise UserError(f"{source} has questions that share an image; max_tokens cuts dialogues only. Leave it out.")
@@ -42,7 +42,7 @@ def cut_off(table: TokenTable, max_tokens: int, *, each: int, source: Path) -> T
     n_tokens_R = np.bincount(record_T[kept_T], minlength=n_records)[kept_R]
     n_images_R = np.bincount(record_T[kept_T & is_image_T], minlength=n_records)
     images = _first(table.image_starts, n_images_R)
-    asked = _first(table.question_rows, n_images_R)  # of a dialogue an entry for each image
+    asked = _first(table.question_rows, n_images_R)  # a dialogue has one entry per image
     in_asked = [slice(*table.question_starts[entry : entry + 2]) for entry in asked]
     return replace(
         table,
@@ -59,7 +59,7 @@ def cut_off(table: TokenTable, max_tokens: int, *, each: int, source: Path) -> T
 
 
 def _first(starts: np.ndarray, n_first_R: np.ndarray) -> np.ndarray:
-    """The indices of each record's first entries, so many of each, as far as it has them."""
+    """Indices of the first `n_first_R` entries of each record, or of all that it has if they are fewer."""
     n_first_R = np.minimum(n_first_R, np.diff(starts))
     within = np.arange(n_first_R.sum()) - np.repeat(np.cumsum(n_first_R) - n_first_R, n_first_R)
     return np.repeat(starts[:-1], n_first_R) + within

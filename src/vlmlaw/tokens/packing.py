@@ -1,4 +1,4 @@
-"""Tokens to batches with V visual tokens in the image's place.
+"""Make batches from token tables: pad rows, and repeat the image's token V times.
 
 R records, S segments (see token_table), T tokens, B rows of a batch.
 """
@@ -18,19 +18,19 @@ from vlmlaw.tokens.token_table import IGNORE_INDEX, PREFIX, TokenTable
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of padded documents, as numpy arrays; `attends` is True where a query (rows) may see a key (columns)."""
+    """Padded documents as numpy arrays; `attends` is True where a query (row) may attend to a key (column)."""
 
     input_ids: np.ndarray  # (B, T)
     position_ids: np.ndarray  # (B, T)
     targets: np.ndarray  # (B, T)
     segments: np.ndarray  # (B, T), -1 at padding
     attends: np.ndarray  # (B, 1, T, T)
-    image_rows: np.ndarray  # (images of all rows,), or each image once where `image_of` says which stands where
-    records: np.ndarray  # (B,) which record each row is
-    questions: np.ndarray  # (B, T) which of the record's questions a token belongs to, from 0
-    question_ids: np.ndarray | None = None  # (images of all rows, Q) what each is asked, where the compressor reads it
+    image_rows: np.ndarray  # (images of all rows,); with `image_of`, each distinct image once
+    records: np.ndarray  # (B,) index of each row's record
+    questions: np.ndarray  # (B, T) number of the question, from 0, that a token belongs to
+    question_ids: np.ndarray | None = None  # (images of all rows, Q) each image's question, if the compressor reads it
     question_mask: np.ndarray | None = None
-    image_of: np.ndarray | None = None  # (images of all rows,) which of image_rows
+    image_of: np.ndarray | None = None  # (images of all rows,) index into image_rows
 
 
 def expand_image(table: TokenTable, record: int, *, n_visual_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -44,10 +44,10 @@ def expand_image(table: TokenTable, record: int, *, n_visual_tokens: int) -> tup
 def make_batch(
     table: TokenTable, records: Iterable[int], *, n_visual_tokens: int, pad_id: int, reads_question: bool = False
 ) -> Batch:
-    """The records as one padded batch.
+    """Pad these records to one batch.
 
-    With `reads_question` each question becomes a row of its own with its own visual tokens, since a compressor that
-    reads the question makes other tokens for each; the image itself stands in the batch once.
+    With `reads_question`, each question becomes a row of its own, since a compressor that reads the question outputs
+    different visual tokens for each; the image itself is in the batch once.
     """
     documents = [(r, *expand_image(table, r, n_visual_tokens=n_visual_tokens)) for r in records]
     if reads_question:
@@ -80,7 +80,7 @@ def make_batch(
 
 
 def _positions(segments_BT: np.ndarray) -> np.ndarray:
-    """(B, T) Each segment goes on counting where the prefix ends; 0 at padding."""
+    """Positions (B, T): each segment continues counting from the end of the prefix; 0 at padding."""
     places = np.arange(segments_BT.shape[1])
     begins = np.diff(segments_BT, axis=1, prepend=segments_BT[:, :1] - 1) != 0
     start_of = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
@@ -90,7 +90,7 @@ def _positions(segments_BT: np.ndarray) -> np.ndarray:
 
 
 def attention_rule(segments_BT: np.ndarray) -> np.ndarray:
-    """attends (B, 1, T, T): a token sees earlier ones of the prefix and of its own segment. Padding sees itself."""
+    """attends (B, 1, T, T): a token attends to earlier ones of the prefix and of its own segment; padding to itself."""
     query, key = segments_BT[:, :, None], segments_BT[:, None, :]
     n_tokens = segments_BT.shape[1]
     causal = np.tri(n_tokens, dtype=bool)
@@ -101,7 +101,7 @@ Expanded = tuple[int, np.ndarray, np.ndarray, np.ndarray]  # record, ids, target
 
 
 def _split_questions(document: Expanded) -> list[Expanded]:
-    """One document for each question: the prefix and that question alone."""
+    """Split a document into one for each question: the prefix and that question alone."""
     record, ids, targets, segments = document
     parts = []
     for number in range(1, segments.max() + 1):
@@ -111,7 +111,7 @@ def _split_questions(document: Expanded) -> list[Expanded]:
 
 
 def questions_alone(table: TokenTable, documents: list[Expanded], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """(images of all documents, Q) what each image is asked, padded on the right, with a mask."""
+    """The question about each image (images of all documents, Q), padded on the right, with a mask."""
     return padded_questions(
         [asked for record, _, _, segments in documents for asked in table.questions(record, int(segments.max()))],
         pad_id,
@@ -119,7 +119,7 @@ def questions_alone(table: TokenTable, documents: list[Expanded], pad_id: int) -
 
 
 def padded_questions(questions: Sequence[Sequence[int] | np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """(B, Q) questions padded on the right, with a mask; Q is 1 at least, so that there is something to read.
+    """Questions (B, Q) padded on the right, with a mask; Q is at least 1, so that a model has something to read.
 
     >>> padded_questions([[5, 6], []], pad_id=0)[1].tolist()
     [[True, True], [False, False]]
@@ -134,23 +134,23 @@ def padded_questions(questions: Sequence[Sequence[int] | np.ndarray], pad_id: in
 
 @lru_cache(maxsize=2)
 def record_order(n_records: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch's records, a pure function of (seed, epoch). It is shared: do not write to it."""
+    """Shuffled order of an epoch's records, a pure function of (seed, epoch). The array is shared and read-only."""
     order = np.random.default_rng([seed, epoch]).permutation(n_records)
     order.setflags(write=False)
     return order
 
 
 def records_of_step(n_records: int, batch_size: int, *, seed: int, step: int) -> np.ndarray:
-    """The records of one step, a pure function of (seed, step), so that a resumed run sees the same ones."""
+    """Records of one step, a pure function of (seed, step), so that a resumed run trains on the same ones."""
     epoch, index = divmod(step, max(n_records // batch_size, 1))
     return record_order(n_records, seed=seed, epoch=epoch)[index * batch_size : (index + 1) * batch_size].copy()
 
 
 def tensors(batch: Batch) -> dict[str, Tensor]:
-    """The text of a batch as the arguments that a language model's forward takes.
+    """Text of a batch as arguments of a language model's forward.
 
-    The mask says who sees whom (B, 1, T, T) only where questions share a prefix, else where there is padding (B, T):
-    then the model makes its own masks.
+    The mask is (B, 1, T, T) if questions share a prefix; otherwise padding is marked (B, T), and the model makes its
+    own causal masks.
     """
     first_question = np.where(batch.segments > PREFIX, batch.segments, np.iinfo(np.int64).max).min(axis=1)
     shares_prefix = (batch.segments.max(axis=1) > first_question).any()

@@ -1,4 +1,4 @@
-"""Some records of a token table as a table of their own, and those that are held out of a training.
+"""Select records of a token table, and hold some out of a training for validation.
 
 R records, T tokens.
 """
@@ -16,11 +16,11 @@ from vlmlaw.errors import UserError
 if TYPE_CHECKING:
     from vlmlaw.tokens.token_table import TokenTable
 
-HELD_OUT_SEED = 0  # for every cell the same records, whatever its own seed
+HELD_OUT_SEED = 0  # so that every cell holds out the same records, whatever its own seed
 
 
 def subset(table: TokenTable, records: np.ndarray) -> TokenTable:
-    """The table of these records, in this order."""
+    """Return a table of these records, in this order."""
     tokens = _entries(table.starts, records)
     images = _entries(table.image_starts, records)
     asked = _entries(table.question_rows, records)
@@ -39,7 +39,7 @@ def subset(table: TokenTable, records: np.ndarray) -> TokenTable:
 
 
 def held_out(table: TokenTable, n_records: int, *, source: Path) -> tuple[TokenTable, TokenTable]:
-    """The table without `n_records` drawn ones, and the table of these. Raises UserError where none would be left."""
+    """Split off `n_records` random records: (the rest, these). Raises UserError if no record would be left."""
     if n_records >= len(table):
         raise UserError(
             f"{source} has {len(table)} records, and validation.records would hold out {n_records}; hold out fewer."
@@ -50,12 +50,12 @@ def held_out(table: TokenTable, n_records: int, *, source: Path) -> tuple[TokenT
 
 
 def starts_of(lengths: np.ndarray) -> np.ndarray:
-    """Where each of so long entries starts, and where the last ends."""
+    """Start offset of each entry, given their lengths, and the end of the last."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
 
 
 def _entries(starts: np.ndarray, records: np.ndarray) -> np.ndarray:
-    """The indices of these records' entries, one record's after another's."""
+    """Indices of all entries of these records, record by record."""
     lengths = np.diff(starts)[records]
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     return np.repeat(starts[:-1][records], lengths) + within

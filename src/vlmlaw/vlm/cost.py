@@ -1,8 +1,8 @@
-"""Analytic parameter counts and FLOPs of a cell, in inference and in training.
+"""Parameter counts and FLOPs of a cell, for inference and for training, computed from its configuration.
 
-FLOPs count products of matrices, convolutions and attention, a multiply-add being 2, as torch's FlopCounterMode does.
-The law's own cost is the usual 2N(Q + V) (Kaplan et al. 2020, arXiv 2001.08361, 2.1; Li et al. 2024, 3.1), which leaves
-out attention's products, the vision encoder and the compressor; here they are counted and kept apart.
+FLOPs count matrix products, convolutions and attention, with 2 for a multiply-add, as torch's FlopCounterMode does.
+The law uses 2N(Q + V) (Kaplan et al. 2020, arXiv 2001.08361, 2.1; Li et al. 2024, 3.1), which leaves out attention's
+products, the vision encoder and the compressor; here each of these is counted separately.
 N parameters, Q text tokens, V visual tokens, D width, T = Q + V.
 """
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameter counts by part. `llm_active` is the law's N, to which the FLOPs of a token are proportional.
+    """Parameter counts by part. `llm_active` is the law's N: the FLOPs of a token are proportional to it.
 
-    It is `llm_non_embedding`, of a mixture of experts without those experts that a token does not pass.
+    It equals `llm_non_embedding`, minus the experts that a token is not routed to in a mixture of experts.
     """
 
     llm: int
@@ -42,7 +42,7 @@ class Parameters:
 
 
 def count_parameters(model: VlmForConditionalGeneration) -> Parameters:
-    """Count the parameters of a model. Tied weights count once, and an untied output head counts as embedding."""
+    """Count the parameters of a model: tied weights once, an untied output head as part of the embedding."""
     llm = model.language_model
     embeddings = {*llm.get_input_embeddings().parameters(), *llm.get_output_embeddings().parameters()}
     n_llm = _count(llm)
@@ -61,7 +61,7 @@ EXPERTS_OF_A_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "
 
 
 def experts_of(config: PreTrainedConfig) -> tuple[int, int]:
-    """How many experts a layer of this language model has, and how many of them a token passes; (1, 1) without any.
+    """Experts in a layer of this language model, and those that a token is routed to; (1, 1) without experts.
 
     >>> from transformers import Qwen2Config, Qwen3MoeConfig
     >>> experts_of(Qwen3MoeConfig(num_experts=8, num_experts_per_tok=2)), experts_of(Qwen2Config())
@@ -75,15 +75,15 @@ def experts_of(config: PreTrainedConfig) -> tuple[int, int]:
 
 
 def idle_parameters(llm: nn.Module) -> int:
-    """Parameters of experts that a token does not pass. Raises UserError where the configuration does not say how many.
+    """Parameters of experts that a token is not routed to. Raises UserError if the configuration does not tell.
 
-    Shared experts, which every token passes, are not among the `experts` of transformers' layers.
+    Shared experts, which process every token, are not among the `experts` of transformers' layers.
     """
     n_experts, n_of_token = experts_of(llm.config.get_text_config())  # type: ignore[operator,union-attr]
     in_experts = sum(p.numel() for name, p in llm.named_parameters() if "experts" in name.split("."))
     if in_experts and n_experts == 1:
         raise UserError(
-            f"{type(llm).__name__} has experts, but its configuration says none of {', '.join(EXPERTS)}; its active "
+            f"{type(llm).__name__} has experts, but its configuration sets none of {', '.join(EXPERTS)}; its active "
             "parameters, the law's N, cannot be counted. Take another language model."
         )
     return in_experts - in_experts * n_of_token // n_experts
@@ -95,7 +95,7 @@ def _count(module: nn.Module) -> int:
 
 @dataclass(frozen=True)
 class InferenceFlops:
-    """FLOPs to read one image with one question (prefill), by part. `llm_2nt` is the law's 2N(Q + V), V averaged."""
+    """FLOPs to read one image and one question (prefill), by part. `llm_2nt` is the law's 2N(Q + V)."""
 
     llm: int
     llm_2nt: int
@@ -112,11 +112,12 @@ class InferenceFlops:
 def inference_flops(
     model: VlmForConditionalGeneration, *, n_text_tokens: int, question_tokens: int | None = None
 ) -> InferenceFlops:
-    """Prefill of V visual and Q = n_text_tokens text tokens, the output head at the last token only.
+    """FLOPs to prefill V visual and Q = n_text_tokens text tokens, with logits for the last token only.
 
-    A question that the LLM itself reads for the compressor (QueCC) is its `question_pass`; one of embeddings is free.
-    It is the question alone, `question_tokens` long (None: as long as the whole prompt, the most that it can be).
-    Where the LLM's own layers choose the tokens (FastV), each counts with those that it reads.
+    `question_pass` is the LLM's extra pass over the question for a compressor that needs its state (QueCC); one that
+    takes the question's embeddings has none. The pass reads the question alone, of `question_tokens` tokens (None: as
+    many as the whole prompt, an upper bound). Where the LLM's layers drop tokens (FastV), each layer counts with the
+    tokens that it reads.
     """
     config, compressor = model.config, model.compressor
     n_question = (n_text_tokens if question_tokens is None else question_tokens) if compressor.needs_question else 0
@@ -143,17 +144,17 @@ def inference_flops(
 
 
 def mean_visual_tokens(model: VlmForConditionalGeneration) -> float:
-    """V of the law and of 2N(Q + V): visual tokens that the LLM reads, averaged over its layers.
+    """The law's V, as in 2N(Q + V): the number of visual tokens that the LLM reads, averaged over its layers.
 
-    As the field counts (FastV, arXiv 2403.06764; PyramidDrop, arXiv 2410.17247): of 576 patches, 16 kept after layer 2
-    of 32 are 51. For a compressor before the LLM it is what the compressor makes.
+    This is the field's convention (FastV, arXiv 2403.06764; PyramidDrop, arXiv 2410.17247): keeping 16 of 576 patches
+    after layer 2 of 32 gives V = 51. For a compressor in front of the LLM it is the number of tokens that it outputs.
     """
     by_layer = model.compressor.tokens_by_layer(model.config.text_config.num_hidden_layers)
     return sum(by_layer) / len(by_layer)
 
 
 def importance_flops(compressor: Compressor, vision_config: PreTrainedConfig) -> int:
-    """FLOPs of rating the patches, beside the tower's own: its attention again, or `received_attention` without one."""
+    """FLOPs to rate the patches, beyond the tower's: its attention again, or else `received_attention`."""
     n_patches = compressor.n_patches
     if compressor.inside_llm:
         return 0
@@ -166,11 +167,11 @@ def importance_flops(compressor: Compressor, vision_config: PreTrainedConfig) ->
 
 @dataclass(frozen=True)
 class TrainingFlops:
-    """FLOPs of training steps, by what `vlmlaw.training.throughput.Work` counts.
+    """FLOPs of training steps per unit that `vlmlaw.training.throughput.Work` counts.
 
-    A backward pass costs its forward pass twice, and where gradients only pass through frozen weights, once.
-    Attention counts the pairs that see each other, a causal model's half of the square. Left out: the pass over the
-    question of compressors that read it.
+    A backward pass costs twice its forward pass, or once where gradients only flow through frozen weights.
+    Attention counts the pairs of tokens that attend to each other: half of the square in a causal model. Not counted:
+    the LLM's pass over the question for compressors that need it.
     """
 
     per_token: float
@@ -188,41 +189,41 @@ class TrainingFlops:
 
 
 def training_flops(model: VlmForConditionalGeneration, *, with_tower: bool) -> TrainingFlops:
-    """Training FLOPs of a token, a pair, a target and an image; `with_tower` where features are not cached."""
+    """Training FLOPs per token, pair, target and image; `with_tower` if features are not cached."""
     from vlmlaw.vlm.towers.features import layers_read
 
     text = model.config.text_config
     times = 3 if any(p.requires_grad for p in model.language_model.parameters()) else 2
     one = llm_flops(text, n_tokens=1, n_predicted=0)
-    pair = (llm_flops(text, n_tokens=2, n_predicted=0) - 2 * one) / 2  # 4 - 1 - 1 pairs more than of two single tokens
+    pair = (llm_flops(text, n_tokens=2, n_predicted=0) - 2 * one) / 2  # 4 pairs; 2 in two single tokens
     image = inference_flops(model, n_text_tokens=0)
     n_read = layers_read(model.config.vision_config, model.config.feature_layers)
     tower = image.vision * n_read / model.config.vision_config.num_hidden_layers
     return TrainingFlops(
         per_token=times * (one - pair),
-        per_pair=3 * pair,  # both factors of attention's products are activations
+        per_pair=3 * pair,  # both factors are activations, so both get a gradient
         per_target=times * 2 * text.hidden_size * text.vocab_size,
         per_image=3 * (image.compressor + image.projector) + (tower if with_tower else 0),
     )
 
 
 def llm_flops(config: PreTrainedConfig, *, n_tokens: int, n_predicted: int) -> int:
-    """Prefill of T = n_tokens through a Llama-like decoder (Qwen2 and others), logits for n_predicted of them."""
+    """FLOPs to prefill T = n_tokens in a Llama-like decoder, with logits for n_predicted of them."""
     layers = config.num_hidden_layers * layer_flops(config, n_tokens=n_tokens)
     return layers + head_flops(config, n_predicted=n_predicted)
 
 
 def head_flops(config: PreTrainedConfig, *, n_predicted: int) -> int:
-    """The logits of so many tokens."""
+    """FLOPs of the output head for `n_predicted` tokens."""
     return n_predicted * 2 * config.hidden_size * config.vocab_size
 
 
 def layer_flops(config: PreTrainedConfig, *, n_tokens: int) -> int:
-    """One layer of such a decoder on T = n_tokens.
+    """FLOPs of one layer of a Llama-like decoder for T = n_tokens.
 
-    Query and output projections 2 T D H each (H = heads * head width), key and value 2 T D H_kv each, a
-    gated MLP 3 * 2 T D M, and attention's two products 2 * 2 T^2 H (the whole square, as kernels count it). Of a
-    mixture of experts, M is that of the experts that a token passes, shared ones included, and the router is added.
+    With H = heads * head width: 2 T D H each for the query and output projections, 2 T D H_kv each for key and value,
+    3 * 2 T D M for a gated MLP, and 2 * 2 T^2 H for both of attention's products (the whole square). In
+    a mixture of experts, M sums the experts that a token is routed to and the shared ones, and the router is added.
     """
     width, n_heads = config.hidden_size, config.num_attention_heads
     head_width = getattr(config, "head_dim", None) or width // n_heads
@@ -247,7 +248,7 @@ HAVE_CLASS_TOKEN = ("clip", "dinov2", "dinov3_vit", "vit", "deit", "beit", "data
 
 
 def class_tokens(config: PreTrainedConfig) -> int:
-    """Number of the tower's tokens that are not patches: a class token, registers.
+    """Number of tokens of the tower that are not patches: a class token and registers.
 
     >>> from transformers import Dinov2WithRegistersConfig, SiglipVisionConfig
     >>> class_tokens(Dinov2WithRegistersConfig(num_register_tokens=4)), class_tokens(SiglipVisionConfig())
@@ -258,7 +259,7 @@ def class_tokens(config: PreTrainedConfig) -> int:
 
 
 def vision_flops(config: PreTrainedConfig, *, side: int | None = None) -> int:
-    """One image through the tower, ours or a vision transformer of the CLIP kind; `side` patches a side, not its own.
+    """FLOPs of a tower, the miniature's or a CLIP-like one, for one image of `side` x `side` patches (None: its own).
 
     >>> from transformers import CLIPVisionConfig
     >>> shape = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
@@ -277,7 +278,7 @@ def vision_flops(config: PreTrainedConfig, *, side: int | None = None) -> int:
 
 
 def _tower_mlp(config: Any) -> int:
-    """Widths of the matrices of a tower's MLP, summed: two of them, or three where it is gated (DINOv2's SwiGLU)."""
+    """Sum of the widths of the matrices in a tower's MLP: two, or three if it is gated (DINOv2's SwiGLU)."""
     own = getattr(config, "intermediate_size", None) or int(config.hidden_size * config.mlp_ratio)
     if getattr(config, "use_swiglu_ffn", False):
         return 3 * ((int(own * 2 / 3) + 7) // 8 * 8)  # as transformers rounds it

@@ -1,7 +1,7 @@
-"""Image inputs of a VLM: patch features cached once for all cells, or pixels for its own tower.
+"""Image inputs of a VLM: patch features that are cached once for all cells, or pixels that its own tower encodes.
 
-Features of every patch take terabytes at the scale of LLaVA's data, so there the tower runs in each training, on
-squares that were resized once. B images, P patches in raster order, C tower width, K = levels * C.
+At the scale of LLaVA's data, the features of all patches would take terabytes; there the tower runs in each training,
+on square images that were resized once. B images, P patches in raster order, C tower width, K = levels * C.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from vlmlaw.vlm.config import VlmConfig
 
 
-ImagesOf = Callable[[np.ndarray], ImageInputs]  # image rows to what the model reads of them
+ImagesOf = Callable[[np.ndarray], ImageInputs]  # from indices of images to the model's inputs
 
 
 def pixel_values(pictures_HWC: Sequence[np.ndarray], config: VlmConfig) -> Tensor:
-    """pixel_values (B, 3, H, W) of uint8 images of any size: square and normalised as the model was trained.
+    """Turn uint8 images of any size into pixel_values (B, 3, H, W), made square and normalised as in training.
 
     >>> from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
     >>> from vlmlaw.vlm.config import VlmConfig
@@ -46,14 +46,14 @@ def pixel_values(pictures_HWC: Sequence[np.ndarray], config: VlmConfig) -> Tenso
 
 
 def are_features(folder: Path) -> bool:
-    """Whether the folder is a feature cache, as opposed to a dataset."""
+    """Whether the folder is a feature cache rather than a dataset."""
     return not (folder / "index.npz").exists()
 
 
 def open_images(folder: Path, *, layers: Sequence[int], image_px: int) -> ImagesOf:
-    """A function from image rows to what the model reads: `patches` of a cache, or `pixel_values` of a dataset.
+    """Return a function from indices of images to inputs: `patches` from a cache, or `pixel_values` from a dataset.
 
-    Pixels stay bytes, which the model normalises where it computes. Raises UserError where the folder is neither.
+    Pixels stay uint8; the model normalises them on its own device. Raises UserError if the folder is neither.
     """
     if are_features(folder):
         features_of = load_features(folder, layers=layers)
@@ -76,12 +76,12 @@ def open_images(folder: Path, *, layers: Sequence[int], image_px: int) -> Images
 
 
 def feature_file(folder: Path, layer: int) -> Path:
-    """Path of a hidden state's features in a cache."""
+    """Path of the features of one hidden state in a cache."""
     return folder / f"layer{layer}.npy"
 
 
 def load_features(folder: Path, *, layers: Sequence[int]) -> Callable[[np.ndarray], Tensor]:
-    """A function from image rows to features (B, P, K) of the layers, concatenated. Raises UserError: no such layer."""
+    """Return a function from indices of images to features (B, P, K), layers concatenated. Raises UserError."""
     try:
         files: list[Any] = [np.load(feature_file(folder, layer), mmap_mode="r") for layer in layers]
     except UNREADABLE as error:
@@ -90,7 +90,7 @@ def load_features(folder: Path, *, layers: Sequence[int]) -> Callable[[np.ndarra
         ) from error
 
     def features_of(rows: np.ndarray) -> Tensor:
-        # Questions on one image ask for it again and again; each is read and widened once.
+        # A batch holds several questions on the same image; each image is read, and converted to float32, once.
         different, which = np.unique(rows, return_inverse=True)
         features_BPK = torch.from_numpy(np.concatenate([file[different] for file in files], axis=-1)).float()
         return features_BPK[torch.from_numpy(which)]

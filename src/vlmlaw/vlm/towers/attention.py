@@ -1,9 +1,9 @@
-"""Importance and keys of patches, read from a vision tower's own attention.
+"""Importance and keys of patches, read from the attention of a vision tower.
 
-Training-free compressors choose and merge patches by these (VisionZip, PruMerge, ToMe). They are read from the query
-and key projections of the layer whose output the patches are, in the same pass; a tower without attention, such as the
-miniature's, has neither, and `received_attention` of the patches stands in. B images, P patches, N tokens of the tower
-(P, or more with class tokens before the patches), H heads, W width of a head.
+Training-free compressors use them to select and merge patches (VisionZip, PruMerge, ToMe). Forward hooks record the
+query and key projections of the layer whose output the patches are, so no second pass is needed. A tower without
+attention, such as the miniature's, falls back to `received_attention` of the patches. B images, P patches, N tokens of
+the tower (P, plus class tokens in front of the patches), H heads, W width of a head.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vlmlaw.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-QUERIES, KEYS = ("q_proj", "query"), ("k_proj", "key")  # what CLIP and SigLIP call them, and what ViT and DINO do
+QUERIES, KEYS = ("q_proj", "query"), ("k_proj", "key")  # names in CLIP and SigLIP, and in ViT and DINO
 
 
 def has_attention(config: PreTrainedConfig) -> bool:
@@ -29,7 +29,7 @@ def has_attention(config: PreTrainedConfig) -> bool:
 
 
 def key_widths(config: PreTrainedConfig) -> dict[str, int | None]:
-    """Widths of the keys that `watched` reads: of one head (`attention`) and of all (`tower`); None without attention.
+    """Widths of the keys that `watched` records: of one head (`attention`), of all (`tower`); None without attention.
 
     >>> from transformers import CLIPVisionConfig
     >>> key_widths(CLIPVisionConfig(hidden_size=32, num_attention_heads=4))
@@ -41,9 +41,9 @@ def key_widths(config: PreTrainedConfig) -> dict[str, int | None]:
 
 
 class Watched:
-    """The queries and keys of one layer, recorded during a pass of the tower inside `watched`.
+    """Queries and keys of one layer, recorded during a forward pass of the tower inside `watched`.
 
-    With one head (`n_heads` = 1) all channels together are the attention's, as PruMerge's released code has it.
+    With `n_heads` = 1, attention is computed over all channels at once, as in PruMerge's released code.
     """
 
     def __init__(self, n_heads: int) -> None:
@@ -51,11 +51,11 @@ class Watched:
         self.seen: dict[str, Tensor] = {}
 
     def read(self, n_patches: int) -> tuple[Tensor, Tensor]:
-        """importance_BP and keys_BPW.
+        """Return importance_BP and keys_BPW.
 
-        importance is the class token's attention to each patch where there is one, else the mean attention that the
-        patch receives from all (as VisionZip, arXiv 2412.04467, section 3.1); heads are averaged in both, and in the
-        keys (as ToMe, arXiv 2210.09461, section 3).
+        Importance is the class token's attention to each patch or, without a class token, the mean attention that the
+        patch receives from all tokens (VisionZip, arXiv 2412.04467, section 3.1), averaged over heads; keys are also
+        averaged over heads (ToMe, arXiv 2210.09461, section 3).
         """
         q_BHNW, k_BHNW = (self._by_head(self.seen[which]) for which in ("q", "k"))
         has_class_token = q_BHNW.shape[2] > n_patches
@@ -70,10 +70,10 @@ class Watched:
 
 @contextmanager
 def watched(tower: PreTrainedModel, *, layer: int, whole: bool = False) -> Iterator[Watched]:
-    """Passes of the tower inside are watched at the layer that makes hidden state `layer` (negative: from the end).
+    """Record queries and keys of the layer that outputs hidden state `layer` (negative: from the end) in this block.
 
-    `whole` watches the tower's last layer instead, all channels as one head.
-    Raises UserError for a tower whose layers name no query and key projections.
+    `whole` records the tower's last layer instead, with all channels as one head.
+    Raises UserError if no query and key projections are found in the tower's layers.
     """
     queries, keys = (_projections(tower, names) for names in (QUERIES, KEYS))
     if not queries or len(queries) != len(keys):
@@ -81,7 +81,7 @@ def watched(tower: PreTrainedModel, *, layer: int, whole: bool = False) -> Itera
             f"{tower.config.model_type}: found no query and key projections ({', '.join((*QUERIES, *KEYS))}) in its "
             "layers; take a compressor that needs no attention of the tower, or a CLIP or SigLIP tower."
         )
-    # Of the configured layers: those behind the last that is read may be left out of the pass.
+    # Counted over the configured layers: the tower may have been loaded without those after the last that is read.
     n_layers = tower.config.num_hidden_layers
     place = n_layers - 1 if whole else max(layer % (n_layers + 1) - 1, 0)
     if place >= len(queries):
@@ -93,7 +93,7 @@ def watched(tower: PreTrainedModel, *, layer: int, whole: bool = False) -> Itera
     thread = threading.get_ident()
 
     def keep(name: str, output: Tensor) -> None:
-        if threading.get_ident() == thread:  # another thread's pass is another watch's
+        if threading.get_ident() == thread:  # a pass in another thread is recorded by that thread's own block
             watch.seen[name] = output
 
     hooks = [
@@ -108,18 +108,18 @@ def watched(tower: PreTrainedModel, *, layer: int, whole: bool = False) -> Itera
 
 
 def _projections(tower: PreTrainedModel, names: tuple[str, ...]) -> list[nn.Module]:
-    """The projection modules of this name in all layers, shallow to deep."""
+    """Projection modules with one of these names, from the first layer to the last."""
     return [module for name, module in tower.named_modules() if name.rpartition(".")[2] in names]
 
 
 def attention_flops(config: PreTrainedConfig, *, n_patches: int, n_tokens: int) -> int:
-    """FLOPs of `Watched.read` for one image: one query or N of them over N keys."""
+    """FLOPs of `Watched.read` for one image: one query (class token) or N queries over N keys."""
     n_queries = 1 if n_tokens > n_patches else n_tokens
     return 2 * n_queries * n_tokens * config.hidden_size
 
 
 def received_importance(patches_BPC: Tensor) -> Tensor:
-    """The stand-in for a tower without attention: see `compressors.received_attention`."""
+    """Importance for a tower without attention: see `compressors.received_attention`."""
     from vlmlaw.compressors import received_attention
     from vlmlaw.compressors.base import without_autocast
 
