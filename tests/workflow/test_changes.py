@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import pandas as pd
 import pytest
 
 LAW = {"fit_law": 1, "write_headline": 1, "write_report": 1}
@@ -49,6 +50,7 @@ def test_nothing_changed(finished):
         ("evaluation.batch_size", 16, evaluations(10)),
         ("law.bootstrap_draws", 30, LAW),
         ("report.title", "Another title", {"write_report": 1}),
+        ("latency", {"text_tokens": 4, "repeats": 3}, {"measure_latency": 1} | TAIL),
         ("training.checkpoint_seconds", 600, {}),
         ("compute", {"gpus": 0, "threads": 2}, {}),
     ],
@@ -57,6 +59,20 @@ def test_nothing_changed(finished):
 def test_a_change_of_the_experiment(finished, path, value, jobs):
     finished.change(path, value)
     assert finished.planned() == jobs
+
+
+def test_a_finished_run_gets_milliseconds_without_a_training(finished):
+    """The models timed by shape have the cells' own N and tower, or the table would have been refused."""
+    before = pd.read_csv(finished.folder / "results/measurements.csv")
+    finished.change("latency", {"text_tokens": 4, "repeats": 3})
+    finished.snakemake("results/measurements.csv")
+    after = pd.read_csv(finished.folder / "results/measurements.csv")
+    pd.testing.assert_frame_equal(after[list(before)], before)
+    assert (after[["first_token_ms", "tower_ms", "compressor_ms", "llm_ms"]] > 0).all(axis=None)
+    assert after.groupby(["size", "kept_tokens", "compressor"])["first_token_ms"].nunique().eq(1).all()
+    assert (after["question_ms"] > 0).eq(after["compressor"] == "quecc").all()
+    finished.change("grid.seeds", [0, 1])
+    assert "measure_latency" not in finished.planned("results/measurements.csv")
 
 
 def test_the_order_of_keys_is_no_change(finished):

@@ -67,7 +67,8 @@ def graph(tmp_path_factory) -> dict[str, set[str]]:
 EXPERIMENTS = {
     "miniature": tiny_experiment(),
     "elastic": tiny_experiment()
-    | {"grid": {"visual_tokens": [1, 4], "compressors": ["m3", "visionzip"], "sizes": ["3k", "14k"]}},
+    | {"grid": {"visual_tokens": [1, 4], "compressors": ["m3", "visionzip"], "sizes": ["3k", "14k"]}}
+    | {"latency": {"threads": 1}},
     "pretrained": yaml.safe_load((ROOT / "workflow" / "experiments" / "practice.yaml").read_text())
     | {"results": "results"},
 }

@@ -5,20 +5,22 @@ file holds several, which one (`--split`, `--size`, `--cell`). Both end in the s
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from vlmlaw.cli.arguments import existing, file, folder_of
 from vlmlaw.data.settings import DataSettings, SplitSettings, TokenSettings
 from vlmlaw.errors import UserError
-from vlmlaw.evaluation.settings import EvaluationSettings
+from vlmlaw.evaluation.settings import EvaluationSettings, LatencySettings
 from vlmlaw.experiment.experiment import Experiment, read_experiment
 from vlmlaw.experiment.file import SPLITS
 from vlmlaw.hub.settings import ModelSettings, TokenizerSettings, TowerSettings
-from vlmlaw.settings import from_json
+from vlmlaw.settings import as_data, from_json
 from vlmlaw.training.settings import CellSettings, ComputeSettings, SizeSettings, VisionSettings
 from vlmlaw.vlm.cell_name import MeasuredCell
 
@@ -51,17 +53,7 @@ def add_parsers(subparsers: Any) -> None:
     chat.add_argument("--results", default="results", metavar="DIR", help="the experiment's results folder")
     chat.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     chat.set_defaults(run=run_chat)
-    latency = subparsers.add_parser("latency", help="milliseconds to the first token of cells' answers, by part")
-    latency.add_argument("cells", nargs="+", metavar="CELL", help="a trained cell's name")
-    latency.add_argument("--experiment", default="params.yaml", metavar="FILE", help="the experiment that it is of")
-    latency.add_argument("--text-tokens", type=int, default=16, metavar="Q", help="beside the image (default: 16)")
-    latency.add_argument(
-        "--question-tokens", type=int, default=7, metavar="q", help="of them the question alone (default: 7)"
-    )
-    latency.add_argument("--repeats", type=int, default=20, metavar="N", help="whose median is taken (default: 20)")
-    latency.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads (default: 1)")
-    latency.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
-    latency.set_defaults(run=run_latency)
+    _add_latency(subparsers)
     practice = _verb(subparsers, "practice", run_practice, "make tiny models and data to try a real experiment on")
     practice.add_argument("--seed", type=int, default=0, metavar="N")
     inputs = ("language-model", "encoder", "tokens", "images")
@@ -87,8 +79,28 @@ def add_parsers(subparsers: Any) -> None:
     collect.add_argument("evaluations", nargs="*", type=Path, metavar="EVALUATION", help="evaluation.json of a cell")
     collect.add_argument("--cells", type=Path, metavar="DIR", help="in place of them: the folder of all cells")
     collect.add_argument("--experiment", metavar="FILE", help="with --cells: the experiment file (or its JSON)")
+    collect.add_argument("--latency", type=file, metavar="JSON", help="milliseconds: what `vlmlaw latency --out` wrote")
     collect.add_argument("--held-out", default=None, metavar="SIZE", help="the size that the law predicts, not fits")
     _verb(subparsers, "headline", run_headline, "the study in a few numbers", "law", "measurements", "results")
+
+
+def _add_latency(subparsers: Any) -> None:
+    latency = subparsers.add_parser(
+        "latency",
+        help="milliseconds to the first token of an answer, by part",
+        description="Milliseconds to the first token of trained cells' answers or, without a CELL, of every cell of "
+        "the experiment: by its shape alone, so before any training.",
+    )
+    latency.add_argument("cells", nargs="*", metavar="CELL", help="a trained cell's name")
+    latency.add_argument("--experiment", default="params.yaml", metavar="FILE", help="the experiment that it is of")
+    latency.add_argument("--settings", metavar="JSON", help="in place of it: shapes and lengths (what a rule passes)")
+    latency.add_argument("--out", type=Path, metavar="JSON", help="without a CELL: the file to make")
+    latency.add_argument("--text-tokens", type=int, metavar="Q", help="beside the image (default: 16)")
+    latency.add_argument("--question-tokens", type=int, metavar="q", help="of them the question alone (default: 7)")
+    latency.add_argument("--repeats", type=int, metavar="N", help="passes (default: 20)")
+    latency.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: 1)")
+    latency.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the arithmetic (default: float32)")
+    latency.set_defaults(run=run_latency)
 
 
 def _add_data(subparsers: Any) -> None:
@@ -237,13 +249,34 @@ def run_chat(args: argparse.Namespace) -> None:
 
 
 def run_latency(args: argparse.Namespace) -> None:
+    names = ("text_tokens", "question_tokens", "repeats", "threads", "dtype")
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    if args.cells:
+        _time_trained_cells(args, given)
+        return
+    from vlmlaw.evaluation.latency_grid import measure_grid, rows_of_latency
+    from vlmlaw.evaluation.settings import LatencyPlan
+    from vlmlaw.experiment.latency import latency_plan
+
+    plan = from_json(LatencyPlan, args.settings) if args.settings else latency_plan(read_experiment(args.experiment))
+    own = from_json(LatencySettings, json.dumps(as_data(plan.latency) | given), where="latency")
+    with TemporaryDirectory() as folder:
+        out = args.out or Path(folder) / "latency.json"
+        measure_grid(replace(plan, latency=own), out)
+        for line in rows_of_latency(out):
+            print(line)
+
+
+def _time_trained_cells(args: argparse.Namespace, given: dict[str, Any]) -> None:
     import torch
 
     from vlmlaw.evaluation.latency import latency_table
 
-    torch.set_num_threads(args.threads)
-    lengths = {"n_text_tokens": args.text_tokens, "question_tokens": args.question_tokens}
-    asked: Any = {**lengths, "n_repeats": args.repeats, "dtype": args.dtype}
+    if args.out or args.settings:
+        raise UserError("--out and --settings are for the whole grid; leave them out, or name no CELL.")
+    torch.set_num_threads(given.get("threads", 1))
+    lengths = {"n_text_tokens": given.get("text_tokens", 16), "question_tokens": given.get("question_tokens", 7)}
+    asked: Any = {**lengths, "n_repeats": given.get("repeats", 20), "dtype": given.get("dtype", "float32")}
     experiment = read_experiment(args.experiment)
     cells = {name: (experiment.model_of(name), experiment.cell_settings(name).measured) for name in args.cells}
     for line in latency_table(cells, **asked):
@@ -360,6 +393,10 @@ def run_collect(args: argparse.Namespace) -> None:
     if bool(args.evaluations) == bool(args.cells):
         raise UserError("give evaluations, or the folder of all cells with --cells and --experiment.")
     collect(args.evaluations or _evaluations(args), args.out, held_out=args.held_out or None)
+    if args.latency:
+        from vlmlaw.evaluation.latency_grid import add_latency
+
+        add_latency(args.out, args.latency)
 
 
 def _evaluations(args: argparse.Namespace) -> list[Path]:

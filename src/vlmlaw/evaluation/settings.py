@@ -1,8 +1,12 @@
 """Settings of evaluations: on the test split, and on each benchmark."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from vlmlaw.hub.settings import ModelSettings, TowerSettings
 from vlmlaw.settings import choice, number, passive
+from vlmlaw.training.settings import ShapeSettings
 
 ON_A_CPU = 64  # questions at once, where the file says `auto`
 
@@ -52,3 +56,63 @@ class EvaluationSettings:
     batch_size: int | str = number(least=1, or_word="auto", default="auto")  # auto: what a GPU holds, 64 on a CPU
     benchmarks: tuple[BenchmarkSection, ...] = passive(field(default=()))
     benchmark_dtype: str = passive(choice("float32", "bfloat16", default="float32"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencySettings:
+    """Milliseconds to the first token of an answer in every cell, by part; it needs shapes alone, no trained weights.
+
+    threads: threads on a CPU
+    text_tokens: text tokens of the prompt, Q
+    question_tokens: of them the question alone, which compressors that read it get; null: 7, or all where there are
+        fewer
+    repeats: passes, of which the fastest of each part counts; fewer, at least 3, where they take longer than `seconds`
+    seconds: time for the passes of one cell
+    device: where to measure; a GPU is one of its own
+    dtype: of the arithmetic; own: each model's
+    """
+
+    threads: int = number(least=1, default=1)
+    text_tokens: int = number(least=1, default=16)
+    question_tokens: int | None = number(least=1, default=None)
+    repeats: int = number(least=3, default=20)
+    seconds: float = number(above=0, default=60.0)
+    device: str = choice("cpu", "gpu", default="cpu")
+    dtype: str = choice("own", "float32", "bfloat16", default="own")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowerShape:
+    """The shape of a vision tower that is trained here."""
+
+    hidden_size: int = number(least=1)
+    num_hidden_layers: int = number(least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedCell:
+    """What the time of an answer depends on in a cell, beside the shapes of its tower and language model."""
+
+    size: str
+    n_visual_tokens: int = number(least=1)
+    compressor: str
+    compressor_options: Mapping[str, Any]
+    feature_layers: tuple[int, ...]
+    place_embedding: bool
+    visual_span: float | None
+    projector_norm: bool
+
+    @property
+    def key(self) -> str:
+        """Its name: that of the cells which differ from one another by their seed alone."""
+        return f"{self.size}_v{self.n_visual_tokens}_{self.compressor}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyPlan:
+    """The measurement of a whole grid: how, and the shapes of tower, language models and cells."""
+
+    latency: LatencySettings
+    vision: TowerShape | TowerSettings
+    sizes: Mapping[str, ShapeSettings | ModelSettings]
+    cells: tuple[TimedCell, ...]

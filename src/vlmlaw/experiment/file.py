@@ -8,7 +8,7 @@ from typing import Any
 
 from vlmlaw.data.settings import DataSettings, LlavaData, SplitSettings, TokenSettings
 from vlmlaw.errors import UserError
-from vlmlaw.evaluation.settings import EvaluationSettings
+from vlmlaw.evaluation.settings import EvaluationSettings, LatencySettings
 from vlmlaw.experiment.sections import Grid, LoadedSize, LoadedVision, ReportSettings, SizeSection, VisionSection
 from vlmlaw.hub.settings import ModelSettings, TokenizerSettings, TowerSettings
 from vlmlaw.hub.shapes import Tower, config_of, text_config
@@ -41,6 +41,7 @@ class ExperimentFile:
     sizes: the language models by name: shapes to pretrain here, or pretrained models
     grid: the cells: which sizes, visual tokens, compressors and seeds are combined
     evaluation: how a cell is asked, and on which benchmarks
+    latency: milliseconds to the first token of an answer in every cell; null: none
     law: how the scaling law is fitted and what is asked of it
     report: the page at the end
     compute: how jobs use the machine; changing it reruns nothing
@@ -57,6 +58,7 @@ class ExperimentFile:
     sizes: Mapping[str, SizeSection | LoadedSize]
     grid: Grid
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    latency: LatencySettings | None = field(default=None, metadata={"later": True})
     law: Mapping[str, Any] = field(default_factory=dict)
     report: ReportSettings = field(default_factory=ReportSettings)
     compute: ComputeSettings = field(default_factory=ComputeSettings)

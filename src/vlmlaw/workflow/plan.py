@@ -120,9 +120,11 @@ class Plan:
     def threads(self, rule: str, workflow: Any) -> Any:
         """A job's threads, more where it gets more GPUs than the experiment's.
 
-        Jobs that share one machine's GPUs divide its cores.
+        Jobs that share one machine's GPUs divide its cores, and a job that measures time has all of them.
         """
         stage = self.stages[rule]
+        if stage.alone:
+            return workflow.cores if workflow.local_exec and workflow.cores else stage.threads
         if not stage.measured:
             return self.compute.threads if "{threads}" in stage.command else 1
         gpus = self.needs.gpus(rule)
@@ -174,7 +176,7 @@ class Plan:
             f" --from {' '.join(recorded)}" if recorded else "",
             f" --read {' '.join(f'{{input.{name}:q}}' for name in stage.theirs)}" if stage.theirs else "",
             _made(stage),
-            MEASURED if stage.measured else "",
+            MEASURED if stage.measured else " --gpus {resources.gpu:q}" if "gpu" in stage.resources else "",
             RECORDED,  # an option of one value comes last, before the verb
             " " + stage.command.format_map(named),
             " 2>&1 | tee {log:q}" if stage.shown else " > {log:q} 2>&1",

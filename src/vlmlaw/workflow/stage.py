@@ -65,6 +65,8 @@ class Stage:
     measured: bool = False  # asks for time and memory by its size, records attempts, and may have GPUs
     local: bool = False  # takes seconds, or needs the network: runs where Snakemake runs
     first: bool = False  # every cell waits for it
+    alone: bool = False  # measures time: nothing else runs beside it on this machine
+    threads: int = 1  # of a job that is `alone`
     environment: str = "environment"  # the file of envs/ with what it needs
     shown: bool = False  # its output goes to the terminal, too
 

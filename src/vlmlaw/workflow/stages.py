@@ -13,6 +13,7 @@ from typing import Any
 
 from vlmlaw.experiment.describe import described
 from vlmlaw.experiment.experiment import Experiment
+from vlmlaw.experiment.latency import latency_plan
 from vlmlaw.experiment.memory import evaluation_batch
 from vlmlaw.laws.options import READING
 from vlmlaw.report.templates_version import templates_version
@@ -49,7 +50,7 @@ def stages_of(experiment: Experiment) -> dict[str, Stage]:
     """Every stage that the experiment may have, by its rule, in the order of the work."""
     of = Reads(experiment)
     before = (_prepared_data, _fetched_models) if experiment.pretrained else (_made_data, _trained_models)
-    parts = (*before, _inputs, _trainings, _test, _benchmarks, _measurements, _conclusions)
+    parts = (*before, _inputs, _trainings, _test, _benchmarks, _latency, _measurements, _conclusions)
     return {stage.rule: stage for part in parts for stage in part(of)}
 
 
@@ -311,6 +312,8 @@ def _elastic(stage: Stage) -> Stage:
     )
 
 
+FLOAT32 = 4  # bytes
+ADD_LATENCY = "vlmlaw.evaluation.latency_grid:add_latency"
 SMALL: dict[str, Any] = {"memory_mb": 1000, "minutes": 10, "local": True}
 WHO = "{wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcards.compressor}, seed {wildcards.seed})"
 
@@ -385,6 +388,30 @@ def _benchmarks(of: Reads) -> list[Stage]:
     return [asked, by_lmms_eval]
 
 
+def _latency(of: Reads) -> list[Stage]:
+    """The milliseconds of all cells, where the experiment asks for them: one job, whose times can be compared."""
+    asked = of.experiment.latency
+    if asked is None:
+        return []
+    bytes_per_param = max(of.experiment.n_params_estimate(size) for size in of.experiment.sizes) * FLOAT32
+    stage = Stage(
+        rule="measure_latency",
+        message="Measure the milliseconds to the first token in every cell",
+        command="latency --settings {settings} --out {out}",
+        code=("vlmlaw.evaluation.latency_grid:measure_grid",),
+        folder="cells",  # which DVC records as a whole
+        files=("latency.json",),
+        record="latency.record.json",
+        params=of.settings(lambda _: latency_plan(of.experiment)),
+        resources={"gpu": lambda _: int(asked.device == "gpu")},
+        memory_mb=2000 + bytes_per_param // 10**6,
+        minutes=120,
+        alone=True,
+        threads=asked.threads,
+    )
+    return [stage]
+
+
 def _measurements(of: Reads) -> list[Stage]:
     """The cards of all cells, and the table of what was measured of them."""
     experiment = of.experiment
@@ -393,6 +420,7 @@ def _measurements(of: Reads) -> list[Stage]:
         return [read for cell in experiment.cells.values() for read in evaluations_of(experiment, cell)]
 
     whole = {"experiment": lambda _: whole_as_json(experiment)}
+    timed = experiment.latency is not None
     return [
         Stage(
             rule="write_cards",
@@ -411,12 +439,14 @@ def _measurements(of: Reads) -> list[Stage]:
         Stage(
             rule="collect_measurements",
             message="Collect the measurements of all cells",
-            command="collect --cells {results}/cells --experiment {experiment} --held-out={held_out} --out {out}",
-            code=("vlmlaw.evaluation.measurements:collect",),
+            command="collect --cells {results}/cells --experiment {experiment} --held-out={held_out}"
+            + (" --latency {latency}" if timed else "")
+            + " --out {out}",
+            code=("vlmlaw.evaluation.measurements:collect", *([ADD_LATENCY] if timed else [])),
             folder="",
             files=("measurements.csv",),
             record="measurements.record.json",
-            reads={"evaluations": evaluations},
+            reads={"evaluations": evaluations} | ({"latency": lambda _: [Read("measure_latency")]} if timed else {}),
             many=("evaluations",),
             params={"held_out": lambda _: experiment.grid.held_out or ""},
             resources=whole,
