@@ -7,7 +7,6 @@ blends suites by weight and chooses among cells and compressors as `vlmlaw.laws.
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -22,15 +21,10 @@ from vlmlaw.laws.analysis import plain
 from vlmlaw.laws.costs import PUBLISHED_PASS, ColumnCost
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.table import ALL_KINDS
+from vlmlaw.report.clock import cost_columns
 from vlmlaw.report.study import Study, Suite
 from vlmlaw.report.templates_version import TEMPLATES
 
-# A column is a cost of an answer where a word of its name says so, and none says that it is a cost of training.
-COST_WORDS = {
-    *("flops", "ms", "milliseconds", "seconds", "latency", "ttft"),
-    *("joules", "wh", "usd", "eur", "cost", "price"),
-}
-NOT_OF_AN_ANSWER = {"train", "training", "wall", "cpu", "budget"}
 FLOPS_OF_PARTS = ("llm_flops", "compressor_flops", "vision_flops")  # columns of the workflow's measurements.csv
 
 
@@ -150,8 +144,7 @@ def _costs(rows: pd.DataFrame, n: np.ndarray, v: np.ndarray, study: Study) -> li
 
     A column that is no cost above 0 is left out.
     """
-    words = {str(name): set(re.split(r"[^a-z0-9]+", str(name).lower())) for name in rows.columns}
-    names = [name for name, has in words.items() if has & COST_WORDS and not has & NOT_OF_AN_ANSWER and "+" not in name]
+    names = cost_columns(rows)
     parts = [name for name in FLOPS_OF_PARTS if name in rows]
     table, found = replace(study.measurements, frame=rows), []
     for name in ["+".join(parts), *names] if len(parts) > 1 else names:

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from vlmlaw.report import comparison, explorer, findings, phrasing, provenance, tables
+from vlmlaw.report import clock, comparison, explorer, findings, phrasing, provenance, tables
 from vlmlaw.report.figures import gallery, style, svg
 from vlmlaw.report.run_files import Cell, Sample, Training
 from vlmlaw.report.study import Study, Suite
@@ -41,6 +41,7 @@ class Answer:
     sentence: str
     v_star: str
     recommended: tables.Table
+    by_time: tables.Table | None  # the same by measured time, where the table has one
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def answer(suite: Suite, study: Study) -> Answer:
         sentence=findings.headline(suite, study),
         v_star=phrasing.best(suite.rho, suite.v_star(study), at=study.question_tokens),
         recommended=tables.recommended(suite, study),
+        by_time=tables.recommended_by_time(suite, study),
     )
 
 
@@ -153,7 +155,12 @@ def _blocks(picture: gallery.Picture, study: Study) -> list[Block]:
     per_suite = [(suite, picture.panels(suite, study)) for suite in study.suites]
     if picture.name != "kinds":
         panels = [panel for _, panels in per_suite for panel in panels]
-        return [block(picture.name, picture.title, picture.caption, panels, study, of_sizes=picture.of_sizes)]
+        caption = " ".join(
+            [picture.caption, *(_clock_sentences(study) if picture.name == "time_against_flops" else [])]
+        )
+        if picture.optional and not panels:
+            return []
+        return [block(picture.name, picture.title, caption, panels, study, of_sizes=picture.of_sizes)]
     return [
         block(
             f"kinds-{place}",
@@ -167,6 +174,12 @@ def _blocks(picture: gallery.Picture, study: Study) -> list[Block]:
         for place, (suite, panels) in enumerate(per_suite)
         if panels
     ]
+
+
+def _clock_sentences(study: Study) -> list[str]:
+    """How far 2N(Q + V) is from the clock, once where all suites have the same cells."""
+    clocks = [(suite, clock.clock_of(suite, study)) for suite in study.suites]
+    return list(dict.fromkeys(clock.sentence(suite, study, own) for suite, own in clocks if own is not None))
 
 
 def block(

@@ -16,7 +16,7 @@ import pandas as pd
 from vlmlaw.errors import UserError
 from vlmlaw.laws.analysis import plain, read_analysis
 from vlmlaw.laws.cells import format_size
-from vlmlaw.laws.costs import Cost
+from vlmlaw.laws.costs import Cost, CostModel
 from vlmlaw.laws.optimum import candidate_cells, frontier, v_star
 from vlmlaw.laws.replicates import collapse_questions
 from vlmlaw.laws.result import LawFit
@@ -86,9 +86,12 @@ class Suite:
         """V* at the Q of the study with its interval: a row as in the analysis."""
         return v_star_at(study.question_tokens, self.fit, study.options)
 
-    def frontier(self, study: "Study") -> pd.DataFrame:
-        """The frontier of the law at the Q of the study; budgets are the requested ones or the costs of the cells."""
-        options, cost = study.options, study.cost
+    def frontier(self, study: "Study", clock: CostModel | None = None) -> pd.DataFrame:
+        """The frontier of the law at the Q of the study; budgets are the requested ones or the costs of the cells.
+
+        With a measured `clock` it is that of the cells whose time is known, and budgets are their times.
+        """
+        options, cost = study.options, clock or study.cost
         sizes = options["sizes"] or sorted(self.rows["N"].unique())
         tokens = options["tokens"] or sorted(self.rows["V"].unique())
         cells = candidate_cells(self.fit, sizes=sizes, tokens=tokens, cost=cost)
@@ -97,7 +100,7 @@ class Suite:
             sizes=sizes,
             tokens=tokens,
             cost=cost,
-            budgets=options["budgets"] or sorted(cells["cost"].unique()),
+            budgets=(None if clock else options["budgets"]) or sorted(cells["cost"].unique()),
             tolerance=options["flat_tolerance"],
             level=study.level,
         ).dropna(subset=["N"])

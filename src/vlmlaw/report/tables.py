@@ -8,6 +8,7 @@ import pandas as pd
 
 from vlmlaw.laws.table import ALL_KINDS
 from vlmlaw.report import phrasing
+from vlmlaw.report.clock import clock_of, name_of, timed_question_tokens
 from vlmlaw.report.run_files import Cell, Training
 from vlmlaw.report.study import Study, Suite
 
@@ -28,7 +29,21 @@ class Table:
 
 def recommended(suite: Suite, study: Study) -> Table:
     """The recommended cell, at budgets where it changes."""
-    frontier = suite.frontier(study)
+    caption = f"The cell to buy for a budget of FLOPs: {study.cost.name}, Q = {study.question_tokens:g}"
+    return _recommended(suite.frontier(study), study, budget="FLOPs", caption=caption)
+
+
+def recommended_by_time(suite: Suite, study: Study) -> Table | None:
+    """The recommended cell for a measured time, where that changes it; None without measured times."""
+    clock = clock_of(suite, study)
+    if clock is None:
+        return None
+    caption = f"The cell to buy for a time: {name_of(clock)}, Q = {timed_question_tokens(suite, study):g}"
+    unit = "ms" if "ms" in clock.name.split("_") else clock.name
+    return _recommended(suite.frontier(study, clock), study, budget=unit, caption=caption)
+
+
+def _recommended(frontier: pd.DataFrame, study: Study, *, budget: str, caption: str) -> Table:
     changes = frontier[frontier[["N", "V"]].ne(frontier[["N", "V"]].shift()).any(axis=1)]
     if len(changes) > MAX_BUDGETS:
         changes = changes.iloc[np.unique(np.linspace(0, len(changes) - 1, MAX_BUDGETS).round().astype(int))]
@@ -42,12 +57,7 @@ def recommended(suite: Suite, study: Study) -> Table:
         ]
         for row in changes.to_dict("records")
     ]
-    return Table(
-        ["FLOPs", "LLM", "V", "predicted error", "as good"],
-        rows,
-        left=(1, 3, 4),
-        caption=f"The cell to buy for a budget of FLOPs: {study.cost.name}, Q = {study.question_tokens:g}",
-    )
+    return Table([budget, "LLM", "V", "predicted error", "as good"], rows, left=(1, 3, 4), caption=caption)
 
 
 def law_comparison(suite: Suite, study: Study) -> Table:

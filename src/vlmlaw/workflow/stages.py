@@ -35,6 +35,8 @@ from vlmlaw.workflow.stage import (
 FIGURES = {  # of the report: category and title in Snakemake's own report
     "error_against_tokens": ("Law", "error against visual tokens"),
     "error_against_flops": ("Law", "error against FLOPs, frontier"),
+    "error_against_time": ("Law", "error against measured time"),
+    "time_against_flops": ("Measurements", "2N(Q + V) against the clock"),
     "best_tokens": ("Law", "best number of visual tokens"),
     "contour": ("Law", "error over size and tokens"),
     "grid": ("Measurements", "measured grid"),
@@ -44,6 +46,7 @@ FIGURES = {  # of the report: category and title in Snakemake's own report
     "residuals": ("Trust", "residuals"),
     "profiles": ("Trust", "profiles of rho and D"),
 }
+OF_TIME = ("error_against_time", "time_against_flops")  # figures of an experiment with `latency`
 
 
 def stages_of(experiment: Experiment) -> dict[str, Stage]:
@@ -459,6 +462,7 @@ def _conclusions(of: Reads) -> list[Stage]:
     """The law, the study in a few numbers, and the page."""
     experiment = of.experiment
     law = {"law": lambda _: [Read("fit_law")], "measurements": lambda _: [Read("collect_measurements")]}
+    figures = [name for name in FIGURES if experiment.latency is not None or name not in OF_TIME]
     samples = of.pictures("test") if experiment.has_test else lambda _: []
     return [
         Stage(
@@ -494,7 +498,7 @@ def _conclusions(of: Reads) -> list[Stage]:
             + " --experiment {experiment} --settings {settings} --out {out/}",
             code=("vlmlaw.cli.report:run_report",),
             folder="report",
-            files=("index.html", *(f"figures/{name}.svg" for name in FIGURES)),
+            files=("index.html", *(f"figures/{name}.svg" for name in figures)),
             reads=law
             | {
                 "cells": of.trainings("training.json", "train.jsonl"),

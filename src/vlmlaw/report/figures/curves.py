@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from vlmlaw.laws.costs import CostModel
 from vlmlaw.laws.intervals import rho_interval
 from vlmlaw.laws.ratio import v_star_of_interval
 from vlmlaw.report import phrasing
+from vlmlaw.report.clock import against_flops, clock_of, name_of, timed_question_tokens
 from vlmlaw.report.figures import style
 from vlmlaw.report.study import Size, Study, Suite
 
@@ -57,11 +59,23 @@ def error_against_tokens(axes: Axes, suite: Suite, study: Study) -> None:
 
 def error_against_flops(axes: Axes, suite: Suite, study: Study) -> None:
     """Draw error against the cost of an answer, with the frontier and its band."""
-    frontier, cost = suite.frontier(study), study.cost
+    _against_cost(axes, suite, study, cost=study.cost, frontier=suite.frontier(study))
+    axes.set_xlabel(f"LLM FLOPs for an answer, {study.cost.name} (Q = {study.question_tokens:g})")
+
+
+def error_against_time(axes: Axes, suite: Suite, study: Study) -> None:
+    """Draw error against the measured time of an answer, with the frontier of the timed cells."""
+    clock = clock_of(suite, study)
+    assert clock is not None
+    _against_cost(axes, suite, study, cost=clock, frontier=suite.frontier(study, clock))
+    axes.set_xlabel(f"{name_of(clock)} (Q = {timed_question_tokens(suite, study):g})")
+
+
+def _against_cost(axes: Axes, suite: Suite, study: Study, *, cost: CostModel, frontier: pd.DataFrame) -> None:
     for _, color, rows, held_out in by_size(suite, study):
         points(axes, rows, cost.of(rows["N"], rows["V"]), color, held_out=held_out)
     costs = cost.of(suite.rows["N"], suite.rows["V"])
-    low, high = costs.min() / 1.2, max(costs.max(), frontier["budget"].max()) * 1.2
+    low, high = np.nanmin(costs) / 1.2, max(np.nanmax(costs), frontier["budget"].max()) * 1.2
     steps = pd.concat([frontier, frontier.tail(1).assign(budget=high)])
     axes.fill_between(
         steps["budget"], steps["lower"], steps["upper"], step="post", color=style.ACCENT, alpha=0.2, linewidth=0
@@ -69,9 +83,26 @@ def error_against_flops(axes: Axes, suite: Suite, study: Study) -> None:
     axes.step(steps["budget"], steps["error"], where="post", color=style.ACCENT, linewidth=1.5)
     style.remark(axes, f"— least predicted error, {phrasing.percent(study.level, 0)} band", color=style.ACCENT)
     style.log_axis(axes, "x", style.decades(low, high), phrasing.si)
-    axes.set(
-        xlabel=f"LLM FLOPs for an answer, {cost.name} (Q = {study.question_tokens:g})", ylabel="error", xlim=(low, high)
-    )
+    axes.set(ylabel="error", xlim=(low, high))
+
+
+def time_against_flops(axes: Axes, suite: Suite, study: Study) -> None:
+    """Draw the measured time of each cell against the law's cost, and the time if every FLOP took as long."""
+    clock = clock_of(suite, study)
+    assert clock is not None
+    cells, colors = against_flops(suite, study, clock), style.size_colors(len(study.sizes))
+    for n, rows in cells.groupby("N"):
+        size = study.size_of(float(n))  # type: ignore[arg-type]
+        rows = rows.sort_values("V")
+        axes.plot(rows["flops"], rows["time"], color=colors[size.rank], linewidth=1.0)
+        axes.plot(rows["flops"], rows["time"], "o", color=colors[size.rank], markersize=4.6)
+    least = (cells["time"] / cells["flops"]).min()
+    ends = np.array([cells["flops"].min(), cells["flops"].max()])
+    axes.plot(ends, least * ends, color=style.NEUTRAL, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)
+    for which, low, high in (("x", *ends), ("y", min(least * ends[0], cells["time"].min()), cells["time"].max())):
+        style.log_axis(axes, which, style.decades(low / 1.2, high * 1.2), phrasing.si)
+    style.remark(axes, "- - time in proportion to 2N(Q + V)", color=style.NEUTRAL)
+    axes.set(xlabel=f"2N(Q + V) FLOPs (Q = {timed_question_tokens(suite, study):g})", ylabel=name_of(clock))
 
 
 def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:

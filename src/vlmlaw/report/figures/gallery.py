@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from vlmlaw.report.clock import clock_of
 from vlmlaw.report.figures import curves, multiples, style, trust
 from vlmlaw.report.run_files import Cell
 from vlmlaw.report.study import Study, Suite
@@ -37,6 +38,7 @@ class Picture:
     title: str
     panels: Callable[[Suite, Study], list[Panel]]
     of_sizes: bool = True  # whether colours stand for sizes, which needs a legend
+    optional: bool = False  # whether it is drawn only where there is something to show
 
     @property
     def caption(self) -> str:
@@ -68,6 +70,15 @@ def _title(suite: Suite, study: Study, what: str) -> str:
     return ": ".join(part for part in (suite.label if len(study.suites) > 1 else "", what) if part)
 
 
+def _timed(draw: PanelFunction) -> Callable[[Suite, Study], list[Panel]]:
+    """One panel for each suite whose cells have a measured time."""
+
+    def panels(suite: Suite, study: Study) -> list[Panel]:
+        return _of(("", draw))(suite, study) if clock_of(suite, study) is not None else []
+
+    return panels
+
+
 def _kinds(suite: Suite, study: Study) -> list[Panel]:
     inches = (2.55, 2.15)
     return [Panel(kind.name, multiples.error_of_kind(kind, study), inches) for kind in study.kinds[suite.label]]
@@ -83,6 +94,18 @@ LAW_PICTURES = (
         "error_against_flops",
         "Error against inference FLOPs",
         _of(("", curves.error_against_flops)),
+    ),
+    Picture(
+        "error_against_time",
+        "Error against measured time",
+        _timed(curves.error_against_time),
+        optional=True,
+    ),
+    Picture(
+        "time_against_flops",
+        "How far 2N(Q + V) is from the clock",
+        _timed(curves.time_against_flops),
+        optional=True,
     ),
     Picture(
         "grid",
@@ -198,6 +221,9 @@ def draw_figures(
     written = []
     with style.look():
         sheets = {picture.name: sheet(picture, study) for picture in LAW_PICTURES}
+        for picture in LAW_PICTURES:
+            if picture.optional and sheets[picture.name] is None:
+                del sheets[picture.name]
         panels = training_panels(cells, study)
         sheets["training"] = draw_panels(panels, n_columns=min(4, len(panels)), legend_of=study) if panels else None
         figures = {name: figure or (_nothing_to_show() if every else None) for name, figure in sheets.items()}
