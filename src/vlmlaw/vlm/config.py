@@ -5,7 +5,7 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from vlmlaw.vlm.auto_files import AUTO_MAP
-from vlmlaw.vlm.towers import conv_tower  # noqa: F401  its import makes the miniature's own tower known, too
+from vlmlaw.vlm.towers import conv_tower, feature_map  # noqa: F401  their import makes the project's own towers known
 
 
 class VlmConfig(PreTrainedConfig):

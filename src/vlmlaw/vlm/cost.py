@@ -270,6 +270,10 @@ def vision_flops(config: PreTrainedConfig, *, side: int | None = None) -> int:
     side, width = side or config.image_size // config.patch_size, config.hidden_size
     if config.model_type == "vlmlaw_conv_tower":
         return _conv_tower_flops(config, side * config.patch_size)
+    if config.model_type == "vlmlaw_feature_map":
+        from vlmlaw.vlm.towers.feature_map import feature_map_flops
+
+        return feature_map_flops(config, image_px=side * config.patch_size)
     n_tokens = side**2 + class_tokens(config)
     embedding = 2 * side**2 * 3 * config.patch_size**2 * width
     per_token = 2 * width * 4 * width + 2 * width * _tower_mlp(config)
