@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from functools import cache
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -315,6 +316,30 @@ class Controls(HTMLParser):
         self.controls |= {given["id"]} if tag in ("input", "select") else set()
         self.labels |= {given["for"]} if tag == "label" else set()
         self.scripts += tag == "script"
+
+
+@pytest.mark.slow
+@needs_browser
+def test_a_phone_shows_whole_cards_and_scrolls_other_tables_by_keyboard(
+    run_page: str, run_folder: Path, browser: Browser
+) -> None:
+    browser.call("Emulation.setDeviceMetricsOverride", width=400, height=900, deviceScaleFactor=1, mobile=False)
+    try:
+        visit(browser, run_folder / "report" / "index.html", {})
+        browser.evaluate("new Promise((done) => setTimeout(done, 300))")  # observers report after the layout
+        shown = "[...document.querySelectorAll('.scroll')].filter((x) => x.checkVisibility())"
+        wide = f"{shown}.filter((x) => x.scrollWidth > x.clientWidth + 1)"
+        assert browser.evaluate("document.documentElement.scrollWidth") <= 400
+        assert browser.evaluate("document.querySelectorAll('.answer .scroll').length") == 2
+        assert browser.evaluate(f"{wide}.filter((x) => x.closest('.answer')).length") == 0
+        stops = browser.evaluate(f"{wide}.map((x) => [x.tabIndex, x.role, x.ariaLabel])")
+        assert len(stops) > 2 and all(stop[:2] == [0, "region"] and stop[2] for stop in stops)
+        assert browser.evaluate("document.querySelectorAll('.scroll[tabindex]').length") == len(stops)
+        levels = browser.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map((x) => Number(x.tagName[1]))")
+        assert levels[0] == 1 and all(after <= before + 1 for before, after in pairwise(levels))
+        assert browser.evaluate("document.querySelectorAll('main').length") == 1 and browser.failures == []
+    finally:
+        browser.call("Emulation.clearDeviceMetricsOverride")
 
 
 def test_every_control_has_a_label_and_names_stay_text(folder: Path) -> None:

@@ -1,10 +1,13 @@
 """Only what changed reruns: for each kind of change, the jobs that Snakemake plans on a finished run, counted."""
 
+import json
 import os
 import shutil
 
 import pandas as pd
 import pytest
+
+from vlmlaw.vlm.cell_name import cell_named_in
 
 LAW = {"fit_law": 1, "write_headline": 1, "write_report": 1}
 MODELS = {"train_encoder": 1, "cache_features": 2, "pretrain_language_model": 3}
@@ -50,6 +53,7 @@ def test_nothing_changed(finished):
         ("evaluation.batch_size", 16, evaluations(10)),
         ("law.bootstrap_draws", 30, LAW),
         ("report.title", "Another title", {"write_report": 1}),
+        ("report.explained", 1, {"explain_samples": 1, "write_report": 1}),
         ("latency", {"text_tokens": 4, "repeats": 3}, {"measure_latency": 1} | TAIL),
         ("training.checkpoint_seconds", 600, {}),
         ("compute", {"gpus": 0, "threads": 2}, {}),
@@ -73,6 +77,25 @@ def test_a_finished_run_gets_milliseconds_without_a_training(finished):
     assert (after["question_ms"] > 0).eq(after["compressor"] == "quecc").all()
     finished.change("grid.seeds", [0, 1])
     assert "measure_latency" not in finished.planned("results/measurements.csv")
+
+
+def test_the_page_of_a_finished_run_explains_what_its_evaluations_found(finished):
+    """Asked again, question by question, a cell has the error of its evaluation."""
+    finished.change("report.explained", 1)
+    finished.snakemake()
+    results = finished.folder / "results"
+    made = json.loads((results / "report/samples.json").read_text())
+    names = [cell_named_in(cell["measured"]) for cell in made["cells"]]
+    assert [name.split("_s0")[0] for name in names] == [
+        f"{size}_v{v}_block_linear" for size in ("3k", "49k") for v in (1, 4, 36)
+    ]
+    for suite, found in made["suites"].items():
+        for name, error in zip(names, found["errors"], strict=True):
+            evaluation = json.loads((results / "cells" / name / "evaluation.json").read_text())
+            score = evaluation["scores"][suite]["all"]
+            assert (error, found["n_questions"]) == (pytest.approx(score["error"]), score["n_questions"])
+    assert '<h2 id="explained">' in (results / "report/index.html").read_text()
+    assert finished.planned() == {}
 
 
 def test_the_order_of_keys_is_no_change(finished):

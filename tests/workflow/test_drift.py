@@ -68,7 +68,7 @@ EXPERIMENTS = {
     "miniature": tiny_experiment(),
     "elastic": tiny_experiment()
     | {"grid": {"visual_tokens": [1, 4], "compressors": ["m3", "visionzip"], "sizes": ["3k", "14k"]}}
-    | {"latency": {"threads": 1}},
+    | {"latency": {"threads": 1}, "report": {"explained": 1}},
     "pretrained": yaml.safe_load((ROOT / "workflow" / "experiments" / "practice.yaml").read_text())
     | {"results": "results"},
 }

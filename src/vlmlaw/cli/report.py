@@ -20,7 +20,7 @@ def add_parsers(subparsers: Any) -> None:
         "tables",
         nargs="*",
         metavar="TABLE",
-        help="a CSV file, or the name of published cells; several, each as FILE or NAME=FILE, stand side by side",
+        help="a CSV file, or the name of published cells; as FILE or NAME=FILE; several stand side by side",
     )
     report.add_argument(
         "--law", action="append", default=[], type=Path, metavar="JSON", help="what `vlmlaw law fit --out` wrote"
@@ -44,6 +44,7 @@ def add_parsers(subparsers: Any) -> None:
         help="encoder, language models: folders, or their training.json",
     )
     report.add_argument("--samples", type=Path, metavar="DATASET", help="a dataset to show pictures of")
+    report.add_argument("--explained", type=Path, metavar="JSON", help="questions to show: what `vlmlaw explain` wrote")
     report.add_argument("--n-samples", type=int, metavar="N", help="how many pictures (default 8)")
     report.add_argument("--compressor", metavar="NAME", help="whose law the page is about, where each has its own")
     report.add_argument("--title", metavar="TEXT", help="the page's title")
@@ -71,19 +72,32 @@ def run_report(args: argparse.Namespace) -> None:
     if max(len(args.tables), len(args.measurements)) > 1:
         _report_several(args, out, title=settings.title, formats=formats)
         return
-    law, measurements = _fitted(args, args.tables[0], out) if args.tables else _given(args)
+    name, law, measurements = _one_table(args, out)
     study = read_study(
         law,
         measurements,
-        title=settings.title,
+        title=args.title or name or settings.title,
         experiment=read_description(args.experiment) if args.experiment else None,
         compressor=settings.compressor,
         **_reading(args),
     )
-    run = _run(args, study, n_samples=settings.samples) if args.cells or args.samples else Run()
+    run = _run(args, study, n_samples=settings.samples) if args.cells or args.samples or args.explained else Run()
     gallery.draw_figures(study, out / "figures", formats=formats, cells=run.cells, every=bool(run.cells))
     write_page(study, out / "index.html", run=run)
     print(f"written: {out / 'index.html'}")
+
+
+def _one_table(args: argparse.Namespace, out: Path) -> tuple[str, Path, Path]:
+    """The name that the one table was given, as in NAME=FILE ("": none), its law, and its file."""
+    from vlmlaw.experiment.path_checks import named_tables
+
+    given = [*args.tables, *args.measurements]
+    named = given[:1] if given and "=" in given[0] and not Path(given[0]).exists() else []
+    name, table = next(iter(named_tables(named).items()), ("", given[0] if given else ""))
+    if args.tables:
+        return name, *_fitted(args, table, out)
+    law, measurements = _given(args)
+    return name, law, Path(table) if name else measurements
 
 
 def _given(args: argparse.Namespace) -> tuple[Path, Path]:
@@ -103,10 +117,10 @@ def _report_several(args: argparse.Namespace, out: Path, *, title: str, formats:
     from vlmlaw.report.several_page import write_several
     from vlmlaw.report.study import read_study
 
-    if args.cells or args.samples or args.compressor:
+    if args.cells or args.samples or args.explained or args.compressor:
         raise UserError(
-            f"found --cells, --samples or --compressor with {len(args.tables or args.measurements)} tables; they say "
-            "more of one run. Expected tables alone, or one of them with its run"
+            f"found --cells, --samples, --explained or --compressor with {len(args.tables or args.measurements)} "
+            "tables; they say more of one run. Expected tables alone, or one of them with its run"
         )
     named = named_tables(args.tables or args.measurements)
     if args.tables:
@@ -154,6 +168,7 @@ def _fitted(args: argparse.Namespace, name: str, out: Path) -> tuple[Path, Path]
 
 
 def _run(args: argparse.Namespace, study: Any, *, n_samples: int) -> Any:
+    from vlmlaw.report.explained import read_explanation
     from vlmlaw.report.page import Run
     from vlmlaw.report.run_files import read_cells, read_samples, read_trainings
 
@@ -163,6 +178,7 @@ def _run(args: argparse.Namespace, study: Any, *, n_samples: int) -> Any:
         cells=read_cells(args.cells, names) if args.cells else (),
         trainings=read_trainings(path.parent if path.is_file() else path for path in args.trainings),
         samples=read_samples(args.samples, n_samples=n_samples) if args.samples and n_samples else (),
+        explanation=read_explanation(args.explained) if args.explained else None,
     )
 
 

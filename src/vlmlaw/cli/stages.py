@@ -38,6 +38,7 @@ INPUTS = {
     "model": (folder_of("config.json"), "model/ of the cell, or of the training that it shares"),
     "law": (file, "what `vlmlaw law fit --out` wrote: law/law.json"),
     "measurements": (file, "the table that the law was fitted to: measurements.csv"),
+    "cells": (existing, "the folder of all cells"),
     "results": (existing, "the experiment's results folder"),
 }
 
@@ -68,6 +69,10 @@ def add_parsers(subparsers: Any) -> None:
     evaluate.add_argument(
         "--cell", metavar="JSON", help="which cell, where the model's weights serve several (what a rule passes)"
     )
+    explain = _verb(
+        subparsers, "explain", run_explain, "questions that explain the law", "cells", "dataset", "tokens", "images"
+    )
+    _settings_options(explain)
     card = _verb(subparsers, "card", run_card, "write a cell's model card from its evaluations", "model")
     card.add_argument(
         "scores", nargs="+", type=existing, metavar="SCORES", help="the cell's evaluation.json and benchmarks/NAME.json"
@@ -372,6 +377,15 @@ def run_evaluate(args: argparse.Namespace) -> None:
     settings = _settings(args, EvaluationSettings, lambda experiment: experiment.evaluation)
     cell = from_json(MeasuredCell, args.cell, where="--cell") if args.cell else None
     evaluate_cell(args.model, args.dataset, args.tokens, args.images, args.out, settings=settings, cell=cell)
+
+
+def run_explain(args: argparse.Namespace) -> None:
+    from vlmlaw.evaluation.explain import explain
+    from vlmlaw.evaluation.settings import ExplainPlan
+    from vlmlaw.experiment.explain import explain_plan
+
+    plan = _settings(args, ExplainPlan, explain_plan)
+    explain(args.cells, args.dataset, args.tokens, args.images, args.out, plan=plan)
 
 
 def run_card(args: argparse.Namespace) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from vlmlaw.hub.settings import ModelSettings, TowerSettings
 from vlmlaw.settings import choice, number, passive
 from vlmlaw.training.settings import ShapeSettings
+from vlmlaw.vlm.cell_name import MeasuredCell
 
 ON_A_CPU = 64  # questions at once, where the file says `auto`
 
@@ -116,3 +117,21 @@ class LatencyPlan:
     vision: TowerShape | TowerSettings
     sizes: Mapping[str, ShapeSettings | ModelSettings]
     cells: tuple[TimedCell, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainedCell:
+    """A cell whose answers are compared, the training whose weights it has, and whether its LLM is the largest one."""
+
+    training: str
+    is_largest: bool
+    measured: MeasuredCell
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainPlan:
+    """Which cells are compared, on how many records, and how many questions of each suite and reason are kept."""
+
+    n: int = number(least=1)
+    records: int = number(least=1)
+    cells: tuple[ExplainedCell, ...]

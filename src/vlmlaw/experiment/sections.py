@@ -17,10 +17,14 @@ class ReportSettings:
 
     title: the page's heading
     samples: how many questions with their replies the page shows for each suite
+    explained: how many questions of each suite the page shows that larger LLMs alone answer, that more visual tokens
+        alone answer, and that neither does, with what the model saw; 0: none. The cells at the corners of the grid are
+        asked again
     """
 
     title: str = "Larger LLM or more visual tokens?"
     samples: int = number(least=0, default=8)
+    explained: int = field(default=0, metadata={"least": 0, "later": True})
     compressor: str = ""  # whose law the page is about, where each has its own; "": the one with the most cells
 
 

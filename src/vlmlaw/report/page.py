@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup
 
 from vlmlaw.report import clock, comparison, explorer, findings, phrasing, provenance, tables
+from vlmlaw.report.explained import Explanation
 from vlmlaw.report.figures import gallery, style, svg
 from vlmlaw.report.run_files import Cell, Sample, Training
 from vlmlaw.report.study import Study, Suite
@@ -20,11 +21,12 @@ from vlmlaw.runtime.whole_files import whole_file
 
 @dataclass(frozen=True)
 class Run:
-    """Files of a run of the workflow: trainings of cells, trainings before them, and samples of the test split."""
+    """Files of a run of the workflow: trainings of cells and before them, samples of the test split, explained ones."""
 
     cells: Sequence[Cell] = ()
     trainings: Sequence[Training] = ()
     samples: Sequence[Sample] = ()
+    explanation: Explanation | None = None
 
     @property
     def seconds(self) -> float:
@@ -177,9 +179,10 @@ def _blocks(picture: gallery.Picture, study: Study) -> list[Block]:
 
 
 def _clock_sentences(study: Study) -> list[str]:
-    """How far 2N(Q + V) is from the clock, once where all suites have the same cells."""
-    clocks = [(suite, clock.clock_of(suite, study)) for suite in study.suites]
-    return list(dict.fromkeys(clock.sentence(suite, study, own) for suite, own in clocks if own is not None))
+    """How far 2N(Q + V) is from the clock, of the suite whose cells the figure shows."""
+    suite = study.suites[0]
+    own = clock.clock_of(suite, study)
+    return [clock.sentence(suite, study, own)] if own is not None else []
 
 
 def block(

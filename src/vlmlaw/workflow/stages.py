@@ -13,11 +13,13 @@ from typing import Any
 
 from vlmlaw.experiment.describe import described
 from vlmlaw.experiment.experiment import Experiment
+from vlmlaw.experiment.explain import explain_plan
 from vlmlaw.experiment.latency import latency_plan
 from vlmlaw.experiment.memory import evaluation_batch
 from vlmlaw.laws.options import READING
 from vlmlaw.report.templates_version import templates_version
-from vlmlaw.workflow.reads import Reads, evaluations_of, whole_as_json
+from vlmlaw.vlm.cell_name import cell_named_in
+from vlmlaw.workflow.reads import Reads, evaluations_of, training_of, whole_as_json
 from vlmlaw.workflow.stage import (
     CELL,
     CELL_MODEL,
@@ -53,7 +55,7 @@ def stages_of(experiment: Experiment) -> dict[str, Stage]:
     """Every stage that the experiment may have, by its rule, in the order of the work."""
     of = Reads(experiment)
     before = (_prepared_data, _fetched_models) if experiment.pretrained else (_made_data, _trained_models)
-    parts = (*before, _inputs, _trainings, _test, _benchmarks, _latency, _measurements, _conclusions)
+    parts = (*before, _inputs, _trainings, _test, _benchmarks, _latency, _measurements, _explained, _conclusions)
     return {stage.rule: stage for part in parts for stage in part(of)}
 
 
@@ -458,12 +460,49 @@ def _measurements(of: Reads) -> list[Stage]:
     ]
 
 
+def _explained(of: Reads) -> list[Stage]:
+    """Questions that tell size and tokens apart, where the report asks for them: a few cells answer again."""
+    experiment, plan = of.experiment, explain_plan(of.experiment)
+    if plan is None:
+        return []
+    cells = [experiment.cell_settings(cell_named_in(vars(cell.measured))) for cell in plan.cells]
+    trainings = {training.name: training for training in map(experiment.training_of, cells)}
+    bytes_per_param = max(experiment.n_params_estimate(cell.size) for cell in cells) * FLOAT32
+    return [
+        Stage(
+            rule="explain_samples",
+            message="Find questions that larger models, or more visual tokens, alone answer",
+            command="explain --cells {results}/cells --dataset {dataset/} --tokens {tokens} --images {images/}"
+            " --settings {settings} --out {out}",
+            code=("vlmlaw.evaluation.explain:explain",),
+            folder="report",
+            files=("samples.json",),
+            record="samples.record.json",
+            reads={
+                "models": lambda _: [
+                    training_of(training, "training.json", *(f"model/{name}" for name in LANGUAGE_MODEL))
+                    for training in trainings.values()
+                ],
+                "dataset": of.pictures("test"),
+                "tokens": of.tokens("test"),
+                "images": of.images("test", lambda _: cells[0]),
+            },
+            many=("models",),
+            params=of.settings(lambda _: plan),
+            resources={"gpu": lambda _: int(experiment.compute.gpus > 0)},
+            memory_mb=3000 + 2 * bytes_per_param // 10**6,
+            minutes=120,
+        )
+    ]
+
+
 def _conclusions(of: Reads) -> list[Stage]:
     """The law, the study in a few numbers, and the page."""
     experiment = of.experiment
     law = {"law": lambda _: [Read("fit_law")], "measurements": lambda _: [Read("collect_measurements")]}
     figures = [name for name in FIGURES if experiment.latency is not None or name not in OF_TIME]
     samples = of.pictures("test") if experiment.has_test else lambda _: []
+    explained = explain_plan(experiment) is not None
     return [
         Stage(
             rule="fit_law",
@@ -495,6 +534,7 @@ def _conclusions(of: Reads) -> list[Stage]:
             command="report --law {law} --measurements {measurements} --cells {results}/cells"
             + (" --trainings {trainings}" if of.before_cells({}) else "")
             + (" --samples {results}/data/test" if experiment.has_test else "")
+            + (" --explained {explained}" if explained else "")
             + " --experiment {experiment} --settings {settings} --out {out/}",
             code=("vlmlaw.cli.report:run_report",),
             folder="report",
@@ -504,7 +544,9 @@ def _conclusions(of: Reads) -> list[Stage]:
                 "cells": of.trainings("training.json", "train.jsonl"),
                 "trainings": of.before_cells,
                 "samples": samples,
-            },
+            }
+            | ({"explained": lambda _: [Read("explain_samples")]} if explained else {}),
+            made=("index.html", "figures/*.svg") if explained else (),  # the questions lie beside them
             many=("cells", "trainings"),
             params=of.settings(lambda _: experiment.report)
             | {"experiment": lambda _: described(experiment), "templates": lambda _: templates_version()},

@@ -70,11 +70,15 @@ def _title(suite: Suite, study: Study, what: str) -> str:
     return ": ".join(part for part in (suite.label if len(study.suites) > 1 else "", what) if part)
 
 
-def _timed(draw: PanelFunction) -> Callable[[Suite, Study], list[Panel]]:
-    """One panel for each suite whose cells have a measured time."""
+def _timed(draw: PanelFunction, *, once: bool = False) -> Callable[[Suite, Study], list[Panel]]:
+    """One panel for each suite whose cells have a measured time, or `once` for the first alone."""
 
     def panels(suite: Suite, study: Study) -> list[Panel]:
-        return _of(("", draw))(suite, study) if clock_of(suite, study) is not None else []
+        if clock_of(suite, study) is None:
+            return []
+        if once:
+            return [Panel("", lambda axes: draw(axes, suite, study))] if suite is study.suites[0] else []
+        return _of(("", draw))(suite, study)
 
     return panels
 
@@ -104,7 +108,7 @@ LAW_PICTURES = (
     Picture(
         "time_against_flops",
         "How far 2N(Q + V) is from the clock",
-        _timed(curves.time_against_flops),
+        _timed(curves.time_against_flops, once=True),
         optional=True,
     ),
     Picture(

@@ -247,3 +247,14 @@
   fromAddress();
   if (location.hash.includes("=")) document.getElementById("explorer").scrollIntoView();
 })();
+
+// A table that is wider than its place can be scrolled by keyboard, and says what it is; one that fits is no stop.
+addEventListener("DOMContentLoaded", () => {
+  for (const box of document.querySelectorAll(".scroll")) new ResizeObserver(() => {
+    const wide = box.scrollWidth > box.clientWidth + 1, caption = box.querySelector("caption");
+    const name = (caption ? caption.textContent + ", " : "") + "table that scrolls sideways";
+    for (const [key, value] of Object.entries({tabindex: "0", role: "region", "aria-label": name})) {
+      if (wide) box.setAttribute(key, value); else box.removeAttribute(key);
+    }
+  }).observe(box);
+});
