@@ -21,9 +21,9 @@ from vlmlaw.workflow.config import measurements_of, refuse_repeated_options, sou
 from vlmlaw.runtime.stop_switch import announce_head
 from vlmlaw.workflow.dvc_offer import refuse_what_dvc_has
 from vlmlaw.workflow.head import await_saving, pass_stop_on_to_jobs, refuse_orphans
-from vlmlaw.workflow.status import failed_cells
 from vlmlaw.workflow.freshness import Freshness
-from vlmlaw.workflow.plan import Plan, use_this_interpreter
+from vlmlaw.workflow.models_plan import plan_of
+from vlmlaw.workflow.plan import use_this_interpreter
 from vlmlaw.workflow.stages import FIGURES
 
 # Snakemake merges what it is given over params.yaml key by key, so that is left out where a whole experiment is given.
@@ -39,7 +39,7 @@ if source.reads_default:
 OWN = measurements_of(config)
 
 use_this_interpreter()
-plan = Plan(source.content, source=source.name)
+plan = plan_of(source.content, source=source.name)
 freshness = Freshness(workflow, plan)
 OWN_RESULTS = f"{plan.results}/own"
 OWN_PAGE = f"{OWN_RESULTS}/{'+'.join(OWN)}/index.html"
@@ -77,7 +77,7 @@ onstart:
 
 
 onerror:
-    print(failed_cells(plan.experiment), file=sys.stderr)
+    print(plan.failed(), file=sys.stderr)
 
 
 rule all:

@@ -26,5 +26,4 @@ rule cells:
 
 rule law:
     input:
-        "<results>/law/law.json",
-        "<results>/headline/errors.csv",
+        plan.law_files,

@@ -25,6 +25,18 @@ def run_experiment(args: argparse.Namespace) -> None:
     from vlmlaw.experiment.experiment import read_experiment
     from vlmlaw.settings import as_data
 
+    catalogue = _catalogue(args.file)
+    if catalogue is not None:
+        asked = ", ".join(one.name for one in catalogue.evaluation.benchmarks)
+        if args.json:
+            print(json.dumps(as_data(catalogue), indent=1))
+            return
+        n_models = len(catalogue.models)
+        print(
+            f"{catalogue.name}: {len(catalogue.cells)} cells of {n_models} models, {asked}, into {catalogue.results}/"
+        )
+        print("\n".join(f"  {name}" for name in catalogue.cells))
+        return
     experiment = read_experiment(args.file)
     if args.json:
         print(json.dumps(as_data(experiment), indent=1))
@@ -37,3 +49,14 @@ def run_experiment(args: argparse.Namespace) -> None:
         from vlmlaw.experiment.budget import describe
 
         print(describe(experiment))
+
+
+def _catalogue(path: str) -> Any:
+    """The experiment of a file with `models:`; None for another."""
+    from pathlib import Path
+
+    from vlmlaw.experiment.catalogue import MODELS, Catalogue
+    from vlmlaw.experiment.yaml_file import read_yaml
+
+    content = read_yaml(Path(path)) if Path(path).is_file() else None
+    return Catalogue.from_mapping(content, source=path) if isinstance(content, dict) and MODELS in content else None

@@ -35,6 +35,7 @@ FAMILIES = {
     "law": "add_parser",
     "measure": "add_parser",
     "tokens": "add_parser",
+    "models": "add_parser",
     "serve": "add_parser",
     "experiment": "add_parser",
     "import_checkpoint": "add_parser",

@@ -4,6 +4,7 @@
 result depends on and no others, so that a workflow that compares settings knows what a change touches.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,11 @@ class Experiment(ExperimentFile):
     @classmethod
     def from_mapping(cls, mapping: Any, *, source: str = "experiment") -> "Experiment":
         """Build the experiment of a parsed file. Raises UserError for anything in it that cannot run."""
+        if isinstance(mapping, Mapping) and "models" in mapping:
+            raise UserError(
+                f"{source} asks models that are there (`models:`), and this is of cells that are trained; `vlmlaw "
+                "experiment check` and snakemake read such a file."
+            )
         experiment = build(cls, mapping, where=source)
         check_sections(experiment, source)
         assert experiment.benchmarks is not None  # they are checked on the way

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from vlmlaw.data.settings import LlavaData
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.settings import BenchmarkSection
 from vlmlaw.experiment.file import ExperimentFile
 from vlmlaw.hub.settings import ModelSettings
 
@@ -44,14 +45,37 @@ def named_tables(tables: Sequence[str]) -> dict[str, str]:
 
 def check_paths(experiment: ExperimentFile, source: str) -> None:
     """Check all text that becomes a path. Raises UserError that names the place, what was found and what to write."""
-    _check_results(experiment.results, source)
     suites = experiment.data.test if isinstance(experiment.data, LlavaData) else ()
-    for place, names, what in (("sizes", experiment.sizes, "a folder"), ("data.test", suites, "a suite")):
-        _check_names(names, what, f"{source}.{place}")
+    check_folders(experiment.results, {"sizes": experiment.sizes}, source)
+    _check_names(suites, "a suite", f"{source}.data.test")
     for place, text, of_hub in _files(experiment):
         fault = _fault_of(text) or (_fault_in_repository(text) if of_hub else "")
         if fault:
             raise UserError(f"{source}.{place}: found {text!r}; {fault}")
+
+
+def check_folders(results: str, names: Mapping[str, Iterable[str]], source: str) -> None:
+    """Check the results folder, and names that become folders, by their section. Raises UserError as `check_paths`."""
+    _check_results(results, source)
+    for place, own in names.items():
+        _check_names(own, "a folder", f"{source}.{place}")
+
+
+def check_benchmarks(benchmarks: Sequence[BenchmarkSection], source: str) -> None:
+    """Check names and files of benchmarks. Raises UserError as `check_paths`."""
+    _check_names([own.name for own in benchmarks], "a folder", f"{source}.evaluation.benchmarks")
+    twice = next((own.name for own in benchmarks if sum(other.name == own.name for other in benchmarks) > 1), None)
+    if twice is not None:
+        raise UserError(f"{source}.evaluation.benchmarks: {twice!r} is there twice; give each a name of its own.")
+    for place, text, _ in _benchmark_files(benchmarks):
+        if fault := _fault_of(text):
+            raise UserError(f"{source}.{place}: found {text!r}; {fault}")
+
+
+def _benchmark_files(benchmarks: Iterable[BenchmarkSection]) -> Iterator[tuple[str, str, bool]]:
+    for number, benchmark in enumerate(benchmarks):
+        yield f"evaluation.benchmarks[{number}].questions", benchmark.questions, False
+        yield f"evaluation.benchmarks[{number}].images", benchmark.images, False
 
 
 def _check_results(results: str, source: str) -> None:
@@ -105,9 +129,7 @@ def _files(experiment: ExperimentFile) -> Iterator[tuple[str, str, bool]]:
     }.items():
         if isinstance(section, ModelSettings):
             yield f"{place}.source", section.source, False
-    for number, benchmark in enumerate(experiment.evaluation.benchmarks):
-        yield f"evaluation.benchmarks[{number}].questions", benchmark.questions, False
-        yield f"evaluation.benchmarks[{number}].images", benchmark.images, False
+    yield from _benchmark_files(experiment.evaluation.benchmarks)
 
 
 def _fault_of(path: str) -> str:

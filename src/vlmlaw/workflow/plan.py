@@ -146,7 +146,7 @@ class Plan:
             return lambda w: FIRST + min(FIRST, self.experiment.n_params_estimate(w.size) // 1000)
         if self.stages[rule].first:
             return FIRST
-        return (lambda w: self._cost_rank[name_of(_plain(w))]) if rule in TRAIN else 0
+        return (lambda w: self._cost_rank[name_of(plain_wildcards(w))]) if rule in TRAIN else 0
 
     @cached_property
     def _cost_rank(self) -> dict[str, int]:
@@ -234,6 +234,17 @@ class Plan:
         return self.files(Read("write_cards"))
 
     @property
+    def law_files(self) -> list[str]:
+        """The law, and the study in a few numbers."""
+        return [self.files(Read("fit_law"))[0], self.files(Read("write_headline"))[0]]
+
+    def failed(self) -> str:
+        """Which cells have failed, in words."""
+        from vlmlaw.workflow.status import failed_cells
+
+        return failed_cells(self.experiment)
+
+    @property
     def caches(self) -> list[str]:
         """Folders of what is neither recorded nor shared, and made again where a job needs it."""
         folders = {stage.folder.split("/")[0] for stage in self.stages.values() if not stage.lasts}
@@ -287,12 +298,13 @@ def _of_wildcards(parts: Mapping[str, Callable[[Any], Any]]) -> dict[str, Callab
     """The functions as Snakemake calls them, with wildcards of its own kind."""
 
     def asked(part: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        return lambda wildcards: part(_plain(wildcards))
+        return lambda wildcards: part(plain_wildcards(wildcards))
 
     return {name: asked(part) for name, part in parts.items()}
 
 
-def _plain(wildcards: Any) -> dict[str, str]:
+def plain_wildcards(wildcards: Any) -> dict[str, str]:
+    """Snakemake's wildcards as a dictionary."""
     return dict(wildcards.items())
 
 

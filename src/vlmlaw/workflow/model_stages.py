@@ -1,0 +1,156 @@
+"""The table of stages of an experiment with `models:`: ask each model at each V, judge, collect, fit, write the page.
+
+Rows as in stages.py, from which rules, logs, records and lineage follow in the same way.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.evaluation.measuring.job import MODEL, REPLIES
+from vlmlaw.experiment.catalogue import Catalogue
+from vlmlaw.laws.options import READING
+from vlmlaw.report.templates_version import templates_version
+from vlmlaw.settings import to_json
+from vlmlaw.workflow.stage import Read, Stage, Wildcards
+from vlmlaw.workflow.stages import SMALL
+
+ASK = "ask_model"
+MINUTES, MEMORY_MB = 240, 4000  # of a cell's questions; of a process that holds a small model or none
+BACKENDS = (
+    "vlmlaw.evaluation.backends.endpoint:Endpoint",
+    "vlmlaw.evaluation.backends.checkpoint:Checkpoint",
+    "vlmlaw.evaluation.backends.trained_cell:TrainedCell",
+)
+
+
+def model_stages_of(catalogue: Catalogue) -> dict[str, Stage]:
+    """Every stage by its rule, in the order of the work."""
+    parts = (_asking, _judging, _collecting, _fitting, _reporting)
+    return {stage.rule: stage for stage in (part(catalogue) for part in parts)}
+
+
+def asked_of(catalogue: Catalogue, benchmark: str) -> list[Read]:
+    """The replies of every cell to a benchmark."""
+    pairs = catalogue.cells.values()
+    return [Read(ASK, {"benchmark": benchmark, "model": model, "budget": budget}) for model, budget in pairs]
+
+
+def _questions(catalogue: Catalogue) -> dict[str, Callable[[Wildcards], list[str]]]:
+    return {"questions": lambda w: [catalogue.benchmark(w["benchmark"]).questions]}
+
+
+def _images(catalogue: Catalogue) -> Callable[[Wildcards], str]:
+    def images(wildcards: Wildcards) -> str:
+        own = catalogue.benchmark(wildcards["benchmark"])
+        return own.images or str(Path(own.questions).parent)
+
+    return images
+
+
+def _asking(catalogue: Catalogue) -> Stage:
+    def settings(w: Wildcards) -> str:
+        return to_json(catalogue.ask_settings(w["model"], w["budget"], w["benchmark"]))
+
+    return Stage(
+        rule=ASK,
+        message="Ask {wildcards.model} at V = {wildcards.budget} the questions of {wildcards.benchmark}",
+        command="models ask --questions {questions} --images {images} --benchmark {benchmark} --settings {settings}"
+        " --serving {serving} --endpoint {endpoint} --out {out}",
+        code=("vlmlaw.evaluation.measuring.job:ask_job", *BACKENDS),
+        folder="asked/{benchmark}/{model}_v{budget}",
+        files=(REPLIES, MODEL),
+        made=(REPLIES, MODEL),
+        theirs=_questions(catalogue) | {"weights": lambda w: catalogue.files_of(w["model"])},
+        params={"settings": settings, "images": _images(catalogue)},
+        resources={
+            "serving": lambda _: to_json(catalogue.asking),
+            "endpoint": lambda w: catalogue.models[w["model"]].endpoint or "none",
+        },
+        memory_mb=MEMORY_MB,
+        minutes=MINUTES,
+        measured=True,
+        shown=True,
+    )
+
+
+def _judging(catalogue: Catalogue) -> Stage:
+    return Stage(
+        rule="judge_models",
+        message="Judge the replies to {wildcards.benchmark}",
+        command="models judge {replies} --questions {questions} --images {images} --benchmark {benchmark}"
+        " --settings {settings} --metric={metric} --out {out/}",
+        code=("vlmlaw.evaluation.measuring.job:judge_job", "vlmlaw.report.measured_files:write_measured"),
+        folder="measured/{benchmark}",
+        files=("index.html", "cells.csv", "questions.csv", "measurements.csv"),
+        reads={
+            "replies": lambda w: [Read(r.rule, r.wildcards, (REPLIES,)) for r in asked_of(catalogue, w["benchmark"])]
+        },
+        many=("replies",),
+        theirs=_questions(catalogue),
+        params={
+            "settings": lambda _: to_json(catalogue.decision),
+            "images": _images(catalogue),
+            "metric": lambda w: catalogue.benchmark(w["benchmark"]).metric or "",
+            "templates": lambda _: templates_version(),
+        },
+        shown=True,
+        **SMALL | {"memory_mb": 2000},
+    )
+
+
+def _collecting(catalogue: Catalogue) -> Stage:
+    def tables(_: Wildcards) -> list[Read]:
+        own = catalogue.evaluation.benchmarks
+        return [Read("judge_models", {"benchmark": one.name}, ("measurements.csv",)) for one in own]
+
+    return Stage(
+        rule="collect_models",
+        message="Collect the measurements of all models",
+        command="models collect {tables} --out {out}",
+        code=("vlmlaw.evaluation.measuring.job:collect_tables",),
+        folder="",
+        files=("measurements.csv",),
+        record="measurements.record.json",
+        reads={"tables": tables},
+        many=("tables",),
+        **SMALL,
+    )
+
+
+def _fitting(catalogue: Catalogue) -> Stage:
+    settings = {key: value for key, value in catalogue.law.items() if key not in READING}
+    return Stage(
+        rule="fit_law",
+        message="Fit the law of each family",
+        command="law fit {measurements} --settings {settings} --out {out}",
+        code=("vlmlaw.laws.table:read_measurements", "vlmlaw.laws.analysis:analyse"),
+        folder="law",
+        files=("law.json",),
+        reads={"measurements": lambda _: [Read("collect_models")]},
+        params={"settings": lambda _: to_json(settings)},
+        memory_mb=1500,
+        minutes=30,
+        local=True,
+    )
+
+
+def _reporting(catalogue: Catalogue) -> Stage:
+    return Stage(
+        rule="write_report",
+        message="Draw the figures and write the report",
+        command="report --law {law} --measurements {measurements} --settings {settings} --out {out/}",
+        code=("vlmlaw.cli.report:run_report",),
+        folder="report",
+        files=("index.html",),
+        reads={"law": lambda _: [Read("fit_law")], "measurements": lambda _: [Read("collect_models")]},
+        params={"settings": lambda _: to_json(catalogue.report), "templates": lambda _: templates_version()},
+        memory_mb=1500,
+        minutes=20,
+        local=True,
+    )
+
+
+def limits(catalogue: Catalogue, wildcards: Any) -> int:
+    """GPUs of a job that asks: one for a model that is loaded here, where the experiment has any."""
+    return int(bool(catalogue.compute.gpus) and catalogue.models[wildcards["model"]].kind != "endpoint")

@@ -1,0 +1,102 @@
+"""The plan of an experiment with `models:`, and the choice between the two kinds of plan."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlmlaw.experiment.catalogue import MODELS, Catalogue
+from vlmlaw.workflow.lineage import Lineage
+from vlmlaw.workflow.model_stages import ASK, MEMORY_MB, limits, model_stages_of
+from vlmlaw.workflow.plan import Plan, plain_wildcards
+from vlmlaw.workflow.resources import Needs
+from vlmlaw.workflow.stage import Read
+
+BYTES_PER_MB = 1e6
+WEIGHTS_IN_MEMORY = 1.3  # of the files' size: beside them what a library holds while it reads them
+
+
+def plan_of(config: Mapping[str, Any], *, source: str = "experiment") -> Plan:
+    """The plan of a file: of models that are there, or of what is trained. Raises UserError for a wrong file."""
+    return ModelsPlan(config, source=source) if MODELS in config else Plan(config, source=source)
+
+
+class ModelsPlan(Plan):
+    """What rules need of an experiment whose models are there already."""
+
+    def __init__(self, config: Mapping[str, Any], *, source: str = "experiment"):
+        self.catalogue = Catalogue.from_mapping(config, source=source)
+        self.experiment: Any = self.catalogue
+        self.results, self.compute = self.catalogue.results, self.catalogue.compute
+        self.stages = model_stages_of(self.catalogue)
+        self.lineage = Lineage(self.stages)
+
+    def constraints(self) -> dict[str, str]:
+        """What each wildcard may be."""
+        own = self.catalogue
+        names = {
+            "model": own.models,
+            "budget": own.budgets,
+            "benchmark": [one.name for one in own.evaluation.benchmarks],
+        }
+        return {name: "|".join(map(re.escape, values)) for name, values in names.items()}
+
+    def own_constraints(self, rule: str) -> dict[str, str]:
+        return {}
+
+    def resources(self, rule: str) -> dict[str, Any]:
+        """Memory, minutes and GPUs; twice as much of the first two with each attempt."""
+        stage = self.stages[rule]
+        asked: dict[str, Any] = {
+            "mem_mb": Needs.doubling(stage.memory_mb),
+            "runtime": Needs.doubling(stage.minutes),
+        }
+        if rule == ASK:
+            asked |= {"mem_mb": self._memory_mb, "gpu": lambda w: limits(self.catalogue, plain_wildcards(w))}
+        own = {name: lambda w, part=part: part(plain_wildcards(w)) for name, part in stage.resources.items()}
+        return {**asked, **own}
+
+    def _memory_mb(self, wildcards: Any, attempt: int = 1) -> int:
+        files = self.catalogue.files_of(wildcards.model)
+        weights = sum(Path(file).stat().st_size for file in files if file.endswith(".safetensors"))
+        megabytes = MEMORY_MB + round(WEIGHTS_IN_MEMORY * weights / BYTES_PER_MB)
+        return min(self.compute.max_memory_mb, Needs.doubling(megabytes)(wildcards, attempt))
+
+    def threads(self, rule: str, workflow: Any) -> Any:
+        return self.compute.threads if rule == ASK else 1
+
+    def priority(self, rule: str) -> Any:
+        return 0
+
+    @property
+    def data_files(self) -> list[str]:
+        return []
+
+    @property
+    def model_files(self) -> list[str]:
+        return []
+
+    @property
+    def law_files(self) -> list[str]:
+        return self.files(Read("fit_law"))
+
+    @property
+    def targets(self) -> list[str]:
+        """The page of each benchmark, and the table. A law of them is asked for by name: few grids have the sizes."""
+        pages = [Read("judge_models", {"benchmark": one.name}) for one in self.catalogue.evaluation.benchmarks]
+        return [self.files(read)[0] for read in [Read("collect_models"), *pages]]
+
+    @property
+    def evaluations(self) -> list[str]:
+        return []
+
+    @property
+    def cards(self) -> list[str]:
+        return []
+
+    @property
+    def budget(self) -> str:
+        return ""
+
+    def failed(self) -> str:
+        return ""
