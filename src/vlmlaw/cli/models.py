@@ -56,7 +56,7 @@ def run_judge(args: argparse.Namespace) -> None:
         "questions": f"{asked.source} ({len(asked.questions)}), judged by {asked.metric_name}",
         "models": ", ".join(dict.fromkeys(cell.model.name for cell in measured.cells)),
     }
-    found = write_measured(measured, wishes, metric=asked.metric_name, out=args.out, facts=facts, even_empty=True)
+    found = write_measured(measured, wishes, metric=asked.metric_name, out=args.out, facts=facts)
     print(in_words(found))
 
 

@@ -19,15 +19,14 @@ def write_measured(
 ) -> Conclusions:
     """Write cells.csv, questions.csv, measurements.csv, load.csv where there is one, and index.html; draw conclusions.
 
-    Raises UserError for a cost that was not measured.
+    measurements.csv has no row where no cell shows an image, is counted and has a known size. Raises UserError for a
+    cost that was not measured.
     """
     write_csv(measured.table, out / "cells.csv")
     write_csv(measured.judged, out / "questions.csv")
     if measured.loads:
         write_csv(pd.DataFrame(map(vars, measured.loads)), out / "load.csv")
-    rows = measurement_rows(measured.judged, measured.cells)
-    if len(rows):
-        write_csv(rows, out / "measurements.csv")
+    write_csv(measurement_rows(measured.judged, measured.cells), out / "measurements.csv")
     found = conclude(measured, wishes, metric=metric)
     write_measured_page(found, out / "index.html", facts=facts)
     return found
