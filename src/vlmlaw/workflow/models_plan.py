@@ -1,10 +1,12 @@
 """The plan of an experiment with `models:`, and the choice between the two kinds of plan."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vlmlaw.errors import UserError
 from vlmlaw.experiment.catalogue import MODELS, Catalogue
 from vlmlaw.workflow.lineage import Lineage
 from vlmlaw.workflow.model_stages import ASK, MEMORY_MB, limits, model_stages_of
@@ -14,6 +16,7 @@ from vlmlaw.workflow.stage import Read
 
 BYTES_PER_MB = 1e6
 WEIGHTS_IN_MEMORY = 1.3  # of the files' size: beside them what a library holds while it reads them
+OF_GRIDS = ("models", "cells", "law", "report")  # stages of dvc.yaml, whose results a file with `models:` does not make
 
 
 def plan_of(config: Mapping[str, Any], *, source: str = "experiment") -> Plan:
@@ -25,6 +28,12 @@ class ModelsPlan(Plan):
     """What rules need of an experiment whose models are there already."""
 
     def __init__(self, config: Mapping[str, Any], *, source: str = "experiment"):
+        if os.environ.get("DVC_STAGE") in OF_GRIDS:
+            raise UserError(
+                f"{source} asks models that are there (`models:`), and this stage of dvc.yaml records cells that are "
+                "trained. Give it a file and a stage of its own, by `dvc stage add` as docs/measure.md shows, and run "
+                "`dvc repro` with that stage's name."
+            )
         self.catalogue = Catalogue.from_mapping(config, source=source)
         self.experiment: Any = self.catalogue
         self.results, self.compute = self.catalogue.results, self.catalogue.compute
