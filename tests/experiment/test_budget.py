@@ -125,7 +125,7 @@ def test_the_towers_of_the_table_have_a_square_grid():
 def test_a_config_that_is_no_tower_or_no_language_model_is_refused():
     with pytest.raises(UserError, match="expected one with a square grid"):
         vision_config({"model_type": "siglip2", "vision_config": {"hidden_size": 8, "num_hidden_layers": 2}})
-    with pytest.raises(UserError, match="no type of language model"):
+    with pytest.raises(UserError, match="vit is not a language model"):
         text_config({"model_type": "vit"})
 
 
