@@ -1,17 +1,20 @@
 """The estimate of memory against what torch allocates in real steps, and keeps for the backward pass."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, CLIPVisionConfig, Gemma2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
+from vlmlaw.training.adapter import Adapter
 from vlmlaw.training.distributed import join
 from vlmlaw.training.optimizer import make_optimizer
-from vlmlaw.training.settings import ComputeSettings
+from vlmlaw.training.settings import ComputeSettings, LoraSettings
 from vlmlaw.training.sharding import prepare
 from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.image_inputs import ImageInputs
-from vlmlaw.vlm.memory import MemoryLoad, kept_by_layer, replies_at_once, text_parameters, training_memory
+from vlmlaw.vlm.memory import MemoryLoad, adapter_of, kept_by_layer, replies_at_once, text_parameters, training_memory
 from vlmlaw.vlm.model import VlmForConditionalGeneration
 from vlmlaw.vlm.own_forward import read
 
@@ -123,12 +126,15 @@ def test_the_estimate_is_what_torch_allocates_to_a_fifth(text, dtype, recompute)
     assert estimate.all == pytest.approx(allocated(text, dtype, recompute=recompute), rel=0.2)
 
 
-def kept(config, dtype, *, compiled):
+def kept(config, dtype, *, compiled=False, lora=None):
     """Bytes of a token that torch keeps for the backward pass in one more layer."""
     found = []
     for n_layers in (1, 3):
         config.num_hidden_layers = n_layers
         llm = AutoModelForCausalLM.from_config(config).to(dtype).train()
+        if lora is not None:
+            Adapter(llm, lora, folder=Path("adapter"), base="")
+            llm.to(dtype)
         weights = {parameter.untyped_storage().data_ptr() for parameter in llm.parameters()}
         storages = {}
 
@@ -167,6 +173,26 @@ def test_a_layer_keeps_what_torch_counts(kind, rel, dtype, compiled):
     )
     estimated = kept_by_layer(config, size=dtype.itemsize, longest=LENGTH // 4, compiled=compiled, on_gpu=False)
     assert estimated == pytest.approx(kept(config, dtype, compiled=compiled), rel=rel)
+
+
+LORA = LoraSettings(rank=8, alpha=16, dropout=0.1)
+SOME = LoraSettings(rank=8, alpha=16, dropout=0.0, target_modules=("q_proj", "down_proj"))
+
+
+@pytest.mark.parametrize("lora", [LORA, SOME], ids=["all", "some"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_adapters_keep_what_torch_counts_and_have_as_many_parameters(dtype, lora):
+    config = Qwen2Config(
+        vocab_size=50, hidden_size=64, intermediate_size=160, num_attention_heads=4, num_key_value_heads=2
+    )
+    adapter = adapter_of(config, rank=8, target_modules=lora.target_modules, drops=lora.dropout > 0)
+    estimated = kept_by_layer(config, size=dtype.itemsize, longest=LENGTH // 4, on_gpu=False)
+    estimated += adapter.kept(dtype.itemsize, on_gpu=False)
+    assert estimated == pytest.approx(kept(config, dtype, lora=lora), rel=0.02)
+    config.num_hidden_layers = 2
+    llm = AutoModelForCausalLM.from_config(config)
+    Adapter(llm, lora, folder=Path("adapter"), base="")
+    assert 2 * adapter.n_params == sum(p.numel() for p in llm.parameters() if p.requires_grad)
 
 
 def test_parameters_are_the_models():

@@ -4,6 +4,7 @@ EXTRAS = {
     "report": ("matplotlib", "seaborn", "jinja2", "vl_convert"),
     "train": ("torch", "transformers", "safetensors", "sklearn", "PIL", "tqdm", "tensorboardX", "huggingface_hub"),
     "measure": ("openai",),
+    "lora": ("peft",),
     "sheets": ("openpyxl",),
     "workflow": ("snakemake", "dvc", "psutil"),
 }

@@ -126,6 +126,7 @@ def training_flops(experiment: Experiment) -> dict[str, dict[str, float]]:
 def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
     """FLOPs of a stage: every record with an image, the output head at every text token."""
     from vlmlaw.compressors import compressor_class
+    from vlmlaw.training.passes import adapter_of_cell
     from vlmlaw.vlm import cost
 
     data: Any = experiment.data
@@ -141,9 +142,12 @@ def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
     )
     small = math.isqrt(n_visual) if compressor_class(cell.compressor).before_tower else None
     seeing = 0 if experiment.caches_features and not small else cost.vision_flops(seen_by, side=small)
-    times = TRAINED if cell.trains_language_model else FROZEN
+    times = TRAINED if cell.trains_language_model and cell.training.lora is None else FROZEN
+    adapter = adapter_of_cell(cell, llm)
+    adapters = TRAINED * 2 * adapter.n_params * llm.num_hidden_layers * (n_text + n_visual) if adapter else 0
     n_seen = cell.training.steps_of(file.records or UNCOUNTED) * cell.training.batch_size
-    return n_seen * (times * text + TRAINED * projector + seeing + _question_pass(cell, llm, file.question_tokens))
+    asking = _question_pass(cell, llm, file.question_tokens)
+    return n_seen * (times * text + adapters + TRAINED * projector + seeing + asking)
 
 
 def _n_projected(experiment: Experiment, cell: CellSettings, n_visual: int) -> int:

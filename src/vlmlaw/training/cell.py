@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -29,6 +30,7 @@ from vlmlaw.runtime.loggers import keep_logs
 from vlmlaw.runtime.whole_files import refused_if_damaged, whole_file, whole_folder
 from vlmlaw.runtime.workspace import clear_workspace, workspace_of
 from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
+from vlmlaw.training.adapter import Adapter
 from vlmlaw.training.batches import StepPasses
 from vlmlaw.training.distributed import Machine, join
 from vlmlaw.training.forward_check import check_forward, choose_layout
@@ -51,7 +53,7 @@ from vlmlaw.vlm.towers.load import load_tower, require_complete, statistics_of
 if TYPE_CHECKING:
     from vlmlaw.training.settings import CellSettings
 
-CONNECTOR = "connector.safetensors"
+CONNECTOR, ADAPTER = "connector.safetensors", "adapter"
 
 
 def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) -> VlmForConditionalGeneration:
@@ -86,10 +88,13 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
 def load_language_model(folder: Path, *, settings: CellSettings) -> PreTrainedModel:
     """The LLM: in float32 where it is trained, which AdamW's small steps need, else in the arithmetic's own type.
 
+    With `lora` it is frozen, too; an `Adapter` is trained beside it.
+
     Raises UserError where weights of it are missing.
     """
     opened = open_model(folder)
-    dtype = torch.float32 if settings.trains_language_model else getattr(torch, settings.training.dtype)
+    trained = settings.trains_language_model and settings.training.lora is None
+    dtype = torch.float32 if trained else getattr(torch, settings.training.dtype)
     with refused_if_damaged(opened.folder, "a language model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             opened.folder,
@@ -100,7 +105,7 @@ def load_language_model(folder: Path, *, settings: CellSettings) -> PreTrainedMo
         )
     model, info = loaded
     require_complete(opened.folder, type(model), info["missing_keys"])
-    return model.requires_grad_(settings.trains_language_model)
+    return model.requires_grad_(trained)
 
 
 def _name_places(model: VlmForConditionalGeneration, words: Any) -> None:
@@ -155,6 +160,7 @@ def train_cell(
 ) -> None:
     """Train one cell. Its folder `out` gets model/ (weights and processor), train.jsonl and training.json.
 
+    With `lora` the weights are merged, and adapter/ has the adapter alone, in peft's layout.
     Where several processes train, each calls it.
     """
     compute = compute or ComputeSettings(logs=())
@@ -162,14 +168,21 @@ def train_cell(
     model = build_vlm(language_model, encoder, settings=settings)
     if aligned is not None:
         load_connector(model, aligned)
+    origins = origins_of(language_model=language_model, vision_tower=encoder)
+    adapter = None
+    if settings.training.lora is not None:
+        base = origins.get("language_model", {}).get("source", str(language_model))
+        adapter = Adapter(model.language_model, settings.training.lora, folder=out / ADAPTER, base=base)
 
     def save(model: VlmForConditionalGeneration, out: Path, machine: Machine) -> None:
         with whole_folder(out / "model") if machine.is_first else nullcontext(out) as folder:
-            save_whole(model, folder, machine=machine, dtype=getattr(torch, settings.training.dtype))
+            dtype = getattr(torch, settings.training.dtype)
+            save_whole(model, folder, machine=machine, dtype=dtype, adapter=adapter)
             if machine.is_first:
+                if adapter is None:
+                    shutil.rmtree(out / ADAPTER, ignore_errors=True)  # of an earlier training
                 VlmProcessor.of_model(model, load_tokenizer(language_model)).save_pretrained(folder)
 
-    origins = origins_of(language_model=language_model, vision_tower=encoder)
     _train(model, language_model, tokens, images, out, settings=settings, compute=compute, save=save, origins=origins)
 
 
@@ -222,6 +235,7 @@ def _train(
         choose_layout(model, passes_of, what=what, machine=machine)
         flops = training_flops(model, with_tower=not are_features(images))
         prepare(model, machine=machine, compute=compute, dtype=dtype)
+        torch.manual_seed(settings.seed + machine.rank)  # dropout draws anew in each process
         new = [p for part in model.connector.values() for p in part.parameters()]
         groups = [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())]
         with without_unused_layers(model.vision_tower, layers=settings.feature_layers):

@@ -45,7 +45,7 @@ def save(
         shutil.rmtree(folder, ignore_errors=True)
     machine.wait_for_all()
     with _alone_without_warning():
-        dcp.save(_tensors(trained, optimizer), checkpoint_id=folder, no_dist=machine.n_processes == 1)
+        dcp.save(_tensors(trained, optimizer, machine), checkpoint_id=folder, no_dist=machine.n_processes == 1)
     if machine.is_first:
         with whole_file(folder / STATE) as partial:
             partial.write_text(json.dumps({"step": step, "spent": dict(spent)}))
@@ -104,17 +104,25 @@ def _folders(workspace: Path) -> list[Path]:
     return sorted(workspace.glob("checkpoint-*"), key=lambda folder: int(folder.name.partition("-")[2]))
 
 
-def _tensors(trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _tensors(
+    trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, machine: Machine
+) -> dict[str, Tensor]:
     """All tensors of a training's state by name."""
     state: dict[str, Tensor] = {f"{WEIGHT}{name}": parameter.detach() for name, parameter in trained.items()}
     for name, parameter in trained.items():
         for key, value in optimizer.state.get(parameter, {}).items():
             state[f"{OPTIMIZER}{key}.{name}"] = value
-    # For losses that draw, such as those with dropout.
-    state[f"{RANDOM}cpu"] = torch.get_rng_state()
+    # For losses that draw, such as those with dropout: each process draws for itself.
+    of_cpu, of_cuda = _random_names(machine)
+    state[of_cpu] = torch.get_rng_state()
     if torch.cuda.is_initialized():
-        state[f"{RANDOM}cuda"] = torch.cuda.get_rng_state()
+        state[of_cuda] = torch.cuda.get_rng_state()
     return state
+
+
+def _random_names(machine: Machine) -> tuple[str, str]:
+    own = "" if machine.is_first else f".{machine.rank}"
+    return f"{RANDOM}cpu{own}", f"{RANDOM}cuda{own}"
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -155,11 +163,14 @@ def _load(
         if f"{OPTIMIZER}step.{names[parameter]}" in shapes:
             moments = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
             optimizer.state[parameter] = {"step": torch.zeros((), device=machine.device), **moments}
-    state = _tensors(trained, optimizer)
-    if f"{RANDOM}cuda" not in shapes:
-        state.pop(f"{RANDOM}cuda", None)
+    state = _tensors(trained, optimizer, machine)
+    for name in _random_names(machine):
+        if name not in shapes:  # written on a CPU, or by fewer processes
+            state.pop(name, None)
     with torch.no_grad(), _alone_without_warning():
         dcp.load(state, checkpoint_id=folder, no_dist=machine.n_processes == 1)
-    torch.set_rng_state(state[f"{RANDOM}cpu"])
-    if f"{RANDOM}cuda" in state:
-        torch.cuda.set_rng_state(state[f"{RANDOM}cuda"])
+    of_cpu, of_cuda = _random_names(machine)
+    if of_cpu in state:
+        torch.set_rng_state(state[of_cpu])
+    if of_cuda in state:
+        torch.cuda.set_rng_state(state[of_cuda])

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.training.settings import AUTO
-from vlmlaw.vlm.memory import CONTEXT, SHARE_TO_FILL, Memory, MemoryLoad, training_memory
+from vlmlaw.vlm.memory import CONTEXT, SHARE_TO_FILL, Adapter, Memory, MemoryLoad, adapter_of, training_memory
 
 if TYPE_CHECKING:
     from vlmlaw.training.settings import CellSettings, ComputeSettings
@@ -107,7 +107,16 @@ def _load(
         n_levels=len(cell.feature_layers),
         n_processes=n_processes,
         trains_language_model=cell.trains_language_model,
+        adapter=adapter_of_cell(cell, text),
     )
+
+
+def adapter_of_cell(cell: CellSettings, text: Any) -> Adapter | None:
+    """The shape of a cell's adapters (LoRA), where it has some."""
+    lora = cell.training.lora
+    if lora is None:
+        return None
+    return adapter_of(text, rank=lora.rank, target_modules=lora.target_modules, drops=lora.dropout > 0)
 
 
 def told(plan: PassPlan) -> str:

@@ -9,6 +9,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.settings import choice, choices, later, number, passive, truth
 from vlmlaw.vlm.cell_name import MeasuredCell, cell_name
 
+ALL_LINEAR = "all-linear"  # peft's word
 AUTO = "auto"  # chosen from the estimate of memory
 
 
@@ -52,13 +53,35 @@ class OptimizerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Low-rank adapters in place of the language model's own weights, by peft; defaults are LLaVA's.
+
+    rank: peft's `r`, of each adapter
+    alpha: peft's `lora_alpha`: an adapter's output is scaled by alpha / rank
+    dropout: the share of an adapter's inputs that are dropped in training
+    target_modules: names of layers as peft takes them, such as q_proj; all-linear: all linear layers but the head
+    """
+
+    rank: int = number(least=1, default=128)
+    alpha: float = number(above=0, default=256.0)
+    dropout: float = number(least=0, most=0.9, default=0.05)
+    target_modules: tuple[str, ...] = (ALL_LINEAR,)
+
+    def __post_init__(self) -> None:
+        if not self.target_modules:
+            raise UserError(f"target_modules is empty, so nothing would be trained; name layers, or {ALL_LINEAR}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingSettings(OptimizerSettings):
     """Settings of a cell's training. Untrained parts (compressor and projector) have their own learning rate.
 
     new_learning_rate: the highest learning rate of compressor and projector
+    lora: train low-rank adapters and not the language model's own weights; null: train these
     """
 
     new_learning_rate: float = number(above=0)
+    lora: LoraSettings | None = field(default=None, metadata={"later": True})
 
 
 @dataclass(frozen=True, kw_only=True)

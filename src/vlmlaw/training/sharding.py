@@ -21,6 +21,7 @@ from vlmlaw.vlm.packed_attention import attention_of_call, choose_kernel
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+    from vlmlaw.training.adapter import Adapter
     from vlmlaw.training.distributed import Machine
     from vlmlaw.training.settings import ComputeSettings
     from vlmlaw.vlm.model import VlmForConditionalGeneration
@@ -100,15 +101,25 @@ def _shard(
     fully_shard(model, **options, ignored_params=set(model.vision_tower.parameters()))
 
 
-def save_whole(model: VlmForConditionalGeneration, folder: Path, *, machine: Machine, dtype: torch.dtype) -> None:
+def save_whole(
+    model: VlmForConditionalGeneration,
+    folder: Path,
+    *,
+    machine: Machine,
+    dtype: torch.dtype,
+    adapter: Adapter | None = None,
+) -> None:
     """Gather the model from all processes and save it in transformers' format. Every process must call this.
 
-    In the arithmetic's precision, what the model was trained to compute with; the tower in its own.
+    In the arithmetic's precision, what the model was trained to compute with; the tower in its own. An adapter is
+    merged, in float32, before the sum is rounded.
     """
     from vlmlaw.vlm.model import VlmForConditionalGeneration
 
     if not _is_sharded(model):
         if machine.is_first:
+            if adapter is not None:
+                adapter.finish()
             model.save_pretrained(folder)
         return
     whole = gathered(model, machine)
@@ -116,9 +127,13 @@ def save_whole(model: VlmForConditionalGeneration, folder: Path, *, machine: Mac
         return
     with torch.device("meta"):
         plain = VlmForConditionalGeneration(cast(Any, model.config))
-    cast_weights = {name: w if name.startswith("vision_tower.") else w.to(dtype) for name, w in whole.items()}
+        adapter = None if adapter is None else adapter.in_copy(plain.language_model)
+    kept = ("vision_tower.", *(name for name in whole if ".lora_" in name))
+    cast_weights = {name: w if name.startswith(kept) else w.to(dtype) for name, w in whole.items()}
     plain.load_state_dict(cast_weights, assign=True)
     plain.tie_weights()
+    if adapter is not None:
+        adapter.finish()
     plain.generation_config = model.generation_config  # chat models name more ends there than in their configuration
     plain.save_pretrained(folder)
 

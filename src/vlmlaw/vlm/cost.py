@@ -193,14 +193,16 @@ def training_flops(model: VlmForConditionalGeneration, *, with_tower: bool) -> T
     from vlmlaw.vlm.towers.features import layers_read
 
     text = model.config.text_config
-    times = 3 if any(p.requires_grad for p in model.language_model.parameters()) else 2
+    trained = {name: p.numel() for name, p in model.language_model.named_parameters() if p.requires_grad}
+    n_adapter = sum(size for name, size in trained.items() if ".lora_" in name)
+    times = 3 if trained and not n_adapter else 2
     one = llm_flops(text, n_tokens=1, n_predicted=0)
     pair = (llm_flops(text, n_tokens=2, n_predicted=0) - 2 * one) / 2  # 4 pairs; 2 in two single tokens
     image = inference_flops(model, n_text_tokens=0)
     n_read = layers_read(model.config.vision_config, model.config.feature_layers)
     tower = image.vision * n_read / model.config.vision_config.num_hidden_layers
     return TrainingFlops(
-        per_token=times * (one - pair),
+        per_token=times * (one - pair) + 3 * 2 * n_adapter,
         per_pair=3 * pair,  # both factors are activations, so both get a gradient
         per_target=times * 2 * text.hidden_size * text.vocab_size,
         per_image=3 * (image.compressor + image.projector) + (tower if with_tower else 0),

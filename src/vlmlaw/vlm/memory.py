@@ -11,6 +11,7 @@ T tokens, D width, H heads x head width, M width of the MLP.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +24,57 @@ MOST_REPLIES = 256
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STATES = 16  # a trained parameter: float32 itself, its gradient, AdamW's two moments
 CONTEXT = 1.5e9  # CUDA's context, its libraries and what the allocator cannot use
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """Low-rank adapters (LoRA) of each decoder layer: inputs and outputs of the linear layers that have one."""
+
+    rank: int
+    layers: tuple[tuple[int, int], ...]
+    drops: bool
+    n_unread: int = 0  # numbers of a token that frozen layers do not keep, and no adapter either
+    n_unread_heads: int = 0  # the same, of what attention keeps anyway on a GPU
+
+    @property
+    def n_params(self) -> int:
+        """Parameters in one decoder layer."""
+        return self.rank * sum(n_in + n_out for n_in, n_out in self.layers)
+
+    def kept(self, size: int, *, on_gpu: bool) -> int:
+        """Bytes that one decoder layer keeps of each token beside what it keeps where its own weights are trained."""
+        of_input = size + (1 if on_gpu else size) if self.drops else 0  # what dropout leaves, and its mask
+        unread = self.n_unread + (0 if on_gpu else self.n_unread_heads)
+        return sum(of_input * n_in + size * self.rank for n_in, _ in self.layers) - size * unread
+
+
+def adapter_of(config: Any, *, rank: int, target_modules: Sequence[str], drops: bool) -> Adapter:
+    """The adapters by the names of Llama-like layers; a layer of another name counts as a square one of width D.
+
+    Experts are tensors in transformers' layers, which `all-linear` leaves out.
+    """
+    width, heads, kv_heads = _widths(config)
+    known = {"q_proj": (width, heads), "k_proj": (width, kv_heads), "v_proj": (width, kv_heads)}
+    known["o_proj"] = (heads, width)
+    if experts_of(config)[0] == 1:
+        mlp = config.intermediate_size
+        known |= {"gate_proj": (width, mlp), "up_proj": (width, mlp), "down_proj": (mlp, width)}
+    names = list(known) if list(target_modules) == ["all-linear"] else [name.split(".")[-1] for name in target_modules]
+    # A frozen layer keeps no input for its weights: an adapter does that drops none of it.
+    inputs = {
+        ("q_proj", "k_proj", "v_proj"): width,
+        ("gate_proj", "up_proj"): width,
+        ("down_proj",): _active_mlp(config),
+    }
+    read: set[str] = set() if drops else set(names)
+    unread = 2 * width + sum(n for layers, n in inputs.items() if not read.intersection(layers))  # both norms, too
+    return Adapter(
+        rank=rank,
+        layers=tuple(known.get(name, (width, width)) for name in names),
+        drops=drops,
+        n_unread=unread,
+        n_unread_heads=0 if "o_proj" in read else heads,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +92,7 @@ class MemoryLoad:
     n_processes: int = 1
     trains_language_model: bool = True
     trains_tower: bool = False
-    n_adapter: int = 0  # parameters beside frozen weights (LoRA)
+    adapter: Adapter | None = None  # beside frozen weights
     recompute: bool = False
     compile: bool = False
     on_gpu: bool = True
@@ -130,20 +182,22 @@ def training_memory(load: MemoryLoad) -> Memory:
     n_layers = text.num_hidden_layers
     of_layer, of_ends = text_parameters(text)
     n_all = n_layers * of_layer + of_ends
-    trained = load.trains_language_model and not load.n_adapter
+    trained = load.trains_language_model and load.adapter is None
     sharded = load.n_processes > 1 or load.dtype != "float32"
-    of_weight = STATES if trained else (FLOAT if load.trains_language_model else size)
-    states = (of_weight * n_all + STATES * load.n_adapter) / load.n_processes
+    of_adapter = load.adapter.n_params if load.adapter else 0  # in a layer
+    states = ((STATES if trained else size) * n_all + STATES * n_layers * of_adapter) / load.n_processes
     gathered = 0.0
     if sharded:
         # Alone, layers stay gathered from the forward pass to the backward pass; else two are there at a time. A
         # layer's gradient comes whole, and once more in float32 to be shared out. Embedding and head stay.
         n_there = n_layers if load.n_processes == 1 else min(2, n_layers)
         gradients = (size + FLOAT) if trained else 0
-        gathered = size * n_there * of_layer + size * of_ends + gradients * max(of_ends, 2 * of_layer)
+        gathered = size * n_there * (of_layer + of_adapter) + size * of_ends + gradients * max(of_ends, 2 * of_layer)
+        gathered += (size + FLOAT) * 2 * of_adapter
     tower, kept_of_images = _tower(load, size)
     states += tower.pop("states")
     kept = kept_by_layer(text, size=size, longest=load.longest, compiled=load.compile, on_gpu=load.on_gpu)
+    kept += load.adapter.kept(size, on_gpu=load.on_gpu) if load.adapter else 0
     passing = size * (text.hidden_size + 3 * _active_mlp(text))  # gradients on their way through a layer
     if load.recompute:
         of_token, of_one = n_layers * size * text.hidden_size, kept + passing
