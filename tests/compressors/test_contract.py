@@ -276,6 +276,8 @@ def test_paper_grid_of_tokens_is_possible(name):
     published = {1, 4, 16, 36, 64, 144, 576}
     if name == "mqt":  # 256 queries, as released
         published.remove(576)
+    if name.startswith("internvl_"):  # of the tokens that a shuffle of 2 x 2 patches leaves
+        published.remove(576)
     if name != "none":
         assert published <= set(COMPRESSORS[name].allowed_tokens(24))
     if COMPRESSORS[name].allowed_tokens(6) == [1, 4, 9, 16, 25, 36]:

@@ -61,6 +61,7 @@ def test_words_are_right(name):
         "square": [1, 4, 9, 36],
         "any square": [1, 4, 9, 16, 25, 36],
         "any": list(range(1, N_PATCHES + 1)),
+        "any up to P / 4": list(range(1, N_PATCHES // 4 + 1)),
         "any up to 256": list(range(1, N_PATCHES + 1)),
     }
     assert allowed == expected[which]

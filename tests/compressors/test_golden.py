@@ -9,6 +9,7 @@ from transformers.models.smolvlm.modeling_smolvlm import SmolVLMConnector
 from golden_files import golden, mlp
 from vlmlaw.compressors import build_compressor
 from vlmlaw.compressors.selection import above_mean, best, clip_relevance, largest_coverage, text_relevance
+from vlmlaw.errors import UserError
 
 EXACT = {"rtol": 0, "atol": 1e-5}
 
@@ -120,6 +121,54 @@ def test_internvl(name):
     connector = build_compressor("internvl", g.grid, g.width, g.meta["V"], question_width=g.meta["llm_width"])
     connector.load_state_dict({f"mlp1.{key}": w for key, w in g.weights.items()})
     torch.testing.assert_close(connector(g.inputs["patches"]), g.outputs["projected"], **EXACT)
+
+
+def diverse_by_hand(tokens, n_chosen):
+    """DivPrune of one image in float64, patch by patch: the order in which tokens are chosen."""
+    unit = tokens.double() / tokens.double().norm(dim=1, keepdim=True)
+    distance = 1 - unit @ unit.T
+    others = distance + torch.diag(torch.full((len(tokens),), torch.inf, dtype=torch.double))
+    chosen = [int(others.min(dim=1).values.argmax())]
+    while len(chosen) < n_chosen:
+        nearest = distance[:, chosen].min(dim=1).values
+        nearest[chosen] = -torch.inf
+        chosen.append(int(nearest.argmax()))
+    return chosen
+
+
+@pytest.mark.parametrize("n_tokens", [1, 7, 36])
+def test_pruning_after_a_shuffle_is_the_one_released_module_after_the_other(n_tokens):
+    """DivPrune's choice among the tokens that InternVL's released shuffle made, in raster order."""
+    g = golden("internvl_g12_V36")
+    compressor = build_compressor("internvl_divprune", g.grid, g.width, 36, question_width=g.meta["llm_width"])
+    compressor.load_state_dict({f"mlp1.{key}": w for key, w in g.weights.items()})
+    tokens, places = compressor.with_n_visual_tokens(n_tokens).forward_with_positions(g.inputs["patches"])
+    for shuffled, kept, own_places in zip(g.outputs["projected"], tokens, places, strict=True):
+        index = torch.tensor(sorted(diverse_by_hand(shuffled, n_tokens))) if n_tokens < 36 else torch.arange(36)
+        torch.testing.assert_close(kept, shuffled[index], **EXACT)
+        expected = torch.stack([index // 6, index % 6], dim=1) * 2 + 0.5  # the middle of a region of 2 x 2 patches
+        assert torch.equal(own_places, expected)
+
+
+def test_importance_of_a_shuffled_token_is_that_of_its_patches_together():
+    g = golden("internvl_g12_V36")
+    compressor = build_compressor("internvl_fastervlm", g.grid, g.width, 5, question_width=g.meta["llm_width"])
+    compressor.load_state_dict({f"mlp1.{key}": w for key, w in g.weights.items()})
+    importance = torch.rand(len(g.inputs["patches"]), 144).softmax(dim=1)
+    kept = compressor(g.inputs["patches"], importance_BP=importance)
+    sums = importance.reshape(-1, 6, 2, 6, 2).sum(dim=(2, 4)).flatten(1)
+    index = sums.topk(5, dim=1).indices.sort(dim=1).values
+    expected = torch.stack([tokens[of_image] for tokens, of_image in zip(g.outputs["projected"], index, strict=True)])
+    torch.testing.assert_close(kept, expected, **EXACT)
+
+
+def test_pruned_shuffles_take_regions_that_tile_the_grid():
+    odd = build_compressor("internvl_divprune", 27, 8, 80, question_width=12)
+    assert (odd.region_side, odd.n_shuffled) == (3, 81)
+    with pytest.raises(UserError, match="regions of side 5 do not tile a 12 x 12 grid; region_side can be 1, 2, 3"):
+        build_compressor("internvl_divprune", 12, 8, 4, question_width=12, region_side=5)
+    with pytest.raises(UserError, match="V can be any whole number from 1 to 36"):
+        build_compressor("internvl_divprune", 12, 8, 37, question_width=12)
 
 
 def image_tokens_by_blocks(patches, side, k):

@@ -62,6 +62,7 @@ from vlmlaw.compressors.pooling import (
     StrideAtInference,
     StridedSampling,
 )
+from vlmlaw.compressors.pruned_shuffle import InternVLDivPrune, InternVLFasterVLM
 from vlmlaw.compressors.published import split_published
 from vlmlaw.compressors.queries import MatryoshkaQueries, Resampler
 from vlmlaw.compressors.region_attention import QueCC, TokenPacker
@@ -93,7 +94,7 @@ __all__ = [
 _WITHOUT_WEIGHTS = (AllPatches, AveragePooling, StridedSampling, BilinearResize, RandomSelection, Fourier, Downsample)
 _ELASTIC = (MatryoshkaPooling, ElasticAverage)
 _LEARNED = (BlockLinear, MlpShuffle, CAbstractor, Resampler, MatryoshkaQueries, TokenPacker, QueCC)
-_CONNECTORS = (InternVLShuffle, Qwen2VLMerger, SmolVLMShuffle)
+_CONNECTORS = (InternVLShuffle, Qwen2VLMerger, SmolVLMShuffle, InternVLDivPrune, InternVLFasterVLM)
 _BASELINES_AT_INFERENCE = (
     AverageAtInference,
     StrideAtInference,
