@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,9 +66,13 @@ def put(params: dict, path: str, value: object) -> dict:
 
 @pytest.fixture(scope="module")
 def folder_of_practice(tmp_path_factory):
-    """A folder that holds what practice.yaml names: its models are asked for their shapes."""
+    """A folder that holds what practice.yaml and laptop.yaml name: their models are asked for their shapes."""
     folder = tmp_path_factory.mktemp("project")
     write_practice(folder / "practice")
+    shutil.copytree(folder / "practice" / "language_models" / "10k", folder / "laptop" / "language_model")
+    tower = {"model_type": "clip_vision_model", "hidden_size": 8, "num_hidden_layers": 1}
+    (folder / "laptop" / "vision").mkdir()
+    (folder / "laptop" / "vision" / "config.json").write_text(json.dumps(tower | {"image_size": 224, "patch_size": 32}))
     return folder
 
 
