@@ -3,7 +3,8 @@
 Tables are drawn from laws of random kind, rho, span and noise, with 3 to 8 sizes and 4 to 8 token counts. The noise
 that cells of one size share has 0, 1 or 3 times the standard deviation of a cell's own. The law is chosen by default,
 without knowing the true one. `unseen size` is the error measured at a size 1.5 to 4 times the largest. A claim is a
-sentence that says which of size and tokens matters more, or that one of them does no good.
+sentence that says which of size and tokens matters more, or that one of them does no good. `rho, N and V interact` is
+of tables in which a token is worth more to a larger LLM; its truth is the local rho in the middle of the grid.
 
     python benchmarks/law_coverage.py [--tables 600] [--seed 0]
 """
@@ -63,6 +64,28 @@ def draw_table(rng: np.random.Generator, *, shared: float) -> Drawn:
     error = law(rho * np.log(n) + np.log(v)) + of_size[np.searchsorted(sizes, n)] + rng.normal(0, sigma, n.size)
     measured = new_law + of_size[-1] + rng.normal(0, sigma, tokens.size)
     return Drawn(Cells.of(n, v, error), rho, new_n, tokens, new_law, measured)
+
+
+def draw_interaction(rng: np.random.Generator, *, shared: float) -> Drawn:
+    """A table of five sizes and five token counts in which the slopes of logit(1 - error) depend on one another."""
+    sizes, tokens = (
+        0.5 * np.geomspace(1, np.exp(rng.uniform(np.log(6), np.log(30))), 5),
+        np.array([1.0, 4, 16, 36, 144]),
+    )
+    n, v = (x.ravel() for x in np.meshgrid(sizes, tokens, indexing="ij"))
+    in_n, in_v = np.log(n) - np.log(n).mean(), np.log(v) - np.log(v).mean()
+    a, b, both = rng.uniform(0.2, 0.6), rng.uniform(0.08, 0.25), rng.uniform(0.05, 0.12)
+    error = 1 / (1 + np.exp(rng.uniform(-0.3, 0.6) + a * in_n + b * in_v + both * in_n * in_v))
+    sigma = rng.uniform(0.003, 0.012)
+    of_size = rng.normal(0, sigma * shared, sizes.size)[np.searchsorted(sizes, n)]
+    return Drawn(Cells.of(n, v, error + of_size + rng.normal(0, sigma, n.size)), a / b, n, v, error, error)
+
+
+def judge_interaction(drawn: Drawn) -> dict[str, float]:
+    """1 if the interval of rho holds the local rho in the middle of the grid."""
+    index = compare_laws(drawn.cells).best.index_fit
+    assert index is not None
+    return {"rho, N and V interact": _holds(rho_interval(index), drawn.rho)}
 
 
 def _random_law(rng: np.random.Generator, *, drop: float, index: Array):  # type: ignore[no-untyped-def]
@@ -129,6 +152,11 @@ def main() -> None:
         for i in range(args.tables):
             drawn = draw_table(rng, shared=shared)
             for name, value in judge(drawn, with_mixed=i % MIXED_EVERY == 0).items():
+                columns[shared, name].append((value, drawn.cells.sizes.size))
+        rng = np.random.default_rng([args.seed, k, 1])
+        for _ in range(args.tables):
+            drawn = draw_interaction(rng, shared=shared)
+            for name, value in judge_interaction(drawn).items():
                 columns[shared, name].append((value, drawn.cells.sizes.size))
     names = list(dict.fromkeys(name for _, name in columns))
     groups = {"3 to 8 sizes": range(3, 9), "3": [3], "4 to 5": [4, 5], "6 to 8": [6, 7, 8]}

@@ -17,13 +17,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import gammaln, stdtr, stdtrit
 
-from vlmlaw.errors import UserError
 from vlmlaw.laws.cells import Array
 from vlmlaw.laws.ratio import Interval, interval_between
 from vlmlaw.laws.roots import root_between
@@ -38,6 +38,7 @@ RATIOS = np.array([0.0, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.25, 1.75, 2.5, 3.5, 5.
 PRIOR_SCALE = 1.5  # median of the half-Cauchy prior of the ratio; law_coverage.py chose it
 NEGLIGIBLE = 1e-4  # a law and ratio of less weight is left out
 SCAN = np.linspace(0.0, np.pi, 121)  # turns from the estimate at which an end is looked for
+STEP = 1e-4  # of ln N and ln V, for the slopes of a law
 MAX_STEPS, PRECISION = 60, 1e-7  # of the probability at a quantile of a mixture
 
 
@@ -55,16 +56,32 @@ class Linearised:
     restricted: Array
     likelihood: Array
 
+    @cached_property
+    def _slopes(self) -> tuple[Array, Array]:
+        """Fall of the error with ln N and with ln V in the middle of the grid (2,), and its gradient (2, K)."""
+        middle = np.array([self.fit.cells.ln_n.mean(), self.fit.cells.ln_v.mean()])
+        ln_n, ln_v = (middle + STEP * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])).T
+        error, gradient = self.fit.law.evaluate(self.fit.theta[:, None, None], ln_n, ln_v)
+        both = np.vstack([error, gradient[:, 0]])
+        falls = (both[:, 1::2] - both[:, ::2]).T / (2 * STEP)
+        return falls[:, 0], falls[:, 1:]
+
     @property
     def gains(self) -> Array:
-        """The two exponents (J, 2), positive where the error falls."""
-        return np.moveaxis(self.fit.law.gains((self.fit.theta + self.step).T), 0, -1)
+        """A pair (J, 2) whose ratio is rho: exponents, or slopes in the middle where a law has no single rho."""
+        if self.fit.has_rho:
+            return np.moveaxis(self.fit.law.gains((self.fit.theta + self.step).T), 0, -1)
+        slopes, gradient = self._slopes
+        return slopes + self.step @ gradient.T
 
     @property
     def gains_covariance(self) -> Array:
         """Their covariance (J, 2, 2)."""
-        where = [self.fit.law.position(name) for name in self.fit.require_rho()]
-        return self.covariance[:, where][:, :, where]
+        if self.fit.has_rho:
+            where = [self.fit.law.position(name) for name in self.fit.require_rho()]
+            return self.covariance[:, where][:, :, where]
+        gradient = self._slopes[1]
+        return gradient @ self.covariance @ gradient.T
 
 
 def linearise(fit: LawFit) -> Linearised:
@@ -136,15 +153,13 @@ class Posterior:
     def rho_interval(self, estimate: tuple[float, float], *, level: float = 0.95) -> Interval:
         """The interval of rho around the ratio of an estimated pair of exponents.
 
-        Raises UserError if no law has a single rho.
+        Laws without a single rho count with that in the middle of the grid. Where the estimate, which takes all cells
+        as independent and one law as true, lies outside the interval, the median stands in its place.
         """
-        some = [i for i, law in enumerate(self.laws) if law.fit.has_rho]
-        if not some:
-            raise UserError("none of these laws has a single rho")
-        gains = np.concatenate([self.laws[i].gains for i in some])
-        covariance = np.concatenate([self.laws[i].gains_covariance for i in some])
-        freedom = np.concatenate([np.full(RATIOS.size, self.laws[i].fit.degrees_of_freedom) for i in some])
-        weight = self.weights[some].ravel()
+        gains = np.concatenate([law.gains for law in self.laws])
+        covariance = np.concatenate([law.gains_covariance for law in self.laws])
+        freedom = np.concatenate([np.full(RATIOS.size, law.fit.degrees_of_freedom) for law in self.laws])
+        weight = self.weights.ravel()
         kept = weight > NEGLIGIBLE * weight.sum()
         gains, covariance, freedom, weight = gains[kept], covariance[kept], freedom[kept], weight[kept]
         centre = float(np.arctan2(*estimate))
@@ -161,7 +176,12 @@ class Posterior:
             distance = (gains[:, 0] * cosine - gains[:, 1] * sine) / np.sqrt(np.maximum(variance, 1e-300))
             return stdtr(freedom, side * distance) @ weight / weight.sum()
 
-        ends = [centre + side * _first_turn(beyond, side, 0.5 - level / 2) for side in (-1, 1)]
+        tail = 0.5 - level / 2
+        outside = [side for side in (-1, 1) if beyond(0.0, side)[0] <= tail]
+        if len(outside) == 1:  # most lies on the other side
+            median = -outside[0] * _first_turn(beyond, -outside[0], 0.5)
+            centre += 0.0 if np.isnan(median) else median
+        ends = [centre + side * _first_turn(beyond, side, tail) for side in (-1, 1)]
         method = METHOD if len(self.laws) > 1 else METHOD_ONE_LAW
         return interval_between(centre, *ends, level=level, method=method)
 
