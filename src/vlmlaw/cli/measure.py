@@ -32,6 +32,14 @@ def add_parser(subparsers: Any) -> None:
         metavar="DIR|ID[@REV]",
         help="a released model, loaded here",
     )
+    parser.add_argument(
+        "--compressor",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="of checkpoints: V by a training-free compressor on their image features, as divprune, tome; repeat; "
+        "`own` for the processor's knob, which is the default",
+    )
     parser.add_argument("--dtype", default="auto", metavar="TYPE", help="of checkpoints; default: as released")
     parser.add_argument("--cell", action="append", default=[], type=Path, metavar="DIR", help="a cell trained here")
     parser.add_argument("--family", action="append", default=[], metavar="[NAME=]FAMILY", help="where no name tells it")
@@ -107,6 +115,13 @@ def _require_sane(args: argparse.Namespace) -> None:
         )
     if args.model and not args.endpoint:
         raise UserError(f"--model {args.model[0]} has no server; give --endpoint URL, as http://127.0.0.1:8000/v1.")
+    if args.compressor and not args.checkpoint:
+        raise UserError(
+            f"--compressor {args.compressor[0]} is for a --checkpoint, whose image features it makes fewer; a server "
+            "does not give them out."
+        )
+    if doubled := next((name for name in args.compressor if args.compressor.count(name) > 1), ""):
+        raise UserError(f"--compressor {doubled} is there twice; name each once.")
     given = [(name, getattr(args, name)) for name in ("timeout", "patience", "max_new_tokens")]
     for name, value in [*given, *(("concurrency", n) for n in args.concurrency)]:
         if value is not None and value <= 0:
@@ -128,6 +143,7 @@ def _facts(args: argparse.Namespace, asked: Any, instruction: str, max_new_token
         **whom,
         "models": ", ".join([*args.model, *args.checkpoint, *map(str, args.cell)]),
         "visual tokens": " ".join(args.visual_tokens),
+        **({"compressors": ", ".join(args.compressor)} if args.compressor else {}),
         "after each question": instruction or "nothing",
         "longest reply": f"{max_new_tokens} tokens, greedy",
         "questions at a time": _levels(args.concurrency),
@@ -163,7 +179,7 @@ def _wishes(args: argparse.Namespace) -> Any:
 def _open(args: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
     """The models with their back ends."""
     from vlmlaw.errors import UserError
-    from vlmlaw.evaluation.measuring.cells import Model
+    from vlmlaw.evaluation.measuring.cells import OWN, Model
 
     params = pairs(args.params, option="--params")
     family_of = pairs([text for text in args.family if "=" in text], option="--family")
@@ -183,8 +199,13 @@ def _open(args: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
         backends[name] = Endpoint(args.endpoint, name, model.rule, patience=patience)
     for place in args.checkpoint:
         from vlmlaw.evaluation.backends.checkpoint import Checkpoint
+        from vlmlaw.evaluation.backends.compressed import Compressed
 
-        _add(Checkpoint(place, dtype=args.dtype), models, backends)
+        own, wanted = Checkpoint(place, dtype=args.dtype), args.compressor
+        _add(own, models, backends, has_knob=not wanted or OWN in wanted)
+        for name in wanted:
+            if name != OWN:
+                _add(Compressed(own, name), models, backends, compressor=name)
     for folder in args.cell:
         from vlmlaw.evaluation.backends.trained_cell import TrainedCell
 
@@ -192,12 +213,12 @@ def _open(args: argparse.Namespace) -> tuple[list[Any], dict[str, Any]]:
     return models, backends
 
 
-def _add(backend: Any, models: list[Any], backends: dict[str, Any]) -> None:
+def _add(backend: Any, models: list[Any], backends: dict[str, Any], **asked: Any) -> None:
     """Add a model that is loaded here. Raises UserError where its name is taken."""
     from vlmlaw.errors import UserError
     from vlmlaw.evaluation.measuring.cells import Model
 
     if backend.name in backends:
         raise UserError(f"two models are called {backend.name!r}, and would have one folder; name each once.")
-    models.append(Model(name=backend.name, family=backend.family, n_params=backend.n_params))
+    models.append(Model(name=backend.name, family=backend.family, n_params=backend.n_params, **asked))
     backends[backend.name] = backend

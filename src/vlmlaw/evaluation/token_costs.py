@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.errors import UserError
-from vlmlaw.evaluation.backends.checkpoint import FILES, Source
 from vlmlaw.evaluation.backends.release_cost import ReleaseCost, cost_of_release
+from vlmlaw.evaluation.backends.release_files import FILES, Source
 from vlmlaw.evaluation.backends.released_families import FAMILIES, Release, read_release, rule_of
 from vlmlaw.evaluation.backends.stated_releases import stated_release
 from vlmlaw.evaluation.backends.token_rules import OWN, NativeGrid, Setting, TokenRule

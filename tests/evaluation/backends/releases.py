@@ -315,6 +315,51 @@ def make_lfm2_vl(folder: Path) -> Path:
     return _save(folder, Lfm2VlForConditionalGeneration(config), Lfm2VlProcessor(image, words), "<image>")
 
 
+def make_vipllava(folder: Path) -> Path:
+    from transformers import CLIPImageProcessorPil, LlavaProcessor, VipLlavaConfig, VipLlavaForConditionalGeneration
+
+    words = tokenizer(image_token="<image>")
+    config = VipLlavaConfig(
+        vision_config=_clip(),
+        text_config=_llama(),
+        image_token_index=words.image_token_id,
+        image_seq_length=16,
+        vision_feature_layers=[-2, -1],
+    )
+    image = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    processor = LlavaProcessor(
+        image, words, patch_size=7, vision_feature_select_strategy="default", num_additional_image_tokens=1
+    )
+    return _save(folder, VipLlavaForConditionalGeneration(config), processor, "<image>")
+
+
+def make_aya_vision(folder: Path) -> Path:
+    from transformers import (
+        AyaVisionConfig,
+        AyaVisionForConditionalGeneration,
+        AyaVisionProcessor,
+        GotOcr2ImageProcessor,
+    )
+
+    words = tokenizer(
+        image_token="<image>",
+        start="<|START_OF_IMG|>",
+        end="<|END_OF_IMG|>",
+        patch="<|IMG_PATCH|>",
+        line="<|IMG_LINE_BREAK|>",
+    )
+    config = AyaVisionConfig(
+        vision_config={"model_type": "siglip_vision_model", **VISION, **NO_HEAD, "image_size": 28, "patch_size": 7},
+        text_config={**TEXT, "model_type": "cohere2", "head_dim": 8},
+        image_token_id=words.convert_tokens_to_ids("<|IMG_PATCH|>"),
+        downsample_factor=2,
+        adapter_layer_norm_eps=1e-6,
+    )
+    image = GotOcr2ImageProcessor(size={"height": 28, "width": 28}, crop_to_patches=True, max_patches=12)
+    processor = AyaVisionProcessor(image, words, patch_size=7, img_size=28, downsample_factor=2)
+    return _save(folder, AyaVisionForConditionalGeneration(config), processor, "<image>")
+
+
 WITHOUT_TORCHVISION = {
     "llava": make_llava,
     "llava_next": make_llava_next,
@@ -331,5 +376,7 @@ WITH_TORCHVISION = {
     "qwen3_vl": make_qwen3_vl,
     "mistral3": make_mistral3,
     "lfm2_vl": make_lfm2_vl,
+    "aya_vision": make_aya_vision,
+    "vipllava": make_vipllava,  # it needs none, but is LLaVA-1.5's all but for its connector
 }
 MAKERS = {**WITHOUT_TORCHVISION, **(WITH_TORCHVISION if HAS_TORCHVISION else {})}

@@ -15,8 +15,9 @@ from tests.evaluation.backends.releases import MAKERS
 
 from vlmlaw.cli.main import main
 from vlmlaw.errors import UserError
-from vlmlaw.evaluation.backends.checkpoint import Checkpoint, Source
+from vlmlaw.evaluation.backends.checkpoint import Checkpoint
 from vlmlaw.evaluation.backends.interface import Unanswered
+from vlmlaw.evaluation.backends.release_files import Source
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))
@@ -65,7 +66,7 @@ def test_it_answers_with_and_without_images(released):
         except ValueError:
             continue
         reply = model.ask("What is it?", pictures, budget=budget, max_new_tokens=4)
-        assert reply.n_visual_tokens == sum(model.rule.n_tokens(*size, setting) for size in sizes)
+        assert reply.n_visual_tokens == sum(model.rule.n_each(sizes, setting))
         assert reply.n_prompt_tokens >= blind.n_prompt_tokens + reply.n_visual_tokens
         assert 0 < reply.first_token_seconds <= reply.seconds and reply.n_generated_tokens <= 4
     with pytest.raises(UserError, match=r"cannot be asked at V = 1000000: it makes \d+"):

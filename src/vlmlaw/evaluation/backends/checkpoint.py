@@ -7,14 +7,10 @@ greedy; what the release's generation_config.json says of sampling and of penalt
 from __future__ import annotations
 
 import gc
-import hashlib
-import json
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,52 +19,19 @@ from PIL import Image
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.backends.interface import Budget, Reply, Unanswered, budget_text
 from vlmlaw.evaluation.backends.release_cost import bare_model, image_token_id, language_parameters
+from vlmlaw.evaluation.backends.release_files import Source, digest_of, load_processor, load_weights, require_shards
 from vlmlaw.evaluation.backends.released_families import read_release, rule_of
 from vlmlaw.evaluation.backends.token_rules import Setting
-from vlmlaw.hub.fetch import TOKENIZER_PATTERNS, fetch_files
-from vlmlaw.hub.pins import CONFIG_FILES, WEIGHT_FILES
-from vlmlaw.hub.settings import ModelSettings
 
-FILES = (*CONFIG_FILES, *TOKENIZER_PATTERNS, *WEIGHT_FILES, "chat_template.json", "video_preprocessor_config.json")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a checkpoint comes from: a folder, or an id of the hub with a revision."""
-
-    place: str
-    revision: str = "main"
-
-    @classmethod
-    def of_text(cls, text: str) -> Source:
-        """Read `FOLDER` or `HUB_ID[@REVISION]`.
-
-        >>> Source.of_text("HuggingFaceTB/SmolVLM-256M-Instruct@main").place
-        'HuggingFaceTB/SmolVLM-256M-Instruct'
-        """
-        place, at, revision = text.rpartition("@")
-        return cls(place, revision) if at and not Path(text).is_dir() else cls(text)
-
-    @property
-    def name(self) -> str:
-        """The name in tables: the folder's own, or the id with a revision that is not `main`."""
-        folder = Path(self.place)
-        if folder.is_dir():
-            folder = folder.resolve()
-            return folder.parent.name if folder.name == "model" else folder.name
-        return self.place if self.revision == "main" else f"{self.place}@{self.revision}"
-
-    def fetch(self, patterns: Sequence[str] = FILES, *, weights: bool = True) -> tuple[Path, str]:
-        """The folder with its files, and its commit where it is the hub's. Raises UserError: unsafe or incomplete."""
-        settings = ModelSettings(source=self.place, revision=self.revision)
-        return fetch_files(settings, patterns, weights=weights)
+Reduce = Callable[[Any, Mapping[str, Any]], Mapping[str, Any]]  # model and what it would read, to what it reads
 
 
 class Checkpoint:
     """A released model in this process. One question at a time, on a GPU where there is one.
 
-    Its weights are loaded when they are first needed, and freed by `close`, after which they are loaded again.
+    Its weights are loaded when they are first needed, and freed by `close`, after which they are loaded again. Back
+    ends that share them (see compressed.py) count as `n_users`; the last one's `close` frees them.
     """
 
     def __init__(self, source: str, *, dtype: str = "auto"):
@@ -77,29 +40,32 @@ class Checkpoint:
         origin = Source.of_text(source)
         self._folder, self._commit = origin.fetch()
         release = read_release(self._folder)
-        _require_shards(self._folder)
+        require_shards(self._folder)
         self.name, self.family = origin.name, str(release.config.get("model_type", ""))
         self.rule = rule_of(release)
         self._processor = load_processor(self._folder)
         bare = bare_model(self._folder)
+        self.kind = type(bare)
         self.n_params = float(language_parameters(bare))
         self.image_token_id = image_token_id(bare.config)
         released = bare.config.dtype
         self._dtype, self._dtype_text = dtype, str(released) if dtype == "auto" and released else f"torch.{dtype}"
         self._own = {name: getattr(self._processor.image_processor, name, None) for name in ("image_grid_pinpoints",)}
         self._one_at_a_time = threading.Lock()
+        self.n_users = 1
         self._loaded: Any = None
 
     @property
-    def _model(self) -> Any:
+    def model(self) -> Any:
+        """The weights, loaded where they are not."""
         if self._loaded is None:
-            self._loaded = _load_model(self._folder, self._dtype)
+            self._loaded = load_weights(self._folder, self._dtype)
         return self._loaded
 
     @cached_property
     def identity(self) -> str:
         """The name, the commit or a hash of the files, and the arithmetic's type."""
-        dtype = str(self._model.dtype) if self._dtype_text == "torch.auto" else self._dtype_text
+        dtype = str(self.model.dtype) if self._dtype_text == "torch.auto" else self._dtype_text
         return f"{self.name} {self._commit or digest_of(self._folder)} {dtype}"
 
     def check(self, budgets: Sequence[Budget]) -> None:
@@ -114,21 +80,32 @@ class Checkpoint:
             return "the table of families has no knob for it; it can be asked at 0 (no image) and max"
         return self.rule.problem(budget)
 
-    def ask(self, text: str, images: Sequence[np.ndarray], *, budget: Budget, max_new_tokens: int) -> Reply:
-        """The reply, decoded greedily; V is what the prompt holds. See `Backend.ask`."""
+    def ask(
+        self,
+        text: str,
+        images: Sequence[np.ndarray],
+        *,
+        budget: Budget,
+        max_new_tokens: int,
+        reduce: Reduce | None = None,
+    ) -> Reply:
+        """The reply, decoded greedily; V is what the prompt holds. See `Backend.ask`.
+
+        reduce: makes visual tokens fewer, of what the model would read; its time counts.
+        """
         shown = [] if budget == 0 else [Image.fromarray(image) for image in images]
         with self._one_at_a_time:
-            inputs = self.inputs(text, shown, budget=budget)
+            inputs = self._on_device(self.inputs(text, shown, budget=budget))
             start = time.perf_counter()
-            ids, first = self._generate(inputs, max_new_tokens)
+            read, ids, first = self._answer(inputs, max_new_tokens, reduce if shown else None)
             seconds = time.perf_counter() - start
         is_cut = len(ids) == max_new_tokens and ids[-1] not in self._stop_ids()
         return Reply(
-            text=self._processor.decode(ids, skip_special_tokens=True).strip(),
+            text=self.decoded(ids),
             seconds=seconds,
             first_token_seconds=None if first is None else first - start,
-            n_prompt_tokens=int(inputs["input_ids"].shape[-1]),
-            n_visual_tokens=self._count(inputs),
+            n_prompt_tokens=int(read["input_ids"].shape[-1]),
+            n_visual_tokens=self._count(read),
             n_generated_tokens=len(ids),
             finish="length" if is_cut else "stop",
             sizes=tuple((image.height, image.width) for image in shown),
@@ -145,7 +122,7 @@ class Checkpoint:
                 value = setting.shared.get(name, own)
                 if value is not None:
                     setattr(self._processor.image_processor, name, value)
-                    setattr(self._model.config, name, value)
+                    setattr(self.model.config, name, value)
             inputs = self._prompt(text, images, setting)
         except ValueError as error:
             raise Unanswered(f"its processor does not take the images: {error}") from error
@@ -183,39 +160,58 @@ class Checkpoint:
     def _count(self, inputs: Mapping[str, Any]) -> int:
         return int((inputs["input_ids"] == self.image_token_id).sum())
 
-    def _generate(self, inputs: Mapping[str, Any], max_new_tokens: int) -> tuple[list[int], float | None]:
-        """The ids of the reply and when its first token was there."""
+    def _on_device(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The tensors among what a processor gives, where the weights are and of their type."""
         import torch
+
+        return {
+            name: tensor.to(self.model.device, self.model.dtype if tensor.is_floating_point() else None)
+            for name, tensor in inputs.items()
+            if isinstance(tensor, torch.Tensor)
+        }
+
+    def _answer(
+        self, inputs: Mapping[str, Any], max_new_tokens: int, reduce: Reduce | None
+    ) -> tuple[Mapping[str, Any], list[int], float | None]:
+        """What the model read, the ids of the reply and when its first token was there."""
+        import torch
+
+        try:
+            with torch.no_grad():
+                read = reduce(self.model, inputs) if reduce else inputs
+                return (read, *self._generate(read, max_new_tokens))
+        except torch.OutOfMemoryError as error:
+            raise Unanswered(f"out of memory with {self._count(inputs)} visual tokens: {error}") from error
+
+    def _generate(self, inputs: Mapping[str, Any], max_new_tokens: int) -> tuple[list[int], float | None]:
         from transformers import GenerationConfig
 
         clock = _Clock()
-        own = self._model.generation_config
+        own = self.model.generation_config
         stop = self._stop_ids()
         pad = own.pad_token_id if own.pad_token_id is not None else next(iter(stop), 0)
         greedy = GenerationConfig(
             max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=sorted(stop) or None, pad_token_id=pad
         )
-        moved = {
-            name: tensor.to(self._model.device, self._model.dtype if tensor.is_floating_point() else None)
-            for name, tensor in inputs.items()
-            if isinstance(tensor, torch.Tensor)
-        }
-        try:
-            with torch.no_grad():
-                out = self._model.generate(**moved, generation_config=greedy, streamer=clock)
-        except torch.OutOfMemoryError as error:
-            raise Unanswered(f"out of memory with {self._count(inputs)} visual tokens: {error}") from error
+        out = self.model.generate(**inputs, generation_config=greedy, streamer=clock)
         return out[0, inputs["input_ids"].shape[-1] :].tolist(), clock.first
 
+    def decoded(self, ids: Sequence[int]) -> str:
+        """The text of a reply."""
+        return str(self._processor.decode(ids, skip_special_tokens=True)).strip()
+
     def _stop_ids(self) -> set[int]:
-        own = self._model.generation_config.eos_token_id
+        own = self.model.generation_config.eos_token_id
         own = self._processor.tokenizer.eos_token_id if own is None else own
         return set(own) if isinstance(own, (list, tuple)) else {own} - {None}
 
     def close(self) -> None:
-        """Free the weights."""
+        """Free the weights, where nobody else needs them."""
         import torch
 
+        self.n_users -= 1
+        if self.n_users > 0:
+            return
         self._loaded = None
         gc.collect()
         torch.cuda.empty_cache()
@@ -235,64 +231,3 @@ class _Clock:
 
     def end(self) -> None:
         """Nothing is held open."""
-
-
-def load_processor(folder: Path) -> Any:
-    """The checkpoint's own processor. Raises UserError where a package is missing that it needs."""
-    from transformers import AutoProcessor
-
-    try:
-        return AutoProcessor.from_pretrained(folder)
-    except ImportError as error:
-        needs = "torchvision" if "torchvision" in str(error).lower() else " ".join(str(error).split())[:200]
-        raise UserError(
-            f"the processor of {folder.name} needs a package that is not here: {needs}. Install it beside the release "
-            "of torch that it belongs to, in an environment of its own, or ask the model through a server with "
-            "--endpoint."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{folder} has no processor that transformers can read: {' '.join(str(error).split())[:300]}"
-        ) from error
-
-
-def _load_model(folder: Path, dtype: str) -> Any:
-    from transformers import AutoModelForImageTextToText
-
-    from vlmlaw.vlm.device import best_device
-
-    try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    except ValueError as error:
-        raise UserError(
-            f"{folder} is no model that answers questions about images: {' '.join(str(error).split())[:300]}"
-        ) from error
-    model, loading = loaded
-    if loading["missing_keys"] or loading["mismatched_keys"]:
-        missing = sorted({*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])})
-        raise UserError(
-            f"{folder} lacks weights that its config.json asks for, {len(missing)} of them, as {missing[0]}; they "
-            "would be random. Download the checkpoint again, whole."
-        )
-    return model.to(best_device()).eval()
-
-
-def _require_shards(folder: Path) -> None:
-    """Raise UserError where files of weights are missing, before any model is asked."""
-    for index in folder.glob("*.safetensors.index.json"):
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        if missing := sorted(name for name in names if not (folder / name).is_file()):
-            raise UserError(
-                f"{folder} lacks {len(missing)} of the {len(names)} files that {index.name} lists, as {missing[0]}; "
-                "download the checkpoint again, whole."
-            )
-
-
-def digest_of(folder: Path) -> str:
-    """A hash of the files that decide what a checkpoint answers."""
-    digest = hashlib.blake2b(digest_size=16)
-    for path in sorted({path for pattern in FILES for path in folder.glob(pattern)}):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest())
-    return digest.hexdigest()

@@ -16,6 +16,7 @@ LARGEST_IDEFICS_PX = 4096  # Idefics3 and SmolVLM shrink to this after all
 class SplitTiles(TokenRule):
     """Tiles of a resized image and the whole (Idefics3, SmolVLM: `size.longest_edge`, `do_image_splitting`)."""
 
+    square_views = True
     per_tile: int
     tile_px: int
     longest_px: int
@@ -74,6 +75,7 @@ def _tiles(height: int, width: int, tile_px: int) -> tuple[int, int]:
 class PanAndScan(TokenRule):
     """One view of fixed tokens, and crops of long images (Gemma 3: `do_pan_and_scan`)."""
 
+    square_views = True
     per_view: int
     most_crops: int = 4  # the last three are those that the release recommends
     least_crop_px: int = 256
@@ -131,6 +133,7 @@ def nearest_tiles(height: int, width: int, *, tile_px: int, least: int, most: in
 class AspectTiles(TokenRule):
     """Tiles in the grid of the nearest aspect ratio, and a thumbnail (InternVL, Aya Vision: `max_patches`)."""
 
+    square_views = True
     per_tile: int
     tile_px: int
     least_tiles: int = 1
@@ -261,6 +264,14 @@ class Pinpoints(TokenRule):
     def views(self, height: int, width: int, setting: Setting = OWN) -> tuple[int, ...]:
         best = best_resolution(height, width, setting.shared.get("image_grid_pinpoints", self.pinpoints))
         return (self.side**2,) * (1 + math.prod(length // self.view_px for length in best))
+
+    def n_each(self, sizes: Sequence[tuple[int, int]], setting: Setting = OWN) -> list[int]:
+        if self.most_views is not None and len(sizes) > 1:  # OneVision shows each of several images whole, and no tiles
+            return [self.side**2 + 1] * len(sizes)
+        return super().n_each(sizes, setting)
+
+    def runs(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
+        return [(n,) for n in self.n_each(sizes)]
 
     def settings(self, budget: int) -> Iterator[Setting]:
         for area in sorted({h * w for h, w in self.with_single}):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 MAX_ASPECT_RATIO = 200  # beyond it the processors of Qwen-VL refuse an image
 
@@ -32,6 +32,9 @@ OWN = Setting()  # as released
 class TokenRule:
     """What every rule has. Subclasses give `n_tokens` and `settings`, and the range of V they can make."""
 
+    square_views: ClassVar[bool] = False  # the tokens of a view are a square grid, in raster order
+    marks_rows: ClassVar[bool] = False  # the prompt has a mark at the end of each row of an image
+
     @property
     def least(self) -> int:
         """A V at which any image can be shown."""
@@ -51,12 +54,23 @@ class TokenRule:
         """Visual tokens of an image under a setting. Raises ValueError for an image that the processor refuses."""
         raise NotImplementedError
 
+    def n_each(self, sizes: Sequence[tuple[int, int]], setting: Setting = OWN) -> list[int]:
+        """Visual tokens of each image of one question. Raises ValueError as `n_tokens` does."""
+        return [self.n_tokens(height, width, setting) for height, width in sizes]
+
     def views(self, height: int, width: int, setting: Setting = OWN) -> tuple[int, ...]:
         """Of each picture that the tower reads of this image, its cells: what becomes a token where none is left out.
 
         Raises ValueError as `n_tokens` does.
         """
         return (self.n_tokens(height, width, setting),)
+
+    def runs(self, sizes: Sequence[tuple[int, int]]) -> list[tuple[int, ...]]:
+        """Of each image of one question, as released, the tokens of each view; of all where views are joined.
+
+        Raises ValueError as `n_tokens` does.
+        """
+        return [self.views(height, width) for height, width in sizes]
 
     def settings(self, budget: int) -> Iterator[Setting]:
         """The settings that may serve a budget, whatever the image."""
@@ -82,7 +96,7 @@ class TokenRule:
         best, most = None, -1
         for setting in self.settings(budget):
             try:
-                counts = [self.n_tokens(height, width, setting) for height, width in sizes]
+                counts = self.n_each(sizes, setting)
             except ValueError:  # under this setting nothing would be left of one of them
                 continue
             if max(counts) <= budget and sum(counts) > most:
@@ -108,6 +122,7 @@ class TokenRule:
 class FixedTokens(TokenRule):
     """The same number of tokens whatever the image (LLaVA-1.5, PaliGemma)."""
 
+    square_views = True
     n: int
 
     @property
@@ -193,6 +208,7 @@ def smart_grid(height: int, width: int, *, cell_px: int, min_pixels: int, max_pi
 class LongestEdge(TokenRule):
     """Native resolution under a longest edge (Pixtral, Mistral3: `size.longest_edge`)."""
 
+    marks_rows = True
     cell_px: int
     longest_px: int
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from vlmlaw.errors import UserError
-from vlmlaw.evaluation.backends.checkpoint import digest_of
 from vlmlaw.evaluation.backends.interface import Budget, Reply, budget_text
+from vlmlaw.evaluation.backends.release_files import digest_of
 from vlmlaw.evaluation.benchmark import pad_id_of, patches_reader
 from vlmlaw.vlm.cost import count_parameters
 from vlmlaw.vlm.generate import Prompter, replies

@@ -11,16 +11,23 @@ from vlmlaw.evaluation.backends.families import FAMILIES, Family, family_in
 from vlmlaw.evaluation.backends.interface import MAX, Budget, budget_text
 
 SIZE = re.compile(r"(?<![a-z0-9.])(?:e)?(\d+(?:\.\d+)?)\s*([kmbt])(?![a-z0-9])", re.IGNORECASE)
+OWN = "own"  # in place of a compressor's name: a released model's way from patches to tokens
 UNIT = {"k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model as it is asked: its name, the family whose law it shares, and its parameters where they are known."""
+    """A model as it is asked: its name, the family whose law it shares, and its parameters where they are known.
+
+    compressor: of a released model's image features, then part of its name; such a model is asked only between none and
+    all of its tokens. has_knob: V between them is asked of the model itself, too.
+    """
 
     name: str
     family: str = ""
     n_params: float | None = None
+    compressor: str = ""
+    has_knob: bool = True
 
     @classmethod
     def named(cls, name: str, *, family: str = "", params: str = "") -> Model:
@@ -38,6 +45,20 @@ class Model:
         else:
             n_params = parameters_in(name)
         return cls(name=name, family=family or family_in(name), n_params=n_params)
+
+    @property
+    def own_name(self) -> str:
+        """The name of the model without its compressor.
+
+        >>> Model(name="SmolVLM+tome", compressor="tome").own_name
+        'SmolVLM'
+        """
+        return self.name.removesuffix(f"+{self.compressor}") if self.compressor else self.name
+
+    @property
+    def law(self) -> str:
+        """Whose cells share a law: those of one family and compressor."""
+        return f"{self.family}+{self.compressor}" if self.compressor else self.family
 
     @property
     def rule(self) -> Family:
@@ -94,7 +115,12 @@ def cells_of(models: Sequence[Model], budgets: Iterable[Budget]) -> list[Cell]:
             raise UserError(f"the models {same} and {model.name} would have one folder; ask them in runs of their own.")
         for budget in ordered:
             known = not model.family or model.family in FAMILIES  # a trained cell's own back end says what it can make
-            if known and (problem := model.rule.problem(budget)):
+            if known and not model.compressor and (problem := model.rule.problem(budget)):
                 hint = "" if model.family else f" Say its family, if it is one of {', '.join(FAMILIES)}."
                 raise UserError(f"{model.name} cannot be asked at V = {budget_text(budget)}: {problem}.{hint}")
-    return [Cell(model, budget) for model in models for budget in ordered]
+    return [Cell(model, budget) for model in models for budget in ordered if _is_asked(model, budget)]
+
+
+def _is_asked(model: Model, budget: Budget) -> bool:
+    is_whole = budget is None or budget == 0
+    return not is_whole if model.compressor else is_whole or model.has_knob

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
+from vlmlaw.evaluation.measuring.cells import Cell
 from vlmlaw.evaluation.measuring.decide import (
     Blind,
     Decision,
@@ -43,7 +44,8 @@ def conclude(measured: Measured, wishes: Wishes, *, metric: str) -> Conclusions:
     """Draw the conclusions. Raises UserError for a cost that was not measured."""
     paired = Paired.of(measured.judged)
     decision = decide(paired, measured.table, wishes)
-    laws, without_law = family_laws(measured.judged, measured.cells)
+    judged, cells = with_whole_cells(measured.judged, measured.cells)
+    laws, without_law = family_laws(judged, cells)
     return Conclusions(
         measured=measured,
         metric=metric,
@@ -51,8 +53,24 @@ def conclude(measured: Measured, wishes: Wishes, *, metric: str) -> Conclusions:
         decision=decision,
         blind=blind_facts(measured.judged),
         routed=perfect_router(measured.judged, decision),
-        least=least_tokens(measured.judged),
+        least=least_tokens(judged),
         rules=rules(measured.judged, decision),
         laws=laws,
         without_law=without_law,
     )
+
+
+def with_whole_cells(judged: pd.DataFrame, cells: Sequence[Cell]) -> tuple[pd.DataFrame, list[Cell]]:
+    """Judged rows in which a model with a compressor has also the cells without an image and with all of its tokens.
+
+    Whatever the compressor, these are the model's own, and were asked once.
+    """
+    frames, all_cells = [judged[~judged.cell.isin({cell.name for cell in cells if cell.model.compressor})]], [*cells]
+    for model in dict.fromkeys(cell.model for cell in cells if cell.model.compressor):
+        own = replace(model, name=model.own_name, compressor="")
+        rows = {budget: judged[judged.cell == Cell(own, budget).name] for budget in (0, None)}
+        lent = {b: r.assign(cell=Cell(model, b).name, model=model.name) for b, r in rows.items() if len(r)}
+        all_cells += [Cell(model, budget) for budget in lent]
+        frames += [*(lent[b] for b in (0,) if b in lent), judged[judged.model == model.name]]
+        frames += [lent[b] for b in (None,) if b in lent]
+    return pd.concat(frames, ignore_index=True), all_cells

@@ -46,10 +46,10 @@ class FamilyLaw:
 
 
 def family_laws(judged: pd.DataFrame, cells: Sequence[Cell]) -> tuple[list[FamilyLaw], list[str]]:
-    """The law of each family that has enough cells, and for the others why there is none."""
+    """The law of each family and compressor that has enough cells, and for the others why there is none."""
     of, found, refused = {cell.name: cell for cell in cells}, [], []
     shown = judged[judged.budget != "0"]
-    for family, rows in shown.groupby(shown.cell.map(lambda name: of[name].model.family), sort=False):
+    for family, rows in shown.groupby(shown.cell.map(lambda name: of[name].model.law), sort=False):
         names = [name for name in dict.fromkeys(rows.cell) if of[name].model.n_params is not None]
         v = rows[rows.height > 0].groupby("cell").n_visual_tokens.mean()
         names = [name for name in names if v.get(name, 0) > 0]

@@ -102,7 +102,7 @@ def judge_all(
                 cell,
                 asked.questions,
                 own.replies,
-                blind.get(cell.model.name, {}),
+                blind.get(cell.model.own_name, {}),
                 metric=asked.metric,
                 suite=asked.name,
                 image_size=image_size,
@@ -112,7 +112,7 @@ def judge_all(
         name, why = next(iter(incomplete.items()))
         raise UserError(f"no cell answered every question, so none can be compared; {name}: {why}.")
     judged = pd.concat(frames, ignore_index=True)
-    doubles, caps = _doubles(judged), silent_caps(judged)
+    doubles, caps = _doubles(judged, cells), silent_caps(judged)
     judged = judged[~judged.cell.isin([*doubles])].reset_index(drop=True)
     table = cell_table(judged, cells)
     warnings = [*_warnings(asked, judged, table), *(f"{cell}: {why}" for cell, why in caps.items())]
@@ -164,12 +164,18 @@ def _warnings(asked: QuestionSet, judged: pd.DataFrame, table: pd.DataFrame) -> 
     return found
 
 
-def _doubles(judged: pd.DataFrame) -> dict[str, str]:
-    """Cells at which every image has as many tokens as in another cell of the same model: one setting, asked twice."""
+def _doubles(judged: pd.DataFrame, cells: Sequence[Cell]) -> dict[str, str]:
+    """Cells at which every image has as many tokens as in another cell of the same model: one setting, asked twice.
+
+    So has a compressor that leaves all tokens, beside the model as it is.
+    """
     found = {}
-    for _, rows in judged[judged.budget != "0"].groupby("model", sort=False):
-        wide = rows.pivot(index="question", columns="cell", values="n_visual_tokens")
-        seen: list[str] = []
+    wide = judged.pivot(index="question", columns="cell", values="n_visual_tokens")
+    models = {cell.model.name: cell.model for cell in cells}
+    for name, rows in judged[judged.budget != "0"].groupby("model", sort=False):
+        model = models[str(name)]
+        whole = Cell(replace(model, name=model.own_name, compressor=""), None).name
+        seen = [whole] if model.compressor and whole in wide else []
         for cell in dict.fromkeys(rows.cell):
             same = next((one for one in seen if wide[one].notna().all() and wide[one].equals(wide[cell])), "")
             if same:

@@ -9,12 +9,10 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.evaluation.measurements import COLUMNS
-from vlmlaw.evaluation.measuring.cells import Cell, plain_name
+from vlmlaw.evaluation.measuring.cells import OWN, Cell, plain_name
 from vlmlaw.evaluation.scores import score
 from vlmlaw.laws.table import ALL_KINDS
 from vlmlaw.runtime.whole_files import whole_file
-
-UNKNOWN_COMPRESSOR = "own"  # a released model's way from patches to tokens is its own
 
 
 def cell_table(judged: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
@@ -31,6 +29,7 @@ def cell_table(judged: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFrame:
                 "cell": name,
                 "model": model.name,
                 "family": model.family,
+                "compressor": model.compressor or OWN,
                 "n_params": model.n_params,
                 "budget": own.budget.iloc[0],
                 **_score(own),
@@ -70,7 +69,7 @@ def measurement_rows(judged: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFram
             "cell": cell.name,
             "size": plain_name(cell.model.name),
             "seed": 0,
-            "compressor": cell.model.family or UNKNOWN_COMPRESSOR,
+            "compressor": cell.model.law or OWN,
             "n_visual_tokens": round(v),
             "n_params": round(cell.model.n_params),
             "n_params_total": round(cell.model.n_params),
