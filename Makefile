@@ -5,6 +5,7 @@
 # make test-chaos   kills, damage and mutations in a loop, KILLS of each (default 100; hours on two cores)
 # make test-snakemake-versions   the workflow with the oldest Snakemake that is allowed and with the newest (half an hour)
 # make test-served   trained cells behind a real server, `transformers serve`
+# make test-families  released families whose processors need torchvision, in an environment made for it
 # make setup    just the environment, .venv; then `.venv/bin/snakemake --cores N` is the native way in
 # make docs     the docs as a site, build/docs/index.html; its search wants a server: python -m http.server -d build/docs
 # make bench    what the docs quote: overhead of the workflow, and more
@@ -25,7 +26,7 @@ KILLS ?= 100
 test-chaos: $(VENV)/stamp-test
 	VLMLAW_CHAOS=$(KILLS) $(BIN)/python -m pytest -n 0 -s -m "chaos or not chaos" tests/chaos tests/workflow/test_damage.py tests/workflow/test_interruptions.py
 
-.PHONY: test-chaos setup report test test-fast test-slurm test-snakemake-versions test-served docs bench lock clean-env
+.PHONY: test-chaos setup report test test-fast test-slurm test-snakemake-versions test-served test-families docs bench lock clean-env
 
 setup: $(VENV)/stamp-workflow
 
@@ -71,6 +72,17 @@ test-served: $(VENV)/stamp-test
 	echo "import site; site.addsitedir('$$($(BIN)/python -c "$$site")')" >"$$($$folder/bin/python -c "$$site")/rest.pth" && \
 	$(BIN)/python -m pip --python $$folder/bin/python install --quiet --constraint $(LOCK) "transformers[serving]" && \
 	$$folder/bin/python -m pytest -n 0 tests/evaluation/backends/test_served_cells.py; \
+	failed=$$?; rm -rf $$folder; exit $$failed
+
+# First releases of torch and torchvision that fit each other, then everything else as it is locked.
+TORCHVISION ?= torch torchvision
+FAMILY_TESTS := test_checkpoint.py test_compressed.py
+test-families: $(VENV)/stamp-test
+	@site='import site; print(site.getsitepackages()[0])'; folder=$$(mktemp -d) && \
+	$(BIN)/python -m venv --without-pip $$folder && \
+	$(BIN)/python -m pip --python $$folder/bin/python install --quiet $(TORCHVISION) num2words && \
+	echo "import site; site.addsitedir('$$($(BIN)/python -c "$$site")')" >"$$($$folder/bin/python -c "$$site")/rest.pth" && \
+	$$folder/bin/python -m pytest -n 0 $(addprefix tests/evaluation/backends/,$(FAMILY_TESTS)); \
 	failed=$$?; rm -rf $$folder; exit $$failed
 
 bench: setup

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.evaluation.backends.releases import MAKERS, TEXT
+from tests.evaluation.backends.releases import TEXT, WITHOUT_TORCHVISION
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlmlaw.cli.main import main
@@ -15,14 +15,12 @@ from vlmlaw.evaluation.backends.checkpoint import Checkpoint
 from vlmlaw.evaluation.backends.release_cost import KvCache, tower_of
 from vlmlaw.evaluation.backends.token_rules import OWN, NativeGrid
 
-OF_TOWER = ("image_sizes", "pixel_attention_mask", "spatial_shapes", "image_grid_thw", "batch_num_images")
 
-
-@pytest.fixture(scope="module", params=list(MAKERS))
+@pytest.fixture(scope="module", params=list(WITHOUT_TORCHVISION))
 def released(request, tmp_path_factory):
     """A checkpoint, and a folder with its configuration and without its weights."""
     torch.manual_seed(0)
-    folder = MAKERS[request.param](tmp_path_factory.mktemp(request.param))
+    folder = WITHOUT_TORCHVISION[request.param](tmp_path_factory.mktemp(request.param))
     bare = folder.parent / f"{request.param}-bare"
     shutil.copytree(folder, bare, ignore=shutil.ignore_patterns("*.safetensors"), dirs_exist_ok=True)
     return Checkpoint(str(folder)), bare, folder
@@ -72,7 +70,7 @@ def test_tower_flops_are_those_that_torch_counts(released, capsys):
         found = _asked(capsys, folder, "--image", f"{width}x{height}")
         for row in found["ladder"]:
             inputs = model.inputs("?", [picture], budget=row["n_visual_tokens"])
-            own = {name: inputs[name] for name in OF_TOWER if name in inputs}
+            own = {name: inputs[name] for name in ("image_sizes", "pixel_attention_mask") if name in inputs}
             if released_pinpoints:
                 vlm.config.image_grid_pinpoints = row["processor"].get("image_grid_pinpoints", released_pinpoints)
             with torch.no_grad(), FlopCounterMode(display=False) as counter:

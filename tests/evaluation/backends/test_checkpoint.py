@@ -5,6 +5,7 @@ The reference is transformers: the processor's tokens, and the model's own `gene
 
 import json
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,9 @@ from vlmlaw.errors import UserError
 from vlmlaw.evaluation.backends.checkpoint import Checkpoint
 from vlmlaw.evaluation.backends.interface import Unanswered
 from vlmlaw.evaluation.backends.release_files import Source
+
+DOCS = Path(__file__).parents[3] / "docs" / "measure.md"
+TABLE_SIZES = ((137, 61), (520, 488), (90, 333))  # width and height
 
 
 @pytest.fixture(scope="module", params=list(MAKERS))
@@ -42,7 +46,11 @@ def test_v_is_what_the_family_promises(released):
             continue
         picture = _picture(rng, height, width)
         for budget in seen:
-            setting = rule.setting_for([(height, width)], budget)
+            try:
+                setting = rule.setting_for([(height, width)], budget)
+            except ValueError:  # refused only where not even a line of single cells would fit
+                assert budget is not None and budget < max(height, width) / min(height, width)
+                continue
             inputs = model.inputs("What?", [picture], budget=budget)
             counted = int((inputs["input_ids"] == model.image_token_id).sum())
             assert counted == rule.n_tokens(height, width, setting), (height, width, budget)
@@ -51,6 +59,36 @@ def test_v_is_what_the_family_promises(released):
     means = [np.mean(seen[budget]) for budget in budgets]
     assert means == sorted(means)  # more where more is allowed
     assert len(rule.only) == 1 or means[-1] > means[0]
+
+
+def row_of(model):
+    """The row of the table in docs/measure.md: knob, and V promised = counted for each size and limit."""
+    rule, said, knobs = model.rule, [], set()
+    middle = rule.only[len(rule.only) // 2] if rule.only else (rule.least + rule.most) // 2
+    for width, height in TABLE_SIZES:
+        for limit in (None, middle):
+            setting = rule.setting_for([(height, width)], limit)
+            knobs |= {*setting.options, *setting.shared}
+            inputs = model.inputs("What?", [Image.new("RGB", (width, height), (90, 60, 30))], budget=limit)
+            counted = int((inputs["input_ids"] == model.image_token_id).sum())
+            said.append(f"{rule.n_tokens(height, width, setting)} = {counted}")
+    knob = ", ".join(f"`{name}`" for name in sorted(knobs)) or "none"
+    cells = [", ".join(said[i : i + 2]) for i in range(0, len(said), 2)]
+    return f"| `{model.family}` | {knob} | {middle} | {' | '.join(cells)} |"
+
+
+def test_the_table_that_is_kept_is_what_is_counted(released):
+    _, model = released
+    assert row_of(model) in DOCS.read_text().splitlines()
+
+
+def test_tokens_says_what_the_processor_makes(released, capsys):
+    folder, model = released
+    for width, height in np.random.default_rng(4).integers(30, 400, (2, 2)).tolist():
+        inputs = model.inputs("What?", [Image.new("RGB", (width, height), (90, 60, 30))], budget=None)
+        counted = int((inputs["input_ids"] == model.image_token_id).sum())
+        assert main(["tokens", str(folder), "--image", f"{width}x{height}", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["asked"][0]["n_visual_tokens"] == counted
 
 
 def test_it_answers_with_and_without_images(released):

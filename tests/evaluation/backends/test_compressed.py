@@ -24,7 +24,7 @@ from vlmlaw.evaluation.backends.compressed import Compressed, flat
 from vlmlaw.evaluation.backends.feature_compressor import possible, shares
 from vlmlaw.evaluation.backends.interface import Unanswered
 
-TILES = ("idefics3", "smolvlm", "internvl", "aya_vision")
+TILES = ("idefics3", "smolvlm", "internvl", "aya_vision", "lfm2_vl")
 DOCS = Path(__file__).parents[3] / "docs" / "measure.md"
 
 
@@ -49,7 +49,14 @@ def pictures():
     return [rng.integers(0, 255, (*size, 3), dtype=np.uint8) for size in ((60, 44), (30, 90))]
 
 
-OF_TOWER = ("pixel_values", "image_sizes", "pixel_attention_mask", "spatial_shapes", "image_grid_thw", "batch_num_images")
+OF_TOWER = (
+    "pixel_values",
+    "image_sizes",
+    "pixel_attention_mask",
+    "spatial_shapes",
+    "image_grid_thw",
+    "batch_num_images",
+)
 
 
 def prompt_of(own):
