@@ -228,3 +228,14 @@ def test_settings_of_another_dtype_load_the_tower_in_it(practice, tmp_path):
     settings = replace(ModelSettings(source=str(practice / "vision")), dtype="bfloat16")
     fetch_vision(tmp_path / "out", settings=settings)
     assert load_tower(open_model(tmp_path / "out")).dtype == torch.bfloat16
+
+
+def test_comparing_vocabularies_reads_each_once_not_once_a_word(model, stages, tmp_path, monkeypatch):
+    """With SmolLM2's 49,152 words and a call for each, this had not ended after a CPU-minute."""
+    from transformers import PreTrainedTokenizerFast
+
+    _, settings = model
+    read, calls = PreTrainedTokenizerFast.get_vocab, []
+    monkeypatch.setattr(PreTrainedTokenizerFast, "get_vocab", lambda self: calls.append(self) or read(self))
+    fetch_language_model(stages.tokenizer, tmp_path / "pin", settings=settings)
+    assert len(calls) in range(2, 20)  # of 400 words

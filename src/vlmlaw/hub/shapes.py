@@ -82,7 +82,8 @@ def vision_config(config: Mapping[str, Any], *, image_size: int | None = None) -
     if not all(isinstance(size, int) for size in sizes):
         raise UserError(
             f"a vision tower of the type {kind} does not say hidden_size, num_hidden_layers, image_size and patch_size "
-            "as numbers; expected one with a square grid of a fixed size, such as CLIP, SigLIP or DINOv2."
+            "as numbers; expected one with a square grid of a fixed size, such as CLIP, SigLIP or DINOv2. Of a network "
+            "that ends in a feature map (ResNet), `vlmlaw.vlm.towers.feature_map.feature_map_tower` makes one."
         )
     if image_size is None:
         return own

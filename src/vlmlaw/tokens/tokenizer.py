@@ -45,8 +45,9 @@ def require_same_tokens(folder: Path, shared: Path, *, settings: ModelSettings) 
     """Raises UserError where the model in `folder` has another tokenizer than the one that the grid shares."""
     from vlmlaw.tokens.token_table import load_tokenizer
 
-    own, common = _load(folder, settings), load_tokenizer(shared)
-    if own.get_vocab() != {word: i for word, i in common.get_vocab().items() if word in own.get_vocab()}:
+    # Each call of get_vocab makes a new dict of all words.
+    own, common = _load(folder, settings).get_vocab(), load_tokenizer(shared).get_vocab()
+    if own != {word: i for word, i in common.items() if word in own}:
         raise UserError(
             f"{settings.source} has another vocabulary than the grid's first size. The sizes of a grid must read the "
             "same tokens, or its law would compare different texts; make an experiment of each family."
