@@ -1,50 +1,83 @@
-"""What is drawn over a picture is what the compressor kept or made a token of."""
+"""Questions that tell size and tokens apart, where who was right is known beforehand."""
 
+import base64
+import io
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
-import torch
+from PIL import Image
 
-from vlmlaw.compressors import COMPRESSORS, build_compressor
-from vlmlaw.evaluation.explain import what_is_seen
+from vlmlaw.errors import UserError
+from vlmlaw.evaluation.explain import explain
+from vlmlaw.evaluation.settings import ExplainedBenchmark, ExplainedCell, ExplainPlan
+from vlmlaw.vlm.cell_name import MeasuredCell
 
-SIDE, WIDTH = 4, 8
-
-
-def built(name, v):
-    options = {"layer": 1} if "layer" in COMPRESSORS[name].option_names() else {}
-    return build_compressor(name, SIDE, WIDTH, v, question_width=WIDTH, **options)
-
-
-def test_the_cells_of_pooling_cover_the_picture():
-    (seen,) = what_is_seen(built("average", 4))
-    assert seen == {"side": 4, "how": "cells", "places": [[0.5, 0.5], [0.5, 2.5], [2.5, 0.5], [2.5, 2.5]]}
-    (whole,) = what_is_seen(built("average", 1))
-    assert whole["places"] == [[1.5, 1.5]]
+RIGHT = {  # of the cells small at V = 1, small at 4, large at 1, large at 4
+    "large": (0, 0, 1, 1),
+    "tokens": (0, 1, 0, 1),
+    "none": (0, 0, 0, 0),
+    "all": (1, 1, 1, 1),
+    "mixed": (1, 0, 0, 1),
+}
+CELLS = [("small", 1), ("small", 4), ("large", 1), ("large", 4)]
 
 
-def test_the_patches_that_are_drawn_are_those_that_the_model_is_given():
-    """A patch holds its own number, so the tokens say which were kept, whatever the compressor says of places."""
-    compressor = built("fastervlm", 3)
-    patches = torch.arange(SIDE**2, dtype=torch.float32)[None, :, None].expand(2, -1, WIDTH)
-    importance = torch.rand(2, SIDE**2, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
-    tokens, positions = compressor.forward_with_positions(patches, importance_BP=importance)
-    for kept, seen in zip(tokens[..., 0].int().tolist(), what_is_seen(compressor, positions), strict=True):
-        assert seen["how"] == "patches"
-        assert [int(row) * SIDE + int(column) for row, column in seen["places"]] == kept
+@pytest.fixture
+def benchmark(tmp_path, make_vlm, words):
+    """A benchmark of five questions with what four cells of the weights `large` replied to them."""
+    Image.fromarray(np.full((20, 40, 3), 200, np.uint8)).save(tmp_path / "wide.png")
+    rows = [{"id": key, "image": "wide.png", "question": f"{key}?", "answer": "red"} for key in RIGHT]
+    (tmp_path / "q.json").write_text(json.dumps(rows))
+    for place, (size, v) in enumerate(CELLS):
+        folder = tmp_path / "cells" / f"{size}_v{v}_fastervlm_s0" / "benchmarks"
+        folder.mkdir(parents=True)
+        replies = [{"id": key, "lost": 1.0 - right[place]} for key, right in RIGHT.items()]
+        (folder / "mini.jsonl").write_text("".join(json.dumps(row) + "\n" for row in replies))
+    side = make_vlm().config.vision_config.image_size // make_vlm().config.vision_config.patch_size
+    model = tmp_path / "cells" / "weights" / "model"
+    make_vlm(compressor="none", n_visual_tokens=side**2).save_pretrained(model)
+    words.save_pretrained(model)
+    return tmp_path
 
 
-def test_merged_tokens_are_points_within_the_picture():
-    compressor = built("tome", 6)
-    patches = torch.randn(1, SIDE**2, WIDTH, generator=torch.Generator().manual_seed(1))
-    _, positions = compressor.forward_with_positions(patches, keys_BPH=patches)
-    (seen,) = what_is_seen(compressor, positions)
-    assert seen["how"] == "points" and len(seen["places"]) == 6
-    assert all(0 <= x <= SIDE - 1 for place in seen["places"] for x in place)
+def plan(folder: Path) -> ExplainPlan:
+    cells = tuple(
+        ExplainedCell(
+            training="weights",
+            is_largest=size == "large",
+            measured=MeasuredCell(size=size, n_visual_tokens=v, compressor="fastervlm", seed=0),
+        )
+        for size, v in CELLS
+    )
+    asked = ExplainedBenchmark(
+        name="mini", suite="reading", metric="exact_match", questions=str(folder / "q.json"), images=str(folder)
+    )
+    look = {"image_px": 32, "fit": "pad", "pad_color": (0, 0, 0)}
+    return ExplainPlan(n=2, records=9, cells=cells, benchmarks=(asked,), **look)
 
 
-@pytest.mark.parametrize("name", sorted(COMPRESSORS))
-def test_every_compressor_says_something_that_can_be_drawn(name):
-    compressor = built(name, COMPRESSORS[name].allowed_tokens(SIDE)[0])
-    (seen,) = what_is_seen(compressor)
-    assert seen["how"] in {"cells", "points", "inside", "none"}
-    assert (seen["how"] == "inside") == compressor.inside_llm
-    assert len(seen["places"]) in (0, compressor.n_visual_tokens)
+def test_replies_of_a_benchmark_say_what_larger_models_and_more_tokens_answer(benchmark):
+    explain(benchmark / "cells", benchmark / "out.json", plan=plan(benchmark))
+    made = json.loads((benchmark / "out.json").read_text())
+    found = made["suites"]["reading"]
+    assert found["n_questions"] == 5
+    assert found["errors"] == pytest.approx([1 - sum(r[place] for r in RIGHT.values()) / 5 for place in range(4)])
+    assert found["shares"] == dict.fromkeys(("larger", "tokens", "neither", "all"), 0.2)
+    shown = {reason: [question["question"] for question in own] for reason, own in found["questions"].items()}
+    assert shown == {"larger": ["large?"], "tokens": ["tokens?"], "neither": ["none?"]}
+    (question,) = found["questions"]["tokens"]
+    assert question["right"] == [False, True, False, True] and question["answer"] == "red"
+    for v in (1, 4):
+        seen = question["seen"][str(v)]
+        assert seen["how"] == "patches" and len({tuple(place) for place in seen["places"]}) == v
+    (picture,) = made["pictures"].values()  # as the cells see it: padded to a square, above and below
+    image = Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2])))
+    assert image.size == (32, 32) and image.getpixel((16, 2)) == (0, 0, 0) and image.getpixel((16, 16)) == (200,) * 3
+
+
+def test_a_cell_without_replies_is_named(benchmark):
+    (benchmark / "cells" / "large_v4_fastervlm_s0" / "benchmarks" / "mini.jsonl").write_text("{}\n")
+    with pytest.raises(UserError, match=r"large_v4_fastervlm_s0/benchmarks/mini\.jsonl holds no replies"):
+        explain(benchmark / "cells", benchmark / "out.json", plan=plan(benchmark))

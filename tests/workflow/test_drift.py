@@ -68,7 +68,8 @@ EXPERIMENTS = {
     "miniature": tiny_experiment(),
     "elastic": tiny_experiment()
     | {"grid": {"visual_tokens": [1, 4], "compressors": ["m3", "visionzip"], "sizes": ["3k", "14k"]}}
-    | {"latency": {"threads": 1}, "report": {"explained": 1}},
+    | {"latency": {"threads": 1}, "report": {"explained": 1}}
+    | {"evaluation": {"benchmarks": [{"name": "pope", "questions": "pope.json"}]}},
     "pretrained": yaml.safe_load((ROOT / "workflow" / "experiments" / "practice.yaml").read_text())
     | {"results": "results"},
 }
@@ -78,6 +79,7 @@ EXPERIMENTS = {
 def planned(request, tmp_path_factory) -> Iterator[tuple[Plan, dict[str, set[str]]]]:
     """The plan of an experiment, made where it lies, and Snakemake's graph of it."""
     project = new_project(tmp_path_factory.mktemp("drift") / "project", EXPERIMENTS[request.param])
+    (project.folder / "pope.json").write_text("[]")
     if request.param == "pretrained":
         write_practice(project.folder / "practice")
     with pytest.MonkeyPatch.context() as at:

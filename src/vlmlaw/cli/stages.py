@@ -69,9 +69,10 @@ def add_parsers(subparsers: Any) -> None:
     evaluate.add_argument(
         "--cell", metavar="JSON", help="which cell, where the model's weights serve several (what a rule passes)"
     )
-    explain = _verb(
-        subparsers, "explain", run_explain, "questions that explain the law", "cells", "dataset", "tokens", "images"
-    )
+    explain = _verb(subparsers, "explain", run_explain, "questions that explain the law", "cells")
+    for option in ("dataset", "tokens", "images"):
+        kind, told = INPUTS[option]
+        explain.add_argument(f"--{option}", type=kind, metavar="PATH", help=f"of the test split: {told}")
     _settings_options(explain)
     card = _verb(subparsers, "card", run_card, "write a cell's model card from its evaluations", "model")
     card.add_argument(
@@ -380,12 +381,17 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 
 def run_explain(args: argparse.Namespace) -> None:
-    from vlmlaw.evaluation.explain import explain
+    from vlmlaw.evaluation.explain import TestFiles, explain
     from vlmlaw.evaluation.settings import ExplainPlan
     from vlmlaw.experiment.explain import explain_plan
 
     plan = _settings(args, ExplainPlan, explain_plan)
-    explain(args.cells, args.dataset, args.tokens, args.images, args.out, plan=plan)
+    files = [args.dataset, args.tokens, args.images]
+    if any(files) and not all(files):
+        raise UserError("the test split is --dataset, --tokens and --images together; give all, or none.")
+    if not any(files) and not plan.benchmarks:
+        raise UserError("nothing to compare: give the test split (--dataset, --tokens, --images), or name benchmarks.")
+    explain(args.cells, args.out, plan=plan, test=TestFiles(*files) if all(files) else None)
 
 
 def run_card(args: argparse.Namespace) -> None:

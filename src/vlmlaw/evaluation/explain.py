@@ -1,40 +1,42 @@
-"""Questions of the test split that explain the law: right only in larger models, only with more tokens, in none.
+"""Questions that explain the law: right only in larger models, only with more tokens, in none.
 
-A few cells at the corners of the grid answer the same questions again; those that tell size and tokens apart are kept
-with their pictures, and with what each number of visual tokens stands for in them.
+A few cells at the corners of the grid are compared question by question: on the test split, which they answer again,
+and on benchmarks, whose evaluations keep what was replied. Questions that tell size and tokens apart are kept with
+their pictures, and with what each number of visual tokens stands for in them.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import torch
+from PIL import Image
 
-from vlmlaw.compressors import Compressor
+from vlmlaw.data.framing import square
 from vlmlaw.data.shards import Dataset
+from vlmlaw.errors import UserError
+from vlmlaw.evaluation.metrics import metric_called
+from vlmlaw.evaluation.picture_views import picture_uri, positions_of, what_is_seen
+from vlmlaw.evaluation.questions import image_reader, read_questions
 from vlmlaw.evaluation.settings import ON_A_CPU
 from vlmlaw.evaluation.test_split import judge
 from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.tokens.subset import subset
 from vlmlaw.tokens.token_table import TokenTable
-from vlmlaw.vlm.images import open_images
+from vlmlaw.vlm.cell_name import cell_named_in
+from vlmlaw.vlm.images import open_images, pixel_values
 from vlmlaw.vlm.load import load_cell
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from vlmlaw.evaluation.settings import ExplainedBenchmark, ExplainedCell, ExplainPlan
 
-    from vlmlaw.evaluation.settings import ExplainedCell, ExplainPlan
-
-MOST_PIXELS = 224  # a side of a picture on the page
-LOSSLESS_PIXELS = 128  # up to which it is kept as it is
 REASONS = {
     "larger": "answered by the larger LLM alone",
     "tokens": "answered with more visual tokens alone",
@@ -42,41 +44,138 @@ REASONS = {
 }
 
 
-def explain(cells: Path, dataset: Path, tokens: Path, images: Path, out: Path, *, plan: ExplainPlan) -> None:
-    """Judge the cells of the plan, models in the folder `cells`, and write the questions that explain to `out` (JSON).
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """The questions of the test split or of a benchmark, and how the compared cells answered them.
 
-    Of the test split `plan.records` records are asked, spread over it, of every suite.
+    right_QC: whether each cell was right. `told` is what the page says of a question, with the name of its picture;
+    `pixels` its picture as a square; `seen` what the visual tokens stand for at each V, of the questions of these keys.
     """
-    table, data = TokenTable.load(tokens), Dataset(dataset)
-    asked = np.flatnonzero([record.image is not None for record in data.records])
-    asked = asked[np.unique(np.linspace(0, len(asked) - 1, min(plan.records, len(asked))).round().astype(int))]
-    right = pd.concat([_right(cells, cell, table, images, asked) for cell in plan.cells], axis=1)
-    right.columns = range(len(plan.cells))
-    reasons = _reasons(right, plan.cells)
-    suites = pd.Series([data.records[record].suite for record, _ in right.index], index=right.index)
+
+    keys: Sequence[Any]
+    suites: Sequence[str]
+    kinds: Sequence[str]
+    right_QC: np.ndarray
+    told: Callable[[Any], dict[str, Any]]
+    pixels: Callable[[Any], np.ndarray]
+    seen: Callable[[Sequence[Any]], Mapping[Any, Mapping[int, Any]]]
+
+
+def explain(cells: Path, out: Path, *, plan: ExplainPlan, test: TestFiles | None = None) -> None:
+    """Compare the cells of the plan, in the folder `cells`, and write the questions that explain to `out` (JSON).
+
+    Of the test split `plan.records` records are asked again, spread over it; of benchmarks what was replied counts.
+    """
+    sources = [asked_of_test(cells, test, plan)] if test else []
+    sources += [asked_of_benchmark(cells, benchmark, plan) for benchmark in plan.benchmarks]
+    items = [(source, place) for source in sources for place in range(len(source.keys))]
+    right_QC = np.concatenate([source.right_QC for source in sources])
+    suites = np.array([source.suites[place] for source, place in items])
+    reasons = _reasons(right_QC, plan.cells)
     chosen = {
-        suite: {reason: _chosen(reasons[own.index][reasons == reason].index, data, plan.n) for reason in REASONS}
-        for suite, own in suites.groupby(suites)
+        (suite, reason): _chosen([items[i] for i in np.flatnonzero((suites == suite) & (reasons == reason))], plan.n)
+        for suite in sorted(set(suites))
+        for reason in REASONS
     }
-    records = sorted({record for by_reason in chosen.values() for own in by_reason.values() for record, _ in own})
-    seen = _seen(cells, plan.cells, table, images, records)
-    made = {
-        "cells": [asdict(cell) for cell in plan.cells],
-        "pictures": {str(record): _picture(data.image(data.image_row(data.records[record]))) for record in records},
-        "suites": {
-            suite: {
-                "n_questions": int((suites == suite).sum()),
-                "errors": [float(x) for x in 1 - right[suites == suite].mean()],
-                "shares": {name: float((reasons[suites == suite] == name).mean()) for name in (*REASONS, "all")},
-                "questions": {
-                    reason: [_question(data, key, right, seen) for key in own] for reason, own in by_reason.items()
-                },
-            }
-            for suite, by_reason in chosen.items()
-        },
-    }
+    shown = [item for own in chosen.values() for item in own]
+    seen = [source.seen([source.keys[place] for one, place in shown if one is source]) for source in sources]
+    made: dict[str, Any] = {"cells": [asdict(cell) for cell in plan.cells], "pictures": {}, "suites": {}}
+    for suite in sorted(set(suites)):
+        of_suite = suites == suite
+        made["suites"][suite] = {
+            "n_questions": int(of_suite.sum()),
+            "errors": (1 - right_QC[of_suite].mean(axis=0)).tolist(),
+            "shares": {name: float((reasons[of_suite] == name).mean()) for name in (*REASONS, "all")},
+            "questions": {
+                reason: [
+                    _question(item, seen[sources.index(item[0])], made["pictures"]) for item in chosen[suite, reason]
+                ]
+                for reason in REASONS
+            },
+        }
     with whole_file(out) as partial:
         partial.write_text(json.dumps(made), encoding="utf-8")
+
+
+def _reasons(right_QC: np.ndarray, cells: Sequence[ExplainedCell]) -> np.ndarray:
+    """What each question shows: larger, tokens, neither, all, or nothing ("")."""
+    is_large = np.array([cell.is_largest for cell in cells])
+    v = np.array([cell.measured.n_visual_tokens for cell in cells])
+    few, many = v == v.min(), v == v.max()
+
+    def wrong(of: np.ndarray) -> np.ndarray:
+        return np.asarray(~right_QC[:, of].any(axis=1))
+
+    def good(of: np.ndarray) -> np.ndarray:
+        return np.asarray(right_QC[:, of].all(axis=1))
+
+    every = np.ones(len(cells), dtype=bool)
+    conditions = [good(is_large) & wrong(~is_large), good(many) & wrong(few), wrong(every), good(every)]
+    return np.select(conditions, [*REASONS, "all"], default="")
+
+
+def _chosen(items: Sequence[tuple[Asked, int]], n: int) -> list[tuple[Asked, int]]:
+    """Up to `n` of these questions, of other kinds and other pictures where there are any."""
+    left, found = list(items), list[tuple[Asked, int]]()
+    kinds, shown = dict[str, int](), set[str]()
+    while left and len(found) < n:
+        best = min(left, key=lambda item: (kinds.get(item[0].kinds[item[1]], 0), _picture_of(item) in shown))
+        left.remove(best)
+        found.append(best)
+        kinds[best[0].kinds[best[1]]] = kinds.get(best[0].kinds[best[1]], 0) + 1
+        shown.add(_picture_of(best))
+    return found
+
+
+def _picture_of(item: tuple[Asked, int]) -> str:
+    return str(item[0].told(item[0].keys[item[1]])["picture"])
+
+
+def _question(item: tuple[Asked, int], seen: Mapping[Any, Any], pictures: dict[str, str]) -> dict[str, Any]:
+    source, key = item[0], item[0].keys[item[1]]
+    told = source.told(key)
+    if told["picture"] not in pictures:
+        pictures[told["picture"]] = picture_uri(source.pixels(key))
+    views = {str(v): places for v, places in seen[key].items()}
+    return told | {"kind": source.kinds[item[1]], "right": source.right_QC[item[1]].tolist(), "seen": views}
+
+
+# --------------------------------------------------------------------------- the test split
+
+
+@dataclass(frozen=True)
+class TestFiles:
+    """The test split: pictures and questions, the questions as tokens, and what a cell sees of the pictures."""
+
+    __test__ = False  # no class of tests
+
+    dataset: Path
+    tokens: Path
+    images: Path
+
+
+def asked_of_test(cells: Path, files: TestFiles, plan: ExplainPlan) -> Asked:
+    """The test split's questions, answered again by every cell of the plan."""
+    table, data = TokenTable.load(files.tokens), Dataset(files.dataset)
+    records = np.flatnonzero([record.image is not None for record in data.records])
+    places = np.linspace(0, len(records) - 1, min(plan.records, len(records))).round().astype(int)
+    records = records[np.unique(places)]
+    right = pd.concat([_right(cells, cell, table, files.images, records) for cell in plan.cells], axis=1)
+    keys = [(int(record), int(question)) for record, question in right.index]
+
+    def told(key: tuple[int, int]) -> dict[str, Any]:
+        record = data.records[key[0]]
+        return {"picture": f"test {key[0]}", "question": record.questions[key[1]], "answer": record.answers[key[1]]}
+
+    return Asked(
+        keys=keys,
+        suites=[data.records[record].suite for record, _ in keys],
+        kinds=[(data.records[record].kinds or {question: ""})[question] for record, question in keys],
+        right_QC=right.to_numpy(dtype=bool),
+        told=told,
+        pixels=lambda key: data.image(data.image_row(data.records[key[0]])),
+        seen=partial(_seen_of_test, cells=cells, plan=plan, table=table, images=files.images),
+    )
 
 
 def _right(folder: Path, cell: ExplainedCell, table: TokenTable, images: Path, records: np.ndarray) -> pd.Series:
@@ -88,135 +187,82 @@ def _right(folder: Path, cell: ExplainedCell, table: TokenTable, images: Path, r
     return pd.Series(judged.right.to_numpy(dtype=bool), index=index)
 
 
-def _reasons(right: pd.DataFrame, cells: Sequence[ExplainedCell]) -> pd.Series:
-    """What each question shows: larger, tokens, neither, all, or nothing ("")."""
-    is_large = np.array([cell.is_largest for cell in cells])
-    v = np.array([cell.measured.n_visual_tokens for cell in cells])
-    few, many = v == v.min(), v == v.max()
-    right_QC = right.to_numpy(dtype=bool)
-
-    def wrong(of: np.ndarray) -> np.ndarray:
-        return ~right_QC[:, of].any(axis=1)
-
-    def good(of: np.ndarray) -> np.ndarray:
-        return right_QC[:, of].all(axis=1)
-
-    every = np.ones(len(cells), dtype=bool)
-    conditions = [good(is_large) & wrong(~is_large), good(many) & wrong(few), wrong(every), good(every)]
-    return pd.Series(np.select(conditions, [*REASONS, "all"], default=""), index=right.index)
-
-
-def _chosen(places: Any, data: Dataset, n: int) -> list[tuple[int, int]]:
-    """Up to `n` of these questions, of other kinds and other pictures where there are any."""
-    left = [(int(record), int(question)) for record, question in places]
-    found: list[tuple[int, int]] = []
-    kinds: dict[str, int] = {}
-    while left and len(found) < n:
-        best = min(left, key=lambda key: (kinds.get(_kind(data, key), 0), key[0] in {record for record, _ in found}))
-        left.remove(best)
-        found.append(best)
-        kinds[_kind(data, best)] = kinds.get(_kind(data, best), 0) + 1
-    return found
-
-
-def _kind(data: Dataset, key: tuple[int, int]) -> str:
-    kinds = data.records[key[0]].kinds
-    return kinds[key[1]] if kinds else ""
-
-
-def _question(data: Dataset, key: tuple[int, int], right: pd.DataFrame, seen: Mapping[Any, Any]) -> dict[str, Any]:
-    record = data.records[key[0]]
-    return {
-        "picture": str(key[0]),
-        "question": record.questions[key[1]],
-        "answer": record.answers[key[1]],
-        "kind": _kind(data, key),
-        "right": [bool(x) for x in right.loc[key]],
-        "seen": {str(v): places[min(key[1], len(places) - 1)] for v, places in seen[key[0]].items()},
-    }
-
-
-# --------------------------------------------------------------------------- what the model saw
-
-
-def _seen(
-    folder: Path, cells: Sequence[ExplainedCell], table: TokenTable, images: Path, records: Sequence[int]
-) -> dict[int, dict[int, list[dict[str, Any]]]]:
-    """What the visual tokens stand for in each record's picture, by V, for each of its questions (or once for all)."""
-    found: dict[int, dict[int, list[dict[str, Any]]]] = {record: {} for record in records}
-    for cell in (cell for cell in cells if cell.is_largest and records):
-        vlm, words = load_cell(folder / cell.training / "model", cell=cell.measured)
+def _seen_of_test(
+    keys: Sequence[tuple[int, int]], *, cells: Path, plan: ExplainPlan, table: TokenTable, images: Path
+) -> dict[tuple[int, int], dict[int, dict[str, Any]]]:
+    """What the visual tokens stand for in each question's picture, by V, in the cells of the largest LLM."""
+    found: dict[tuple[int, int], dict[int, dict[str, Any]]] = {key: {} for key in keys}
+    for cell in (cell for cell in plan.cells if cell.is_largest and keys):
+        vlm, words = load_cell(cells / cell.training / "model", cell=cell.measured)
         images_of = open_images(images, layers=vlm.config.feature_layers, image_px=vlm.config.vision_config.image_size)
-        for record in records:
+        for record, question in keys:
             places: list[Any] = []
             if vlm.compressor.moves_with_content:
-                with _positions_of(vlm.compressor) as places:
+                with positions_of(vlm.compressor) as places:
                     judge(vlm, subset(table, np.array([record])), images_of, batch_size=1, pad_id=words.pad_token_id)
-            found[record][cell.measured.n_visual_tokens] = what_is_seen(vlm.compressor, places[0] if places else None)
+            views = what_is_seen(vlm.compressor, places[0] if places else None)
+            found[record, question][cell.measured.n_visual_tokens] = views[min(question, len(views) - 1)]
     return found
 
 
-@contextmanager
-def _positions_of(compressor: Compressor) -> Iterator[list[Tensor | None]]:
-    """Context manager: the positions of the tokens that the compressor makes meanwhile, one entry a call."""
-    found: list[Tensor | None] = []
-    method = compressor.forward_with_positions
+# --------------------------------------------------------------------------- a benchmark
 
-    def watched(*args: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-        made = method(*args, **options)
-        found.append(made[1])
-        return made
 
-    compressor.forward_with_positions = watched  # type: ignore[method-assign]
+def asked_of_benchmark(cells: Path, benchmark: ExplainedBenchmark, plan: ExplainPlan) -> Asked:
+    """The benchmark's questions about one picture, as the cells of the plan replied to them in their evaluations."""
+    questions = Path(benchmark.questions)
+    asked = {q.id: q for q in read_questions(questions, metric=metric_called(benchmark.metric)) if len(q.images) == 1}
+    read = image_reader(Path(benchmark.images), list(asked.values()), source=questions)
+    lost = [
+        _lost(cells / cell_named_in(asdict(cell.measured)) / "benchmarks" / f"{benchmark.name}.jsonl")
+        for cell in plan.cells
+    ]
+    keys = [key for key in asked if all(key in of_cell for of_cell in lost)]
+
+    def told(key: str) -> dict[str, Any]:
+        question = asked[key]
+        text = "; ".join([question.text, *question.options])
+        return {"picture": f"{benchmark.name} {question.image}", "question": text, "answer": question.answers[0]}
+
+    def pixels(key: str) -> np.ndarray:
+        image = Image.fromarray(read(str(asked[key].image)))
+        return np.asarray(square(image, plan.image_px, fit=plan.fit, pad_color=plan.pad_color))
+
+    return Asked(
+        keys=keys,
+        suites=[benchmark.suite] * len(keys),
+        kinds=[benchmark.name] * len(keys),
+        right_QC=np.array([[of_cell[key] == 0 for of_cell in lost] for key in keys], dtype=bool).reshape(len(keys), -1),
+        told=told,
+        pixels=pixels,
+        seen=partial(_seen_in_pictures, cells=cells, plan=plan, pixels=pixels),
+    )
+
+
+def _lost(path: Path) -> dict[str, float]:
+    """What a cell's reply to each question lost, 0 for a right one. Raises UserError for a file that says no such."""
     try:
-        yield found
-    finally:
-        del compressor.forward_with_positions
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return {str(row["id"]): float(row["lost"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} holds no replies ({error!r}); evaluate the cell on the benchmark again.") from error
 
 
-def what_is_seen(compressor: Compressor, positions_BV2: Tensor | None = None) -> list[dict[str, Any]]:
-    """What the visual tokens stand for: `side` patches a side, `how` and places (row, column) in units of patches.
-
-    how: cells (of a regular grid), patches (that were kept), points (centres of what was merged), inside (the LLM's
-    layers choose), none (a token stands for no place). One entry for each row of `positions_BV2`, which a compressor
-    whose choice depends on the image has made; else one.
-
-    >>> from vlmlaw.compressors import build_compressor
-    >>> what_is_seen(build_compressor("average", 4, 8, 4))
-    [{'side': 4, 'how': 'cells', 'places': [[0.5, 0.5], [0.5, 2.5], [2.5, 0.5], [2.5, 2.5]]}]
-    """
-    side = compressor.grid_side
-    if compressor.inside_llm:
-        return [{"side": side, "how": "inside", "places": []}]
-    if positions_BV2 is None:
-        own = compressor.positions
-        if own is None:
-            return [{"side": side, "how": "none", "places": []}]
-        how = "cells" if _is_regular(own.numpy(), side) else "points"
-        return [{"side": side, "how": how, "places": _rounded(own)}]
-    whole = bool((positions_BV2 == positions_BV2.round()).all())
-    how = "patches" if whole else "points"
-    return [{"side": side, "how": how, "places": _rounded(places)} for places in positions_BV2.cpu()]
-
-
-def _is_regular(places_V2: np.ndarray, side: int) -> bool:
-    """Whether the places are the centres of equal squares that cover the picture, row by row."""
-    n = round(len(places_V2) ** 0.5)
-    centres = (np.arange(n) + 0.5) * side / n - 0.5
-    return n * n == len(places_V2) and np.allclose(places_V2, np.array([(r, c) for r in centres for c in centres]))
-
-
-def _rounded(places_V2: Tensor) -> list[list[float]]:
-    return [[round(float(x), 2) for x in place] for place in places_V2]
-
-
-def _picture(pixels_HWC: np.ndarray) -> str:
-    """A picture as a data URI: as it is where it is small, else smaller and as a JPEG."""
-    from PIL import Image
-
-    image, buffer = Image.fromarray(pixels_HWC), io.BytesIO()
-    kind = "png" if max(image.size) <= LOSSLESS_PIXELS else "jpeg"
-    image.thumbnail((MOST_PIXELS, MOST_PIXELS))
-    options: dict[str, Any] = {"optimize": True} if kind == "png" else {"quality": 80}
-    image.save(buffer, format=kind.upper(), **options)
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()
+def _seen_in_pictures(
+    keys: Sequence[str], *, cells: Path, plan: ExplainPlan, pixels: Callable[[str], np.ndarray]
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """As `_seen_of_test`; where the choice of patches depends on the question, too, there is nothing to draw."""
+    found: dict[str, dict[int, dict[str, Any]]] = {key: {} for key in keys}
+    for cell in (cell for cell in plan.cells if cell.is_largest and keys):
+        vlm, _ = load_cell(cells / cell.training / "model", cell=cell.measured)
+        by_content = vlm.compressor.moves_with_content
+        for key in keys:
+            places: list[Any] = []
+            if by_content and not vlm.compressor.needs_question:
+                with torch.no_grad(), positions_of(vlm.compressor) as places:
+                    vlm.visual_tokens(vlm.encode_images(pixel_values([pixels(key)], vlm.config).to(vlm.device)))
+            views = what_is_seen(vlm.compressor, places[0] if places else None)
+            if by_content and not places and views[0]["how"] != "inside":
+                views = [{"side": vlm.compressor.grid_side, "how": "question", "places": []}]
+            found[key][cell.measured.n_visual_tokens] = views[0]
+    return found

@@ -129,9 +129,28 @@ class ExplainedCell:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExplainedBenchmark:
+    """A benchmark whose evaluations say how each question was answered."""
+
+    name: str
+    suite: str
+    metric: str
+    questions: str
+    images: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExplainPlan:
-    """Which cells are compared, on how many records, and how many questions of each suite and reason are kept."""
+    """Which cells are compared, and how many questions of each suite and reason are kept.
+
+    records: of the test split, where there is one
+    image_px, fit, pad_color: how a picture of a benchmark becomes the square that the cells see
+    """
 
     n: int = number(least=1)
     records: int = number(least=1)
     cells: tuple[ExplainedCell, ...]
+    benchmarks: tuple[ExplainedBenchmark, ...] = ()
+    image_px: int = number(least=1)
+    fit: str
+    pad_color: tuple[int, ...]

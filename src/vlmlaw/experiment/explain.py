@@ -1,8 +1,10 @@
 """Which cells are compared question by question, to explain what larger LLMs and more visual tokens buy."""
 
+from pathlib import Path
+
 import numpy as np
 
-from vlmlaw.evaluation.settings import ExplainedCell, ExplainPlan
+from vlmlaw.evaluation.settings import ExplainedBenchmark, ExplainedCell, ExplainPlan
 from vlmlaw.experiment.experiment import Experiment
 from vlmlaw.training.settings import CellSettings
 
@@ -13,11 +15,12 @@ MOST_TOKEN_COUNTS = 4
 def explain_plan(experiment: Experiment) -> ExplainPlan | None:
     """The smallest and the largest LLM at up to four V, of one compressor and seed.
 
-    None where it is not asked for, or no two sizes share two V.
+    None where it is not asked for, no question's answer is known, or no two sizes share two V.
     """
     cells = _cells(experiment)
     sizes = sorted({cell.size for cell in cells}, key=experiment.n_params_estimate)
-    if not (experiment.report.explained and experiment.has_test and len(sizes) > 1):
+    benchmarks = _benchmarks(experiment)
+    if not (experiment.report.explained and (experiment.has_test or benchmarks) and len(sizes) > 1):
         return None
     smallest, largest = ({cell.n_visual_tokens: cell for cell in cells if cell.size == size} for size in _ends(sizes))
     shared = sorted(v for v in smallest if v in largest and v is not None)
@@ -34,6 +37,25 @@ def explain_plan(experiment: Experiment) -> ExplainPlan | None:
             )
             for cell in compared
         ),
+        benchmarks=benchmarks,
+        image_px=experiment.tower.image_px,
+        fit=cells[0].fit,
+        pad_color=cells[0].pad_color,
+    )
+
+
+def _benchmarks(experiment: Experiment) -> tuple[ExplainedBenchmark, ...]:
+    """The benchmarks that the project itself asks: lmms-eval keeps no replies here."""
+    return tuple(
+        ExplainedBenchmark(
+            name=section.name,
+            suite=experiment.benchmarks[section.name].suite,
+            metric=experiment.benchmarks[section.name].metric,
+            questions=section.questions,
+            images=section.images or str(Path(section.questions).parent),
+        )
+        for section in experiment.evaluation.benchmarks
+        if section.by == "vlmlaw"
     )
 
 

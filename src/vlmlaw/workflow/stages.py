@@ -32,6 +32,7 @@ from vlmlaw.workflow.stage import (
     Read,
     Stage,
     Wildcards,
+    wildcards_of,
 )
 
 FIGURES = {  # of the report: category and title in Snakemake's own report
@@ -472,8 +473,9 @@ def _explained(of: Reads) -> list[Stage]:
         Stage(
             rule="explain_samples",
             message="Find questions that larger models, or more visual tokens, alone answer",
-            command="explain --cells {results}/cells --dataset {dataset/} --tokens {tokens} --images {images/}"
-            " --settings {settings} --out {out}",
+            command="explain --cells {results}/cells"
+            + (" --dataset {dataset/} --tokens {tokens} --images {images/}" if experiment.has_test else "")
+            + " --settings {settings} --out {out}",
             code=("vlmlaw.evaluation.explain:explain",),
             folder="report",
             files=("samples.json",),
@@ -483,11 +485,23 @@ def _explained(of: Reads) -> list[Stage]:
                     training_of(training, "training.json", *(f"model/{name}" for name in LANGUAGE_MODEL))
                     for training in trainings.values()
                 ],
-                "dataset": of.pictures("test"),
-                "tokens": of.tokens("test"),
-                "images": of.images("test", lambda _: cells[0]),
-            },
-            many=("models",),
+                "replies": lambda _: [
+                    Read("evaluate_benchmark", {**wildcards_of(cell), "benchmark": own.name})
+                    for cell in cells
+                    for own in plan.benchmarks
+                ],
+            }
+            | (
+                {
+                    "dataset": of.pictures("test"),
+                    "tokens": of.tokens("test"),
+                    "images": of.images("test", lambda _: cells[0]),
+                }
+                if experiment.has_test
+                else {}
+            ),
+            many=("models", "replies"),
+            theirs={"questions": lambda _: [own.questions for own in plan.benchmarks]} if plan.benchmarks else {},
             params=of.settings(lambda _: plan),
             resources={"gpu": lambda _: int(experiment.compute.gpus > 0)},
             memory_mb=3000 + 2 * bytes_per_param // 10**6,
