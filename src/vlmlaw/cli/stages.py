@@ -21,7 +21,7 @@ from vlmlaw.experiment.experiment import Experiment, read_experiment
 from vlmlaw.experiment.file import SPLITS
 from vlmlaw.hub.settings import ModelSettings, TokenizerSettings, TowerSettings
 from vlmlaw.settings import as_data, from_json
-from vlmlaw.training.settings import CellSettings, ComputeSettings, SizeSettings, VisionSettings
+from vlmlaw.training.settings import CellSettings, ComputeSettings, PatchSettings, SizeSettings, VisionSettings
 from vlmlaw.vlm.cell_name import MeasuredCell
 
 MODEL = folder_of("config.json", "model.json")  # trained here, or fetched
@@ -131,6 +131,7 @@ def _add_models(subparsers: Any) -> None:
     verbs = encoder.add_subparsers(dest="encoder_verb", metavar="VERB", required=True)
     train = _verb(verbs, "train", run_encoder, "train the vision encoder", "train", "development")
     _settings_options(train, checkpoints=True)
+    _settings_options(_verb(verbs, "patches", run_patches, "take pixels, patch by patch, in an encoder's place"))
     features = _verb(verbs, "features", run_features, "cache a dataset's patch features", "encoder", "dataset")
     features.add_argument("--layers", required=True, nargs="+", type=int, metavar="N", help="hidden states to keep")
     language_model = _verb(
@@ -321,6 +322,12 @@ def run_encoder(args: argparse.Namespace) -> None:
     settings = _with_checkpoints(args, settings, "training")
     _carry_on(args, settings, "vlmlaw.training.encoder:train_encoder", args.train, args.development)
     train_encoder(args.train, args.development, args.out, settings=settings)
+
+
+def run_patches(args: argparse.Namespace) -> None:
+    from vlmlaw.training.patches import write_patch_tower
+
+    write_patch_tower(args.out, settings=_settings(args, PatchSettings, lambda experiment: experiment.encoder_settings))
 
 
 def run_features(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ from vlmlaw.data.settings import DataSettings, LlavaData
 from vlmlaw.errors import UserError
 from vlmlaw.experiment.file import SPLITS, ExperimentFile
 from vlmlaw.experiment.path_checks import check_paths
-from vlmlaw.experiment.sections import LoadedSize, LoadedVision, SizeSection
+from vlmlaw.experiment.sections import LoadedSize, LoadedVision, PatchVision, SizeSection
 
 TEMPLATES = ("chatml", "model")
 
@@ -86,6 +86,8 @@ def _check_sizes(experiment: ExperimentFile, source: str) -> None:
 
 
 def _check_layers(experiment: ExperimentFile, source: str) -> None:
+    if isinstance(experiment.vision, PatchVision):
+        return  # the one level there is
     n_states = experiment.tower.num_hidden_layers + 1
     for key in ("feature_layers", "multi_level_layers"):
         layers = getattr(experiment.vision, key)

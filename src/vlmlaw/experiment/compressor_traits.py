@@ -28,6 +28,7 @@ class Request:
     n_llm_layers: int  # of the shallowest
     n_levels: int
     n_multi_levels: int
+    has_tower: bool = True  # False: compressors read the pixels of patches
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ def _check(request: Request) -> Traits:
     import torch
 
     from vlmlaw.compressors import ALL_PATCHES, InsideLlm, build_compressor, compressor_class
+    from vlmlaw.compressors.base import ATTENTION, WHOLE_ATTENTION
 
     try:
         kind = compressor_class(request.compressor)
@@ -65,6 +67,11 @@ def _check(request: Request) -> Traits:
         if clashing:
             raise UserError(
                 f"compressor {kind.name}: unknown option(s) {', '.join(clashing)}; its options: {kind.options_text()}."
+            )
+        if not request.has_tower and (kind.needs_importance or kind.keys_from in (ATTENTION, WHOLE_ATTENTION)):
+            raise UserError(
+                f"compressor {kind.name}: reads the attention of a vision tower, and vision.source patches has none; "
+                "take another compressor, or a tower."
             )
         n_levels = request.n_multi_levels if kind.reads_all_levels else request.n_levels
         with torch.device("meta"):

@@ -9,7 +9,15 @@ from typing import Any
 from vlmlaw.data.settings import DataSettings, LlavaData, SplitSettings, TokenSettings
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.settings import EvaluationSettings, LatencySettings
-from vlmlaw.experiment.sections import Grid, LoadedSize, LoadedVision, ReportSettings, SizeSection, VisionSection
+from vlmlaw.experiment.sections import (
+    Grid,
+    LoadedSize,
+    LoadedVision,
+    PatchVision,
+    ReportSettings,
+    SizeSection,
+    VisionSection,
+)
 from vlmlaw.hub.settings import ModelSettings, TokenizerSettings, TowerSettings
 from vlmlaw.hub.shapes import Tower, config_of, text_config
 from vlmlaw.settings import build
@@ -17,6 +25,7 @@ from vlmlaw.training.settings import (
     AlignmentSettings,
     ComputeSettings,
     OptimizerSettings,
+    PatchSettings,
     SizeSettings,
     TrainingSettings,
     ValidationSettings,
@@ -35,7 +44,7 @@ class ExperimentFile:
 
     name: what the experiment is called in records and on the page
     data: the pictures and questions: the miniature's, drawn here, or files in LLaVA's layout
-    vision: the vision tower: trained here, or a pretrained one
+    vision: the vision tower: trained here, a pretrained one, or none
     pretraining: how the miniature's language models are trained on text, for all sizes
     training: how each cell is trained (stage 2, where there is a stage 1), for all sizes
     sizes: the language models by name: shapes to pretrain here, or pretrained models
@@ -50,7 +59,7 @@ class ExperimentFile:
 
     name: str
     data: DataSettings | LlavaData
-    vision: VisionSection | LoadedVision
+    vision: VisionSection | PatchVision | LoadedVision
     pretraining: Mapping[str, Any] = field(default_factory=dict)
     alignment: Mapping[str, Any] | None = None  # stage 1, where there is one
     training: Mapping[str, Any]
@@ -129,8 +138,10 @@ class ExperimentFile:
         return TokenizerSettings(model=first, chat_template=self.data.chat_template)
 
     @cached_property
-    def encoder_settings(self) -> VisionSettings | ModelSettings:
+    def encoder_settings(self) -> VisionSettings | PatchSettings | ModelSettings:
         section = self.vision
+        if isinstance(section, PatchVision):
+            return PatchSettings(image_px=self.tower.image_px, patch_px=self.tower.patch_px)
         if isinstance(section, LoadedVision):
             return TowerSettings(**{f.name: getattr(section, f.name) for f in fields(TowerSettings)})
         assert isinstance(self.data, DataSettings)
@@ -150,6 +161,8 @@ class ExperimentFile:
             return Tower.of_config(config_of(section.source, section.revision), image_size=section.image_size)
         from vlmlaw.data.miniature.canvas import IMAGE_PX, PATCH_PX
 
+        if isinstance(section, PatchVision):
+            return Tower(3 * PATCH_PX**2, 1, IMAGE_PX, PATCH_PX)
         return Tower(section.hidden_size, section.num_hidden_layers, IMAGE_PX, PATCH_PX)
 
     @property

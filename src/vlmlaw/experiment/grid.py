@@ -9,7 +9,7 @@ from typing import Any
 from vlmlaw.errors import UserError
 from vlmlaw.experiment.compressor_traits import Request, Traits, check_compressors
 from vlmlaw.experiment.file import ExperimentFile
-from vlmlaw.experiment.sections import ALL, Product
+from vlmlaw.experiment.sections import ALL, PatchVision, Product
 from vlmlaw.training.settings import CellSettings
 
 
@@ -64,6 +64,7 @@ def traits_of(experiment: ExperimentFile) -> dict[str, Traits]:
                 n_llm_layers=min(depth for _, depth in shapes),
                 n_levels=len(experiment.vision.feature_layers),
                 n_multi_levels=len(experiment.vision.multi_level_layers),
+                has_tower=not isinstance(experiment.vision, PatchVision),
             )
             requests.append(request)
     return check_compressors(requests)

@@ -51,6 +51,25 @@ class VisionSection:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PatchVision:
+    """No vision tower: compressors read the pixels of each patch, as in encoder-free models (the miniature alone).
+
+    source: there is no tower
+    """
+
+    source: str = choice("patches")
+    visual_span: float | None = number(above=0, default=None)  # positions that an image's tokens share; null: one each
+    projector_norm: bool = True  # whether a LayerNorm stands before the projector; LLaVA has none
+
+    @property
+    def feature_layers(self) -> tuple[int, ...]:
+        """The one level there is, for compressors of one level and of several."""
+        return (0,)
+
+    multi_level_layers = feature_layers
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoadedVision(TowerSettings):
     """A pretrained tower. With `cache_features` it runs once for all cells, onto the disk; else in each training.
 

@@ -106,6 +106,14 @@ class VisionSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PatchSettings:
+    """What stands in the place of a vision tower where there is none: pixels, patch by patch."""
+
+    image_px: int = number(least=1)
+    patch_px: int = number(least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShapeSettings:
     """Architecture of a size's language model: options of transformers' Qwen2Config under their names there.
 

@@ -17,7 +17,7 @@ from typing import Any
 from vlmlaw.data.settings import DataSettings
 from vlmlaw.experiment import budget, memory
 from vlmlaw.experiment.experiment import Experiment
-from vlmlaw.training.settings import CellSettings, OptimizerSettings
+from vlmlaw.training.settings import CellSettings, OptimizerSettings, PatchSettings
 from vlmlaw.workflow.attempts import KILLED, MEMORY, TIME, failures
 from vlmlaw.workflow.stage import ALIGN, TRAIN, Stage, name_of
 from vlmlaw.workflow.stages import stages_of
@@ -135,6 +135,8 @@ class Needs:
             return _training_load(experiment.n_params_estimate(wildcards.size), self._n_text_tokens, size.pretraining)
         if rule == "train_encoder":
             encoder: Any = experiment.encoder_settings
+            if isinstance(encoder, PatchSettings):
+                return Load(0, 0, bytes_per_param=4)
             return _training_load(self._n_params_tower, experiment.grid_side**2, encoder.training)
         if rule == "cache_features":
             flops = 2 * self._n_params_tower * experiment.grid_side**2 * self._n_images(wildcards.split)

@@ -16,6 +16,7 @@ from vlmlaw.experiment.experiment import Experiment
 from vlmlaw.experiment.explain import explain_plan
 from vlmlaw.experiment.latency import latency_plan
 from vlmlaw.experiment.memory import evaluation_batch
+from vlmlaw.experiment.sections import PatchVision
 from vlmlaw.laws.options import READING
 from vlmlaw.report.templates_version import templates_version
 from vlmlaw.vlm.cell_name import cell_named_in
@@ -107,26 +108,45 @@ def _made_data(of: Reads) -> list[Stage]:
     ]
 
 
+def _encoder(of: Reads) -> Stage:
+    """The miniature's vision encoder, or the pixels of patches where it has none."""
+    experiment = of.experiment
+    section: Any = experiment.vision
+    common: dict[str, Any] = {
+        "rule": "train_encoder",
+        "folder": "encoder",
+        "files": ("training.json", *MODEL),
+        "params": of.settings(lambda _: experiment.encoder_settings),
+        "first": True,
+    }
+    if isinstance(section, PatchVision):
+        return Stage(
+            **common,
+            message="Take the pixels of each patch, without a vision encoder",
+            command="encoder patches --settings {settings} --out {out/}",
+            code=("vlmlaw.training.patches:write_patch_tower",),
+            memory_mb=1000,
+            minutes=10,
+            local=True,
+        )
+    return Stage(
+        **common,
+        message="Train the vision encoder",
+        command="encoder train --train {train/} --development {development/} --settings {settings}"
+        " --checkpoint-seconds {checkpoint_seconds} --out {out/}",
+        code=("vlmlaw.training.encoder:train_encoder",),
+        reads={name: of.pictures(name, "patch_labels.npz") for name in ("train", "development")},
+        resources={"checkpoint_seconds": lambda _: round(section.training.checkpoint_seconds)},
+        measured=True,
+        shown=True,
+    )
+
+
 def _trained_models(of: Reads) -> list[Stage]:
     """The miniature's vision encoder and language models."""
     experiment = of.experiment
-    section: Any = experiment.vision
     return [
-        Stage(
-            rule="train_encoder",
-            message="Train the vision encoder",
-            command="encoder train --train {train/} --development {development/} --settings {settings}"
-            " --checkpoint-seconds {checkpoint_seconds} --out {out/}",
-            code=("vlmlaw.training.encoder:train_encoder",),
-            folder="encoder",
-            files=("training.json", *MODEL),
-            reads={name: of.pictures(name, "patch_labels.npz") for name in ("train", "development")},
-            params=of.settings(lambda _: experiment.encoder_settings),
-            resources={"checkpoint_seconds": lambda _: round(section.training.checkpoint_seconds)},
-            measured=True,
-            first=True,
-            shown=True,
-        ),
+        _encoder(of),
         Stage(
             rule="pretrain_language_model",
             message="Pretrain the language model of size {wildcards.size} on text",
