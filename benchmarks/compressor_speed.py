@@ -5,26 +5,32 @@
 
 Forward pass alone, without gradients; four levels and a question of 32 tokens of width 4096 for those that read
 them. The time is the best of the repeats; on one CPU thread it is that thread's own, in which a busy machine shows
-little. Memory is the most that was allocated during the pass above its inputs and weights, the tokens included, as
-torch's profiler (CPU) or allocator (CUDA) saw it. Prints a Markdown table for each of the two; progress goes to stderr.
+little. A ratio is to average pooling at the same V, whose runs alternate with the compressor's; the row `avg_pool2d` is
+torch's own pooling of the same numbers, as a view whose channels come last. Memory is the most that was allocated
+during the pass above its inputs and weights, the tokens included, as torch's profiler (CPU) or allocator (CUDA) saw it.
+Prints a Markdown table for each of the two; progress goes to stderr.
 """
 
 import argparse
+import math
 import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler's log lines; read when torch is loaded
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from vlmlaw.compressors import COMPRESSORS, Compressor, build_compressor
 
 BASELINE = "average"
+TORCHS = "avg_pool2d"
 OPTIONS: dict[str, dict[str, Any]] = {name: {"key_width": 4096} for name in ("text_guided", "cdpruner")}
 MULTI_LEVEL, N_LEVELS = ("tokenpacker", "quecc"), 4
 QUESTION_WIDTH, N_QUESTION_TOKENS = 4096, 32
@@ -41,17 +47,19 @@ def make_inputs(arguments: argparse.Namespace, n_levels: int) -> dict[str, Tenso
     }
 
 
-def best_milliseconds(run: Callable[[], Any], arguments: argparse.Namespace) -> float:
+def best_milliseconds(runs: list[Callable[[], Any]], arguments: argparse.Namespace) -> list[float]:
+    """The best time of each, their runs alternating: what disturbs one disturbs the others."""
     # One thread's own time is what it would take on a core that nothing else wants.
     now = time.process_time if (arguments.device, arguments.threads) == ("cpu", 1) else time.perf_counter
-    times: list[float] = []
-    while len(times) < arguments.repeats or sum(times) < arguments.least_ms:
-        start = now()
-        run()
-        if arguments.device == "cuda":
-            torch.cuda.synchronize()
-        times.append(1e3 * (now() - start))
-    return min(times)
+    times: list[list[float]] = [[] for _ in runs]
+    while len(times[0]) < arguments.repeats or sum(times[0]) < arguments.least_ms:
+        for run, own in zip(runs, times, strict=True):
+            start = now()
+            run()
+            if arguments.device == "cuda":
+                torch.cuda.synchronize()
+            own.append(1e3 * (now() - start))
+    return [min(own) for own in times]
 
 
 def peak_megabytes(run: Callable[[], Any], device: str) -> float:
@@ -71,57 +79,89 @@ def peak_megabytes(run: Callable[[], Any], device: str) -> float:
     return most / 2**20
 
 
-def measure(name: str, n_tokens: int, inputs: dict[str, Tensor], arguments: argparse.Namespace) -> tuple[float, float]:
-    """(milliseconds, megabytes) of one compressor."""
+class Measured(NamedTuple):
+    """A compressor's figures, and average pooling's of the same minutes."""
+
+    milliseconds: float
+    megabytes: float
+    pooling_milliseconds: float
+    pooling_megabytes: float
+
+
+def built(name: str, n_tokens: int, n_levels: int, arguments: argparse.Namespace) -> Compressor:
     torch.manual_seed(0)
     with torch.device(arguments.device):
-        compressor: Compressor = build_compressor(
+        compressor = build_compressor(
             name,
             arguments.grid_side,
             arguments.width,
             n_tokens,
             question_width=QUESTION_WIDTH,
-            n_levels=inputs["patches_BPK"].shape[2] // arguments.width,
+            n_levels=n_levels,
             **OPTIONS.get(name, {}),
         )
-    compressor = compressor.to(getattr(torch, arguments.dtype)).eval()
+    return compressor.to(getattr(torch, arguments.dtype)).eval()
 
-    def run() -> Tensor:
-        return compressor(**inputs)
 
+def torchs_pooling(n_tokens: int, inputs: dict[str, Tensor], arguments: argparse.Namespace) -> Callable[[], Tensor]:
+    """What pooling costs at the least: one call on a view of the patches."""
+    side, patches = arguments.grid_side, inputs["patches_BPK"][..., -arguments.width :]
+    image = patches.unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    kernel = side // math.isqrt(n_tokens)
+    return lambda: F.avg_pool2d(image, kernel)
+
+
+def measure(name: str, n_tokens: int, inputs: dict[str, Tensor], arguments: argparse.Namespace) -> Measured:
+    n_levels = inputs["patches_BPK"].shape[2] // arguments.width
+    pooling = partial(built(BASELINE, n_tokens, n_levels, arguments), **inputs)
+    if name == TORCHS:
+        run: Callable[[], Any] = torchs_pooling(n_tokens, inputs, arguments)
+    else:
+        run = partial(built(name, n_tokens, n_levels, arguments), **inputs)
     with torch.inference_mode():
-        megabytes = peak_megabytes(run, arguments.device)  # and the first run, which is not timed
-        return best_milliseconds(run, arguments), megabytes
+        # These are also the first runs, which are not timed.
+        megabytes, of_pooling = (peak_megabytes(each, arguments.device) for each in (run, pooling))
+        milliseconds, pooling_milliseconds = best_milliseconds([run, pooling], arguments)
+    return Measured(milliseconds, megabytes, pooling_milliseconds, of_pooling)
 
 
-def measure_all(arguments: argparse.Namespace) -> dict[tuple[str, int], tuple[float, float]]:
+def can_make(name: str, grid_side: int) -> list[int]:
+    if name == TORCHS:
+        return [side**2 for side in range(1, grid_side) if grid_side % side == 0]
+    allowed = COMPRESSORS[name].allowed_tokens(grid_side)
+    pooled = set(COMPRESSORS[BASELINE].allowed_tokens(grid_side))
+    return [n_tokens for n_tokens in allowed if n_tokens in pooled]
+
+
+def measure_all(arguments: argparse.Namespace) -> dict[tuple[str, int], Measured]:
     measured = {}
-    names = [BASELINE, *(name for name in COMPRESSORS if name != BASELINE and name in arguments.names)]
+    names = [BASELINE, TORCHS, *(name for name in COMPRESSORS if name != BASELINE and name in arguments.names)]
     for n_levels in (1, N_LEVELS):
         inputs = make_inputs(arguments, n_levels)
         for name in names:
             if (name in MULTI_LEVEL) != (n_levels == N_LEVELS):
                 continue
-            for n_tokens in arguments.tokens:
-                if n_tokens in COMPRESSORS[name].allowed_tokens(arguments.grid_side):
-                    milliseconds, megabytes = measure(name, n_tokens, inputs, arguments)
-                    print(f"{name} V={n_tokens}: {milliseconds:.3g} ms, {megabytes:.3g} MB", file=sys.stderr)
-                    measured[name, n_tokens] = milliseconds, megabytes
+            possible = can_make(name, arguments.grid_side)
+            for n_tokens in (n for n in arguments.tokens if n in possible):
+                found = measured[name, n_tokens] = measure(name, n_tokens, inputs, arguments)
+                print(f"{name} V={n_tokens}: {found.milliseconds:.3g} ms, {found.megabytes:.3g} MB", file=sys.stderr)
     return measured
 
 
-def with_ratio(value: float, unit: float | None) -> str:
+def with_ratio(value: float, unit: float) -> str:
     return f"{value:.3g} ({value / unit:.2g})" if unit else f"{value:.3g}"
 
 
-def print_table(title: str, measured: dict[tuple[str, int], float], tokens: list[int], n_patches: int) -> None:
+def print_table(
+    title: str, measured: dict[tuple[str, int], tuple[float, float]], tokens: list[int], n_patches: int
+) -> None:
     """Each quantity, and in brackets its ratio to average pooling's at the same V, if pooling does anything there."""
     print(f"\n{title} (ratio to `{BASELINE}` at the same V)\n")
     print("| compressor | " + " | ".join(f"V={n_tokens}" for n_tokens in tokens) + " |")
     print("|---" + "|--:" * len(tokens) + "|")
     for name in dict.fromkeys(name for name, _ in measured):
-        values = [(measured.get((name, n)), measured.get((BASELINE, n)) if n < n_patches else None) for n in tokens]
-        cells = ["" if value is None else with_ratio(value, unit) for value, unit in values]
+        found = [(n_tokens, measured.get((name, n_tokens))) for n_tokens in tokens]
+        cells = ["" if both is None else with_ratio(both[0], both[1] if n < n_patches else 0) for n, both in found]
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
@@ -149,7 +189,7 @@ def main() -> None:
     )
     measured = measure_all(arguments)
     for title, which in (("Milliseconds", 0), ("Megabytes", 1)):
-        chosen = {key: both[which] for key, both in measured.items()}
+        chosen = {key: (found[which], found[which + 2]) for key, found in measured.items()}
         print_table(title, chosen, arguments.tokens, arguments.grid_side**2)
 
 
