@@ -41,6 +41,7 @@ class ModelSection:
     family: str = ""  # of a server's model, where its name does not tell
     params: str = ""  # of a server's model, as 7B, where its name does not tell
     dtype: str = choice("auto", "float32", "bfloat16", "float16", default="auto")  # of a checkpoint
+    compressor: str = ""  # of a checkpoint: V by a training-free compressor on its image features, as divprune
 
     @property
     def kind(self) -> str:
@@ -119,6 +120,7 @@ class Catalogue:
             family=own.family,
             params=own.params,
             dtype=own.dtype,
+            compressor=own.compressor,
             budget=budget,
             metric=questions.metric or "",
             instruction=questions.instruction,
@@ -148,6 +150,8 @@ def _check_models(found: Catalogue, source: str) -> None:
             raise UserError(f"{where}: `endpoint` and `model`, its name on that server, go together.")
         if own.kind != "endpoint" and (own.family or own.params):
             raise UserError(f"{where}: family and params are of a server's model; a {own.kind} says its own.")
+        if own.compressor and own.kind != "checkpoint":
+            raise UserError(f"{where}.compressor: found {own.compressor!r}; only a checkpoint's features can be had.")
         for budget in found.budgets:
             if problem := _problem(name, own, None if budget == MAX else int(budget)):
                 raise UserError(f"{where} cannot be asked at V = {budget}: {problem}.")
@@ -166,6 +170,8 @@ def _problem(name: str, own: ModelSection, budget: Budget) -> str:
     if own.kind != "checkpoint" or not folder.is_dir():
         return ""
     rule = rule_of(read_release(folder))
+    if own.compressor:
+        return f"it makes {rule.most} at most" if rule and (budget or 0) > rule.most else ""
     if rule is None:
         return "" if budget in (0, None) else "its family has no rule; it can be asked at 0 and max"
     return rule.problem(budget)

@@ -20,6 +20,7 @@ MINUTES, MEMORY_MB = 240, 4000  # of a cell's questions; of a process that holds
 BACKENDS = (
     "vlmlaw.evaluation.backends.endpoint:Endpoint",
     "vlmlaw.evaluation.backends.checkpoint:Checkpoint",
+    "vlmlaw.evaluation.backends.compressed:Compressed",
     "vlmlaw.evaluation.backends.trained_cell:TrainedCell",
 )
 

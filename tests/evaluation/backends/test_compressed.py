@@ -23,6 +23,8 @@ from vlmlaw.evaluation.backends.checkpoint import Checkpoint
 from vlmlaw.evaluation.backends.compressed import Compressed, flat
 from vlmlaw.evaluation.backends.feature_compressor import possible, shares
 from vlmlaw.evaluation.backends.interface import Unanswered
+from vlmlaw.evaluation.measuring.job import ask_job, read_asked
+from vlmlaw.experiment.catalogue import Catalogue
 
 TILES = ("idefics3", "smolvlm", "internvl", "aya_vision", "lfm2_vl")
 DOCS = Path(__file__).parents[3] / "docs" / "measure.md"
@@ -216,6 +218,43 @@ def test_a_model_that_reads_features_otherwise_is_refused(tmp_path, monkeypatch)
     monkeypatch.setattr(LlavaModel, "forward", otherwise)
     with pytest.raises(UserError, match="replies are not its own"):
         Compressed(own, "divprune").ask("What?", pictures(), budget=4, max_new_tokens=2)
+
+
+def test_a_model_of_an_experiment_file_can_have_a_compressor(tmp_path):
+    """The catalogue's settings, through the job that asks: V as asked, and no image and all tokens as without it."""
+    torch.manual_seed(0)
+    place = MAKERS["llava"](tmp_path / "llava")
+    questions = tmp_path / "q.jsonl"
+    Image.fromarray(pictures()[0]).save(tmp_path / "0.png")
+    questions.write_text(json.dumps({"id": "0", "image": "0.png", "question": "what", "answer": "a"}))
+    mapping = {
+        "name": "pages",
+        "models": {"whole": {"checkpoint": str(place)}, "few": {"checkpoint": str(place), "compressor": "divprune"}},
+        "grid": {"visual_tokens": ["max"]},
+        "evaluation": {"benchmarks": [{"name": "pages", "questions": str(questions), "max_new_tokens": 3}]},
+    }
+    refused = {"few": {"endpoint": "http://127.0.0.1:1/v1", "model": "m", "compressor": "tome"}}
+    with pytest.raises(UserError, match="only a checkpoint's features can be had"):
+        Catalogue.from_mapping(mapping | {"models": refused})
+    with pytest.raises(UserError, match="V = 17: it makes 16 at most"):
+        Catalogue.from_mapping(mapping | {"models": {"few": mapping["models"]["few"]}, "grid": {"visual_tokens": [17]}})
+    catalogue, said = Catalogue.from_mapping(mapping), {}
+    asked = read_asked(questions, tmp_path, name="pages", metric="")
+    for model, budget in (("whole", "0"), ("whole", "max"), ("few", "0"), ("few", "5"), ("few", "max")):
+        out = tmp_path / "results" / "asked" / "pages" / f"{model}_v{budget}" / "replies.jsonl"
+        out.parent.mkdir(parents=True)
+        ask_job(catalogue.ask_settings(model, budget, "pages"), asked, serving=catalogue.asking, endpoint="", out=out)
+        said[model, budget] = json.loads(out.read_text())
+    counted = {cell: reply["n_visual_tokens"] for cell, reply in said.items()}
+    assert counted == {
+        ("whole", "0"): 0,
+        ("whole", "max"): 16,
+        ("few", "0"): 0,
+        ("few", "5"): 5,
+        ("few", "max"): 16,
+    }
+    assert all(said["few", v]["text"] == said["whole", v]["text"] for v in ("0", "max"))
+    assert json.loads((out.parent / "model.json").read_text())["family"] == "llava+divprune"
 
 
 def test_one_command_from_compressors_to_laws(tmp_path, monkeypatch, capsys):

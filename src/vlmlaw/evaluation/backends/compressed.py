@@ -35,10 +35,7 @@ MARKED = (
 
 
 class Compressed:
-    """A checkpoint with a compressor by name; it shares the weights. `ask` wants a number for V.
-
-    What the model would make by itself, and the blind cell, are the checkpoint's own to answer.
-    """
+    """A checkpoint with a compressor by name; it shares the weights. No image, and all tokens, are the model's own."""
 
     def __init__(self, own: Checkpoint, compressor: str):
         self._compressor = FeatureCompressor(compressor)
@@ -84,7 +81,8 @@ class Compressed:
 
     def ask(self, text: str, images: Sequence[np.ndarray], *, budget: Budget, max_new_tokens: int) -> Reply:
         """The reply, decoded greedily; V is what the prompt holds. See `Backend.ask`."""
-        assert budget, "the checkpoint's own to answer"
+        if budget is None or budget == 0:
+            return self._own.ask(text, images, budget=budget, max_new_tokens=max_new_tokens)
         sizes = [image.shape[:2] for image in images]
 
         def reduce(model: Any, inputs: Mapping[str, Any]) -> Mapping[str, Any]:

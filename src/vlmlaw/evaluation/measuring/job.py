@@ -51,6 +51,7 @@ class AskSettings:
     family: str = ""
     params: str = ""
     dtype: str = "auto"
+    compressor: str = ""  # of a checkpoint's image features; "": V by its processor's knob
     budget: str
     metric: str = ""  # "": by the answers
     instruction: str | None = None
@@ -131,6 +132,13 @@ def _opened(settings: AskSettings, serving: Serving, endpoint: str) -> tuple[Mod
         from vlmlaw.evaluation.backends.checkpoint import Checkpoint
 
         backend = Checkpoint(settings.place, dtype=settings.dtype)
+        if settings.compressor:
+            from vlmlaw.evaluation.backends.compressed import Compressed
+
+            compressed = Compressed(backend, settings.compressor)
+            backend.close()  # its weights are the compressed model's now
+            law = f"{compressed.family}+{settings.compressor}"
+            return Model(name=settings.name, family=law, n_params=compressed.n_params), compressed
     else:
         from vlmlaw.evaluation.backends.trained_cell import TrainedCell
 
