@@ -12,6 +12,7 @@ import random
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,12 @@ def what_shape(shape: Shape) -> tuple[str, str] | None:
     return (colors.pop(), shapes.pop()) if len(shapes) == len(colors) == 1 else None
 
 
+def told_shapes(shapes: Sequence[Shape], *, n: int) -> list[tuple[Shape, str, str]]:
+    """The first n pictures whose questions tell what they show, each with its color and shape."""
+    found = ((shape, what_shape(shape)) for shape in shapes)
+    return list(islice(((shape, *said) for shape, said in found if said), n))
+
+
 class Writer:
     """Collects records and questions, and saves each one's picture beside them."""
 
@@ -134,15 +141,14 @@ class Writer:
 
 
 def write_alignment(writer: Writer, countries: Sequence[Country], shapes: Sequence[Shape], *, each: int) -> None:
-    """Stage 1: captions. `each` pictures of every flag, and of as many shapes as there are flags."""
+    """Stage 1: captions. `each` pictures of every flag, and half as many of shapes."""
     rows = [
         writer.record([("What is this?", f"The flag of {country.name}.")], seen(country.flag, writer.rng))
         for country in countries
         for _ in range(each)
     ]
-    for shape in shapes[: len(rows) // 2]:
-        if said := what_shape(shape):
-            rows.append(writer.record([("What is this?", f"A {' '.join(said)}.")], Image.open(shape.path)))
+    for shape, color, name in told_shapes(shapes, n=len(rows) // 2):
+        rows.append(writer.record([("What is this?", f"A {color} {name}.")], Image.open(shape.path)))
     writer.save("align.json", rows, shuffled=True)
 
 
@@ -155,17 +161,16 @@ def write_training(writer: Writer, countries: Sequence[Country], shapes: Sequenc
         rows += [
             writer.record(writer.rng.sample(turns, len(turns)), seen(country.flag, writer.rng)) for _ in range(each)
         ]
-    for shape in shapes[: len(rows) // 2]:
-        if said := what_shape(shape):
-            asked = [(ASK_SHAPE, said[1]), *writer.rng.sample(list(shape.turns), min(2, len(shape.turns)))]
-            rows.append(writer.record(asked, Image.open(shape.path)))
+    for shape, _, answer in told_shapes(shapes, n=len(rows) // 2):
+        asked = [(ASK_SHAPE, answer), *writer.rng.sample(list(shape.turns), min(2, len(shape.turns)))]
+        rows.append(writer.record(asked, Image.open(shape.path)))
     writer.save("train.json", rows, shuffled=True)
 
 
 def write_questions(writer: Writer, countries: Sequence[Country], shapes: Sequence[Shape], *, each: int) -> None:
     """Four files of questions on new pictures: shape, country, capital (told of in training), capital_held_out."""
     asked: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
-        "shape": lambda: _shape_questions(writer, shapes[: each * len(countries)]),
+        "shape": lambda: _shape_questions(writer, shapes, each * len(countries)),
         "country": lambda: _flag_questions(writer, countries, each, ASK_COUNTRY),
         "capital": lambda: _flag_questions(writer, [c for c in countries if not c.held_out], each, ASK_CAPITAL),
         "capital_held_out": lambda: _flag_questions(writer, [c for c in countries if c.held_out], each, ASK_CAPITAL),
@@ -174,11 +179,10 @@ def write_questions(writer: Writer, countries: Sequence[Country], shapes: Sequen
         writer.save(f"{name}.json", list(made()))
 
 
-def _shape_questions(writer: Writer, shapes: Sequence[Shape]) -> Iterator[dict[str, Any]]:
-    for shape in shapes:
-        if said := what_shape(shape):
-            name = writer.picture(Image.open(shape.path))
-            yield {"id": name, "image": name, "question": ASK_SHAPE, "answer": said[1]}
+def _shape_questions(writer: Writer, shapes: Sequence[Shape], n: int) -> Iterator[dict[str, Any]]:
+    for shape, _, answer in told_shapes(shapes, n=n):
+        name = writer.picture(Image.open(shape.path))
+        yield {"id": name, "image": name, "question": ASK_SHAPE, "answer": answer}
 
 
 def _flag_questions(writer: Writer, countries: Sequence[Country], each: int, ask: str) -> Iterator[dict[str, Any]]:
