@@ -210,7 +210,7 @@ class NativeOrTiles(TokenRule):
         return ((self.tile_px // cell) ** 2,) * n + ((whole,) if self.thumbnail and n > 1 else ())
 
     def settings(self, budget: int) -> Iterator[Setting]:
-        for n in range(min(budget, self.max_tokens), self.min_tokens - 1, -1):
+        for n in range(self.max_tokens, self.min_tokens - 1, -1):  # rows and columns are rounded down: n can give fewer
             yield Setting({"max_image_tokens": n, "do_image_splitting": False})
         for tiles in range(self.least_tiles, self.most_tiles + 1) if self.splits else ():
             yield Setting({"max_image_tokens": self.max_tokens, "do_image_splitting": True, "max_tiles": tiles})
