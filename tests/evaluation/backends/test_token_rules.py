@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vlmlaw.evaluation.backends.released_families import Release, rule_of
-from vlmlaw.evaluation.backends.tile_rules import AspectTiles, Pinpoints, SplitTiles, best_resolution
+from vlmlaw.evaluation.backends.tile_rules import AspectTiles, NativeOrTiles, Pinpoints, SplitTiles, best_resolution
 from vlmlaw.evaluation.backends.token_rules import LongestEdge, NativeGrid, SoftTokens
 
 
@@ -86,6 +86,26 @@ def test_grids_are_chosen_as_llava_next_chooses_them():
     possible = [[336 * r, 336 * c] for r in range(1, 4) for c in range(1, 4)]
     for height, width in rng.integers(20, 3000, (300, 2)).tolist():
         assert best_resolution(height, width, possible) == tuple(select_best_resolution((height, width), possible))
+
+
+LADDERS = {name: rule for name, (_, rule) in CASES.items()} | {
+    "lfm2": NativeOrTiles(8, min_tokens=4, max_tokens=16, tile_px=32, least_tiles=2, most_tiles=6, tolerance=2.0),
+    "next": Pinpoints(4, 28, ((28, 56), (56, 28), (56, 56), (84, 28), (28, 84))),
+}
+
+
+@pytest.mark.parametrize("name", LADDERS)
+def test_each_step_of_a_ladder_is_what_its_limit_gives(name):
+    """The most that the knob can make within a limit is made: a step of the ladder, asked for, is that step."""
+    rule, rng, n_steps = LADDERS[name], np.random.default_rng(5), 0
+    for height, width in np.exp(rng.uniform(np.log(20), np.log(600), (60, 2))).astype(int).tolist():
+        if max(height, width) > 12 * min(height, width):
+            continue
+        for step in rule.only or rule.ladder(height, width):
+            made = rule.n_tokens(height, width, rule.setting_for([(height, width)], step))
+            assert made == step or (rule.only and made <= step), (height, width, step)
+            n_steps += 1
+    assert n_steps > 50
 
 
 def test_several_images_share_a_setting_that_none_exceeds():

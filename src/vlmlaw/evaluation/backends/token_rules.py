@@ -8,6 +8,7 @@ counted. The rules are those of transformers' processors, which the tests hold t
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -174,15 +175,19 @@ class NativeGrid(TokenRule):
         return Setting({"size": {"shortest_edge": min(self.min_pixels, pixels), "longest_edge": pixels}})
 
     def settings(self, budget: int) -> Iterator[Setting]:
-        for n in range(budget, 0, -1):  # a long narrow image can have more cells than its pixels are worth
-            yield self.within(n * self.cell_px**2)
+        for n in range(self.most, 0, -1):  # a long narrow image can have more cells than its pixels are worth
+            yield self._cells(n)
+
+    def _cells(self, n: int) -> Setting:
+        return self.within(n * self.cell_px**2)
 
     def setting_for(self, sizes: Sequence[tuple[int, int]], budget: int | None) -> Setting:
         if budget is None or not sizes:
             return OWN
-        for setting in self.settings(budget):  # the first that fits is the best, as tokens fall with the pixels
-            if max(self.n_tokens(height, width, setting) for height, width in sizes) <= budget:
-                return setting
+        # Rows and columns are rounded down, so that more pixels than the budget's can still be within it.
+        fits = bisect_right(range(1, self.most + 1), budget, key=lambda n: max(self.n_each(sizes, self._cells(n))))
+        if fits:
+            return self._cells(fits)
         raise ValueError(f"no setting makes at most {budget} visual tokens of these images")
 
 
