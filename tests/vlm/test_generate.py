@@ -209,3 +209,36 @@ def _learn_by_heart(vlm, table, features, words):
         vlm(**model_inputs(batch, images), use_cache=False).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("span", [None, 1.0])
+def test_prompts_beyond_the_models_positions_are_refused_before_any_is_asked(make_vlm, words, said, monkeypatch, span):
+    """Of the prompts the longest counts, an image by its positions; replies end at the last position."""
+    vlm = make_vlm(seed=3, visual_span=span)
+    prompter = Prompter(words, n_visual_tokens=4, image_token_id=vlm.config.image_token_id)
+    prompts = [prompter(text, *images) for text, *images in said]
+    takes = [len(prompt.ids) - len(prompt.images) * (0 if span is None else 3) for prompt in prompts]
+    longest = max(range(len(takes)), key=takes.__getitem__)
+    most = max(takes)
+    whole = ask(vlm, words, said, stop_ids=[words.pad_token_id])
+    monkeypatch.setattr(vlm.language_model.config, "max_position_embeddings", most)
+    for full, cut, taken in zip(whole, ask(vlm, words, said, stop_ids=[words.pad_token_id]), takes, strict=True):
+        assert cut.split() == full.split()[: most - taken + 1]
+    vlm.language_model.config.max_position_embeddings = most - 1
+    monkeypatch.setattr(vlm, "forward", None)
+    with pytest.raises(UserError, match=rf"prompt {longest + 1} of 10 takes {most} positions .* has {most - 1} "):
+        ask(vlm, words, said)
+
+
+def test_chat_refuses_what_is_beyond_the_models_positions(cell, tmp_path):
+    import json
+    import shutil
+
+    from vlmlaw.evaluation.chat import ask as chat
+
+    shutil.copytree(cell / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    config["text_config"]["max_position_embeddings"] = 5
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"the prompt takes \d+ positions \(\d+ tokens of text, 0 images"):
+        chat(tmp_path / "model", None, "shape red c1 c2 c3 c4", max_new_tokens=9)

@@ -16,6 +16,7 @@ from vlmlaw.settings import build
 from vlmlaw.vlm.cell_name import MeasuredCell
 from vlmlaw.vlm.load import load_cell
 from vlmlaw.vlm.processor import VlmProcessor
+from vlmlaw.vlm.readable import room_for_replies
 
 
 def find_model(cell: str, *, results: Path) -> tuple[Path, MeasuredCell | None]:
@@ -50,7 +51,7 @@ def ask(
 ) -> str:
     """The answer of the model in `folder` by greedy decoding; `cell` says which one if several share its weights.
 
-    Raises UserError if image or model cannot be read.
+    Raises UserError if image or model cannot be read, or where the question is beyond the model's positions.
     """
     try:
         model, words = load_cell(folder, cell=cell)
@@ -61,9 +62,12 @@ def ask(
     message = {"role": "user", "content": [*shown, {"type": "text", "text": question}]}
     given = reader.apply_chat_template([message], add_generation_prompt=True, tokenize=True, return_dict=True)
     given = given.to(model.device)
+    n_images, n_all = len(shown), given["input_ids"].shape[1]
+    n_text = n_all - n_images * model.compressor.n_input_tokens
+    (room,) = room_for_replies(model, [(n_text, n_images)])
     # Its own configuration may ask for sampling or a repetition penalty, as Qwen's does.
     greedy = GenerationConfig(
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=min(max_new_tokens, room),
         do_sample=False,
         eos_token_id=_ends(model, reader.tokenizer),
         pad_token_id=reader.tokenizer.pad_token_id,

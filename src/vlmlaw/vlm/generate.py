@@ -23,6 +23,7 @@ from vlmlaw.tokens.packing import padded_questions
 from vlmlaw.tokens.prompt import ChatTokenizer, plain_chat
 from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.pruning import batches_for
+from vlmlaw.vlm.readable import room_for_replies
 
 if TYPE_CHECKING:
     from vlmlaw.vlm.model import VlmForConditionalGeneration
@@ -109,7 +110,11 @@ def replies(
 
     Prompts that share an image are asked one after another, so that it is encoded once for a batch. An elastic model
     is asked at V = `n_visual_tokens`, for which the prompts must be made; None: at its configuration's.
+    A reply ends with the language model's last position. Raises UserError, before the first one, for a prompt that is
+    beyond it.
     """
+    sizes = [(prompt.n_text_tokens, len(prompt.images)) for prompt in prompts]
+    rooms = [min(n, max_new_tokens) for n in room_for_replies(model, sizes, n_visual_tokens=n_visual_tokens)]
     first_use: dict[tuple[Hashable, ...], int] = {}
     for index, prompt in enumerate(prompts):
         first_use.setdefault(prompt.images, index)
@@ -124,7 +129,8 @@ def replies(
         try:
             given = prompt_tensors(model, [prompts[i] for i in chosen], patches_of=patches_of, pad_id=pad_id)
             given["n_visual_tokens"] = n_visual_tokens
-            said_BT = _greedy(model, given, stop_ids=stop_ids, pad_id=pad_id, max_new_tokens=max_new_tokens).tolist()
+            most = [rooms[i] for i in chosen]
+            said_BT = _greedy(model, given, stop_ids=stop_ids, pad_id=pad_id, most=most).tolist()
         except torch.OutOfMemoryError:
             if len(chosen) == 1:
                 raise
@@ -133,6 +139,7 @@ def replies(
             continue
         del batches[0]
         for index, row in zip(chosen, said_BT, strict=True):
+            row = row[: rooms[index]]
             end = next((place for place, token in enumerate(row) if token in stop_ids), len(row))
             yield index, row[:end]
 
@@ -162,10 +169,10 @@ def _greedy(
     *,
     stop_ids: Sequence[int],
     pad_id: int,
-    max_new_tokens: int,
+    most: Sequence[int],
 ) -> Tensor:
-    """said_BT: the most likely token again and again, padding behind the one that stops a row."""
-    stops = torch.tensor(stop_ids, device=model.device)
+    """said_BT: the most likely token again and again, `most` of each row, padding behind the one that stops it."""
+    stops, most_B = torch.tensor(stop_ids, device=model.device), torch.tensor(most, device=model.device)
     mask, position = given["attention_mask"], given["position_ids"][:, -1:]
     out = model(**given, use_cache=True, logits_to_keep=1)
     said: list[Tensor] = []
@@ -174,7 +181,8 @@ def _greedy(
         token = torch.where(done, pad_id, out.logits[:, -1].argmax(-1))
         said.append(token)
         done = done | torch.isin(token, stops)
-        if len(said) == max_new_tokens or bool(done.all()):
+        done = done | (most_B <= len(said))
+        if len(said) == max(most) or bool(done.all()):
             return torch.stack(said, dim=1)
         mask, position = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1), position + 1
         out = model(

@@ -6,6 +6,8 @@ beyond those of the pretraining are computed without one. R records, T tokens.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from vlmlaw.vlm.model import VlmForConditionalGeneration
 
 SHOWN = 24  # tokens of a record in a message
+NO_LIMIT = 2**31
 
 
 def require_readable(model: VlmForConditionalGeneration, table: TokenTable, words: Any, *, source: Path) -> None:
@@ -41,6 +44,35 @@ def require_readable(model: VlmForConditionalGeneration, table: TokenTable, word
             f"tokens an image, and {type(llm).__name__} has {n_positions} (max_position_embeddings). Lower "
             "data.max_text_tokens or the number of visual tokens, or take a language model with a longer context."
         )
+
+
+def room_for_replies(
+    model: VlmForConditionalGeneration,
+    prompts: Sequence[tuple[int, int]],  # tokens of text, and images
+    *,
+    n_visual_tokens: int | None = None,
+) -> list[int]:
+    """How many tokens each prompt's reply may have before the language model's positions end.
+
+    Rotary positions beyond those are computed without a word, and learned ones end the process. Raises UserError for a
+    prompt that is beyond them itself.
+    """
+    llm = model.language_model
+    n_positions, span = n_positions_of(llm.config), model.config.visual_span
+    if n_positions is None:
+        return [NO_LIMIT] * len(prompts)
+    each = model.compressor.with_n_visual_tokens(n_visual_tokens).n_input_tokens
+    takes = [math.ceil(n_text + n_images * (each if span is None else span)) for n_text, n_images in prompts]
+    longest = max(range(len(prompts)), key=takes.__getitem__, default=0)
+    if takes and takes[longest] > n_positions:
+        n_text, n_images = prompts[longest]
+        which = f"prompt {longest + 1} of {len(prompts)}" if len(prompts) > 1 else "the prompt"
+        raise UserError(
+            f"{which} takes {takes[longest]} positions ({n_text} tokens of text, {n_images} images of {each} visual "
+            f"tokens), and {type(llm).__name__} has {n_positions} (max_position_embeddings). Shorten the question, or "
+            "take fewer images or visual tokens, or a language model with a longer context."
+        )
+    return [n_positions - taken + 1 for taken in takes]  # the last token of a reply is not read any more
 
 
 def _require_rows(table: TokenTable, words: Any, *, n_rows: int, kind: str, source: Path) -> None:

@@ -23,6 +23,7 @@ from vlmlaw.evaluation.lmms_eval.run import MODEL_ID
 from vlmlaw.runtime.progress import Progress
 from vlmlaw.vlm.generate import Prompt, Prompter, prompt_tensors, replies
 from vlmlaw.vlm.load import load_cell
+from vlmlaw.vlm.readable import room_for_replies
 
 DEFAULT_NEW_TOKENS = 1024  # as lmms-eval's own models, where a task does not say
 ImageKey = tuple[str, str, Any, int]  # task, split, document, which of its images
@@ -112,7 +113,8 @@ class VlmlawModel(lmms):
             continuation = target if isinstance(target, str) else target(self.task_dict[task][split][doc_id])
             prompt = self._prompt(context, doc_to_visual, doc_id, task, split)
             ids = self._words(continuation, add_special_tokens=False)["input_ids"]
-            whole = replace(prompt, ids=(*prompt.ids, *ids))
+            whole = replace(prompt, ids=(*prompt.ids, *ids), n_text_tokens=prompt.n_text_tokens + len(ids))
+            room_for_replies(self._vlm, [(whole.n_text_tokens, len(whole.images))])
             given = prompt_tensors(self._vlm, [whole], patches_of=self._patches_of, pad_id=pad_id_of(self._words))
             logits = self._vlm(**given, use_cache=False, logits_to_keep=len(ids) + 1).logits[0, :-1].float()
             wanted = torch.tensor(ids, device=logits.device)
