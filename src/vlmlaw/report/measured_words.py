@@ -8,6 +8,7 @@ import numpy as np
 
 from vlmlaw.evaluation.measuring.conclude import Conclusions
 from vlmlaw.evaluation.measuring.decide import Blind
+from vlmlaw.evaluation.measuring.law_check import LawCheck
 from vlmlaw.report.tables import Table
 
 
@@ -206,7 +207,19 @@ def laws(found: Conclusions) -> list[str]:
                 " No number of tokens within the measured range is surely the best: error falls or is flat to its end."
             )
         lines.append(line)
+    lines += [_check(check, found.decision.wishes.cost) for check in found.checks]
     return [*lines, *(f"{why[:1].upper()}{why[1:]}." for why in found.without_law)]
+
+
+def _check(check: LawCheck, cost: str) -> str:
+    ranking, measured = check.beside_ranking, check.beside_measured
+    return (
+        f"{check.family}: within each of {check.n_limits} limits of {cost} the law, fitted on other images, chose "
+        f"better than a ranking of the models at their fewest tokens {check.better} times, the same {check.same} times, "
+        f"worse {check.worse} times: {ranking.value:+.3f} in error ({ranking.lower:+.3f} to {ranking.upper:+.3f}). Beside a "
+        f"choice by the measured errors themselves: {measured.value:+.3f} ({measured.lower:+.3f} to "
+        f"{measured.upper:+.3f})."
+    )
 
 
 def least_table(found: Conclusions) -> Table:

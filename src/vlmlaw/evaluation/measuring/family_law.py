@@ -30,13 +30,27 @@ class FamilyLaw:
     """
 
     family: str
-    n_cells: int
-    sizes: tuple[float, ...]
+    cells: tuple[str, ...]
+    n: tuple[float, ...]  # parameters and mean visual tokens of each
+    v: tuple[float, ...]
     coefficients: tuple[float, float, float, float]
     gain_of_size: tuple[float, float]  # interval of a
     peak: float | None
     peak_interval: tuple[float, float] | None
     rms: float  # of measured less fitted error
+
+    @property
+    def n_cells(self) -> int:
+        return len(self.cells)
+
+    @property
+    def sizes(self) -> tuple[float, ...]:
+        return tuple(sorted(set(self.n)))
+
+    def refitted(self, lost: np.ndarray) -> np.ndarray:
+        """The fitted error of each of its cells (K,), by other replies to them: what was lost, (questions, K)."""
+        design = _design(np.array(self.n), np.array(self.v))
+        return 1 - expit(design @ _coefficients(design, lost))
 
     def error(self, n: float, v: float) -> float:
         """The fitted error of a model of n parameters at V tokens."""
@@ -72,8 +86,7 @@ def _fit(family: str, rows: pd.DataFrame, names: list[str], n: np.ndarray, v: np
     wide = rows.pivot(index="question", columns="cell", values="lost")[names]
     cluster = rows.drop_duplicates("question").set_index("question").cluster.loc[wide.index]
     groups = [np.flatnonzero(codes) for codes in (pd.get_dummies(cluster).to_numpy().T)]
-    x = np.log(v)
-    design = np.stack([np.ones(len(n)), np.log(n / 1e9), x, x * x], axis=1)
+    x, design = np.log(v), _design(n, v)
     lost = wide.to_numpy()
     whole = _coefficients(design, lost)
     rng = np.random.default_rng(0)
@@ -90,14 +103,20 @@ def _fit(family: str, rows: pd.DataFrame, names: list[str], n: np.ndarray, v: np
     fitted = 1 - expit(design @ whole)
     return FamilyLaw(
         family=family,
-        n_cells=len(names),
-        sizes=tuple(sorted(set(n.tolist()))),
+        cells=tuple(names),
+        n=tuple(n.tolist()),
+        v=tuple(v.tolist()),
         coefficients=(float(whole[0]), float(whole[1]), float(whole[2]), float(whole[3])),
         gain_of_size=(float(low), float(high)),
         peak=float(np.exp(top)) if inside else None,
         peak_interval=(float(interval[0]), float(interval[1])) if inside else None,
         rms=float(np.sqrt(np.mean((lost.mean(axis=0) - fitted) ** 2))),
     )
+
+
+def _design(n: np.ndarray, v: np.ndarray) -> np.ndarray:
+    x = np.log(v)
+    return np.stack([np.ones(len(n)), np.log(n / 1e9), x, x * x], axis=1)
 
 
 def _coefficients(design: np.ndarray, lost: np.ndarray) -> np.ndarray:
