@@ -58,7 +58,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds for one reply (300)")
     parser.add_argument("--patience", type=float, default=600.0, metavar="S", help="seconds a server may be away (600)")
     parser.add_argument("--cost", default="ms", metavar="WORD", help="ms (default), first-ms, tokens, flops, money")
-    parser.add_argument("--price", action="append", default=[], metavar="NAME=IN/OUT", help="for a million tokens")
+    parser.add_argument(
+        "--price",
+        action="append",
+        default=[],
+        metavar="NAME=IN/OUT",
+        help="for a million tokens, or X/h for an hour of its machine",
+    )
     parser.add_argument(
         "--speed", action="append", default=[], metavar="CELL=JSON", help="times of vllm bench, GuideLLM or AIPerf"
     )
@@ -72,17 +78,21 @@ def add_parser(subparsers: Any) -> None:
 def run_measure(args: argparse.Namespace) -> int:
     """Ask, judge, print, write."""
     from vlmlaw.evaluation.measuring.cells import cells_of, read_budget
+    from vlmlaw.evaluation.measuring.decide import check_costs
     from vlmlaw.evaluation.measuring.questions_of import read_question_set
     from vlmlaw.evaluation.measuring.run import ask_all
-    from vlmlaw.evaluation.measuring.speed_files import with_speed
+    from vlmlaw.evaluation.measuring.speed_files import check_cells, read_speed, with_speed
     from vlmlaw.report.measured_files import write_measured
     from vlmlaw.report.measured_terminal import in_words
 
     _require_sane(args)
     wishes = _wishes(args)
+    speed = {cell: read_speed(Path(path)) for cell, path in pairs(args.speed, option="--speed").items()}
     asked = read_question_set(args.questions, images=args.images, metric=args.metric, question=args.question)
     models, backends = _open(args)
+    check_costs(wishes, models)
     cells = cells_of(models, [read_budget(text) for text in args.visual_tokens])
+    check_cells(speed, [cell.name for cell in cells])
     out = args.out or Path("measured") / asked.name
     instruction = asked.metric.instruction if args.instruction is None else args.instruction
     max_new_tokens = args.max_new_tokens or asked.metric.max_new_tokens
@@ -96,9 +106,7 @@ def run_measure(args: argparse.Namespace) -> int:
         concurrency=args.concurrency[0],
         levels=args.concurrency if len(args.concurrency) > 1 else (),
     )
-    if args.speed:
-        speed = {cell: Path(path) for cell, path in pairs(args.speed, option="--speed").items()}
-        measured = replace(measured, table=with_speed(measured.table, speed))
+    measured = replace(measured, table=with_speed(measured.table, speed))
     facts = _facts(args, asked, instruction, max_new_tokens)
     print(in_words(write_measured(measured, wishes, metric=asked.metric_name, out=out, facts=facts)))
     print(f"\nwritten: {out / 'index.html'}, with cells.csv, questions.csv and the replies beside it")
@@ -159,16 +167,11 @@ def _wishes(args: argparse.Namespace) -> Any:
     """What the user wants of a cell. Raises UserError for a price that is none, or an unknown cost."""
     from vlmlaw.errors import UserError
     from vlmlaw.evaluation.measuring.decide import COSTS, Wishes
+    from vlmlaw.evaluation.measuring.prices import Price
 
-    prices = {}
-    for name, text in pairs(args.price, option="--price").items():
-        parts = text.split("/")
-        try:
-            prices[name] = (float(parts[0]), float(parts[-1]))
-        except ValueError as error:
-            raise UserError(
-                f"--price {name}={text}: expected IN/OUT for a million tokens, as {name}=0.1/0.4."
-            ) from error
+    prices = {
+        name: Price.parse(text, where=f"--price {name}") for name, text in pairs(args.price, option="--price").items()
+    }
     if args.cost not in COSTS:
         raise UserError(f"--cost: found {args.cost!r}; expected one of {', '.join(COSTS)}.")
     if not 0.5 <= args.level < 1 or not 0 <= args.worse_by < 1:

@@ -49,14 +49,14 @@ def run_judge(args: argparse.Namespace) -> None:
     from vlmlaw.report.measured_terminal import in_words
     from vlmlaw.settings import from_json
 
-    wishes = from_json(JudgeSettings, args.settings).wishes
+    settings = from_json(JudgeSettings, args.settings)
     asked = read_asked(args.questions, args.images, name=args.benchmark, metric=args.metric)
-    measured = judge_job(asked, [path.parent for path in args.replies])
+    measured = judge_job(asked, [path.parent for path in args.replies], speed=settings.speed)
     facts = {
         "questions": f"{asked.source} ({len(asked.questions)}), judged by {asked.metric_name}",
         "models": ", ".join(dict.fromkeys(cell.model.name for cell in measured.cells)),
     }
-    found = write_measured(measured, wishes, metric=asked.metric_name, out=args.out, facts=facts)
+    found = write_measured(measured, settings.wishes, metric=asked.metric_name, out=args.out, facts=facts)
     print(in_words(found))
 
 

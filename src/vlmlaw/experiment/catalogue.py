@@ -17,12 +17,13 @@ from vlmlaw.errors import UserError
 from vlmlaw.evaluation.backends.families import FAMILIES
 from vlmlaw.evaluation.backends.interface import MAX, Budget
 from vlmlaw.evaluation.backends.released_families import read_release, rule_of
-from vlmlaw.evaluation.measuring.cells import Model
-from vlmlaw.evaluation.measuring.decide import COSTS
+from vlmlaw.evaluation.measuring.cells import Model, plain_name
+from vlmlaw.evaluation.measuring.decide import COSTS, Wishes, check_costs
 from vlmlaw.evaluation.measuring.job import AskSettings, JudgeSettings, Serving
+from vlmlaw.evaluation.measuring.speed_files import check_cells
 from vlmlaw.evaluation.metrics import metric_called
 from vlmlaw.evaluation.settings import BenchmarkSection
-from vlmlaw.experiment.path_checks import check_benchmarks, check_folders
+from vlmlaw.experiment.path_checks import check_benchmarks, check_files, check_folders
 from vlmlaw.experiment.sections import ReportSettings
 from vlmlaw.settings import build, choice, number
 from vlmlaw.training.settings import ComputeSettings
@@ -86,9 +87,7 @@ class Catalogue:
         check_benchmarks(found.evaluation.benchmarks, source)
         _check_models(found, source)
         _check_questions(found, source)
-        if found.decision.cost not in COSTS or found.decision.cost == "money":
-            costs = ", ".join(cost for cost in COSTS if cost != "money")
-            raise UserError(f"{source}.decision.cost: found {found.decision.cost!r}; expected one of {costs}.")
+        _check_decision(found, source)
         return found
 
     @cached_property
@@ -140,8 +139,11 @@ class Catalogue:
 def _check_models(found: Catalogue, source: str) -> None:
     if not found.models:
         raise UserError(f"{source}.models: there is none; add a line such as small: {{checkpoint: FOLDER}}.")
+    names: dict[str, str] = {}
     for name, own in found.models.items():
         where = f"{source}.models.{name}"
+        if (same := names.setdefault(plain_name(name), name)) != name:
+            raise UserError(f"{where}: tables would call it {plain_name(name)}, as {same}; give it another name.")
         kinds = [kind for kind in ("endpoint", "checkpoint", "cell") if getattr(own, kind)]
         if len(kinds) != 1:
             said = " and ".join(kinds) or "none of them"
@@ -157,6 +159,21 @@ def _check_models(found: Catalogue, source: str) -> None:
                 raise UserError(f"{where} cannot be asked at V = {budget}: {problem}.")
     if len({*map(str, found.grid.visual_tokens)} - {"0"}) < 1:
         raise UserError(f"{source}.grid.visual_tokens: found no V above 0; the images would never be shown.")
+
+
+def _check_decision(found: Catalogue, source: str) -> None:
+    own = found.decision
+    if own.cost not in COSTS:
+        raise UserError(f"{source}.decision.cost: found {own.cost!r}; expected one of {', '.join(COSTS)}.")
+    if own.cost == "flops":  # what is loaded here says its own
+        served = [name for name, model in found.models.items() if model.kind == "endpoint"]
+        named = [Model.named(found.models[name].model, params=found.models[name].params) for name in served]
+        sizes = [Model(name=name, n_params=model.n_params) for name, model in zip(served, named, strict=True)]
+        check_costs(Wishes(cost="flops"), sizes)
+    else:
+        check_costs(own.wishes, [Model(name=name) for name in found.models])
+    check_cells(own.speed, [f"{plain_name(model)}_v{budget}" for model, budget in found.cells.values()])
+    check_files({f"decision.speed.{cell}": path for cell, path in own.speed.items()}, source)
 
 
 def _problem(name: str, own: ModelSection, budget: Budget) -> str:

@@ -67,7 +67,12 @@ def check_benchmarks(benchmarks: Sequence[BenchmarkSection], source: str) -> Non
     twice = next((own.name for own in benchmarks if sum(other.name == own.name for other in benchmarks) > 1), None)
     if twice is not None:
         raise UserError(f"{source}.evaluation.benchmarks: {twice!r} is there twice; give each a name of its own.")
-    for place, text, _ in _benchmark_files(benchmarks):
+    check_files({place: text for place, text, _ in _benchmark_files(benchmarks)}, source)
+
+
+def check_files(files: Mapping[str, str], source: str) -> None:
+    """Check paths of files by their place in the experiment. Raises UserError as `check_paths`."""
+    for place, text in files.items():
         if fault := _fault_of(text):
             raise UserError(f"{source}.{place}: found {text!r}; {fault}")
 

@@ -215,9 +215,9 @@ def _check(check: LawCheck, cost: str) -> str:
     ranking, measured = check.beside_ranking, check.beside_measured
     return (
         f"{check.family}: within each of {check.n_limits} limits of {cost} the law, fitted on other images, chose "
-        f"better than a ranking of the models at their fewest tokens {check.better} times, the same {check.same} times, "
-        f"worse {check.worse} times: {ranking.value:+.3f} in error ({ranking.lower:+.3f} to {ranking.upper:+.3f}). Beside a "
-        f"choice by the measured errors themselves: {measured.value:+.3f} ({measured.lower:+.3f} to "
+        f"better than a ranking of the models at their fewest tokens {check.better} times, as well {check.same} times, "
+        f"worse {check.worse} times: {ranking.value:+.3f} in error ({ranking.lower:+.3f} to {ranking.upper:+.3f}). "
+        f"Beside a choice by the measured errors themselves: {measured.value:+.3f} ({measured.lower:+.3f} to "
         f"{measured.upper:+.3f})."
     )
 

@@ -88,7 +88,7 @@ def _judging(catalogue: Catalogue) -> Stage:
             "replies": lambda w: [Read(r.rule, r.wildcards, (REPLIES,)) for r in asked_of(catalogue, w["benchmark"])]
         },
         many=("replies",),
-        theirs=_questions(catalogue),
+        theirs=_questions(catalogue) | {"speed": lambda _: [*catalogue.decision.speed.values()]},
         params={
             "settings": lambda _: to_json(catalogue.decision),
             "images": _images(catalogue),

@@ -7,8 +7,18 @@ import pandas as pd
 import pytest
 
 from vlmlaw.errors import UserError
-from vlmlaw.evaluation.measuring.decide import Wishes, blind_facts, cost_of, decide, least_tokens, perfect_router
+from vlmlaw.evaluation.measuring.cells import Model
+from vlmlaw.evaluation.measuring.decide import (
+    Wishes,
+    blind_facts,
+    check_costs,
+    cost_of,
+    decide,
+    least_tokens,
+    perfect_router,
+)
 from vlmlaw.evaluation.measuring.paired import Paired
+from vlmlaw.evaluation.measuring.prices import Price
 from vlmlaw.evaluation.measuring.rules import rules
 
 COST = {"a_v0": 1.0, "a_v16": 2.0, "a_v64": 4.0, "b_v0": 3.0, "b_v16": 5.0, "b_v64": 8.0}
@@ -54,12 +64,39 @@ def test_front_choice_and_limit(judged, table):
 
 
 def test_costs(judged, table):
-    money = cost_of(table, Wishes(cost="money", prices={"a": (1.0, 10.0), "b": (2.0, 10.0)}))
+    prices = {"a": Price(read=1.0, written=10.0), "b": Price.parse("2/10", where="b")}
+    money = cost_of(table, Wishes(cost="money", prices=prices))
     assert money["b_v16"] == pytest.approx((26 * 2 + 2 * 10) * 1000 / 1e6)
-    with pytest.raises(UserError, match=r"needs a price of b; give --price b=IN/OUT"):
-        cost_of(table, Wishes(cost="money", prices={"a": (1.0, 10.0)}))
+    # By the hour: a thousand replies of so many ms, one after the other; where a rate is known, at that rate.
+    hourly = {"a": Price(per_hour=3.6), "b": Price.parse(" 7.2/h", where="b")}
+    alone = cost_of(table, Wishes(cost="money", prices=hourly))
+    ms = table.set_index("cell").total_ms
+    assert alone["b_v16"] == pytest.approx(7.2 / 3600 * ms["b_v16"]) and alone["a_v0"] == pytest.approx(
+        ms["a_v0"] / 1000
+    )
+    loaded = table.assign(requests_per_second=np.where(table.cell == "b_v16", 50.0, np.nan))
+    assert cost_of(loaded, Wishes(cost="money", prices=hourly)) == alone | {"b_v16": pytest.approx(7.2 / 3600 * 20)}
     with pytest.raises(UserError, match=r"'flops' of a_v0 is not known.*--params"):
         cost_of(table, Wishes(cost="flops"))
+
+
+@pytest.mark.parametrize(
+    ("wishes", "said"),
+    [
+        (Wishes(cost="money", prices={"a": Price(read=1)}), r"needs a price of b; give --price b=IN/OUT.*X/h"),
+        (Wishes(prices={"c": Price(read=1)}), r"a price is given of 'c', which is none of the models: a, b"),
+        (Wishes(cost="flops"), r"needs the parameters of b.*--params b=7B"),
+    ],
+)
+def test_a_cost_that_cannot_be_known_is_refused_before_anything_is_asked(wishes, said):
+    with pytest.raises(UserError, match=said):
+        check_costs(wishes, [Model(name="a", n_params=1e9), Model(name="b")])
+
+
+@pytest.mark.parametrize("text", ["", "cheap", "1", "1/", "-1/2", "nan/1", "h", "inf/h"])
+def test_a_price_that_is_none_is_refused(text):
+    with pytest.raises(UserError, match=r"--price x: found .*expected IN/OUT for a million tokens"):
+        Price.parse(text, where="--price x")
 
 
 def test_without_the_image_and_the_least_that_does(judged):

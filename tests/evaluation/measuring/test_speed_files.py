@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from vlmlaw.errors import UserError
-from vlmlaw.evaluation.measuring.speed_files import read_speed, with_speed
+from vlmlaw.evaluation.measuring.speed_files import check_cells, read_speed, with_speed
 
 # From results of `vllm bench serve` (Qwen3-8B, concurrency 1) and from the guide of AIPerf to its files.
 VLLM = {
@@ -57,11 +57,12 @@ def test_a_cells_times_are_replaced_as_a_whole(tmp_path):
     table = pd.DataFrame({"cell": ["a", "b"], "total_ms": [1.0, 2.0], "total_ms_p95": [3.0, 4.0]})
     table = table.assign(first_token_ms=0.5, first_token_ms_p95=0.6)
     path = written(tmp_path, {name: value for name, value in VLLM.items() if not name.startswith("p95")})
-    found = with_speed(table, {"a": path}).set_index("cell")
+    found = with_speed(table, {"a": read_speed(path)}).set_index("cell")
     assert found.total_ms.to_dict() == {"a": 189.3228, "b": 2.0} and found.first_token_ms["b"] == 0.5
     assert np.isnan(found.total_ms_p95["a"]) and found.requests_per_second["a"] == 5.2887
-    with pytest.raises(UserError, match=r"names the cell 'c'; there are a, b"):
-        with_speed(table, {"c": path})
+    assert with_speed(table, {}) is table
+    with pytest.raises(UserError, match=r"for the cell 'c'; there are a, b"):
+        check_cells({"c": {}}, [*table.cell])
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.measuring.cells import Model
 from vlmlaw.evaluation.measuring.paired import Interval, Paired
+from vlmlaw.evaluation.measuring.prices import Price
 
 COSTS = {  # what the user calls it: column of the table of cells, and what it is
     "ms": ("total_ms", "ms for a reply, median"),
@@ -28,7 +30,7 @@ class Wishes:
     worse_by: float = 0.02
     level: float = 0.95
     limit_ms: float | None = None
-    prices: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # a model's, for a million tokens in, out
+    prices: Mapping[str, Price] = field(default_factory=dict)  # by the model's name
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,23 @@ def decide(paired: Paired, table: pd.DataFrame, wishes: Wishes) -> Decision:
     )
 
 
+def check_costs(wishes: Wishes, models: Sequence[Model]) -> None:
+    """Raise UserError for prices of other models, and for a cost that cannot be known of one of these."""
+    names = [model.name for model in models]
+    if unknown := sorted(set(wishes.prices) - set(names)):
+        raise UserError(f"a price is given of {unknown[0]!r}, which is none of the models: {', '.join(names)}.")
+    if wishes.cost == "money" and (lacking := [name for name in names if name not in wishes.prices]):
+        raise UserError(
+            f"the cost money needs a price of {lacking[0]}; give --price {lacking[0]}=IN/OUT for a million tokens, or "
+            f"--price {lacking[0]}=X/h for an hour of its machine (`decision.prices` in an experiment file)."
+        )
+    if wishes.cost == "flops" and (lacking := [model.name for model in models if model.n_params is None]):
+        raise UserError(
+            f"the cost flops needs the parameters of {lacking[0]}, which its name does not tell; give --params "
+            f"{lacking[0]}=7B (`params` in an experiment file), or choose another cost."
+        )
+
+
 def pareto(order: list[str], cost: Mapping[str, float], error: Mapping[str, float]) -> tuple[str, ...]:
     """Cells than which none is both cheaper and better, from the cheapest on."""
     front: list[str] = []
@@ -91,15 +110,9 @@ def pareto(order: list[str], cost: Mapping[str, float], error: Mapping[str, floa
 def cost_of(table: pd.DataFrame, wishes: Wishes) -> dict[str, float]:
     """The cost of each cell by name. Raises UserError where a cell has none."""
     if wishes.cost == "money":
-        lacking = [model for model in table.model.unique() if model not in wishes.prices]
-        if lacking:
-            raise UserError(
-                f"--cost money needs a price of {lacking[0]}; give --price {lacking[0]}=IN/OUT, per million."
-            )
-        read = table.n_visual_tokens + table.n_text_tokens
-        each = [wishes.prices[model] for model in table.model]
-        money = read * [price[0] for price in each] + table.n_generated_tokens * [price[1] for price in each]
-        values = money * 1000 / 1e6
+        values = pd.Series(np.nan, index=table.index)
+        for model, rows in table.groupby("model", sort=False):
+            values[rows.index] = wishes.prices[str(model)].of_thousand(rows)
     else:
         if wishes.cost not in COSTS:
             raise UserError(f"no cost is called {wishes.cost!r}; there are {', '.join(COSTS)}.")
@@ -107,7 +120,8 @@ def cost_of(table: pd.DataFrame, wishes: Wishes) -> dict[str, float]:
     values = values.astype(float)
     if values.isna().any():
         cell = table.cell[values.isna()].iloc[0]
-        why = {"flops": "its parameters are not known; give --params", "tokens": "the server does not count tokens"}
+        uncounted = "the server does not count tokens"
+        why = {"flops": "its parameters are not known; give --params", "tokens": uncounted, "money": uncounted}
         raise UserError(
             f"the cost {wishes.cost!r} of {cell} is not known: {why.get(wishes.cost, 'it was not measured')}. "
             "Choose another --cost."

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from vlmlaw.evaluation.backends.interface import Budget, Reply
 from vlmlaw.evaluation.measuring.ask import Answers, Asking, ask_cell
 from vlmlaw.evaluation.measuring.cells import Cell, Model, read_budget
 from vlmlaw.evaluation.measuring.decide import Wishes
+from vlmlaw.evaluation.measuring.prices import Price
 from vlmlaw.evaluation.measuring.questions_of import QuestionSet, read_question_set
 from vlmlaw.evaluation.measuring.run import Measured, image_sizes, judge_all
+from vlmlaw.evaluation.measuring.speed_files import read_speed, with_speed
 from vlmlaw.evaluation.questions import image_reader
 from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.settings import number
@@ -62,14 +64,17 @@ class AskSettings:
 class JudgeSettings:
     """What is wanted of a cell."""
 
-    cost: str = "ms"  # ms, first-ms, tokens, flops
+    cost: str = "ms"  # ms, first-ms, tokens, flops, money
+    prices: Mapping[str, str] = field(default_factory=dict)  # a model's: IN/OUT for a million tokens, or X/h
+    speed: Mapping[str, str] = field(default_factory=dict)  # a cell's file of times, of vllm bench, GuideLLM or AIPerf
     worse_by: float = number(least=0, most=1, default=0.02)  # error that may be lost
     level: float = number(least=0.5, most=0.999, default=0.95)  # confidence of every statement
     limit_ms: float | None = number(above=0, default=None)  # what 95 of 100 replies must not take longer than
 
     @property
     def wishes(self) -> Wishes:
-        return Wishes(cost=self.cost, worse_by=self.worse_by, level=self.level, limit_ms=self.limit_ms)
+        prices = {name: Price.parse(text, where=f"decision.prices.{name}") for name, text in self.prices.items()}
+        return Wishes(cost=self.cost, worse_by=self.worse_by, level=self.level, limit_ms=self.limit_ms, prices=prices)
 
 
 def read_asked(questions: Path, images: Path, *, name: str, metric: str) -> QuestionSet:
@@ -166,11 +171,13 @@ def _alone(folder: Path, shared: str) -> Iterator[None]:
         yield
 
 
-def judge_job(asked: QuestionSet, folders: Sequence[Path]) -> Measured:
+def judge_job(asked: QuestionSet, folders: Sequence[Path], *, speed: Mapping[str, str]) -> Measured:
     """Judge the replies of all cells of a benchmark; `folders` are those of its asking jobs.
 
-    Raises UserError where a question has neither a reply nor a reason in one of them.
+    speed: files of times by cell, which take the place of its own. Raises UserError where a question has neither a
+    reply nor a reason in one of the folders, and for a file of times that cannot be read.
     """
+    times = {cell: read_speed(Path(path)) for cell, path in speed.items()}
     cells, answers = list[Cell](), dict[str, Answers]()
     for folder in folders:
         model = Model(**json.loads((folder / MODEL).read_text(encoding="utf-8")))
@@ -178,7 +185,8 @@ def judge_job(asked: QuestionSet, folders: Sequence[Path]) -> Measured:
         cells.append(cell)
         answers[cell.name] = _answers_in(folder / REPLIES, asked)
     sizes = image_sizes(image_reader(asked.images, list(asked.questions), source=asked.source))
-    return judge_all(asked, cells, answers, image_size=sizes)
+    measured = judge_all(asked, cells, answers, image_size=sizes)
+    return replace(measured, table=with_speed(measured.table, times))
 
 
 def _budget_of(folder: Path) -> Budget:

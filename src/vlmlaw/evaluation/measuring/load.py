@@ -15,6 +15,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.backends.interface import Backend, Budget, Reply, Unanswered, budget_text
@@ -57,6 +58,12 @@ def load_of(
             with whole_file(file) as partial:
                 partial.write_text(json.dumps(kept, indent=1), encoding="utf-8")
     return [Load(**kept[keys[n]] | {"cell": cell}) for n in levels]
+
+
+def with_rates(table: pd.DataFrame, loads: Sequence[Load]) -> pd.DataFrame:
+    """The table of cells with the most requests a second that each reached under load, where any was put under it."""
+    rate = pd.Series([load.requests_per_second for load in loads], index=[load.cell for load in loads], dtype=float)
+    return table.assign(requests_per_second=table.cell.map(rate.groupby(level=0).max())) if loads else table
 
 
 def _key(backend: Backend, asking: Asking, budget: Budget, n: int) -> str:

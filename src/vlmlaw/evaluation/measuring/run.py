@@ -15,7 +15,7 @@ from vlmlaw.evaluation.backends.interface import Backend
 from vlmlaw.evaluation.measuring.ask import Answers, Asking, ask_cell
 from vlmlaw.evaluation.measuring.cells import Cell
 from vlmlaw.evaluation.measuring.judge import judged_rows, silent_caps
-from vlmlaw.evaluation.measuring.load import Load, load_of
+from vlmlaw.evaluation.measuring.load import Load, load_of, with_rates
 from vlmlaw.evaluation.measuring.questions_of import FEW, QuestionSet
 from vlmlaw.evaluation.measuring.summary import cell_table
 from vlmlaw.evaluation.questions import image_reader
@@ -69,7 +69,8 @@ def ask_all(
                 loads += load_of(backend, asking, budget=cell.budget, levels=levels, file=file, cell=cell.name)
         backends[name].close()
     measured = judge_all(asked, cells, answers, image_size=image_sizes(images))
-    return replace(measured, loads=[load for load in loads if load.cell in set(measured.table.cell)])
+    loads = [load for load in loads if load.cell in set(measured.table.cell)]
+    return replace(measured, loads=loads, table=with_rates(measured.table, loads))
 
 
 def journal_of(out: Path, cell: Cell) -> Path:

@@ -8,7 +8,7 @@ of benchmarks, each with `metrics`, whose `request_latency` is in seconds.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,19 @@ def read_speed(path: Path) -> dict[str, float]:
     return {name: found.get(name, np.nan) for name in COLUMNS}
 
 
-def with_speed(table: pd.DataFrame, files: Mapping[str, Path]) -> pd.DataFrame:
-    """The table of cells with the times of these files, by cell, in place of its own. Raises UserError for others."""
-    unknown = [cell for cell in files if cell not in set(table.cell)]
-    if unknown:
-        raise UserError(f"--speed names the cell {unknown[0]!r}; there are {', '.join(table.cell)}.")
-    table = table.assign(requests_per_second=np.nan)
-    for cell, path in files.items():
+def check_cells(speed: Mapping[str, Any], cells: Sequence[str]) -> None:
+    """Raise UserError where a file of times is given for a cell that is none of these."""
+    if unknown := [cell for cell in speed if cell not in cells]:
+        raise UserError(f"a file of times is given for the cell {unknown[0]!r}; there are {', '.join(cells)}.")
+
+
+def with_speed(table: pd.DataFrame, speed: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """The table of cells with the times that `read_speed` found, by cell, in place of its own."""
+    if speed and "requests_per_second" not in table:
+        table = table.assign(requests_per_second=np.nan)
+    for cell, times in speed.items():
         # All of them: times of one load beside a p95 of another would be no cell's.
-        table.loc[table.cell == cell, list(COLUMNS)] = [read_speed(path)[name] for name in COLUMNS]
+        table.loc[table.cell == cell, list(COLUMNS)] = [times[name] for name in COLUMNS]
     return table
 
 
