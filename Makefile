@@ -6,6 +6,7 @@
 # make test-snakemake-versions   the workflow with the oldest Snakemake that is allowed and with the newest (half an hour)
 # make test-served   trained cells behind a real server, `transformers serve`
 # make test-families  released families whose processors need torchvision, in an environment made for it
+# make demo-measure   the trained cells asked as released models are, after make report: to build/demo-measure/measured/index.html
 # make setup    just the environment, .venv; then `.venv/bin/snakemake --cores N` is the native way in
 # make docs     the docs as a site, build/docs/index.html; its search wants a server: python -m http.server -d build/docs
 # make bench    what the docs quote: overhead of the workflow, and more
@@ -26,7 +27,7 @@ KILLS ?= 100
 test-chaos: $(VENV)/stamp-test
 	VLMLAW_CHAOS=$(KILLS) $(BIN)/python -m pytest -n 0 -s -m "chaos or not chaos" tests/chaos tests/workflow/test_damage.py tests/workflow/test_interruptions.py
 
-.PHONY: test-chaos setup report test test-fast test-slurm test-snakemake-versions test-served test-families docs bench lock clean-env
+.PHONY: test-chaos setup report demo-measure test test-fast test-slurm test-snakemake-versions test-served test-families docs bench lock clean-env
 
 setup: $(VENV)/stamp-workflow
 
@@ -34,6 +35,9 @@ report: setup
 	@$(BIN)/python -m vlmlaw experiment check $(EXPERIMENT) >/dev/null
 	$(BIN)/snakemake --cores $(CORES) --configfile $(EXPERIMENT)
 	@$(BIN)/python -m vlmlaw summary $(EXPERIMENT)
+
+demo-measure: setup
+	@$(BIN)/python workflow/demo_measure.py $(EXPERIMENT)
 
 # The examples in docstrings come first: they take seconds, and `.ci/run` reads the last line, the summary of the tests.
 DOCTESTS := src/vlmlaw/laws src/vlmlaw/compressors src/vlmlaw/vlm
