@@ -12,6 +12,7 @@ from tests.evaluation.backends.releases import MAKERS
 
 from vlmlaw.errors import UserError
 from vlmlaw.experiment.catalogue import Catalogue
+from vlmlaw.workflow.models_plan import ModelsPlan
 
 from .project import jobs_of, new_project
 
@@ -69,6 +70,10 @@ WRONG = {
     "half": ({"models": {"a": {"endpoint": "http://127.0.0.1:1/v1"}}}, "go together"),
     "V": ({"models": {"a": {"endpoint": "URL", "model": "qwen3-vl-2B"}}}, "makes 64 to 16384"),
     "cost": ({"decision": {"cost": "gold"}}, "decision.cost: found 'gold'"),
+    "price": ({"decision": {"cost": "money", "prices": {"small": "1/2"}}}, "needs a price of large"),
+    "no price": ({"decision": {"prices": {"small": "cheap"}}}, "decision.prices.small: found 'cheap'"),
+    "speed": ({"decision": {"speed": {"small_v9": "a.json"}}}, "given for the cell 'small_v9'; there are small_v0"),
+    "same": ({"models": {name: {"checkpoint": "x"} for name in ("a-b", "a--b")}}, "would call it a-b, as a-b"),
     "budget": ({"grid": {"visual_tokens": ["many"]}}, "visual_tokens"),
     "key": ({"sizes": {}}, "sizes"),
 }
@@ -79,3 +84,10 @@ def test_a_wrong_file_is_refused(what, tmp_path):
     change, wanted = WRONG[what]
     with pytest.raises(UserError, match=wanted):
         Catalogue.from_mapping(EXPERIMENT | change)
+
+
+def test_a_stage_of_dvc_for_grids_is_refused_before_anything_runs(monkeypatch):
+    assert ModelsPlan(EXPERIMENT).targets
+    monkeypatch.setenv("DVC_STAGE", "cells")
+    with pytest.raises(UserError, match=r"a stage of its own, by `dvc stage add`"):
+        ModelsPlan(EXPERIMENT)
