@@ -87,6 +87,22 @@ def test_not_worse_is_wrong_at_most_as_often_as_said():
     assert named / n > 0.3  # and it is said at all
 
 
+def test_cells_that_never_differed_on_few_questions_are_not_called_the_same():
+    rng, n, wrong = np.random.default_rng(3), 300, 0
+    for _ in range(n):  # the second is worse by .04, so that 48 questions show none of it in one of seven measurements
+        best = rng.random(48) < 0.3
+        lost = np.stack([best, best | (rng.random(48) < 0.04 / 0.7)]).astype(float)
+        frame = {"question": np.tile(np.arange(48), 2), "cluster": np.tile(np.arange(48), 2), "weight": 1.0}
+        judged = pd.DataFrame({**frame, "cell": np.repeat(["best", "worse"], 48), "lost": lost.ravel()})
+        wrong += Paired.of(judged).confidence_not_worse(0.03)[1] >= 0.95
+    assert wrong / n < 0.05 + 2.5 * np.sqrt(0.05 * 0.95 / n)
+
+
+def test_one_cell_alone_is_the_best():
+    found = Paired.of(answers(np.random.default_rng(6), errors=(0.5,), n_images=30))
+    assert found.confidence_not_worse(0.0).tolist() == [1.0] and found.worse_by_at_most().tolist() == [0.0]
+
+
 def test_the_bound_is_where_confidence_reaches_the_level():
     found = Paired.of(answers(np.random.default_rng(6), errors=(0.5, 0.3, 0.28), n_images=150))
     for place, bound in enumerate(found.worse_by_at_most(level=0.9)):

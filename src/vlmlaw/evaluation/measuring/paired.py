@@ -170,7 +170,10 @@ class Paired:
         for j in range(len(self.cells)):
             apart = draws - draws[:, [j]]
             sd = np.sqrt(np.clip(np.diag(covariance) + covariance[j, j] - 2 * covariance[:, j], 0, None))
-            others = sd > 1e-12 * max(sd.max(), 1e-300)
-            largest = (apart[:, others] / sd[others]).max(axis=1) if others.any() else np.zeros(DRAWS)
-            found.append(np.sort(largest))
+            varies = sd > 1e-12 * max(sd.max(), 1e-300)
+            # Two cells that never differed here may differ elsewhere; as nothing tells with what, independently.
+            alone = rng.standard_normal((DRAWS, len(sd))) / scale[:, None]
+            deviations = np.where(varies, apart / np.where(varies, sd, 1), alone)
+            others = np.delete(deviations, j, axis=1)
+            found.append(np.sort(others.max(axis=1) if others.size else np.zeros(DRAWS)))
         return np.stack(found)

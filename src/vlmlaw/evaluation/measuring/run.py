@@ -20,6 +20,7 @@ from vlmlaw.evaluation.measuring.questions_of import FEW, QuestionSet
 from vlmlaw.evaluation.measuring.summary import cell_table
 from vlmlaw.evaluation.questions import image_reader
 
+UNREAD = 0.2  # a share of replies without a verdict from which the metric may be the wrong one
 CACHED = 0.05  # a share of cached prompt tokens from which times say less
 
 
@@ -155,6 +156,13 @@ def _warnings(asked: QuestionSet, judged: pd.DataFrame, table: pd.DataFrame) -> 
         found.append(
             f"replies of {', '.join(cut.cell)} were cut at the longest length ({cut.cut.max():.0%} at most); "
             "give --max-new-tokens"
+        )
+    unread = table[table.unread > UNREAD]
+    if len(unread):
+        found.append(
+            f"up to {unread.unread.max():.0%} of the replies of {', '.join(unread.cell)} are not of the form that is "
+            f"judged ({asked.metric_name}), and count as wrong; look at `said` in questions.csv, and change --metric "
+            "or --instruction"
         )
     cached = table[table.cached_share > CACHED]
     if len(cached):
