@@ -130,7 +130,7 @@ def _require_sane(args: argparse.Namespace) -> None:
         )
     if doubled := next((name for name in args.compressor if args.compressor.count(name) > 1), ""):
         raise UserError(f"--compressor {doubled} is there twice; name each once.")
-    given = [(name, getattr(args, name)) for name in ("timeout", "patience", "max_new_tokens")]
+    given = [(name, getattr(args, name)) for name in ("timeout", "patience", "max_new_tokens", "limit_ms")]
     for name, value in [*given, *(("concurrency", n) for n in args.concurrency)]:
         if value is not None and value <= 0:
             raise UserError(f"--{name.replace('_', '-')}: found {value}; expected a number above 0.")

@@ -194,6 +194,8 @@ WRONG = {
     "no rule": (["--endpoint", "URL", "--model", "small-1B", "--visual-tokens", "16"], "0 .no image. and max.*family"),
     "no number": (["--endpoint", "URL", "--model", "small-1B", "--visual-tokens", "many"], "expected a whole number"),
     "no family": (["--endpoint", "URL", "--model", "small-1B", "--family", "cats"], "no family is called 'cats'"),
+    "no limit": (["--endpoint", "URL", "--model", "small-1B", "--limit-ms", "-3"], "--limit-ms: found -3"),
+    "no price": (["--endpoint", "URL", "--model", "small-1B", "--cost", "money"], "needs a price of small-1B"),
     "no image": (["--endpoint", "URL", "--model", "small-1B", "--images", "."], "names the image '0.png'"),
 }
 
@@ -205,3 +207,30 @@ def test_bad_input_ends_before_anything_is_asked(what, pages, server, tmp_path, 
     assert main(["measure", str(pages / "pages.jsonl"), *arguments, "--out", str(tmp_path)]) == 2
     assert re.search(wanted, capsys.readouterr().err)
     assert not server.asked
+
+
+QUESTION = {"id": "0", "image": "0.png", "question": "Is it?", "answer": "yes"}
+UNFIT = {
+    "one image": ([QUESTION, QUESTION | {"id": "1"}], "are all on one image"),
+    "no image": (
+        [{"id": str(i), "question": "Is it?", "answer": "yes"} for i in range(3)],
+        "no question of .* has an image",
+    ),
+    "no text": (
+        [QUESTION | {"question": " "}, QUESTION | {"id": "1", "image": "1.png"}],
+        "question '0' of .* has no text",
+    ),
+    "no picture": ([QUESTION, QUESTION | {"id": "1", "image": "broken.png"}], "broken.png cannot be decoded"),
+}
+
+
+@pytest.mark.parametrize("what", UNFIT)
+def test_questions_that_cannot_be_measured_end_before_anything_is_asked(what, server, tmp_path, capsys):
+    rows, wanted = UNFIT[what]
+    for name in ("0.png", "1.png"):
+        Image.fromarray(np.zeros((60, 60, 3), dtype=np.uint8)).save(tmp_path / name)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [str(tmp_path / "q.jsonl"), "--endpoint", server.url, "--model", "small-1B", "--out", str(tmp_path / "out")]
+    assert main(["measure", *given]) == 2
+    assert re.search(wanted, capsys.readouterr().err) and not server.asked

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.metrics import Metric, Question, metric_called, yes_or_no
-from vlmlaw.evaluation.questions import read_questions
+from vlmlaw.evaluation.questions import clusters_of, read_questions
 from vlmlaw.laws.files import parse_tables, read_bytes
 
 FEW = 20
@@ -65,7 +65,23 @@ def read_question_set(path: Path, *, images: Path | None, metric: str | None, qu
         found = read_questions(path, metric=metric_called(metric or "exact_match"))  # which judges any
         name = metric or _fitting(found)
         found = found if metric else read_questions(path, metric=metric_called(name))
+    _require_measurable(found, path)
     return QuestionSet(path.stem, found, images, name, path)
+
+
+def _require_measurable(questions: Sequence[Question], path: Path) -> None:
+    """Raise UserError where V could change nothing, or nothing could be said of how sure a difference is."""
+    if empty := [question.id for question in questions if not question.text.strip()]:
+        raise UserError(f"question {empty[0]!r} of {path} has no text; say what is asked of its image.")
+    if not any(question.images for question in questions):
+        raise UserError(
+            f"no question of {path} has an image, so visual tokens would change nothing; name one by `image`."
+        )
+    if len(set(clusters_of(questions))) < 2:
+        raise UserError(
+            f"the questions of {path} are all on one image, and how sure a difference is shows only across images; add "
+            "questions on others, 50 images or more."
+        )
 
 
 def _fitting(questions: Sequence[Question]) -> str:

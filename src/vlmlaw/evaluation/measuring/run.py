@@ -58,6 +58,8 @@ def ask_all(
     asking = Asking(
         questions=asked.questions, read_image=images, instruction=instruction, max_new_tokens=max_new_tokens
     )
+    for name in dict.fromkeys(name for question in asked.questions for name in question.images):
+        asking.image_digest(name)  # a file that is no image ends the run before anything is asked
     answers, loads = dict[str, Answers](), list[Load]()
     for name, own in groupby(cells, key=lambda cell: cell.model.name):
         for cell in own:
