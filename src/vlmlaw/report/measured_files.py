@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from vlmlaw.evaluation.measuring.conclude import Conclusions, conclude
-from vlmlaw.evaluation.measuring.decide import Wishes
+from vlmlaw.evaluation.measuring.decide import Wishes, least_of_each
 from vlmlaw.evaluation.measuring.run import Measured
 from vlmlaw.evaluation.measuring.summary import measurement_rows, write_csv
 from vlmlaw.report.measured_page import write_measured_page
@@ -17,13 +17,14 @@ from vlmlaw.report.measured_page import write_measured_page
 def write_measured(
     measured: Measured, wishes: Wishes, *, metric: str, out: Path, facts: Mapping[str, str]
 ) -> Conclusions:
-    """Write cells.csv, questions.csv, measurements.csv, load.csv where there is one, and index.html; draw conclusions.
+    """Write cells.csv, questions.csv, least.csv, measurements.csv, load.csv if there is one, and index.html.
 
-    measurements.csv has no row where no cell shows an image, is counted and has a known size. Raises UserError for a
-    cost that was not measured.
+    Returns what follows from them. measurements.csv has no row where no cell shows an image, is counted and has a known
+    size. Raises UserError for a cost that was not measured.
     """
     write_csv(measured.table, out / "cells.csv")
     write_csv(measured.judged, out / "questions.csv")
+    write_csv(least_of_each(measured.judged), out / "least.csv")
     if measured.loads:
         write_csv(pd.DataFrame(map(vars, measured.loads)), out / "load.csv")
     write_csv(measurement_rows(measured.judged, measured.cells), out / "measurements.csv")

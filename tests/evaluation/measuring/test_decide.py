@@ -14,6 +14,7 @@ from vlmlaw.evaluation.measuring.decide import (
     check_costs,
     cost_of,
     decide,
+    least_of_each,
     least_tokens,
     perfect_router,
 )
@@ -103,6 +104,12 @@ def test_without_the_image_and_the_least_that_does(judged):
     a, b = blind_facts(judged)
     assert (a.model, a.cell, b.cell) == ("a", "a_v64", "b_v64")
     assert a.right_without == pytest.approx(0.3, abs=0.003) and a.gained == pytest.approx(0.5, abs=0.01) and a.lost == 0
+    least = least_of_each(judged)
+    assert len(least) == 2 * 600
+    for row in least.iloc[::97].itertuples():
+        own = judged[(judged.model == row.model) & (judged.question == row.question)]
+        right = [budget for budget, lost in zip(own.budget, own.lost, strict=True) if not lost]
+        assert row.budget == (min(right, key=int) if right else "never")
     shares = least_tokens(judged).set_index(["model", "budget"]).share
     wanted = {("a", "0"): 0.3, ("a", "16"): 0.2, ("a", "64"): 0.15, ("a", "never"): 0.35, ("b", "64"): 0.01}
     assert {key: shares[key] for key in wanted} == pytest.approx(wanted, abs=0.004)

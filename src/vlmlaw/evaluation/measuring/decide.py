@@ -13,6 +13,7 @@ from vlmlaw.evaluation.measuring.cells import Model
 from vlmlaw.evaluation.measuring.paired import Interval, Paired
 from vlmlaw.evaluation.measuring.prices import Price
 
+NEVER = "never"  # in place of a budget, of a question that a model gets right at none
 COSTS = {  # what the user calls it: column of the table of cells, and what it is
     "ms": ("total_ms", "ms for a reply, median"),
     "first-ms": ("first_token_ms", "ms to the first token, median"),
@@ -185,15 +186,23 @@ def perfect_router(judged: pd.DataFrame, decision: Decision) -> Routed:
     )
 
 
-def least_tokens(judged: pd.DataFrame) -> pd.DataFrame:
-    """For each model the share of questions by the least budget at which they are right, and of those never right."""
-    rows = []
+def least_of_each(judged: pd.DataFrame) -> pd.DataFrame:
+    """For each model and question the least budget at which it is right; `never` where it is at none."""
+    parts = []
     for model, own in judged.groupby("model", sort=False):
         wide = own.pivot(index="question", columns="budget", values="lost")
         order = list(dict.fromkeys(own.budget))
         right = wide[order].to_numpy() < 0.5
         first = np.where(right.any(axis=1), right.argmax(axis=1), len(order))
-        shares = np.bincount(first, minlength=len(order) + 1) / len(first)
-        named = zip([*order, "never"], shares.tolist(), strict=True)
-        rows += [{"model": model, "budget": name, "share": share} for name, share in named]
+        parts.append(pd.DataFrame({"model": model, "question": wide.index, "budget": np.array([*order, NEVER])[first]}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def least_tokens(judged: pd.DataFrame) -> pd.DataFrame:
+    """For each model the share of questions by the least budget at which they are right, and of those never right."""
+    rows, least = [], least_of_each(judged)
+    for model, own in judged.groupby("model", sort=False):
+        shares = least[least.model == model].budget.value_counts(normalize=True)
+        order = [*dict.fromkeys(own.budget), NEVER]
+        rows += [{"model": model, "budget": name, "share": float(shares.get(name, 0.0))} for name in order]
     return pd.DataFrame(rows)
