@@ -23,7 +23,7 @@ def script():
 
 
 def test_without_a_study_it_says_what_to_do(script):
-    with pytest.raises(UserError, match=r"miniature is not finished: 5 of 5 trainings .* Run `make report` first"):
+    with pytest.raises(UserError, match=r"miniature is not finished: (\d+) of \1 trainings .* Run `make report` first"):
         script.trained_cells(read_experiment(str(ROOT / "params.yaml")))
     with pytest.raises(UserError, match=r"drawn data is a cache. `snakemake data"):
         script.write_questions(ROOT / "no-such-split", ROOT)
