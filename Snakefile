@@ -82,7 +82,7 @@ onerror:
 
 rule all:
     input:
-        OWN_PAGE if OWN else plan.targets,
+        OWN_PAGE if OWN else (lambda _: plan.targets) if plan.design else plan.targets,
     localrule: True
 
 
@@ -94,3 +94,8 @@ if OWN:
 include: "workflow/rules/common.smk"
 include: "workflow/rules/targets.smk"
 include: "workflow/rules/stages.smk"
+
+
+if plan.design:
+
+    include: "workflow/rules/design.smk"

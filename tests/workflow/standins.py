@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vlmlaw.errors import UserError
 from vlmlaw.vlm.cell_name import cell_name
 
 CALLED_INSTEAD = """
@@ -107,6 +108,8 @@ def run_train(args):
     wait_for = os.environ.get("STANDIN_WAIT_FOR")
     while wait_for and not Path(wait_for).exists():
         time.sleep(0.1)
+    if args.out.name == os.environ.get("STANDIN_DIVERGES"):
+        raise UserError("the loss is nan at step 7")
     aligned = [args.aligned] if args.aligned else []
     weights = _read(args.language_model, args.encoder, args.tokens, args.images, *aligned)
     _model(args.out / "model", weights, args.settings, args.code)
@@ -176,6 +179,8 @@ def run_evaluate(args):
 def run_cards(args):
     for evaluation in sorted(args.cells.glob("*/evaluation.json")):
         evaluation.with_name("README.md").write_text(f"# A card\n{_read(evaluation)}\n")
+    if args.design:
+        (args.cells / "README.md").write_text(f"# Cells\n{_read(args.design)}\n")
 
 
 def run_report(args):

@@ -1,7 +1,7 @@
 """A rule for each stage of the experiment, from its row in src/vlmlaw/workflow/stages.py."""
 
 # The command is looked up again when a job runs, where `rule` is the name of the job's rule, as it is here.
-for rule in plan.stages:
+for rule in plan.rules:
 
     rule:
         name:

@@ -45,6 +45,9 @@ def run_experiment(args: argparse.Namespace) -> None:
     print(f"{experiment.name}: {n_cells} cells of {n_sizes} sizes, into {experiment.results}/")
     for name, cell in experiment.cells.items():
         print(f"  {name}{'  (held out of the fit)' if cell.size == experiment.grid.held_out else ''}")
+    if experiment.design is not None:
+        design = experiment.design
+        print(f"  of these the design chooses, until {design.until} is known, with a budget of {design.budget}")
     if experiment.pretrained and experiment.compute.gpus:
         from vlmlaw.experiment.budget import describe
 

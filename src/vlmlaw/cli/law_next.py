@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from vlmlaw.laws.table import Measurements
 
 TEXT_TOKENS = 250.0  # of a training record, as in LLaVA's mix; for costs where no experiment says more
-PER_LETTER = {"k": 1e-6, "m": 1e-3, "b": 1.0, "t": 1e3}
 
 
 def add_parser(verbs: Any, *, add_table: Callable[..., None], read: Callable[[argparse.Namespace], Any]) -> None:
@@ -46,7 +45,7 @@ def run_next(args: argparse.Namespace, table: "Measurements") -> int:
     import json
 
     from vlmlaw.laws.analysis import plain
-    from vlmlaw.laws.design import next_cells
+    from vlmlaw.laws.design import cost_of_all, next_cells
     from vlmlaw.laws.replicates import collapse_questions
     from vlmlaw.laws.table import ALL_KINDS
 
@@ -72,7 +71,7 @@ def run_next(args: argparse.Namespace, table: "Measurements") -> int:
         return 0
     for suite, plan in found:
         print(_state(suite, plan, until=args.until))
-    print("\n" + _proposal(plan, unit=unit, budget=budget, whole=float(grid["cost"].sum())))
+    print("\n" + _proposal(plan, unit=unit, budget=budget, whole=cost_of_all(grid)))
     if plan.settled:
         print(_enough(table.select(**group).cells(), grid, level=args.level))
     return 0
@@ -114,7 +113,11 @@ def _proposal(plan: Any, *, unit: str, budget: float, whole: float) -> str:
     ]
     head = f"Next, within {budget:.4g} of the grid's {whole:.4g} {unit}, the most telling for its cost first:"
     table = render_table(["", "N", "V", unit, "so far", "width of the interval, to today's"], rows)
-    tail = "Measure them in this order, and ask again after each few: the question may be settled before the last."
+    shared = "A cell of cost 0 has the weights of one before it. " if (plan.cells["cost"] == 0).any() else ""
+    tail = (
+        shared
+        + "Measure them in this order, and ask again after each few: the question may be settled before the last."
+    )
     return "\n".join([head, "", table, "", tail])
 
 
@@ -122,14 +125,17 @@ def _budget(args: argparse.Namespace, grid: "pd.DataFrame", unit: str) -> tuple[
     """The budget in the unit of the grid's costs, which requests replace. Raises UserError for one of another unit."""
     if args.requests is not None:
         grid["cost"] = float(args.questions or 1000)
+        grid.drop(columns="trainings", errors="ignore", inplace=True)  # released models are trained
         return float(args.requests), "requests"
+    from vlmlaw.laws.design import cost_of_all
+
     text = (args.budget or "100%").strip().lower()
     number = re.fullmatch(r"([\d.]+(?:e[+-]?\d+)?)\s*(%|h|)", text)
     if number is None:
         raise UserError(f"--budget is {args.budget!r}; expected hours, as in 20h, or a share of the grid, as in 10%")
     value, of = float(number[1]), number[2]
     if of == "%":
-        return value / 100 * float(grid["cost"].sum()), unit
+        return value / 100 * cost_of_all(grid), unit
     if of == "h" and unit != "GPU-hours":
         raise UserError(
             "--budget is in hours, and the cost of a cell is not: GPU-hours are estimated from an experiment file with "
@@ -153,44 +159,20 @@ def _grid(args: argparse.Namespace, table: "Measurements") -> "tuple[pd.DataFram
 
 
 def _of_experiment(experiment: "Experiment", table: "Measurements") -> "tuple[pd.DataFrame, str]":
-    """The cells of an experiment, in GPU-hours where they can be estimated."""
+    """The cells of an experiment with the trainings that they need, in GPU-hours where those can be estimated."""
     import pandas as pd
 
-    from vlmlaw.experiment.budget import estimate
+    from vlmlaw.experiment.training_costs import training_costs, trainings_of
+    from vlmlaw.workflow.proposal import sizes_in_billions
 
-    n_of = _sizes_of(experiment, table)
-    try:
-        hours = {one.cell: one.stage_1 + one.stage_2 for one in estimate(experiment)} if experiment.pretrained else {}
-    except (UserError, AttributeError):  # nothing to count it from; the share of the grid still can be
-        hours = {}
-    rows = []
+    n_of = sizes_in_billions(experiment, table)
+    costs, unit = training_costs(experiment)
+    needed: dict[tuple[float, float], dict[str, float]] = {}
     for cell in experiment.cells.values():
-        n, v = n_of[cell.size], float(cell.n_visual_tokens or experiment.grid_side**2)
-        cost = hours.get(experiment.training_of(cell).name, n * (TEXT_TOKENS + v))
-        rows.append((n, v, cost))
-    grid = pd.DataFrame(rows, columns=["N", "V", "cost"]).groupby(["N", "V"], as_index=False)["cost"].sum()
-    return grid, "GPU-hours" if hours else "N (250 + V)"
-
-
-def _sizes_of(experiment: "Experiment", table: "Measurements") -> dict[str, float]:
-    """N in billions of each size: as measured, or else from a name such as 7b and 147k."""
-    frame = table.frame
-    found = dict(zip(frame["size"].map(str), frame["N"], strict=True)) if "size" in frame else {}
-    for size in {cell.size for cell in experiment.cells.values()} - set(found):
-        named = re.findall(r"(\d+(?:\.\d+)?)([kmbt])(?![a-z])", size.lower())
-        if not named:
-            raise UserError(
-                f"the size {size!r} has no row in the table that would say its N, and its name says none; expected a "
-                "name such as 7b, or a table with a column size"
-            )
-        found[size] = float(named[-1][0]) * PER_LETTER[named[-1][1]]
-    return {size: _as_measured(float(n), frame["N"]) for size, n in found.items()}
-
-
-def _as_measured(n: float, measured: "pd.Series") -> float:
-    """The N of the table that a rounded one stands for, within 3 %."""
-    near = [float(x) for x in measured.unique() if abs(x / n - 1) < 0.03]
-    return min(near, key=lambda x: abs(x - n)) if near else n
+        place = n_of[cell.size], float(cell.n_visual_tokens or experiment.grid_side**2)
+        needed.setdefault(place, {}).update({name: costs[name] for name in trainings_of(experiment, cell)})
+    rows = [(n, v, sum(own.values()), own) for (n, v), own in needed.items()]
+    return pd.DataFrame(rows, columns=["N", "V", "cost", "trainings"]), unit
 
 
 def _numbers(text: str) -> list[float]:

@@ -20,7 +20,7 @@ from vlmlaw.runtime.stop_switch import head_of_this
 from vlmlaw.runtime.workspace import cleared_at_the_end
 from vlmlaw.training.distributed import is_launched, rank
 from vlmlaw.workflow import records
-from vlmlaw.workflow.attempts import is_disk_full, recorded
+from vlmlaw.workflow.attempts import given_hash, is_disk_full, recorded
 
 DESCRIPTION = (
     "Larger LLM or more visual tokens? Fit the scaling law of measured vision-language models, find the cell to "
@@ -87,7 +87,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser(argv).parse_args(argv)
     if args.log:
         redirect_broken_stdout(args.log)
-    given = {"memory_mb": args.memory_mb, "minutes": args.minutes, "gpus": args.gpus or 0}
+    given = {
+        "memory_mb": args.memory_mb,
+        "minutes": args.minutes,
+        "gpus": args.gpus or 0,
+        "given": given_hash(*(getattr(args, name, None) for name in records.GIVEN)),
+    }
     log, gpus = (None, None) if is_launched() else (args.log, args.gpus)  # the process that started the others has them
     args.argv = argv  # for verbs that start themselves in several processes
     try:

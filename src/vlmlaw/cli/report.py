@@ -43,6 +43,7 @@ def add_parsers(subparsers: Any) -> None:
         metavar="PATH",
         help="encoder, language models: folders, or their training.json",
     )
+    report.add_argument("--design", type=Path, metavar="FILE", help="of a design its last round, to say what it chose")
     report.add_argument("--samples", type=Path, metavar="DATASET", help="a dataset to show pictures of")
     report.add_argument("--explained", type=Path, metavar="JSON", help="questions to show: what `vlmlaw explain` wrote")
     report.add_argument("--n-samples", type=int, metavar="N", help="how many pictures (default 8)")
@@ -168,6 +169,7 @@ def _fitted(args: argparse.Namespace, name: str, out: Path) -> tuple[Path, Path]
 
 
 def _run(args: argparse.Namespace, study: Any, *, n_samples: int) -> Any:
+    from vlmlaw.experiment.design_round import read_round
     from vlmlaw.report.explained import read_explanation
     from vlmlaw.report.page import Run
     from vlmlaw.report.run_files import read_cells, read_samples, read_trainings
@@ -179,6 +181,7 @@ def _run(args: argparse.Namespace, study: Any, *, n_samples: int) -> Any:
         trainings=read_trainings(path.parent if path.is_file() else path for path in args.trainings),
         samples=read_samples(args.samples, n_samples=n_samples) if args.samples and n_samples else (),
         explanation=read_explanation(args.explained) if args.explained else None,
+        design=read_round(args.design) if args.design else None,
     )
 
 

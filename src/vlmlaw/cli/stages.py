@@ -17,6 +17,7 @@ from vlmlaw.cli.arguments import existing, file, folder_of
 from vlmlaw.data.settings import DataSettings, SplitSettings, TokenSettings
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.settings import EvaluationSettings, LatencySettings
+from vlmlaw.experiment.design_round import read_round
 from vlmlaw.experiment.experiment import Experiment, read_experiment
 from vlmlaw.experiment.file import SPLITS
 from vlmlaw.hub.settings import ModelSettings, TokenizerSettings, TowerSettings
@@ -81,12 +82,19 @@ def add_parsers(subparsers: Any) -> None:
     cards = _verb(subparsers, "cards", run_cards, "write the model cards of all cells")
     cards.add_argument("--cells", required=True, type=existing, metavar="DIR", help="the folder of all cells")
     cards.add_argument("--experiment", required=True, metavar="FILE", help="the experiment file (or its JSON)")
+    _design_option(cards)
     collect = _verb(subparsers, "collect", run_collect, "collect evaluations into one table")
     collect.add_argument("evaluations", nargs="*", type=Path, metavar="EVALUATION", help="evaluation.json of a cell")
     collect.add_argument("--cells", type=Path, metavar="DIR", help="in place of them: the folder of all cells")
     collect.add_argument("--experiment", metavar="FILE", help="with --cells: the experiment file (or its JSON)")
     collect.add_argument("--latency", type=file, metavar="JSON", help="milliseconds: what `vlmlaw latency --out` wrote")
     collect.add_argument("--held-out", default=None, metavar="SIZE", help="the size that the law predicts, not fits")
+    _design_option(collect)
+    propose = _verb(subparsers, "propose", run_propose, "a round of a design: which cells to train next, or why none")
+    propose.add_argument("--cells", required=True, type=Path, metavar="DIR", help="the folder of all cells")
+    propose.add_argument("--experiment", required=True, metavar="FILE", help="the experiment file (or its JSON)")
+    propose.add_argument("--settings", required=True, metavar="JSON", help="what is asked (what a rule passes)")
+    propose.add_argument("--before", nargs="?", type=existing, metavar="FILE", help="the round before, if any")
     _verb(subparsers, "headline", run_headline, "the study in a few numbers", "law", "measurements", "results")
 
 
@@ -107,6 +115,10 @@ def _add_latency(subparsers: Any) -> None:
     latency.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: 1)")
     latency.add_argument("--dtype", choices=["float32", "bfloat16"], help="of the arithmetic (default: float32)")
     latency.set_defaults(run=run_latency)
+
+
+def _design_option(parser: Any) -> None:
+    parser.add_argument("--design", type=file, metavar="FILE", help="of a design its last round: the cells are those")
 
 
 def _add_data(subparsers: Any) -> None:
@@ -411,7 +423,29 @@ def run_cards(args: argparse.Namespace) -> None:
     from vlmlaw.evaluation.card import write_cards
 
     experiment = _whole(args.experiment)
-    write_cards(args.cells, dict.fromkeys(experiment.cells, experiment.evaluations))
+    cells = _cells_of(experiment, args.design)
+    write_cards(args.cells, dict.fromkeys(cells, experiment.evaluations))
+    if args.design:
+        from vlmlaw.report.design import index_of_cells
+        from vlmlaw.runtime.whole_files import whole_file
+
+        with whole_file(args.cells / "README.md") as partial:
+            partial.write_text(index_of_cells(read_round(args.design)), encoding="utf-8")
+
+
+def _cells_of(experiment: Experiment, design: Path | None) -> list[str]:
+    """The cells that were measured: all of the grid, or those that a design chose."""
+    return list(experiment.cells) if design is None else list(read_round(design)["measured"])
+
+
+def run_propose(args: argparse.Namespace) -> None:
+    import json
+
+    from vlmlaw.workflow.proposal import propose
+
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    asked = json.loads(args.settings)
+    propose(args.cells, args.out, experiment=_whole(args.experiment), asked=asked, before=args.before)
 
 
 def run_collect(args: argparse.Namespace) -> None:
@@ -431,7 +465,8 @@ def _evaluations(args: argparse.Namespace) -> list[Path]:
     if args.experiment is None:
         raise UserError("--cells needs --experiment FILE, whose cells are collected.")
     experiment = _whole(args.experiment)
-    return [args.cells / cell / name for cell in experiment.cells for name in experiment.evaluations]
+    cells = _cells_of(experiment, args.design)
+    return [args.cells / cell / name for cell in cells for name in experiment.evaluations]
 
 
 def _whole(experiment: str) -> Experiment:

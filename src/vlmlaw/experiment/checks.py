@@ -19,6 +19,7 @@ def check_sections(experiment: ExperimentFile, source: str) -> None:
     _check_sizes(experiment, source)
     _check_layers(experiment, source)
     _check_law(experiment, source)
+    _check_design(experiment, source)
     if experiment.grid.held_out is not None and experiment.grid.held_out not in experiment.sizes:
         raise UserError(
             f"{source}.grid.held_out: no size is called {experiment.grid.held_out!r}; there are "
@@ -97,6 +98,24 @@ def _check_layers(experiment: ExperimentFile, source: str) -> None:
                 f"{source}.vision.{key}: found {list(layers)}; the tower's hidden states are 0 to {n_states - 1} "
                 f"(or -{n_states} to -1, counted from the end). Name at least one."
             )
+
+
+def _check_design(experiment: ExperimentFile, source: str) -> None:
+    if experiment.design is None or experiment.design.limit[1] != "h" or counts_gpu_hours(experiment):
+        return
+    raise UserError(
+        f"{source}.design.budget: found {experiment.design.budget}, and no GPU-hours can be estimated: that needs "
+        "pretrained models, compute.gpus and `records` of data.train (and data.align). Give a share of the grid's "
+        "cost, as in 10%, or add what is missing."
+    )
+
+
+def counts_gpu_hours(experiment: ExperimentFile) -> bool:
+    """Whether the cost of a training can be told in GPU-hours."""
+    data = experiment.data
+    if not isinstance(data, LlavaData) or not experiment.compute.gpus:
+        return False
+    return all(data.whole(split).records for split in ("align", "train") if data.files(split))
 
 
 def _check_law(experiment: ExperimentFile, source: str) -> None:

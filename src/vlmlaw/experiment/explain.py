@@ -15,8 +15,10 @@ MOST_TOKEN_COUNTS = 4
 def explain_plan(experiment: Experiment) -> ExplainPlan | None:
     """The smallest and the largest LLM at up to four V, of one compressor and seed.
 
-    None where it is not asked for, no question's answer is known, or no two sizes share two V.
+    None where it is not asked for, no question's answer is known, no two sizes share two V, or a design chooses cells.
     """
+    if experiment.design is not None:
+        return None
     cells = _cells(experiment)
     sizes = sorted({cell.size for cell in cells}, key=experiment.n_params_estimate)
     benchmarks = _benchmarks(experiment)

@@ -10,6 +10,7 @@ from vlmlaw.data.settings import DataSettings, LlavaData, SplitSettings, TokenSe
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.settings import EvaluationSettings, LatencySettings
 from vlmlaw.experiment.sections import (
+    DesignSettings,
     Grid,
     LoadedSize,
     LoadedVision,
@@ -49,6 +50,7 @@ class ExperimentFile:
     training: how each cell is trained (stage 2, where there is a stage 1), for all sizes
     sizes: the language models by name: shapes to pretrain here, or pretrained models
     grid: the cells: which sizes, visual tokens, compressors and seeds are combined
+    design: how to choose which of these cells to train, and when to stop; null: all are trained
     evaluation: how a cell is asked, and on which benchmarks
     latency: milliseconds to the first token of an answer in every cell; null: none
     law: how the scaling law is fitted and what is asked of it
@@ -66,6 +68,7 @@ class ExperimentFile:
     validation: ValidationSettings | None = None  # of stage 2, while it runs
     sizes: Mapping[str, SizeSection | LoadedSize]
     grid: Grid
+    design: DesignSettings | None = field(default=None, metadata={"later": True})
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
     latency: LatencySettings | None = field(default=None, metadata={"later": True})
     law: Mapping[str, Any] = field(default_factory=dict)

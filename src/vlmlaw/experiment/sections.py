@@ -1,9 +1,11 @@
 """The experiment file's own sections, from which the settings of stages are made."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vlmlaw.errors import UserError
 from vlmlaw.hub.settings import ModelSettings, TowerSettings
 from vlmlaw.settings import choice, number
 from vlmlaw.training.settings import OptimizerSettings, ShapeSettings
@@ -26,6 +28,34 @@ class ReportSettings:
     samples: int = number(least=0, default=8)
     explained: int = field(default=0, metadata={"least": 0, "later": True})
     compressor: str = ""  # whose law the page is about, where each has its own; "": the one with the most cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class DesignSettings:
+    """Train the grid's cells one after the other, those first that tell most for their cost, and stop by itself.
+
+    until: what is asked: `side` of 1 that rho lies on, or after it also `rho`, to narrow its interval
+    budget: what may be spent on trainings: GPU-hours, as in 20h, or a share of the whole grid's cost, as in 10%
+    width: with `rho`, the ratio of the interval's ends at which it is narrow enough; null: go on to the budget's end
+    cells_at_once: cells that are proposed together, for as many machines; more of them choose less well
+    """
+
+    until: str = choice("side", "rho", default="side")
+    budget: str = "100%"
+    width: float | None = number(above=1, default=None)
+    cells_at_once: int = number(least=1, default=1)
+
+    def __post_init__(self) -> None:
+        if not self.limit[0] > 0:
+            raise UserError(f"budget is {self.budget!r}; expected GPU-hours, as in 20h, or a share above 0, as in 10%")
+        if self.width is not None and self.until != "rho":
+            raise UserError(f"width is {self.width:g} with until: {self.until}; expected it with until: rho alone")
+
+    @property
+    def limit(self) -> tuple[float, str]:
+        """The budget's number and its unit, `h` or `%`; 0 where it has none."""
+        found = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(%|h)\s*", self.budget)
+        return (float(found[1]), found[2]) if found else (0.0, "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ against cost as in greedy knapsacks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +38,7 @@ SAME = 1e-6  # relative distance of sizes and token counts that are the same cel
 class Plan:
     """The cells to measure next, in order: N, V, cost, total (cost so far) and width (of the interval, to today's).
 
+    The index of `cells` is the place of each among the candidates, counted from 0.
     rho: from the cells measured so far, None where they are too few. settled: whether they already show what is asked.
     """
 
@@ -56,14 +57,17 @@ def next_cells(
     *,
     budget: float,
     until: str = "side",
+    width: float | None = None,
     level: float = 0.95,
     n_cells: int | None = None,
 ) -> Plan:
     """Choose which of `candidates` (columns N in billions, V, cost) to measure next within a budget.
 
     measured: the cells so far, or None. until: "side" to learn which side of 1 rho lies on, "rho" to narrow rho and V*.
-    n_cells: at most so many. Candidates that were measured are left out; the plan is empty once the question is
-    settled.
+    width: with "rho", the ratio of the interval's ends that is narrow enough. n_cells: choose no further where there
+    are so many. Candidates that were measured are left out; the plan is empty once the question is settled.
+    Where cells share trainings, a column `trainings` holds for each a mapping of their names to their costs: a training
+    is paid once, and all cells that it serves come with the first.
     Raises UserError for a budget that buys no cell, or costs that are not above 0.
 
     >>> grid = pd.DataFrame([(n, v) for n in (0.5, 1.8, 7) for v in (1, 16, 144)], columns=["N", "V"])
@@ -71,35 +75,84 @@ def next_cells(
     >>> plan.cells[["N", "V"]].values.tolist()[:2]
     [[0.5, 144.0], [1.8, 16.0]]
     """
-    candidates = _unmeasured(candidates, measured)
+    left, paid = _unmeasured(candidates, measured)
     if until not in GOALS:
         raise UserError(f"until is {until!r}; expected one of {', '.join(GOALS)}")
     fit = fit_so_far(measured)
     rho = None if fit is None else rho_interval(fit, level=level)
-    settled = until == "side" and rho is not None and claimed_side(rho) != "unsettled"
-    if settled or candidates.empty:
-        return Plan(candidates.iloc[:0].assign(total=[], width=[]), rho, settled)
-    if candidates["cost"].min() > budget:
-        least = candidates["cost"].min()
+    settled = rho is not None and (claimed_side(rho) != "unsettled" if until == "side" else _is_narrow(rho, width))
+    if settled or left.empty:
+        return Plan(left.iloc[:0].assign(total=[], width=[]), rho, settled)
+    least = min(offer.cost for offer in _offers(left, paid))
+    if least > budget:
         raise UserError(f"the budget of {budget:g} buys no cell; the cheapest that is not measured costs {least:g}")
     contrast = _contrast(fit, until)
     weights = prior() if fit is None else fit.posterior.weights.sum(axis=0)
     state = _Information.of(measured, weights / weights.sum())
     today = state.variance(contrast)
     rows: list[tuple[float, ...]] = []
-    left, total = candidates.copy(), 0.0
+    places: list[int] = []
+    total = 0.0
     while n_cells is None or len(rows) < n_cells:
-        left = left[left["cost"] <= (budget - total) * (1 + 1e-12)]
-        if left.empty:
+        offers = [one for one in _offers(left, paid) if one.cost <= (budget - total) * (1 + 1e-12)]
+        if not offers:
             break
-        after = state.variances_with(left["N"].to_numpy(), left["V"].to_numpy(), contrast)
-        gain = weights @ np.log(state.by_ratio(contrast)[:, None] / after) / left["cost"].to_numpy()
-        best = left.iloc[int(np.argmax(gain))]
-        state = state.add(float(best["N"]), float(best["V"]))
-        total += float(best["cost"])
-        rows.append((*best[["N", "V", "cost"]], total, np.sqrt(state.variance(contrast) / today)))
-        left = left.drop(index=best.name)
-    return Plan(pd.DataFrame(rows, columns=["N", "V", "cost", "total", "width"]), rho, settled)
+        best = _best_of(offers, left, state, contrast)
+        cells = left.loc[best.rows]
+        state = state.with_all(cells["N"], cells["V"])
+        total += best.cost
+        narrowed = np.sqrt(state.variance(contrast) / today)
+        costs = [best.cost, *[0.0] * (len(cells) - 1)]
+        rows += [(n, v, c, total, narrowed) for n, v, c in zip(cells["N"], cells["V"], costs, strict=True)]
+        places += best.rows
+        left, paid = left.drop(index=best.rows), paid | best.trainings
+    return Plan(pd.DataFrame(rows, columns=["N", "V", "cost", "total", "width"], index=places), rho, settled)
+
+
+def cost_of_all(candidates: pd.DataFrame) -> float:
+    """What all candidates cost; a training that several share is counted once."""
+    if "trainings" not in candidates:
+        return float(candidates["cost"].sum())
+    return float(
+        sum({name: cost for trainings in candidates["trainings"] for name, cost in trainings.items()}.values())
+    )
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """What can be bought: trainings not paid yet, their cost, and the rows of the candidates that they give."""
+
+    trainings: frozenset[str]
+    cost: float
+    rows: list[int]
+
+
+def _offers(left: pd.DataFrame, paid: frozenset[str]) -> list[_Offer]:
+    unpaid = [frozenset(trainings) - paid for trainings in left["trainings"]]
+    costs = {name: cost for trainings in left["trainings"] for name, cost in trainings.items()}
+    shared = sum(map(len, unpaid)) > len(frozenset().union(*unpaid)) or not all(unpaid)
+    found = []
+    for place, new in enumerate(dict.fromkeys(unpaid)):
+        given = [i for i, of in enumerate(unpaid) if of <= new] if shared else [place]
+        # The cell that was asked for comes first, then those that come with it.
+        rows = sorted(given, key=lambda i, new=new: unpaid[i] != new)  # type: ignore[misc]
+        found.append(_Offer(new, sum(costs[name] for name in new), [left.index[i] for i in rows]))
+    return found
+
+
+def _best_of(offers: list[_Offer], left: pd.DataFrame, state: _Information, contrast: Array) -> _Offer:
+    """The offer with the largest fall in the contrast's variance for its cost; one that costs nothing first."""
+    after = [
+        state.with_all(cells["N"], cells["V"]).by_ratio(contrast)
+        for cells in (left.loc[offer.rows] for offer in offers)
+    ]
+    gain = state.weights @ np.log(state.by_ratio(contrast)[:, None] / np.stack(after, axis=1))
+    costs = np.array([offer.cost for offer in offers])
+    return offers[int(np.argmax(np.where(costs > 0, gain / np.where(costs > 0, costs, 1), np.inf)))]
+
+
+def _is_narrow(rho: Interval, width: float | None) -> bool:
+    return width is not None and rho.lower > 0 and rho.upper <= width * rho.lower
 
 
 def enough(measured: Cells, candidates: pd.DataFrame, *, level: float = 0.95) -> tuple[int, float] | None:
@@ -120,9 +173,8 @@ def enough(measured: Cells, candidates: pd.DataFrame, *, level: float = 0.95) ->
         so_far = measured.take(taken) if taken.any() else None
         plan = next_cells(so_far, candidates, budget=np.inf, n_cells=1, level=level)
         if plan.settled:
-            return len(np.unique(np.stack([measured.n, measured.v])[:, taken], axis=1).T), spent / candidates[
-                "cost"
-            ].sum()
+            n_taken = len(np.unique(np.stack([measured.n, measured.v])[:, taken], axis=1).T)
+            return n_taken, spent / cost_of_all(candidates)
         if plan.cells.empty:
             return None
         n, v, cost = plan.cells[["N", "V", "cost"]].iloc[0]
@@ -140,16 +192,19 @@ def fit_so_far(measured: Cells | None) -> LawFit | None:
         return None
 
 
-def _unmeasured(candidates: pd.DataFrame, measured: Cells | None) -> pd.DataFrame:
+def _unmeasured(candidates: pd.DataFrame, measured: Cells | None) -> tuple[pd.DataFrame, frozenset[str]]:
+    """The candidates that are left, and the trainings that are paid."""
     for name in ("N", "V", "cost"):
         if name not in candidates or not (np.isfinite(candidates[name]) & (candidates[name] > 0)).all():
             raise UserError(f"candidates need a column {name} of numbers above 0; found {list(candidates)}")
     candidates = candidates.reset_index(drop=True)
+    if "trainings" not in candidates:
+        candidates["trainings"] = [{str(row): float(cost)} for row, cost in enumerate(candidates["cost"])]
     if measured is None:
-        return candidates
+        return candidates, frozenset()
     n, v = candidates["N"].to_numpy()[:, None], candidates["V"].to_numpy()[:, None]
-    there = (np.abs(np.log(n) - measured.ln_n) < SAME) & (np.abs(np.log(v) - measured.ln_v) < SAME)
-    return candidates[~there.any(axis=1)]
+    there = ((np.abs(np.log(n) - measured.ln_n) < SAME) & (np.abs(np.log(v) - measured.ln_v) < SAME)).any(axis=1)
+    return candidates[~there], frozenset().union(*candidates["trainings"][there])
 
 
 def _contrast(fit: LawFit | None, until: str) -> Array:
@@ -200,6 +255,9 @@ class _Information:
         """The variance of a contrast, averaged in the logarithm over the ratios."""
         return float(np.exp(self.weights @ np.log(self.by_ratio(contrast))))
 
-    def variances_with(self, n: Array, v: Array, contrast: Array) -> Array:
-        """The variance (J, candidates) of a contrast with each candidate added."""
-        return np.stack([self.add(float(a), float(b)).by_ratio(contrast) for a, b in zip(n, v, strict=True)], axis=1)
+    def with_all(self, n: Iterable[float], v: Iterable[float]) -> _Information:
+        """With these cells added."""
+        state = self
+        for size, tokens in zip(n, v, strict=True):
+            state = state.add(float(size), float(tokens))
+        return state

@@ -141,11 +141,12 @@ class LawOptions:
             raise UserError(f"law option expected is {self.expected!r}; expected the path of a file with N and V")
 
     def _check_words(self) -> None:
-        from vlmlaw.laws.families import LAWS
+        if self.law != AUTO or self.candidates:  # the laws come with scipy, which the workflow starts without
+            from vlmlaw.laws.families import LAWS
 
-        for law, known in ((self.law, (AUTO, *LAWS)), *((law, tuple(LAWS)) for law in self.candidates)):
-            if law not in known:
-                raise UserError(f"law {law!r} is unknown; the laws are {', '.join(known)}")
+            for law, known in ((self.law, (AUTO, *LAWS)), *((law, tuple(LAWS)) for law in self.candidates)):
+                if law not in known:
+                    raise UserError(f"law {law!r} is unknown; the laws are {', '.join(known)}")
         _require_word("loss", self.loss, LOSSES)
         _require_word("weights", self.weights, WEIGHTS)
         for name in ("question_pass", "size_effects", "allow_missing"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from vlmlaw.report import clock, comparison, explorer, findings, phrasing, provenance, tables
+from vlmlaw.report import clock, comparison, design, explorer, findings, phrasing, provenance, tables
 from vlmlaw.report.explained import Explanation
 from vlmlaw.report.figures import gallery, style, svg
 from vlmlaw.report.run_files import Cell, Sample, Training
@@ -21,12 +21,13 @@ from vlmlaw.runtime.whole_files import whole_file
 
 @dataclass(frozen=True)
 class Run:
-    """Files of a run of the workflow: trainings of cells and before them, samples of the test split, explained ones."""
+    """Files of a run of the workflow: trainings, samples of the test split, explained ones, the design."""
 
     cells: Sequence[Cell] = ()
     trainings: Sequence[Training] = ()
     samples: Sequence[Sample] = ()
     explanation: Explanation | None = None
+    design: Mapping[str, Any] | None = None  # the last round, where cells were chosen one after the other
 
     @property
     def seconds(self) -> float:
@@ -81,6 +82,7 @@ def render(study: Study, out: Path, *, run: Run) -> str:
         facts=findings.what_was_run(study) | _effort(run, study),
         blocks=blocks,
         training=training,
+        design=run.design and {"sentences": design.sentences(run.design), "steps": design.steps(run.design)},
         compared=compared,
         explorer=explorer.explorer_parts(study),
         contrast=findings.contrast(study),

@@ -7,6 +7,7 @@ where there is one, says which. From these a retry knows what to ask for more of
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -59,9 +60,15 @@ class Attempt:
     host: str = ""
     pid: int = 0
     slurm_job: str = ""
+    given: str = ""  # `given_hash` of what the job was given
     ended: float | None = None
     cause: str | None = None
     message: str = ""
+
+
+def given_hash(settings: str | None, code: str | None, upstream: str | None) -> str:
+    """What a job's result depends on, as one hash: by it an attempt of other settings or code is told."""
+    return hashlib.sha256("\n".join(part or "" for part in (settings, code, upstream)).encode()).hexdigest()[:16]
 
 
 def record_of(log: str | Path) -> Path:
@@ -70,7 +77,9 @@ def record_of(log: str | Path) -> Path:
 
 
 @contextmanager
-def recorded(log: Path | None, *, memory_mb: int = 0, minutes: int = 0, gpus: int = 0) -> Iterator[SimpleNamespace]:
+def recorded(
+    log: Path | None, *, memory_mb: int = 0, minutes: int = 0, gpus: int = 0, given: str = ""
+) -> Iterator[SimpleNamespace]:
     """Record the block as an attempt of the job with this log; None records nothing.
 
     A block that ends by an exit status, as one that only waits for other processes does, puts it into `status`.
@@ -88,6 +97,7 @@ def recorded(log: Path | None, *, memory_mb: int = 0, minutes: int = 0, gpus: in
         host=socket.gethostname(),
         pid=os.getpid(),
         slurm_job=os.environ.get("SLURM_JOB_ID", ""),
+        given=given,
     )
     path = record_of(log)
     path.parent.mkdir(parents=True, exist_ok=True)

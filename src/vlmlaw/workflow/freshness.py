@@ -23,6 +23,7 @@ from vlmlaw.workflow.plan import Plan
 from vlmlaw.workflow.snakemake_patches import (
     accepts_results_of_lost_runs,
     foresees_reruns,
+    is_checkpoint_target,
     marked_incomplete,
     record_of_output,
 )
@@ -127,7 +128,7 @@ class Freshness:
 
     def is_verified(self, job: Any, file: str) -> bool:
         """Whether `file`, an input of Snakemake's `job`, is what the job read, by the record beside its result."""
-        if not hasattr(job.output, "record"):
+        if not hasattr(job.output, "record") or self._waits_for_a_round(job):
             return False
         if file.startswith(f"{self._plan.results}/"):
             return self.is_current(self._plan.rule_of(job.rule.name), job.wildcards_dict)
@@ -141,7 +142,7 @@ class Freshness:
         Asked where Snakemake takes them for half made: it does not know that the job, which writes its record last, has
         ended well.
         """
-        if not hasattr(job.output, "record"):
+        if not hasattr(job.output, "record") or self._waits_for_a_round(job):
             return False
         made = self._job_of(self._plan.rule_of(job.rule.name), job.wildcards_dict)
         finished = self._is_finished(made, job.wildcards_dict)
@@ -158,6 +159,10 @@ class Freshness:
             and all(record[name] == job.given[name] for name in records.GIVEN if name in job.given)
             and self._made_from_what_is_there(job, wildcards)
         )
+
+    def _waits_for_a_round(self, job: Any) -> bool:
+        """Whether it is not known yet what the job reads: rounds of a design are still to come."""
+        return self._plan.design is not None and any(is_checkpoint_target(file) for file in job.input)
 
     def digest(self, file: str) -> str:
         return self._digests.of(Path(file))

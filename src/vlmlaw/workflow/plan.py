@@ -14,16 +14,17 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.data.settings import LlavaData
 from vlmlaw.experiment.experiment import Experiment
+from vlmlaw.experiment.training_costs import relative_cost
 from vlmlaw.runtime.fingerprint import code_version
 from vlmlaw.runtime.memo import recall, remember
 from vlmlaw.settings import to_json
+from vlmlaw.workflow.design import design_of
 from vlmlaw.workflow.lineage import Lineage
-from vlmlaw.workflow.reads import training_of
+from vlmlaw.workflow.reads import Reads
 from vlmlaw.workflow.resources import Needs
 from vlmlaw.workflow.snakemake_patches import limit_of_this_machine
-from vlmlaw.workflow.stage import MODEL, TRAIN, Read, Stage, name_of
+from vlmlaw.workflow.stage import MODEL, PROPOSE, TRAIN, Read, Stage, name_of
 from vlmlaw.workflow.stages import stages_of
 
 # Beside its log a job records what became of it, for retries and `vlmlaw status`; and it takes GPUs of its own.
@@ -39,9 +40,15 @@ class Plan:
         self.experiment = Experiment.from_mapping(config, source=source)
         self.results = self.experiment.results
         self.compute = self.experiment.compute
-        self.stages = stages_of(self.experiment)
+        self.design = design_of(self.experiment)
+        self.stages = stages_of(self.experiment, self.design)
         self.lineage = Lineage(self.stages)
         self.needs = Needs(self.experiment, self.stages)
+
+    @property
+    def rules(self) -> list[str]:
+        """The rules of the stages, without rounds of a design, which are checkpoints."""
+        return [rule for rule in self.stages if rule != PROPOSE]
 
     # Files.
 
@@ -83,7 +90,7 @@ class Plan:
         compressors = sorted({cell.compressor for cell in [*experiment.cells.values(), *experiment.trainings.values()]})
         names = {"split": [*experiment.splits, "text"], "size": experiment.sizes, "compressor": compressors}
         words = {name: "|".join(map(re.escape, values)) for name, values in names.items()}
-        return words | {"n_visual_tokens": "[0-9]+", "seed": "[0-9]+"}
+        return words | {"n_visual_tokens": "[0-9]+", "seed": "[0-9]+", "round": "[0-9]+"}
 
     def own_constraints(self, rule: str) -> dict[str, str]:
         """What wildcards may be in this rule, where that is less than in others."""
@@ -150,19 +157,10 @@ class Plan:
 
     @cached_property
     def _cost_rank(self) -> dict[str, int]:
-        """Each training's place by estimated cost, 1 the cheapest: parameters x tokens of a record x records."""
-        data = self.experiment.data
-        n_text_tokens = data.whole("train").text_tokens if isinstance(data, LlavaData) else 8 * data.questions_per_image
-        n_records = (data.whole("train").records or 1) if isinstance(data, LlavaData) else data.images["train"]
-
-        def cost(name: str) -> float:
-            cell = self.experiment.trainings[name]
-            n_params = self.experiment.n_params_estimate(cell.size)
-            n_seen = cell.training.steps_of(n_records) * cell.training.batch_size
-            n_visual_tokens = cell.n_visual_tokens or self.experiment.grid_side**2  # any V: with the most among them
-            return n_params * (n_visual_tokens + n_text_tokens) * n_seen
-
-        return {name: place for place, name in enumerate(sorted(self.experiment.trainings, key=cost), start=1)}
+        """Each training's place by estimated cost, 1 the cheapest."""
+        trainings = self.experiment.trainings
+        by_cost = sorted(trainings, key=lambda name: relative_cost(self.experiment, trainings[name]))
+        return {name: place for place, name in enumerate(by_cost, start=1)}
 
     # The command.
 
@@ -218,8 +216,8 @@ class Plan:
     @property
     def targets(self) -> list[str]:
         """The page, and every cell: one that was deleted by hand is missed, although the page needs it no more."""
-        trainings = self.experiment.trainings.values()
-        weights = [training_of(training, f"model/{MODEL[0]}") for training in trainings]
+        reads = Reads(self.experiment, self.design)
+        weights = reads.trainings(f"model/{MODEL[0]}")({})
         files = [file for read in weights for file in self.files(read)]
         page, headline = (self.files(Read(rule))[0] for rule in ("write_report", "write_headline"))
         return [page, headline, *files, *self.evaluations, *self.cards]

@@ -1,9 +1,9 @@
 """Who makes what a job reads, and the settings of a job: what the rows of the table ask of an experiment."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vlmlaw.data.settings import SplitSettings
 from vlmlaw.experiment.experiment import Experiment
@@ -23,12 +23,15 @@ from vlmlaw.workflow.stage import (
     wildcards_of,
 )
 
+if TYPE_CHECKING:
+    from vlmlaw.workflow.design import Design
+
 
 class Reads:
     """What rows ask of the experiment: settings of a job by its wildcards, and who makes what."""
 
-    def __init__(self, experiment: Experiment):
-        self.experiment = experiment
+    def __init__(self, experiment: Experiment, design: "Design | None" = None):
+        self.experiment, self.design = experiment, design
         self.pictures_rule = "prepare_pictures" if experiment.pretrained else "draw_pictures"
 
     # Settings.
@@ -90,8 +93,7 @@ class Reads:
         return read
 
     def stage_1(self, wildcards: Wildcards) -> list[Read]:
-        stage = self.experiment.stage_1_of(self.every(wildcards))
-        return [Read(_rule("align", stage), wildcards_of(stage), ("connector.safetensors",))] if stage else []
+        return stage_1_reads(self.experiment, self.every(wildcards), "connector.safetensors")
 
     def training(self, wildcards: Wildcards) -> list[Read]:
         """The training whose weights a cell has."""
@@ -99,15 +101,37 @@ class Reads:
         return [training_of(training, "training.json", *(f"model/{name}" for name in LANGUAGE_MODEL))]
 
     def trainings(self, *files: str) -> Callable[[Wildcards], list[Read]]:
-        return lambda _: [training_of(training, *files) for training in self.experiment.trainings.values()]
+        """Files of the trainings of all cells."""
+
+        def read(_: Wildcards) -> list[Read]:
+            return [training_of(training, *files) for training in self.trainings_for(self.cells()).values()]
+
+        return read
+
+    def cells(self, *, before: int | None = None) -> dict[str, CellSettings]:
+        """All cells, of a design those that it chose: in all its rounds, or in those before one."""
+        every = self.experiment.cells
+        return every if self.design is None else {name: every[name] for name in self.design.chosen(before=before)}
+
+    def trainings_for(self, cells: Mapping[str, CellSettings]) -> dict[str, CellSettings]:
+        """The trainings that cells need, by name."""
+        needed = map(self.experiment.training_of, cells.values())
+        return {training.name: training for training in needed}
+
+    def evaluations(self, _: Wildcards) -> list[Read]:
+        """Every evaluation of all cells."""
+        return [read for cell in self.cells().values() for read in evaluations_of(self.experiment, cell)]
 
     def before_cells(self, _: Wildcards) -> list[Read]:
         """training.json of everything that is trained before the cells."""
         of = ("training.json",)
         if self.experiment.pretrained:
-            stages = self.experiment.alignments.values()
-            return [Read(_rule("align", stage), wildcards_of(stage), of) for stage in stages]
-        language_models = [Read("pretrain_language_model", {"size": size}, of) for size in self.experiment.sizes]
+            trainings = self.trainings_for(self.cells()).values()
+            found = [read for training in trainings for read in stage_1_reads(self.experiment, training, *of)]
+            return list({name_of(read.wildcards): read for read in found}.values())
+        chosen = {cell.size for cell in self.cells().values()}
+        sizes = [size for size in self.experiment.sizes if self.design is None or size in chosen]
+        language_models = [Read("pretrain_language_model", {"size": size}, of) for size in sizes]
         return [Read("train_encoder", files=of), *language_models]
 
     def model_files(self, part: Callable[[Wildcards], Any], wildcards: Wildcards) -> list[str]:
@@ -127,6 +151,12 @@ class Reads:
 
 def _rule(step: str, training: CellSettings) -> str:
     return f"{step}_elastic" if training.n_visual_tokens is None else f"{step}_cell"
+
+
+def stage_1_reads(experiment: Experiment, training: CellSettings, *files: str) -> list[Read]:
+    """Files of a training's stage 1; none where the experiment has no such stage."""
+    stage = experiment.stage_1_of(training)
+    return [Read(_rule("align", stage), wildcards_of(stage), files)] if stage else []
 
 
 def training_of(training: CellSettings, *files: str) -> Read:

@@ -316,6 +316,11 @@ def record_of_output(persistence: Any, file: Any) -> Any:
     return persistence.metadata(file)
 
 
+def is_checkpoint_target(file: Any) -> bool:
+    """Whether an input stands for those that are known only once a checkpoint has run."""
+    return bool(getattr(file, "flags", {}).get("checkpoint_target"))
+
+
 def foresees_reruns() -> bool:
     """Whether a job runs only if its results are not up to date by our own judgement.
 

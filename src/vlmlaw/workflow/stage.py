@@ -19,6 +19,7 @@ CELL_MODEL = (*LANGUAGE_MODEL, "processor_config.json", "vlmlaw_cell.py")
 PICTURES = ("index.npz", "conversations.json", "images-00000.tar")
 TRAIN, ALIGN = ("train_cell", "train_elastic"), ("align_cell", "align_elastic")
 RULE_OF_RUNNER = {"vlmlaw": "evaluate_benchmark", "lmms-eval": "evaluate_by_lmms_eval"}  # who runs a benchmark
+PROPOSE = "propose_cells"  # a round of a design, and a checkpoint of Snakemake's
 FETCHED = "model.json"  # a pretrained model is not copied into the results: a small file says what it is
 OF_A_MODEL = (".json", ".safetensors", ".jinja", ".txt", ".model")  # files of a model that lies in a folder here
 

@@ -6,6 +6,7 @@ depends on follow from the rows. `stages_of(experiment)` is the table of one exp
 miniature is fetched in an experiment with pretrained models.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,10 @@ from vlmlaw.experiment.memory import evaluation_batch
 from vlmlaw.experiment.sections import PatchVision
 from vlmlaw.laws.options import READING
 from vlmlaw.report.templates_version import templates_version
+from vlmlaw.training.settings import CellSettings
 from vlmlaw.vlm.cell_name import cell_named_in
+from vlmlaw.workflow.design import FOLDER as DESIGN_FOLDER
+from vlmlaw.workflow.design import Design, design_of
 from vlmlaw.workflow.reads import Reads, evaluations_of, training_of, whole_as_json
 from vlmlaw.workflow.stage import (
     CELL,
@@ -29,6 +33,7 @@ from vlmlaw.workflow.stage import (
     LANGUAGE_MODEL,
     MODEL,
     PICTURES,
+    PROPOSE,
     TOKENIZER,
     Read,
     Stage,
@@ -53,12 +58,19 @@ FIGURES = {  # of the report: category and title in Snakemake's own report
 OF_TIME = ("error_against_time", "time_against_flops")  # figures of an experiment with `latency`
 
 
-def stages_of(experiment: Experiment) -> dict[str, Stage]:
-    """Every stage that the experiment may have, by its rule, in the order of the work."""
-    of = Reads(experiment)
+def stages_of(experiment: Experiment, design: Design | None = None) -> dict[str, Stage]:
+    """Every stage that the experiment may have, by its rule, in the order of the work.
+
+    design: whose rounds are asked for the cells, where the experiment has one; None makes it.
+    """
+    design = design or design_of(experiment)
+    of = Reads(experiment, design)
     before = (_prepared_data, _fetched_models) if experiment.pretrained else (_made_data, _trained_models)
     parts = (*before, _inputs, _trainings, _test, _benchmarks, _latency, _measurements, _explained, _conclusions)
-    return {stage.rule: stage for part in parts for stage in part(of)}
+    stages = {stage.rule: stage for part in parts for stage in part(of)}
+    if design is not None:
+        design.stages = stages
+    return stages
 
 
 def _made_data(of: Reads) -> list[Stage]:
@@ -438,26 +450,60 @@ def _latency(of: Reads) -> list[Stage]:
     return [stage]
 
 
+def _proposals(of: Reads, design: Design) -> Stage:
+    """A round of a design."""
+
+    def cells(wildcards: Wildcards) -> dict[str, CellSettings]:
+        return of.cells(before=int(wildcards["round"]))
+
+    def before(wildcards: Wildcards) -> list[Read]:
+        number = int(wildcards["round"])
+        return [Read(PROPOSE, {"round": str(number - 1)})] if number else []
+
+    return Stage(
+        rule=PROPOSE,
+        message="Propose which cells to train next (round {wildcards.round} of the design)",
+        command="propose --cells {results}/cells --experiment {experiment} --settings {settings}"
+        " --before {before} --out {out}",
+        code=("vlmlaw.workflow.proposal:propose",),
+        folder=DESIGN_FOLDER,
+        files=("{round}.json",),
+        record="{round}.record.json",
+        made=("{round}.json",),
+        reads={
+            "before": before,
+            "evaluations": lambda w: [one for cell in cells(w).values() for one in evaluations_of(of.experiment, cell)],
+            "trainings": lambda w: [training_of(one, "training.json") for one in of.trainings_for(cells(w)).values()],
+        },
+        many=("evaluations", "trainings"),
+        params={
+            "settings": lambda w: design.settings_of_round(int(w["round"])),
+            "grid": lambda _: design.grid_hash,
+        },
+        resources={"experiment": lambda _: whole_as_json(of.experiment)},
+        **SMALL,
+    )
+
+
 def _measurements(of: Reads) -> list[Stage]:
-    """The cards of all cells, and the table of what was measured of them."""
-    experiment = of.experiment
-
-    def evaluations(_: Wildcards) -> list[Read]:
-        return [read for cell in experiment.cells.values() for read in evaluations_of(experiment, cell)]
-
+    """The cards of all cells, and the table of what was measured of them; of a design its rounds before."""
+    experiment, design = of.experiment, of.design
     whole = {"experiment": lambda _: whole_as_json(experiment)}
     timed = experiment.latency is not None
+    last, option = _last_round(of)
+    cards = ("README.md",) if design else tuple(f"{cell}/README.md" for cell in experiment.cells)
     return [
+        *([_proposals(of, design)] if design else []),
         Stage(
             rule="write_cards",
             message="Write the cards of all cells",
-            command="cards --cells {results}/cells --experiment {experiment} --out {results}/cells",
+            command=f"cards --cells {{results}}/cells --experiment {{experiment}}{option} --out {{results}}/cells",
             code=("vlmlaw.evaluation.card:write_cards",),
             folder="cells",
-            files=tuple(f"{cell}/README.md" for cell in experiment.cells),
+            files=cards,
             record="../cards.record.json",
-            made=("*/README.md",),
-            reads={"evaluations": evaluations, "trainings": of.trainings("training.json")},
+            made=("*/README.md", *(cards if design else ())),
+            reads={"evaluations": of.evaluations, "trainings": of.trainings("training.json")} | last,
             many=("evaluations", "trainings"),
             resources=whole,
             **SMALL,
@@ -465,14 +511,15 @@ def _measurements(of: Reads) -> list[Stage]:
         Stage(
             rule="collect_measurements",
             message="Collect the measurements of all cells",
-            command="collect --cells {results}/cells --experiment {experiment} --held-out={held_out}"
-            + (" --latency {latency}" if timed else "")
-            + " --out {out}",
+            command=f"collect --cells {{results}}/cells --experiment {{experiment}}{option}"
+            " --held-out={held_out}" + (" --latency {latency}" if timed else "") + " --out {out}",
             code=("vlmlaw.evaluation.measurements:collect", *([ADD_LATENCY] if timed else [])),
             folder="",
             files=("measurements.csv",),
             record="measurements.record.json",
-            reads={"evaluations": evaluations} | ({"latency": lambda _: [Read("measure_latency")]} if timed else {}),
+            reads={"evaluations": of.evaluations}
+            | ({"latency": lambda _: [Read("measure_latency")]} if timed else {})
+            | last,
             many=("evaluations",),
             params={"held_out": lambda _: experiment.grid.held_out or ""},
             resources=whole,
@@ -537,6 +584,8 @@ def _conclusions(of: Reads) -> list[Stage]:
     figures = [name for name in FIGURES if experiment.latency is not None or name not in OF_TIME]
     samples = of.pictures("test") if experiment.has_test else lambda _: []
     explained = explain_plan(experiment) is not None
+    last, option = _last_round(of)
+    trained_before = not experiment.pretrained or bool(experiment.alignments)
     return [
         Stage(
             rule="fit_law",
@@ -566,7 +615,8 @@ def _conclusions(of: Reads) -> list[Stage]:
             rule="write_report",
             message="Draw the figures and write the report",
             command="report --law {law} --measurements {measurements} --cells {results}/cells"
-            + (" --trainings {trainings}" if of.before_cells({}) else "")
+            + option
+            + (" --trainings {trainings}" if trained_before else "")
             + (" --samples {results}/data/test" if experiment.has_test else "")
             + (" --explained {explained}" if explained else "")
             + " --experiment {experiment} --settings {settings} --out {out/}",
@@ -579,7 +629,8 @@ def _conclusions(of: Reads) -> list[Stage]:
                 "trainings": of.before_cells,
                 "samples": samples,
             }
-            | ({"explained": lambda _: [Read("explain_samples")]} if explained else {}),
+            | ({"explained": lambda _: [Read("explain_samples")]} if explained else {})
+            | last,
             made=("index.html", "figures/*.svg") if explained else (),  # the questions lie beside them
             many=("cells", "trainings"),
             params=of.settings(lambda _: experiment.report)
@@ -589,6 +640,14 @@ def _conclusions(of: Reads) -> list[Stage]:
             local=True,
         ),
     ]
+
+
+def _last_round(of: Reads) -> tuple[dict[str, Callable[[Wildcards], list[Read]]], str]:
+    """What reads all cells of a design reads its last round too: as an input, and as an option of the verb."""
+    design = of.design
+    if design is None:
+        return {}, ""
+    return {"design": lambda _: [Read(PROPOSE, {"round": str(design.last)})]}, " --design {design}"
 
 
 def _pretraining(experiment: Experiment, size: str) -> Any:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlmlaw.experiment.experiment import Experiment
 from vlmlaw.workflow.attempts import DONE, KILLED, Attempt, cause_of, read_attempts
+from vlmlaw.workflow.design import design_of
 from vlmlaw.workflow.reads import evaluations_of, training_of
 from vlmlaw.workflow.resources import Needs
 from vlmlaw.workflow.stage import TRAIN, Read
@@ -44,6 +45,7 @@ class GridStatus:
     left_hours: float = 0.0
     left_gpu_hours: float = 0.0
     calibrated: bool = False  # whether cells that are done corrected the estimate
+    design: str = ""  # of a grid with a design: how many cells it has chosen, and why it stopped
 
     def of(self, state: str) -> list[CellStatus]:
         return [cell for cell in self.cells if cell.state == state]
@@ -52,10 +54,11 @@ class GridStatus:
 def grid_status(experiment: Experiment) -> GridStatus:
     """The status of every cell of an experiment whose results folder is beside the working directory."""
     results, needs = Path(experiment.results), Needs(experiment)
-    stages = _jobs_of_cells(experiment)
+    chosen, design = _chosen(experiment)
+    stages = {name: jobs for name, jobs in _jobs_of_cells(experiment).items() if name in chosen}
     cells = [_cell_status(results, name, own) for name, own in stages.items()]
     spent = [_hours(path, attempt) for path in _logs(results) for attempt in read_attempts(path)]
-    estimates = {name: needs.cell_seconds(cell) / 3600 for name, cell in experiment.cells.items()}
+    estimates = {name: needs.cell_seconds(experiment.cells[name]) / 3600 for name in stages}
     done = [status.cell for status in cells if status.state == "done"]
     actual = sum(_hours(log, attempt)[0] for name in done for log, attempt in _successes(stages[name]))
     estimated = sum(estimates[name] for name in done)
@@ -70,7 +73,18 @@ def grid_status(experiment: Experiment) -> GridStatus:
         left_hours=sum(left.values()),
         left_gpu_hours=sum(hours * needs.cell_gpus(experiment.cells[name]) for name, hours in left.items()),
         calibrated=bool(actual and estimated),
+        design=design,
     )
+
+
+def _chosen(experiment: Experiment) -> tuple[Collection[str], str]:
+    """The cells to tell of: all, or those that a design has chosen so far; with what it says."""
+    design = design_of(experiment)
+    if design is None:
+        return experiment.cells, ""
+    last = design.so_far() or {"cells": [], "stop": ""}
+    text = f"the design has chosen {len(last['cells'])} of {len(experiment.cells)} cells"
+    return last["cells"], f"{text}; it stopped because {last['stop']}" if last["stop"] else f"{text} so far"
 
 
 @dataclass(frozen=True)
@@ -172,6 +186,7 @@ def status_text(status: GridStatus, *, details: int = 20) -> str:
     states = ("done", "trained", "running", "failed", "waiting")
     counts = ", ".join(f"{len(status.of(state))} {state}" for state in states if status.of(state))
     lines = [f"{status.experiment}: {len(status.cells)} cells in {status.results}/: {counts}"]
+    lines += [status.design] if status.design else []
     for state in ("running", "failed"):
         cells = status.of(state)
         for cell in cells[:details]:

@@ -1,0 +1,61 @@
+"""How the cells of a design were chosen, in words: for the page and for the index of its cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vlmlaw.report.tables import Table
+
+ASKED = {"side": "on which side of 1 rho lies", "rho": "rho, as narrowly as the budget allows"}
+HOURS = "GPU-hours"
+
+
+def amount(cost: float, found: Mapping[str, Any]) -> str:
+    """A cost in words."""
+    return (
+        f"{cost:.3g} {HOURS}" if found["unit"] == HOURS else f"{100 * cost / found['whole']:.3g} % of the grid's cost"
+    )
+
+
+def sentences(found: Mapping[str, Any]) -> list[str]:
+    """What was asked, what was measured for it, what was not, and why it stopped."""
+    n_grid = len(found["cells"]) + len(found["not_chosen"])
+    said = [
+        f"Asked was {ASKED[found['until']]}. {len(found['measured'])} of the grid's {n_grid} cells were measured, one "
+        f"after the other, those first that tell most for their cost: {amount(found['spent'], found)} of a budget of "
+        f"{amount(found['limit'], found)} (the whole grid: {amount(found['whole'], found)}).",
+        f"It stopped because {found['stop']}." if found["stop"] else "It goes on.",
+        *(f"{state.rstrip('.')}." for state in found["states"]),
+    ]
+    said += [f"{cell} is missing: {why}." for cell, why in found["missing"].items()]
+    held_out = [cell for cell in found["held_out"] if cell in found["not_chosen"]]
+    others = [cell for cell in found["not_chosen"] if cell not in held_out]
+    if others:
+        said.append(f"Not measured, since it stopped before: {', '.join(others)}.")
+    if held_out:
+        said.append(f"Not measured, since they are held out of the law (grid.held_out): {', '.join(held_out)}.")
+    return said
+
+
+def steps(found: Mapping[str, Any]) -> Table:
+    """The cells in the order in which they were chosen, with what each cost and was to narrow."""
+    rows, total = [], 0.0
+    for step in found["steps"]:
+        total += step["cost"]
+        cells = ", ".join(name + (" (missing)" if name in found["missing"] else "") for name in step["cells"])
+        rows.append(
+            [str(step["round"]), cells, amount(step["cost"], found), amount(total, found), f"{step['width']:.2f}"]
+        )
+    header = ["round", "cells", "cost", "so far", "standard error expected, to that before the round"]
+    return Table(header, rows, left=(1,), caption="In which order the cells were chosen")
+
+
+def index_of_cells(found: Mapping[str, Any]) -> str:
+    """The index of a design's cells as Markdown."""
+    made = steps(found)
+    lines = ["# The cells", "", *(f"- {line}" for line in sentences(found)), ""]
+    lines += ["| " + " | ".join(made.header) + " |", "|" + "---|" * len(made.header)]
+    lines += ["| " + " | ".join(map(str, row)) + " |" for row in made.rows]
+    cards = [f"- [{name}]({name}/README.md)" for name in found["measured"]]
+    return "\n".join([*lines, "", *cards]) + "\n"
