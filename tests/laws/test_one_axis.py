@@ -48,6 +48,23 @@ def test_the_flat_region_depends_on_how_many_questions_were_asked():
     assert f"from {few.flat_from:g} tokens on nothing is gained that 100 questions could show" in few.sentence
 
 
+@pytest.mark.parametrize(("questions", "laws"), [(float("nan"), ["line"]), (1000, ["plateau", "peak"])])
+def test_six_cells_of_a_compressor_are_not_flat(questions, laws):
+    """Twelve points over six cells, as papers on pruning print them: AICc alone would rather have a constant."""
+    v, score = [16, 32, 64, 128, 192, 576], [50.0, 55.0, 58.7, 60.9, 61.4, 62.0]
+    curve = along_one_axis(Cells.of([7] * 6, v, 1 - np.array(score) / 100), questions=questions)
+    assert curve.law in laws
+    assert "from 64 tokens on nothing is gained" in curve.sentence and "inside" not in curve.sentence
+
+
+def test_noise_of_the_questions_alone_is_seldom_called_a_slope():
+    rng, questions, flat = np.random.default_rng(0), 400, 0
+    for _ in range(100):
+        error = rng.binomial(questions, 0.4, 6) / questions
+        flat += along_one_axis(Cells.of([7] * 6, [16, 32, 64, 128, 192, 576], error), questions=questions).law == "flat"
+    assert flat >= 88
+
+
 def test_along_n_the_sizes_are_named():
     curve = along_one_axis(cells_of(-0.2 + 0.6 * X, axis="N"), questions=200_000)
     assert (curve.axis, curve.at) == ("N", 64)

@@ -53,10 +53,14 @@ WEAK = {
 WHAT = {"n_params": "size in parameters", "n_visual_tokens": "number of visual tokens"}
 _RESOLUTION = "a resolution: an encoder with patches of 14 makes (resolution / 14)^2 tokens"
 _RATIO = "a share: multiply it by the tokens of the encoder (576 for CLIP-L/336)"
+_REMOVED = "a share that is taken away: V is what is left of the encoder's tokens (576 for CLIP-L/336)"
+_KEPT = ("keep_ratio", "ratio", "retention", "retention_ratio", "retain_ratio", "keep_rate", "keep", "kept", "retained")
+PRUNED = ("pruning_ratio", "pruning_rate", "prune_ratio", "pruned", "reduction", "reduction_ratio", "token_reduction")
 NO_TOKENS = {
     **dict.fromkeys(("frames", "num_frames", "n_frames"), "frames of a video: multiply them by the tokens of a frame"),
     **dict.fromkeys(("res", "resolution", "image_size", "image_resolution", "input_size", "input_res"), _RESOLUTION),
-    **dict.fromkeys(("keep_ratio", "ratio", "retention", "retention_ratio", "retain_ratio", "keep_rate"), _RATIO),
+    **dict.fromkeys((*_KEPT, "tokens_kept", "tokens_retained", "token_retention"), _RATIO),
+    **dict.fromkeys(PRUNED, _REMOVED),
 }
 MOST_TOKENS_PER_IMAGE = 1e5
 _LOSSES = re.compile(r"(?:^|_)(loss|nll|perplexity|ppl|cross_entropy|bits)(?:_|$)")

@@ -80,15 +80,10 @@ def along_one_axis(cells: Cells, *, questions: float = float("nan"), level: floa
     x = np.log(places)
     low, width = x.min(), np.ptp(x)
     x = (x - low) / width
-    scored = [name for name, (_, k, _) in CURVES.items() if len(cells) > k + 2]  # what AICc is defined for
-    fits = {name: _fit(name, x, cells) for name in (scored if "line" in scored else ("flat", "line"))}
-    scores = {name: _aicc(sse, len(cells), CURVES[name][1]) for name, (_, sse) in fits.items()}
     n_questions = questions if np.isfinite(questions) and questions > 0 else QUESTIONS
-    if "line" not in scored:  # three or four cells: flat only if neither noise nor questions leave a slope
-        ends = CURVES["line"][2](fits["line"][0], np.array([0.0, 1.0]))
-        steep = abs(ends[0] - ends[1]) > _detectable(float(ends.min()), n_questions, level)
-        slope = steep or _slope_is_shown(fits["flat"][1], fits["line"][1], len(cells), level)
-        scores = {"flat": np.inf, "line": 0.0} if slope else {"flat": 0.0, "line": np.inf}
+    fits, scores = _scored(x, cells, questions=questions, level=level)
+    if len(scores) > 1 and _has_slope(fits, len(cells), n_questions, level):
+        scores["flat"] = np.inf
     least = min(scores.values())
     close = [name for name in scores if scores[name] - least <= PARSIMONY]
     chosen = min(close, key=lambda name: (CURVES[name][1], scores[name]))
@@ -121,6 +116,39 @@ def along_one_axis(cells: Cells, *, questions: float = float("nan"), level: floa
             axis, at, distinct, chosen, best=best, inside=bool(inside), flat=flat_from, asked=n_questions
         ),
     )
+
+
+def _scored(
+    x: Array, cells: Cells, *, questions: float, level: float
+) -> tuple[dict[str, tuple[Array, float]], dict[str, float]]:
+    """The curves that so many cells can tell apart, fitted, and their scores: the lower, the better.
+
+    Where it is known how many questions were asked, and their noise is as large as what the best curve leaves, curves
+    are judged by it (AIC of known variance). Else the noise comes from the cells, whose number then counts (AICc); of
+    three or four cells only a slope is asked.
+    """
+    n = len(cells)
+    if np.isfinite(questions) and questions > 0:
+        fits = {name: _fit(name, x, cells) for name, (_, k, _) in CURVES.items() if n > k}
+        error = np.clip(cells.error, 0.01, 0.99)
+        variance = float(np.mean(error * (1 - error))) / questions
+        chi_square = {name: sse / variance for name, (_, sse) in fits.items()}
+        if n > 4 and min(chi_square.values()) <= n + 2 * np.sqrt(2 * n):
+            return fits, {name: value + 2 * CURVES[name][1] for name, value in chi_square.items()}
+    scored = [name for name, (_, k, _) in CURVES.items() if n > k + 2]  # what AICc is defined for
+    if "line" in scored:
+        fits = {name: _fit(name, x, cells) for name in scored}
+        return fits, {name: _aicc(sse, n, CURVES[name][1]) for name, (_, sse) in fits.items()}
+    fits = {name: _fit(name, x, cells) for name in ("flat", "line")}
+    shown = _has_slope(fits, n, questions if np.isfinite(questions) and questions > 0 else QUESTIONS, level)
+    return fits, {"line": 0.0} if shown else {"flat": 0.0}
+
+
+def _has_slope(fits: dict[str, tuple[Array, float]], n: int, questions: float, level: float) -> bool:
+    """Whether a line shows a slope: beyond the noise about it, or beyond what so many questions leave open."""
+    ends = CURVES["line"][2](fits["line"][0], np.array([0.0, 1.0]))
+    steep = abs(ends[0] - ends[1]) > _detectable(float(ends.min()), questions, level)
+    return bool(steep or _slope_is_shown(fits["flat"][1], fits["line"][1], n, level))
 
 
 def _axis(cells: Cells) -> tuple[str, Array, float]:

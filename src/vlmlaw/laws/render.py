@@ -63,12 +63,9 @@ def _fit(fit: dict[str, Any]) -> str:
         rho = fit["rho"]
         lines += [f"  rho = {_range(rho)}   ({rho['level']:.0%}, {rho['method']})", ""]
         if rho["law"] != fit["law"]:
-            behind = (
-                ""
-                if rho["behind"] is None
-                else f", {rho['behind']:.1f} AICc behind {fit['law']}, which has no single rho"
-            )
-            lines[-1:] = [f"  by {rho['law']}{behind}", ""]
+            gap = rho["behind"]
+            way = "" if gap is None else f"{abs(gap):.1f} AICc {'behind' if gap >= 0 else 'ahead of'} {fit['law']}"
+            lines[-1:] = [f"  by {rho['law']}{way and f', {way}, which has no single rho'}", ""]
     lines.append(_indent(_v_star(fit)))
     lines += ["", *(_wrap(sentence) for sentence in fit["verdict"]), ""]
     lines.append(f"  law      {fit['law']}: {fit['formula']}")

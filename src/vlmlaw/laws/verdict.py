@@ -60,7 +60,8 @@ def _trade_off(fit: LawFit, *, level: float) -> list[str]:
     if index is fit:
         return [claim]
     behind = index.aicc - fit.aicc
-    by = f", {behind:.1f} AICc behind {fit.law.name}" if np.isfinite(behind) else ""
+    way = "behind" if behind >= 0 else "ahead of"  # a law may be chosen for how it predicts
+    by = f", {abs(behind):.1f} AICc {way} {fit.law.name}" if np.isfinite(behind) else ""
     return [claim, *found, f"rho and V* are those of {index.law.name}, the best law with a single rho{by}."]
 
 

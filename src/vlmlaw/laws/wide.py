@@ -1,6 +1,7 @@
 """Wide tables made long: a column for each V, for each size, for each benchmark, and two numbers in one field."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.errors import UserError
-from vlmlaw.laws.names import ALIASES, NO_TOKENS, WEAK, WHAT, is_average, is_benchmark, is_other, plain_name
+from vlmlaw.laws.names import ALIASES, NO_TOKENS, PRUNED, WEAK, WHAT, is_average, is_benchmark, is_other, plain_name
 from vlmlaw.laws.texts import is_missing, is_number, number, pair, size, sizes_in_name
 
 _TOKENS = r"(\d+)(?:\.0)?\s*(?:visual |image |vision )?(?:tokens?|tok)"
@@ -115,9 +116,11 @@ def missing_role(raw: pd.DataFrame, role: str, names: Mapping[str, str], source:
     for name in raw.columns:
         plain = plain_name(name)
         if plain in NO_TOKENS:
+            text += f"`{name}` holds {NO_TOKENS[plain]}, and put them into a column visual_tokens"
+            if plain in PRUNED:  # more of it is fewer tokens
+                return text
             return text + (
-                f"`{name}` holds {NO_TOKENS[plain]}, and put them into a column visual_tokens; or "
-                f"take `{name}` itself as V, V* then being in its unit: --column {role}={name}"
+                f"; or take `{name}` itself as V, V* then being in its unit: --column {shlex.quote(f'{role}={name}')}"
             )
         if plain in (*WEAK[role], "training_tokens") and name not in names.values():
             text += f"`{name}` holds {raw[name].iloc[0]}, not the visual tokens of an image. "

@@ -160,6 +160,10 @@ def _other_columns(frame: pd.DataFrame) -> dict[str, pd.Series]:
     return found
 
 
+# What stands for a size in names such as Ours-S and PaliGemma-large.
+SIZE_WORD = re.compile(r"[-_ ](xxs|xs|s|m|l|xl|xxl|nano|tiny|mini|small|base|medium|large|huge|giant)\b", re.IGNORECASE)
+
+
 def _is_recipe(name: str) -> bool:
     plain = name.lower().replace(" ", "_").replace("-", "_")
     return bool(RECIPE.search(plain) or MODEL.search(plain)) or name == "compressor"
@@ -167,7 +171,7 @@ def _is_recipe(name: str) -> bool:
 
 def _family(name: str) -> str:
     """A model's name up to its size: "Qwen2.5-VL" of "Qwen2.5-VL-7B-Instruct"."""
-    without = name_without_size(name)
+    without = SIZE_WORD.sub("", name_without_size(name))
     shared = next((i for i, (a, b) in enumerate(zip(name, without, strict=False)) if a != b), len(without))
     return without[:shared].strip(" -_(") or without
 
