@@ -111,7 +111,10 @@ def _proposal(plan: Any, *, unit: str, budget: float, whole: float) -> str:
         [str(i + 1), format_size(row.N), f"{row.V:g}", f"{row.cost:.3g}", f"{row.total:.3g}", f"{row.width:.2f}"]
         for i, row in enumerate(plan.cells.itertuples())
     ]
-    head = f"Next, within {budget:.4g} of the grid's {whole:.4g} {unit}, the most telling for its cost first:"
+    within = f"within {budget:.4g} of the grid's {whole:.4g} {unit}"
+    if budget >= whole:
+        within = f"of the grid's {whole:.4g} {unit}, all within the budget of {budget:.4g}"
+    head = f"Next, {within}, the most telling for its cost first:"
     table = render_table(["", "N", "V", unit, "so far", "width of the interval, to today's"], rows)
     shared = "A cell of cost 0 has the weights of one before it. " if (plan.cells["cost"] == 0).any() else ""
     tail = (
