@@ -128,7 +128,8 @@ def _budget(args: argparse.Namespace, grid: "pd.DataFrame", unit: str) -> tuple[
     """The budget in the unit of the grid's costs, which requests replace. Raises UserError for one of another unit."""
     if args.requests is not None:
         grid["cost"] = float(args.questions or 1000)
-        grid.drop(columns="trainings", errors="ignore", inplace=True)  # released models are trained
+        if "trainings" in grid:  # released models are trained
+            del grid["trainings"]
         return float(args.requests), "requests"
     from vlmlaw.laws.design import cost_of_all
 

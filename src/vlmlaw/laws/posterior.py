@@ -57,6 +57,19 @@ class Linearised:
     likelihood: Array
 
     @cached_property
+    def prior(self) -> Array:
+        """The prior of each ratio (J,), 0 where sizes would deviate by more than all errors together do.
+
+        Few sizes and a law that is wrong in shape else take a deviation of half of the errors' range for noise, from
+        which the law, drawn to that shape, is far away: errors below 0 were within its intervals.
+        """
+        cells = self.fit.cells
+        mean = cells.weight @ cells.error / cells.weight.sum()
+        spread = np.sqrt(cells.weight @ (cells.error - mean) ** 2 / cells.weight.sum())
+        possible = (RATIOS * self.sigma <= spread) | (RATIOS == 0)
+        return prior() * possible / (prior() @ possible)
+
+    @cached_property
     def _slopes(self) -> tuple[Array, Array]:
         """Fall of the error with ln N and with ln V in the middle of the grid (2,), and its gradient (2, K)."""
         middle = np.array([self.fit.cells.ln_n.mean(), self.fit.cells.ln_v.mean()])
@@ -146,7 +159,7 @@ class Posterior:
         if not np.isfinite(criterion).any():  # too few cells for the AICc of any law
             criterion = np.zeros(len(laws))
         by_law = np.exp(criterion - criterion.max())
-        by_ratio = np.array([prior() * np.exp(law.restricted - law.restricted.max()) for law in laws])
+        by_ratio = np.array([law.prior * np.exp(law.restricted - law.restricted.max()) for law in laws])
         weights = by_law[:, None] * by_ratio / by_ratio.sum(axis=1, keepdims=True)
         return cls(laws, weights / weights.sum())
 
@@ -216,7 +229,7 @@ def _criterion(law: Linearised) -> float:
     if n - k - 1 <= 0:
         return -np.inf
     best = law.likelihood.max()
-    return float(best + np.log(prior() @ np.exp(law.likelihood - best)) - k - k * (k + 1) / (n - k - 1))
+    return float(best + np.log(law.prior @ np.exp(law.likelihood - best)) - k - k * (k + 1) / (n - k - 1))
 
 
 def _first_turn(beyond: Callable[[ArrayLike, int], Array], side: int, tail: float) -> float:
