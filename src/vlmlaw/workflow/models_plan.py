@@ -37,6 +37,7 @@ class ModelsPlan(Plan):
         self.catalogue = Catalogue.from_mapping(config, source=source)
         self.experiment: Any = self.catalogue
         self.results, self.compute = self.catalogue.results, self.catalogue.compute
+        self.design = None  # released models cost no training, so all cells are asked
         self.stages = model_stages_of(self.catalogue)
         self.lineage = Lineage(self.stages)
 
