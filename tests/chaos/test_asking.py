@@ -53,9 +53,11 @@ def server():
 @pytest.fixture
 def words(server, tmp_path):
     """The command line of the job, but for the file it writes, which is its last word."""
-    Image.fromarray(np.zeros((56, 56, 3), np.uint8)).save(tmp_path / "0.png")
+    for i in range(2):
+        Image.fromarray(np.full((56, 56, 3), 255 * i, np.uint8)).save(tmp_path / f"{i}.png")
     rows = [
-        {"id": str(i), "image": "0.png", "question": f"What is number {i} ?", "answer": "a"} for i in range(N_QUESTIONS)
+        {"id": str(i), "image": f"{i % 2}.png", "question": f"What is number {i} ?", "answer": "a"}
+        for i in range(N_QUESTIONS)
     ]
     (tmp_path / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = AskSettings(name="small", kind="endpoint", place="small-1B", family="qwen2.5-vl", budget="max")

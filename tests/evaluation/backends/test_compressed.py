@@ -225,8 +225,10 @@ def test_a_model_of_an_experiment_file_can_have_a_compressor(tmp_path):
     torch.manual_seed(0)
     place = MAKERS["llava"](tmp_path / "llava")
     questions = tmp_path / "q.jsonl"
-    Image.fromarray(pictures()[0]).save(tmp_path / "0.png")
-    questions.write_text(json.dumps({"id": "0", "image": "0.png", "question": "what", "answer": "a"}))
+    rows = [{"id": str(i), "image": f"{i}.png", "question": "what", "answer": "a"} for i in range(2)]
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for row, picture in zip(rows, pictures(), strict=False):
+        Image.fromarray(picture).save(tmp_path / row["image"])
     mapping = {
         "name": "pages",
         "models": {"whole": {"checkpoint": str(place)}, "few": {"checkpoint": str(place), "compressor": "divprune"}},
@@ -244,7 +246,7 @@ def test_a_model_of_an_experiment_file_can_have_a_compressor(tmp_path):
         out = tmp_path / "results" / "asked" / "pages" / f"{model}_v{budget}" / "replies.jsonl"
         out.parent.mkdir(parents=True)
         ask_job(catalogue.ask_settings(model, budget, "pages"), asked, serving=catalogue.asking, endpoint="", out=out)
-        said[model, budget] = json.loads(out.read_text())
+        said[model, budget] = json.loads(out.read_text().splitlines()[0])
     counted = {cell: reply["n_visual_tokens"] for cell, reply in said.items()}
     assert counted == {
         ("whole", "0"): 0,
