@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from laptop_models import write_laptop_models
 from vlmlaw.data.practice import write_practice
 from vlmlaw.data.settings import DataSettings
 from vlmlaw.errors import UserError
@@ -159,6 +160,7 @@ def without_passive(settings: Any) -> Any:
 def test_what_jobs_compare_is_the_settings_and_nothing_else(path, tmp_path, monkeypatch):
     """A new JSON would retrain every finished grid; the reference is Python's own."""
     write_practice(tmp_path / "practice")
+    write_laptop_models(tmp_path)
     monkeypatch.chdir(tmp_path)
     experiment = read_experiment(path)
     stages = [

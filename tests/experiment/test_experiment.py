@@ -3,12 +3,12 @@
 import copy
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
+from laptop_models import write_laptop_models
 from vlmlaw.cli.main import main
 from vlmlaw.data.practice import write_practice
 from vlmlaw.errors import UserError
@@ -69,10 +69,7 @@ def folder_of_practice(tmp_path_factory):
     """A folder that holds what practice.yaml and laptop.yaml name: their models are asked for their shapes."""
     folder = tmp_path_factory.mktemp("project")
     write_practice(folder / "practice")
-    shutil.copytree(folder / "practice" / "language_models" / "10k", folder / "laptop" / "language_model")
-    tower = {"model_type": "clip_vision_model", "hidden_size": 8, "num_hidden_layers": 1}
-    (folder / "laptop" / "vision").mkdir()
-    (folder / "laptop" / "vision" / "config.json").write_text(json.dumps(tower | {"image_size": 224, "patch_size": 32}))
+    write_laptop_models(folder)
     return folder
 
 

@@ -98,7 +98,8 @@ def test_generating_at_another_v_equals_a_model_of_that_v(make_vlm, words, name)
     options = {"max_new_tokens": 5, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     expected = of_v.generate(**given, **options)
     assert torch.equal(vlm.generate(**given, **options, n_visual_tokens=4), expected)
-    asked = [Prompt(tuple(given["input_ids"][0].tolist()), tuple(given["input_ids"][0, -6:].tolist()), ("image",))]
+    ids = given["input_ids"][0].tolist()
+    asked = [Prompt(tuple(ids), n_text_tokens=len(ids) - 4, images=("image",))]
     options = {"patches_of": lambda _: vlm.encode_images(given["pixel_values"]), "stop_ids": [-1], "pad_id": 0}
     (said,) = replies(vlm, asked, **options, batch_size=1, max_new_tokens=5, n_visual_tokens=4)
     assert said == (0, expected[0, -5:].tolist())

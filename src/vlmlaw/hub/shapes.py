@@ -46,12 +46,19 @@ class Tower:
         return self.image_px // self.patch_px
 
 
-@cache
 def config_of(source: str, revision: str = "main") -> Mapping[str, Any]:
     """A model's config.json from a folder, the hub's cache, the table or the hub. Raises UserError if none has it."""
     folder = Path(source)
-    if folder.is_dir():
-        return read_config(folder)
+    return _config_in(folder.resolve()) if folder.is_dir() else _config_from_hub(source, revision)
+
+
+@cache
+def _config_in(folder: Path) -> Mapping[str, Any]:
+    return read_config(folder)
+
+
+@cache
+def _config_from_hub(source: str, revision: str) -> Mapping[str, Any]:
     from huggingface_hub import try_to_load_from_cache
 
     try:
