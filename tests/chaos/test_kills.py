@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from small_cell import small_cell
 from vlmlaw.cli.main import main
 from vlmlaw.runtime.workspace import workspace_of
 from vlmlaw.settings import to_json
@@ -30,15 +31,7 @@ STEPS = 150
 PLAN = TrainingSettings(
     steps=STEPS, batch_size=4, learning_rate=3e-3, new_learning_rate=1e-2, weight_decay=0.1, checkpoint_seconds=0.02
 )
-CELL = CellSettings(
-    size="3k",
-    n_visual_tokens=4,
-    compressor="block_linear",
-    compressor_options={},
-    seed=0,
-    feature_layers=(2,),
-    training=PLAN,
-)
+CELL = small_cell(PLAN)
 
 
 def arguments(verb: str, folders, tokens: Path, images: Path, out: Path, settings: CellSettings) -> list[str]:

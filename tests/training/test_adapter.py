@@ -11,25 +11,18 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+from small_cell import small_cell
 from vlmlaw.errors import UserError
 from vlmlaw.settings import build
 from vlmlaw.training import batches
 from vlmlaw.training.adapter import Adapter
 from vlmlaw.training.cell import train_cell
 from vlmlaw.training.interruption import Stopped
-from vlmlaw.training.settings import CellSettings, LoraSettings, TrainingSettings
+from vlmlaw.training.settings import LoraSettings, TrainingSettings
 
 LORA = LoraSettings(rank=4, alpha=8, dropout=0.1)
 PLAN = TrainingSettings(steps=4, batch_size=4, learning_rate=1e-2, new_learning_rate=1e-2, lora=LORA)
-CELL = CellSettings(
-    size="3k",
-    n_visual_tokens=4,
-    compressor="block_linear",
-    compressor_options={},
-    seed=0,
-    feature_layers=(2,),
-    training=PLAN,
-)
+CELL = small_cell(PLAN)
 LINEAR = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
+from small_cell import small_cell
 from vlmlaw.evaluation.settings import EvaluationSettings
 from vlmlaw.evaluation.test_split import evaluate_cell
 from vlmlaw.tokens.token_table import load_tokenizer
@@ -17,20 +18,12 @@ from vlmlaw.training import batches
 from vlmlaw.training.cell import build_vlm, train_cell
 from vlmlaw.training.interruption import Stopped
 from vlmlaw.training.language_model import pretrain, qwen2_config
-from vlmlaw.training.settings import CellSettings, OptimizerSettings, SizeSettings, TrainingSettings
+from vlmlaw.training.settings import OptimizerSettings, SizeSettings, TrainingSettings
 
 PLAN = TrainingSettings(
     steps=8, batch_size=4, learning_rate=3e-3, new_learning_rate=1e-2, weight_decay=0.1, checkpoint_seconds=1e9
 )
-SETTINGS = CellSettings(
-    size="3k",
-    n_visual_tokens=4,
-    compressor="block_linear",
-    compressor_options={},
-    seed=0,
-    feature_layers=(2,),
-    training=PLAN,
-)
+SETTINGS = small_cell(PLAN)
 QUECC = replace(SETTINGS, compressor="quecc", compressor_options={"n_heads": 4}, feature_layers=(1, 2))
 ELASTIC = replace(SETTINGS, compressor="mqt", n_visual_tokens=None)
 CHECKED = 2  # batches that the check before a training makes

@@ -70,17 +70,23 @@ def _llama() -> dict[str, Any]:
 
 
 def make_llava(folder: Path) -> Path:
-    from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+    from transformers import LlavaConfig, LlavaForConditionalGeneration
 
     words = tokenizer(image_token="<image>")
     config = LlavaConfig(
         vision_config=_clip(), text_config=_llama(), image_token_id=words.image_token_id, image_seq_length=16
     )
+    processor = _llava_processor(words)
+    return _save(folder, LlavaForConditionalGeneration(config), processor, "<image>")
+
+
+def _llava_processor(words):
+    from transformers import CLIPImageProcessorPil, LlavaProcessor
+
     image = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
-    processor = LlavaProcessor(
+    return LlavaProcessor(
         image, words, patch_size=7, vision_feature_select_strategy="default", num_additional_image_tokens=1
     )
-    return _save(folder, LlavaForConditionalGeneration(config), processor, "<image>")
 
 
 def make_llava_next(folder: Path) -> Path:
@@ -316,7 +322,7 @@ def make_lfm2_vl(folder: Path) -> Path:
 
 
 def make_vipllava(folder: Path) -> Path:
-    from transformers import CLIPImageProcessorPil, LlavaProcessor, VipLlavaConfig, VipLlavaForConditionalGeneration
+    from transformers import VipLlavaConfig, VipLlavaForConditionalGeneration
 
     words = tokenizer(image_token="<image>")
     config = VipLlavaConfig(
@@ -326,10 +332,7 @@ def make_vipllava(folder: Path) -> Path:
         image_seq_length=16,
         vision_feature_layers=[-2, -1],
     )
-    image = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
-    processor = LlavaProcessor(
-        image, words, patch_size=7, vision_feature_select_strategy="default", num_additional_image_tokens=1
-    )
+    processor = _llava_processor(words)
     return _save(folder, VipLlavaForConditionalGeneration(config), processor, "<image>")
 
 
