@@ -9,11 +9,10 @@ from typing import Any
 
 from vlmlaw.evaluation.measuring.job import MODEL, REPLIES
 from vlmlaw.experiment.catalogue import Catalogue
-from vlmlaw.laws.options import READING
 from vlmlaw.report.templates_version import templates_version
 from vlmlaw.settings import to_json
 from vlmlaw.workflow.stage import Read, Stage, Wildcards
-from vlmlaw.workflow.stages import SMALL
+from vlmlaw.workflow.stages import SMALL, law_stage
 
 ASK = "ask_model"
 MINUTES, MEMORY_MB = 240, 4000  # of a cell's questions; of a process that holds a small model or none
@@ -120,20 +119,7 @@ def _collecting(catalogue: Catalogue) -> Stage:
 
 
 def _fitting(catalogue: Catalogue) -> Stage:
-    settings = {key: value for key, value in catalogue.law.items() if key not in READING}
-    return Stage(
-        rule="fit_law",
-        message="Fit the law of each family",
-        command="law fit {measurements} --settings {settings} --out {out}",
-        code=("vlmlaw.laws.table:read_measurements", "vlmlaw.laws.analysis:analyse"),
-        folder="law",
-        files=("law.json",),
-        reads={"measurements": lambda _: [Read("collect_models")]},
-        params={"settings": lambda _: to_json(settings)},
-        memory_mb=1500,
-        minutes=30,
-        local=True,
-    )
+    return law_stage("collect_models", catalogue.law, message="Fit the law of each family")
 
 
 def _reporting(catalogue: Catalogue) -> Stage:

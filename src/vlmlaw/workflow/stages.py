@@ -6,7 +6,7 @@ depends on follow from the rows. `stages_of(experiment)` is the table of one exp
 miniature is fetched in an experiment with pretrained models.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from vlmlaw.experiment.memory import evaluation_batch
 from vlmlaw.experiment.sections import PatchVision
 from vlmlaw.laws.options import READING
 from vlmlaw.report.templates_version import templates_version
+from vlmlaw.settings import to_json
 from vlmlaw.training.settings import CellSettings
 from vlmlaw.vlm.cell_name import cell_named_in
 from vlmlaw.workflow.design import FOLDER as DESIGN_FOLDER
@@ -587,19 +588,7 @@ def _conclusions(of: Reads) -> list[Stage]:
     last, option = _last_round(of)
     trained_before = not experiment.pretrained or bool(experiment.alignments)
     return [
-        Stage(
-            rule="fit_law",
-            message="Fit the law",
-            command="law fit {measurements} --settings {settings} --out {out}",
-            code=("vlmlaw.laws.table:read_measurements", "vlmlaw.laws.analysis:analyse"),
-            folder="law",
-            files=("law.json",),
-            reads={"measurements": law["measurements"]},
-            params=of.settings(lambda _: {k: v for k, v in experiment.law.items() if k not in READING}),
-            memory_mb=1500,
-            minutes=30,
-            local=True,
-        ),
+        law_stage("collect_measurements", experiment.law),
         Stage(
             rule="write_headline",
             message="Write the study's few numbers",
@@ -640,6 +629,24 @@ def _conclusions(of: Reads) -> list[Stage]:
             local=True,
         ),
     ]
+
+
+def law_stage(measurements: str, options: Mapping[str, Any], *, message: str = "Fit the law") -> Stage:
+    """The law of the table that the rule `measurements` makes, with the options of the section `law:`."""
+    settings = {name: value for name, value in options.items() if name not in READING}
+    return Stage(
+        rule="fit_law",
+        message=message,
+        command="law fit {measurements} --settings {settings} --out {out}",
+        code=("vlmlaw.laws.table:read_measurements", "vlmlaw.laws.analysis:analyse"),
+        folder="law",
+        files=("law.json",),
+        reads={"measurements": lambda _: [Read(measurements)]},
+        params={"settings": lambda _: to_json(settings)},
+        memory_mb=1500,
+        minutes=30,
+        local=True,
+    )
 
 
 def _last_round(of: Reads) -> tuple[dict[str, Callable[[Wildcards], list[Read]]], str]:
