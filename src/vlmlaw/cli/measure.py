@@ -17,22 +17,34 @@ def add_parser(subparsers: Any) -> None:
         "intervals, times, and the cheapest setting that is good enough. A second run resumes from the first one's "
         "replies.",
     )
+    _add_questions(parser)
+    _add_models(parser.add_argument_group("who is asked"))
+    _add_asking(parser.add_argument_group("how they are asked"))
+    _add_decision(parser.add_argument_group("what is decided"))
+    parser.set_defaults(run=run_measure)
+
+
+def _add_questions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("questions", type=Path, metavar="QUESTIONS", help="JSON lines, a CSV, or a folder with one")
     parser.add_argument("--images", type=Path, metavar="DIR", help="of the images; default: that of the questions")
     parser.add_argument("--question", metavar="TEXT", help="what is asked of every image of a CSV without questions")
     parser.add_argument("--metric", metavar="NAME", help="how replies are judged; default: by the form of the answers")
     parser.add_argument("--instruction", metavar="TEXT", help="what follows each question; default: the metric's")
     parser.add_argument("--max-new-tokens", type=int, metavar="N", help="of a reply; default: the metric's")
-    parser.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible server, http://127.0.0.1:8000/v1")
-    parser.add_argument("--model", action="append", default=[], metavar="NAME", help="as the server names it; repeat")
-    parser.add_argument(
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: measured/NAME, after the questions")
+
+
+def _add_models(group: Any) -> None:
+    group.add_argument("--endpoint", metavar="URL", help="an OpenAI-compatible server, http://127.0.0.1:8000/v1")
+    group.add_argument("--model", action="append", default=[], metavar="NAME", help="as the server names it; repeat")
+    group.add_argument(
         "--checkpoint",
         action="append",
         default=[],
         metavar="DIR|ID[@REV]",
         help="a released model, loaded here",
     )
-    parser.add_argument(
+    group.add_argument(
         "--compressor",
         action="append",
         default=[],
@@ -40,14 +52,17 @@ def add_parser(subparsers: Any) -> None:
         help="of checkpoints: V by a training-free compressor on their image features, as divprune, tome; repeat; "
         "`own` for the processor's knob, which is the default",
     )
-    parser.add_argument("--dtype", default="auto", metavar="TYPE", help="of checkpoints; default: as released")
-    parser.add_argument("--cell", action="append", default=[], type=Path, metavar="DIR", help="a cell trained here")
-    parser.add_argument("--family", action="append", default=[], metavar="[NAME=]FAMILY", help="where no name tells it")
-    parser.add_argument("--params", action="append", default=[], metavar="NAME=7B", help="where no name tells it")
-    parser.add_argument(
+    group.add_argument("--dtype", default="auto", metavar="TYPE", help="of checkpoints; default: as released")
+    group.add_argument("--cell", action="append", default=[], type=Path, metavar="DIR", help="a cell trained here")
+    group.add_argument("--family", action="append", default=[], metavar="[NAME=]FAMILY", help="where no name tells it")
+    group.add_argument("--params", action="append", default=[], metavar="NAME=7B", help="where no name tells it")
+
+
+def _add_asking(group: Any) -> None:
+    group.add_argument(
         "--visual-tokens", nargs="+", default=["0", "max"], metavar="V", help="for each image; 0 none, max its own"
     )
-    parser.add_argument(
+    group.add_argument(
         "--concurrency",
         type=int,
         nargs="+",
@@ -55,24 +70,25 @@ def add_parser(subparsers: Any) -> None:
         metavar="N",
         help="questions at a time (default 1); with several, a server is timed under each as well",
     )
-    parser.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds for one reply (300)")
-    parser.add_argument("--patience", type=float, default=600.0, metavar="S", help="seconds a server may be away (600)")
-    parser.add_argument("--cost", default="ms", metavar="WORD", help="ms (default), first-ms, tokens, flops, money")
-    parser.add_argument(
+    group.add_argument("--timeout", type=float, default=300.0, metavar="S", help="seconds for one reply (300)")
+    group.add_argument("--patience", type=float, default=600.0, metavar="S", help="seconds a server may be away (600)")
+
+
+def _add_decision(group: Any) -> None:
+    group.add_argument("--cost", default="ms", metavar="WORD", help="ms (default), first-ms, tokens, flops, money")
+    group.add_argument(
         "--price",
         action="append",
         default=[],
         metavar="NAME=IN/OUT",
         help="for a million tokens, or X/h for an hour of its machine",
     )
-    parser.add_argument(
+    group.add_argument(
         "--speed", action="append", default=[], metavar="CELL=JSON", help="times of vllm bench, GuideLLM or AIPerf"
     )
-    parser.add_argument("--limit-ms", type=float, metavar="MS", help="what 95 of 100 replies must not take longer than")
-    parser.add_argument("--worse-by", type=float, default=0.02, metavar="X", help="error that may be lost (0.02)")
-    parser.add_argument("--level", type=float, default=0.95, metavar="P", help="confidence of every statement (0.95)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: measured/NAME, after the questions")
-    parser.set_defaults(run=run_measure)
+    group.add_argument("--limit-ms", type=float, metavar="MS", help="what 95 of 100 replies must not take longer than")
+    group.add_argument("--worse-by", type=float, default=0.02, metavar="X", help="error that may be lost (0.02)")
+    group.add_argument("--level", type=float, default=0.95, metavar="P", help="confidence of every statement (0.95)")
 
 
 def run_measure(args: argparse.Namespace) -> int:
