@@ -60,6 +60,7 @@ class Server:
 
 class _Handler(BaseHTTPRequestHandler):
     owner: Server
+    _counted = False
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
@@ -71,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(200, {"object": "list", "data": [{"id": m, "object": "model"} for m in self.owner.models]})
 
     def do_POST(self) -> None:
-        owner = self.owner
+        owner, self._counted = self.owner, True
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         with owner.lock:
             number, owner.n_requests = owner.n_requests, owner.n_requests + 1
@@ -81,8 +82,13 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._reply(body, number)
         finally:
-            with owner.lock:
-                owner._at_once -= 1
+            self._leave()
+
+    def _leave(self) -> None:
+        """Count the request as answered; before its last bytes go out, since they may bring the client's next one."""
+        with self.owner.lock:
+            self.owner._at_once -= self._counted
+            self._counted = False
 
     def _reply(self, body: dict[str, Any], number: int) -> None:
         owner = self.owner
@@ -112,12 +118,14 @@ class _Handler(BaseHTTPRequestHandler):
             n_prompt, n_said = len(text.split()) + 7 + v, len(said.split())
             usage = {"prompt_tokens": n_prompt, "completion_tokens": n_said, "total_tokens": n_prompt + n_said}
             self._chunk({"choices": [], "usage": usage})
-        self.wfile.write(b"data: [DONE]\n\n")
+        self._leave()
         with owner.lock:
             owner.asked[body["model"], text, v] += 1
+        self.wfile.write(b"data: [DONE]\n\n")
 
     def _cut(self) -> None:
         self.close_connection = True
+        self._leave()
         self.connection.shutdown(socket.SHUT_RDWR)
 
     def _tokens(self, url: str) -> int:
@@ -133,6 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _json(self, status: int, data: dict[str, Any], **headers: str) -> None:
+        self._leave()
         blob = json.dumps(data).encode()
         self.send_response(status)
         self.send_header("content-type", "application/json")
