@@ -82,6 +82,10 @@ def test_both_stages_in_bfloat16_keep_float32_masters_and_save_what_they_compute
     saved = load_file(tmp_path / "cell" / "model" / "model.safetensors")
     types = {(name.startswith("vision_tower."), weight.dtype) for name, weight in saved.items()}
     assert types == {(True, torch.float32), (False, torch.bfloat16)}  # the tower's as it was fetched
+    start = build_vlm(*models, settings=second).state_dict()
+    moved = {name for name in saved if not torch.equal(saved[name], start[name].to(saved[name].dtype))}
+    assert {name.split(".")[0] for name in moved} == {"compressor", "projector", "language_model"}
+    assert all(name in moved for name in saved if name.endswith("mlp.down_proj.weight"))
 
 
 def test_a_cell_in_bfloat16_ends_its_replies_where_its_language_model_does(stages, tmp_path, monkeypatch):

@@ -39,7 +39,7 @@ from vlmlaw.training.optimizer import make_optimizer
 from vlmlaw.training.passes import PassLimit, plan_passes, told
 from vlmlaw.training.records import records_of
 from vlmlaw.training.settings import ComputeSettings
-from vlmlaw.training.sharding import gathered, prepare, save_whole
+from vlmlaw.training.sharding import gathered, prepare, reshard, save_whole
 from vlmlaw.training.validation import validation_of
 from vlmlaw.training.workspace import account, use_repeatable_arithmetic
 from vlmlaw.vlm.config import VlmConfig
@@ -240,6 +240,7 @@ def _train(
         groups = [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())]
         with without_unused_layers(model.vision_tower, layers=settings.feature_layers):
             check_forward(model, passes_of, what=what, machine=machine, dtype=dtype)
+            reshard(model)
             spent = fit(
                 model,
                 make_optimizer(groups, weight_decay=plan.weight_decay, beta2=plan.beta2),

@@ -101,6 +101,19 @@ def _shard(
     fully_shard(model, **options, ignored_params=set(model.vision_tower.parameters()))
 
 
+def reshard(model: nn.Module) -> None:
+    """Have a sharded model's parameters be its own part again, after a forward pass that no backward pass follows.
+
+    Where layers stay gathered after the forward pass, they hold passing copies until the backward pass; an optimizer
+    made of these would train nothing.
+    """
+    from torch.distributed.fsdp import FSDPModule
+
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def save_whole(
     model: VlmForConditionalGeneration,
     folder: Path,
