@@ -55,6 +55,17 @@ def test_mqt_has_as_many_queries_as_released():
         build_compressor("mqt", 4, 8, 4)
 
 
+def test_mqt_starts_from_the_released_spread():
+    """The released `_init_weights` gives every linear map a deviation of .02, cut off at 2: that of the output, too."""
+    compressor = build_compressor("mqt", 16, 64, 16, question_width=100)
+    weight = compressor.attn.out_proj.weight
+    assert weight.std().item() == pytest.approx(0.02, rel=0.05) and not compressor.attn.out_proj.bias.any()
+    assert compressor.query.std().item() == pytest.approx(0.02, rel=0.05)
+    assert compressor.proj.std().item() == pytest.approx(0.1, rel=0.05)  # the LLM's width ** -.5
+    xavier = (2 / (64 + 3 * 64)) ** 0.5  # torch's own for the three maps in one matrix
+    assert compressor.attn.in_proj_weight.std().item() == pytest.approx(xavier, rel=0.05)
+
+
 def test_sine_places_tell_every_place_apart():
     table = sine_places(16, 64)
     assert table.abs().max() <= 1

@@ -47,6 +47,37 @@ def test_selected_tokens_are_patches_in_raster_order(name, n_tokens):
         torch.testing.assert_close(visual_BVC[image], inputs["patches_BPK"][image, kept[image], -WIDTH:])
 
 
+def tower_like(dtype: torch.dtype) -> dict[str, Tensor]:
+    """Patches on 24 x 24 that are close to their neighbours, as a tower's: their cosines differ by little."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(2, 16, 6, 6, generator=generator)
+    smooth = torch.nn.functional.interpolate(coarse, size=(24, 24), mode="bicubic").flatten(2).transpose(1, 2)
+    return {
+        "patches_BPK": (smooth + 1 + 0.1 * torch.randn(2, 576, 16, generator=generator)).to(dtype),
+        "question_BTD": torch.randn(2, 6, 16, generator=generator).to(dtype),
+        "importance_BP": torch.rand(2, 576, generator=generator).softmax(dim=1),
+    }
+
+
+CHOOSE = [name for name in TRAINING_FREE if not (COMPRESSORS[name].inside_llm or name.endswith("_at_inference"))]
+
+
+@pytest.mark.parametrize("name", CHOOSE)
+def test_a_choice_does_not_depend_on_the_precision_of_products(name):
+    """The same numbers in bfloat16, and in float32 under autocast, choose and merge what float32 does."""
+    rounded = tower_like(torch.bfloat16)
+    same = {key: tensor.float() for key, tensor in rounded.items()}
+    compressor = build_compressor(name, 24, 16, 64, question_width=16)
+    tokens_BVC, places_BV2 = compressor.forward_with_positions(**same)
+    in_half_BVC, in_half_BV2 = compressor.forward_with_positions(**rounded)
+    torch.testing.assert_close(in_half_BV2, places_BV2)
+    torch.testing.assert_close(in_half_BVC.float(), tokens_BVC, rtol=0.02, atol=0.02)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast_BVC, cast_BV2 = compressor.forward_with_positions(**same)
+    torch.testing.assert_close(cast_BV2, places_BV2)
+    torch.testing.assert_close(cast_BVC.float(), tokens_BVC, rtol=0.02, atol=0.02)
+
+
 def test_equal_scores_go_to_the_earlier_patch():
     assert best(torch.tensor([[1.0, 2.0, 1.0, 2.0, 1.0]]), 3).tolist() == [[0, 1, 3]]
     assert best(torch.zeros(1, 100), 4).tolist() == [[0, 1, 2, 3]]

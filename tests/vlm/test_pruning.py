@@ -120,6 +120,36 @@ def test_each_layer_reads_as_many_tokens_as_stated(make_vlm, name):
     assert outputs.logits.shape[1] == given["input_ids"].shape[1]
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n_before", [0, 1, 3])
+@torch.no_grad()
+def test_padding_does_not_change_the_choice(name, n_before):
+    """144 patches behind 0, 1 or 3 tokens: padded on the left beside a longer prompt, and alone, the same are kept."""
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=50, initializer_range=0.2, **shape)
+    torch.manual_seed(n_before)
+    llm = LlamaForCausalLM(config).eval()
+    llm.set_attn_implementation("eager")
+    compressor = build_compressor(name, 12, 8, 20)
+
+    def kept(embeds, first, mask):
+        is_image = torch.zeros(embeds.shape[:2], dtype=torch.bool)
+        is_image[:, first : first + 144] = True
+        places = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        asking, cache = torch.tensor([embeds.shape[1] - 1]), DynamicCache(config=config)
+        with pruned(llm, compressor, is_image_BT=is_image, asking_B=asking, cache=cache):
+            llm(inputs_embeds=embeds, attention_mask=mask, position_ids=places, past_key_values=cache)
+        return cache.vlmlaw_kept[-1].places_BS[0]
+
+    for n_padding in (1, 2, 7, 8, 30):
+        embeds = torch.randn(1, n_padding + n_before + 144 + 6, 32)  # padding is never zero in a model
+        mask = torch.ones(embeds.shape[:2], dtype=torch.long)
+        alone = kept(embeds[:, n_padding:], n_before, mask[:, n_padding:])
+        mask[:, :n_padding] = 0
+        padded = kept(embeds, n_padding + n_before, mask)
+        assert torch.equal(padded[n_padding:] - n_padding, alone)
+
+
 def test_stages_are_the_published_ones():
     with torch.device("meta"):
         # LLaVA-1.5-7B: 576 patches, 32 layers

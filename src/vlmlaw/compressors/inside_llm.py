@@ -33,6 +33,10 @@ class Reading(Protocol):
         """Places of the image tokens, ascending."""
 
     @property
+    def first_B(self) -> Tensor:
+        """The place of each sequence's first token, behind its padding."""
+
+    @property
     def text_BS(self) -> Tensor:
         """True at the text behind the image."""
 
@@ -46,7 +50,10 @@ class Reading(Protocol):
         """(B, N) attention of SparseVLM's raters to the image in the layer just read, heads and raters averaged."""
 
     def scores(self) -> Tensor:
-        """(B, S) scaled products of the question's last token with those before it in the layer just read; else 0."""
+        """(B, S) scaled products of the question's last token with those before it in the layer just read; else 0.
+
+        Padding is among what is 0.
+        """
 
     def states(self) -> Tensor:
         """(B, S, D) the states after the layer just read, behind the LLM's final norm."""
@@ -247,17 +254,18 @@ class Dart(FastV):
 
     def choose(self, reading: Reading, n_kept: int) -> Tensor:
         states_BSD, norms_BS = reading.states(), reading.keys().float().abs().sum(dim=2)
-        image_BN = reading.image_BN
+        image_BN, first_B = reading.image_BN, reading.first_B.tolist()
         n_pivots = min(self.image_pivots, n_kept)
         image_pivots = norms_BS.gather(1, image_BN).topk(n_pivots, dim=1).indices
         text_BS = norms_BS.masked_fill(~reading.text_BS, -math.inf)
         chosen = []
-        for row in range(len(image_BN)):
+        for row, first in enumerate(first_B):
             n_text = min(self.text_pivots, int(reading.text_BS[row].sum()))
-            own = image_BN[row, image_pivots[row]].tolist()
-            # The released code walks a Python set of places; so does this, to take them in the same turn.
-            pivots = list({*own, *text_BS[row].topk(n_text).indices.tolist()})
-            closeness = cosine(states_BSD[row : row + 1, pivots].float(), states_BSD[row : row + 1].float())[0]
+            places = [*image_BN[row, image_pivots[row]].tolist(), *text_BS[row].topk(n_text).indices.tolist()]
+            # The released code walks a Python set of places; so does this, to take them in the same turn. They are
+            # counted from the prompt's first token: padding must not change the turn.
+            pivots = [first + place for place in {place - first for place in places}]
+            closeness = cosine(states_BSD[row : row + 1, pivots], states_BSD[row : row + 1])[0]
             chosen.append(_least_like(closeness[:, image_BN[row]], image_pivots[row], n_kept))
         return torch.stack(chosen)
 

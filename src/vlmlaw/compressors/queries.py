@@ -183,6 +183,7 @@ class MatryoshkaQueries(Compressor):
     def reset_parameters(self) -> None:
         super().reset_parameters()
         nn.init.trunc_normal_(self.query, std=0.02)
+        nn.init.trunc_normal_(self.attn.out_proj.weight, std=0.02)
         nn.init.normal_(self.proj, std=self.out_width**-0.5)
         loaded = getattr(self.pos_embed, "_is_hf_initialized", False)  # transformers' mark of a checkpoint's weights
         if not (loaded or self.pos_embed.is_meta):

@@ -9,7 +9,15 @@ import math
 import torch
 from torch import Tensor
 
-from vlmlaw.compressors.base import EMBEDDING, PROJECTED, Compressor, Inputs, Shape, patch_positions
+from vlmlaw.compressors.base import (
+    EMBEDDING,
+    PROJECTED,
+    Compressor,
+    Inputs,
+    Shape,
+    patch_positions,
+    without_autocast,
+)
 from vlmlaw.errors import UserError
 
 MOST_PAIRS = 2**20  # pairs of patches compared at once: 4 MB, however many images there are
@@ -40,9 +48,15 @@ def take(tokens_BPC: Tensor, index_BV: Tensor) -> Tensor:
 
 
 def cosine(a_BNH: Tensor, b_BMH: Tensor) -> Tensor:
-    """(B, N, M) cosines of all pairs. The products are divided by the lengths, so that no tokens are copied."""
-    lengths_BN, lengths_BM = (x.norm(dim=-1).clamp(min=1e-12) for x in (a_BNH, b_BMH))
-    products_BNM = a_BNH @ b_BMH.transpose(1, 2)
+    """(B, N, M) cosines of all pairs, in float32 whatever the inputs' type and also under autocast.
+
+    A choice hangs on small differences: bfloat16 makes ties of cosines that differ by less than .004. The products are
+    divided by the lengths, so that no tokens are copied.
+    """
+    with without_autocast(a_BNH.device):
+        a_BNH, b_BMH = a_BNH.float(), b_BMH.float()
+        lengths_BN, lengths_BM = (x.norm(dim=-1).clamp(min=1e-12) for x in (a_BNH, b_BMH))
+        products_BNM = a_BNH @ b_BMH.transpose(1, 2)
     return products_BNM.div_(lengths_BN.unsqueeze(2)).div_(lengths_BM.unsqueeze(1))
 
 
@@ -137,7 +151,6 @@ class DivPrune(Comparing):
 
 def most_diverse(compared_BPH: Tensor, n_chosen: int) -> Tensor:
     """(B, n_chosen) patches in the order in which DivPrune chooses them."""
-    compared_BPH = compared_BPH.float()
     distance_BPP = cosine(compared_BPH, compared_BPH).neg_().add_(1)
     distance_BPP.diagonal(dim1=1, dim2=2).fill_(math.inf)
     chosen_B1 = distance_BPP.amin(dim=2).argmax(dim=1, keepdim=True)
@@ -218,7 +231,7 @@ class VisPruner(TrainingFree):
 
     def _diverse(self, patches_BPC: Tensor, left_BN: Tensor) -> Tensor:
         """Of the patches left those that stay after all rounds. Each pair is compared once, before the rounds."""
-        closeness_BPP = cosine(patches_BPC.float(), patches_BPC.float())
+        closeness_BPP = cosine(patches_BPC, patches_BPC)
         for _, n_gone in self.rounds():
             even_BE, odd_BO = left_BN[:, ::2], left_BN[:, 1::2]
             of_even_BEP = take(closeness_BPP, even_BE)
@@ -265,7 +278,7 @@ class Scope(TrainingFree):
 
 def largest_coverage(patches_BPC: Tensor, weight_BP: Tensor, n_chosen: int) -> Tensor:
     """(B, n_chosen) patches in the order in which SCOPE chooses them."""
-    closeness_BPP = cosine(patches_BPC.float(), patches_BPC.float())
+    closeness_BPP = cosine(patches_BPC, patches_BPC)
     covered_BP = torch.zeros_like(weight_BP)
     is_chosen_BP = torch.zeros_like(weight_BP, dtype=torch.bool)
     rows, chosen = torch.arange(len(weight_BP), device=weight_BP.device), []
@@ -318,7 +331,7 @@ class CDPruner(Comparing):
             relevance_BP = inputs.importance_BP
         else:
             assert inputs.question_BTD is not None
-            closeness_BPT = cosine(compared_BPH.float(), inputs.question_BTD.float())
+            closeness_BPT = cosine(compared_BPH, inputs.question_BTD)
             own_BT = inputs.question_mask_BT
             if own_BT is not None:
                 closeness_BPT = closeness_BPT.masked_fill(~own_BT.unsqueeze(1), 0)
@@ -343,7 +356,7 @@ def largest_determinant(compared_BPH: Tensor, relevance_BP: Tensor, n_chosen: in
     relevance_BP = relevance_BP.float()
     least_B1, most_B1 = relevance_BP.amin(dim=1, keepdim=True), relevance_BP.amax(dim=1, keepdim=True)
     weight_BP = (relevance_BP - least_B1 + 1e-6) / (most_B1 - least_B1).clamp(min=1e-12)
-    kernel_BPP = cosine(compared_BPH.float(), compared_BPH.float())
+    kernel_BPP = cosine(compared_BPH, compared_BPH)
     kernel_BPP = kernel_BPP * weight_BP.unsqueeze(2) * weight_BP.unsqueeze(1)
     gain_BP = kernel_BPP.diagonal(dim1=1, dim2=2).clone()
     explained_BVP = kernel_BPP.new_zeros(len(kernel_BPP), n_chosen, kernel_BPP.shape[1])
@@ -392,7 +405,8 @@ class TextGuided(Comparing):
     def reduce(self, inputs: Inputs, places_BP2: Tensor) -> tuple[Tensor, Tensor]:
         assert inputs.question_BTD is not None
         question_BTD, keys_BPD = inputs.question_BTD, self.compared(inputs)
-        scores_BTP = (question_BTD @ keys_BPD.transpose(1, 2)).float()
+        with without_autocast(keys_BPD.device):
+            scores_BTP = question_BTD.float() @ keys_BPD.float().transpose(1, 2)
         own_BT = inputs.question_mask_BT
         if own_BT is None:
             own_BT = torch.ones(scores_BTP.shape[:2], dtype=torch.bool, device=scores_BTP.device)

@@ -274,6 +274,15 @@ class _Reading:
         return self.is_image_BS.nonzero()[:, 1].view(len(self.is_image_BS), -1)
 
     @property
+    def first_B(self) -> Tensor:
+        mask = self.coming[2].get("attention_mask")
+        if not isinstance(mask, Tensor):
+            return torch.zeros_like(self.asking_B)
+        rows = torch.arange(len(self.asking_B), device=mask.device)
+        seen_BS = mask.expand(len(rows), *mask.shape[1:])[rows, 0, self.asking_B]
+        return (seen_BS if seen_BS.dtype == torch.bool else seen_BS == 0).int().argmax(dim=1)
+
+    @property
     def text_BS(self) -> Tensor:
         """From behind the image to the token that asks."""
         places_S = torch.arange(self.is_image_BS.shape[1], device=self.is_image_BS.device)
@@ -307,7 +316,9 @@ class _Reading:
         layer, states_BSD, given = self.last
         scores_BS = _asking_scores(layer, states_BSD, given, self.asking_B).mean(dim=1)
         places_S = torch.arange(scores_BS.shape[1], device=scores_BS.device)
-        return scores_BS * (places_S < self.asking_B.unsqueeze(1))
+        # Padding before the prompt is 0, too: neighbours are averaged with it, and a prompt alone has none.
+        own_BS = (places_S >= self.first_B.unsqueeze(1)) & (places_S < self.asking_B.unsqueeze(1))
+        return scores_BS * own_BS
 
     def states(self) -> Tensor:
         return self.llm.base_model.norm(self.coming[1])
