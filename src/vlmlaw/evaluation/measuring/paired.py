@@ -15,7 +15,7 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2, norm
+from scipy.special import ndtri
 
 from vlmlaw.laws.statistics import student_t
 
@@ -98,7 +98,7 @@ class Paired:
         if value == 0:
             return np.inf
         _, se = self._padded_difference(i, j)
-        wanted = norm.ppf(0.5 + level / 2) + norm.ppf(POWER)
+        wanted = ndtri(0.5 + level / 2) + ndtri(POWER)
         return float(max(0, np.ceil(self.n_questions * ((wanted * se / value) ** 2 - 1))))
 
     def confidence_not_worse(self, by: float) -> np.ndarray:
@@ -164,7 +164,7 @@ class Paired:
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.clip(values, 0, None))
         rng = np.random.default_rng(0)
-        scale = np.sqrt(chi2.rvs(self.n_clusters - 1, size=DRAWS, random_state=rng) / (self.n_clusters - 1))
+        scale = np.sqrt(rng.chisquare(self.n_clusters - 1, size=DRAWS) / (self.n_clusters - 1))
         draws = rng.standard_normal((DRAWS, len(self.cells))) @ root.T / scale[:, None]
         found = []
         for j in range(len(self.cells)):
