@@ -115,8 +115,11 @@ def jobs_of(output: str) -> dict[str, int]:
 
 
 def environment() -> dict[str, str]:
-    """The tests' own, without what would choose another code, profile or device for Snakemake's jobs."""
-    dropped = ("PYTHONPATH", "SNAKEMAKE_PROFILE", "PYTEST_CURRENT_TEST")
+    """The tests' own, without what would choose another code, profile or device for Snakemake's jobs.
+
+    Nor may it keep Python from writing what it compiles: a run of Snakemake starts some dozens of processes.
+    """
+    dropped = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "SNAKEMAKE_PROFILE", "PYTEST_CURRENT_TEST")
     author = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     tools = {
         "PATH": os.pathsep.join([*map(str, COMMANDS), str(Path(sys.executable).parent), os.environ["PATH"]]),
@@ -130,7 +133,7 @@ def new_project(folder: Path, experiment: dict[str, Any]) -> Project:
     folder.mkdir(parents=True)
     for name in CODE:
         source = ROOT / name
-        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        ignored = shutil.ignore_patterns("*.egg-info", "*.pyc.*")  # the last: what is being compiled now
         shutil.copytree(source, folder / name, ignore=ignored) if source.is_dir() else shutil.copy(source, folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(experiment, sort_keys=False))
     return Project(folder)

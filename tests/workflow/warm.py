@@ -20,8 +20,15 @@ from pathlib import Path
 from typing import NoReturn
 
 PRELOADED = {
-    "snakemake": ["snakemake.cli", "snakemake.report", "pydantic_core", "scipy.special"],
-    "dvc": ["dvc.cli", "dvc.repo", "dvc.commands.repro", "dvc.commands.status", "dvc_data.index", "dvc.stage.run"],
+    "snakemake": [
+        *("snakemake.cli", "snakemake.report", "pydantic_core", "scipy.special"),
+        *("requests", "smart_open", "jinja2", "platformdirs"),
+    ],
+    "dvc": [
+        *("dvc.cli", "dvc.cli.parser", "dvc.repo", "dvc.commands.repro", "dvc.commands.status", "dvc_data.index"),
+        *("dvc.stage.run", "dvc.compare", "dvc.data_cloud", "dvc.rwlock", "dvc.scm", "dvc.analytics", "dvc.cachemgr"),
+        *("dvc_render", "scmrepo.git", "networkx", "ruamel.yaml", "pygit2", "rich.table"),
+    ],
     "vlmlaw": [
         *("pandas", "scipy.optimize", "scipy.special", "scipy.stats", "torch", "transformers.modeling_utils"),
         *("transformers.models.qwen2.modeling_qwen2", "transformers.loss.loss_utils", "PIL.Image"),
