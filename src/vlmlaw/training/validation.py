@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vlmlaw.errors import UserError
+from vlmlaw.training.sharding import reshard
 from vlmlaw.vlm.image_inputs import ImageInputs
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def _mean_loss(model: Any, table: TokenTable, passes_of: StepPasses, *, machine:
         loss = model(**inputs, use_cache=False).loss
         total, n_targets = total + loss.item() * one.work.n_targets, n_targets + one.work.n_targets
     model.train()
+    reshard(model)
     summed, n_all = machine.total([total, float(n_targets)])
     return summed / n_all
 
