@@ -240,7 +240,7 @@ REFUSED = {
     "HTML": ("<table><tr><td>7B</td></tr></table>", "is HTML"),
     "a typing error in a benchmark": (
         "size,V,GQA\n7B,64,60\n13B,64,6l.5\n9B,64,61\n",
-        "line 3: column 'score' holds '6l.5'",
+        "line 3: column 'GQA' holds '6l.5'",
     ),
 }
 

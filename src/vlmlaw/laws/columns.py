@@ -4,6 +4,7 @@ A role with two candidates is refused with both named.
 """
 
 import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,9 @@ from vlmlaw.laws.names import (
     WEAK,
     WHAT,
     is_benchmark,
+    is_error,
     is_loss,
+    is_of_encoder,
     is_other,
     may_be,
     plain_name,
@@ -29,6 +32,7 @@ from vlmlaw.laws.wide import (
     benchmark_columns,
     benchmarks,
     columns_of,
+    compressor_of_copies,
     holds_errors,
     melt,
     missing_role,
@@ -71,12 +75,15 @@ def lay_out(
         clash = taken[0] if taken else names["suite"]
         raise UserError(f"{source} has a column {clash!r} beside the columns of scores; rename or drop it")
     raw, suites = split_pairs(raw, suites, pairs)
+    if scores and holds == "auto" and len({is_error(name) for name in suites}) > 1:
+        errors = ", ".join(name for name in suites if is_error(name))
+        raise UserError(f"{source}: --scores names errors ({errors}) beside scores; read each kind by itself")
     kept = {*suites, *names.values(), "line", "active_params_b"}
     unread = tuple(name for name in raw.columns if name not in kept)
     raw = melt(raw, suites, "suite")
     names |= {"suite": "suite", "score": "score"}
     layout = _finish(raw, names, holds=holds, sayings=sayings, wide=True)
-    return replace(layout, unread=unread, found_suites=not scores)
+    return replace(layout, unread=(*unread, *layout.unread), found_suites=not scores)
 
 
 def _named(
@@ -179,7 +186,8 @@ def _take(raw: pd.DataFrame, names: dict[str, str], sayings: dict[str, str], rol
     found: dict[str, list[Any]] = {}
     for name in raw.columns:
         taken = name in names.values() and role == "n_params" and name != names.get("compressor")
-        if name == "line" or taken or (is_other(name) and name != "group"):
+        tower = role == "n_params" and is_of_encoder(name)
+        if name == "line" or taken or tower or (is_other(name) and name != "group"):
             continue
         try:
             values = [read(text) for text in raw[name]]
@@ -197,7 +205,7 @@ def _take(raw: pd.DataFrame, names: dict[str, str], sayings: dict[str, str], rol
         raise UserError(
             f"{source} has no column for the {WHAT[role]}, and the names in `{column}` and `{differ[0]}` state "
             f"different ones (line {raw['line'].iloc[at]}: {raw[column].iloc[at]!r}, {raw[differ[0]].iloc[at]!r}). "
-            f"Say which: --column {role}={differ[0]}"
+            f"Say which: --column {shlex.quote(f'{role}={differ[0]}')}"
         )
     names[role] = others[-1] if others else column
     sayings[role] = f"sizes in the names of `{names[role]}`"
@@ -218,6 +226,9 @@ def _weak_roles(raw: pd.DataFrame, names: dict[str, str], source: str) -> None:
         values = pd.to_numeric(raw[counts[0]], errors="coerce")
         if (values.ge(2) & values.mod(1).eq(0)).all():
             names["n_questions"] = counts[0]
+    values = [name for name in raw.columns if plain_name(name) in WEAK["score"] and name not in names.values()]
+    if values and not {"score", "error"} & set(names) and not benchmark_columns(raw, names):
+        names["score"] = _only(raw, "score", values, source)
     if "n_visual_tokens" in names:
         return
     fit = []
@@ -253,6 +264,16 @@ def _measured(raw: pd.DataFrame, names: dict[str, str], columns: Mapping[str, st
                 f"that do not add to 1. Say which: --column error={names['error']} or --column score={names['score']}"
             )
         names.pop("score")
+    metric = next((name for name in raw.columns if plain_name(name) == "metric" and name not in names.values()), None)
+    if metric and "kind" not in names and raw[metric].nunique() > 1 and "score" in names:
+        names["kind"] = metric
+    if metric and "score" in names and (errors := {name for name in raw[metric] if is_error(name)}):
+        if errors != set(raw[metric]):
+            raise UserError(
+                f"{source}: `{metric}` holds errors ({', '.join(sorted(errors))}) beside scores; "
+                "keep the rows of one kind"
+            )
+        names["error"] = names.pop("score")
     losses = [name for name in raw.columns if is_loss(name)]
     used = names.get("error", names.get("score"))
     if used in losses or (losses and used is None and not benchmark_columns(raw, names)):
@@ -265,27 +286,18 @@ def _measured(raw: pd.DataFrame, names: dict[str, str], columns: Mapping[str, st
 def _finish(
     raw: pd.DataFrame, names: dict[str, str], *, holds: str, sayings: dict[str, str], wide: bool = False
 ) -> Layout:
+    unread: tuple[str, ...] = ()
     if wide and holds == "auto":
-        holds = "error" if holds_errors(raw, names) else "score"
-        sayings["holds"] = "as it falls with N and V" if holds == "error" else ""
+        suites = list(raw[names["suite"]].unique()) if "suite" in names else []
+        errors = [name for name in suites if is_error(name)]
+        if errors and len(errors) < len(suites):
+            raw = raw[~raw[names["suite"]].isin(errors)].reset_index(drop=True)
+            unread = tuple(f"{name} (less is better: --scores '{name}' --holds error)" for name in errors)
+        named = bool(errors) and not unread
+        holds = "error" if named or holds_errors(raw, names) else "score"
+        sayings["holds"] = "as the name says" if named else "as it falls with N and V" if holds == "error" else ""
     if wide and holds == "error":
         names["error"] = names.pop("score")
-    raw, names = _compressor_of_copies(raw, names)
-    unread = tuple(name for name in raw.columns if name not in names.values() and is_benchmark(name))
+    raw, names = compressor_of_copies(raw, names)
+    unread += tuple(name for name in raw.columns if name not in names.values() and is_benchmark(name))
     return Layout(raw, names, unread, sayings=sayings, wide=wide)
-
-
-def _compressor_of_copies(raw: pd.DataFrame, names: dict[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Take the models' names as compressors where they tell copies of cells apart, each at several V of a size."""
-    given = names.get("compressor")
-    if given is not None and raw[given].nunique() > 1:
-        return raw, names
-    used = [names[role] for role in ("n_params", "n_visual_tokens", "suite", "kind", "seed") if role in names]
-    if not raw.duplicated(used).any():
-        return raw, names
-    for name in raw.columns:
-        if plain_name(name) in ("model", "base", "family", "architecture") and name not in names.values():
-            spans = raw.groupby(name)[names["n_visual_tokens"]].nunique()
-            if not raw.duplicated([*used, name]).any() and len(spans) > 1 and spans.min() >= 3:
-                return raw, names | {"compressor": name}
-    return raw, names

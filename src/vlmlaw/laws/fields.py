@@ -24,11 +24,12 @@ def word(value: object) -> str:
 
 
 def to_numbers(
-    column: pd.Series, lines: pd.Series, *, source: str, blank_is_nan: bool
+    column: pd.Series, lines: pd.Series, *, source: str, blank_is_nan: bool, labels: pd.Series | None = None
 ) -> tuple[Array, Array, np.ndarray]:
     """Values of a column, their standard errors (from ±, else nan), and whether each has a % sign (rows,).
 
-    Fields that say they are missing are nan if `blank_is_nan`. Raises UserError for other text.
+    Fields that say they are missing are nan if `blank_is_nan`; `labels` are the columns that
+    they came from. Raises UserError for other text.
     """
     if pd.api.types.is_numeric_dtype(column):  # a data frame's own numbers; a CSV's are text
         values = column.to_numpy(dtype=float)
@@ -39,8 +40,9 @@ def to_numbers(
         known[text] = _plain_value(text, blank_is_nan=blank_is_nan)
     bad = np.flatnonzero([known[text] is None for text in texts])
     if bad.size:
+        name = column.name if labels is None else labels.iloc[bad[0]]
         raise UserError(
-            f"{source} line {lines.iloc[bad[0]]}: column {column.name!r} holds {texts.iloc[bad[0]]!r}; "
+            f"{source} line {lines.iloc[bad[0]]}: column {name!r} holds {texts.iloc[bad[0]]!r}; "
             "expected a number" + (f" ({bad.size} such rows)" if bad.size > 1 else "") + _remedy(texts.iloc[bad[0]])
         )
     parts = [known[text] or (np.nan, np.nan, "") for text in texts]
@@ -70,7 +72,28 @@ def _remedy(text: str) -> str:
         return ". Where it varies from image to image, give the mean"
     if re.fullmatch(r"[\d.]+\s*/\s*[\d.]+", text):
         return ". Write two numbers into two columns"
+    if re.fullmatch(r"\d+(\s*\+\s*\d+)+", text):
+        return ". Write the sum"
+    if re.fullmatch(r"([<>≤≥]=?|up to|max\.?|at most)\s*\d+", text, re.IGNORECASE):
+        return ". It is a limit; give the mean over the images"
+    if re.fullmatch(r"[\d.]+\s*%?\s*\[[-\d.,; ]+\]", text):
+        return ". Write ± and the standard error, the width of a 95 % interval divided by 3.92"
     return ""
+
+
+def to_tokens(column: pd.Series, lines: pd.Series, *, source: str) -> Array:
+    """V (rows,). Raises UserError for shares, and for 2.880, which may be 2880 or less than three."""
+    values, _, percent = to_numbers(column, lines, source=source, blank_is_nan=False)
+    texts = column.map(word).str.strip()
+    thousands = texts.str.fullmatch(r"[1-9]\.\d{3}").to_numpy() & (not pd.api.types.is_numeric_dtype(column))
+    for bad, why in (
+        (percent, "a share of the encoder's tokens: multiply it by them (576 for CLIP-L/336)"),
+        (thousands, "thousands with a point? Write 2880 for 2.880"),
+    ):
+        if bad.any():
+            at = int(np.flatnonzero(bad)[0])
+            raise UserError(f"{source} line {lines.iloc[at]}: column {column.name!r} holds {texts.iloc[at]!r}, {why}")
+    return values
 
 
 def to_sizes(column: pd.Series, lines: pd.Series, *, unit: str | None, source: str) -> tuple[Array, str, str]:

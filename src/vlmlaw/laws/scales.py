@@ -34,9 +34,14 @@ def known_maximum(name: str) -> float | None:
 def is_unknown_points(values: Array, name: str, maxima: Mapping[str, float]) -> bool:
     """Whether a suite counts points of a maximum that is not known."""
     finite = values[np.isfinite(values)]
-    if not finite.size or finite.max() <= 100 or name in maxima:
+    if not finite.size or name in maxima or (finite.max() <= 100 and not _is_unbounded(name)):
         return False
     return known_maximum(name) is None and not _is_mme_sum(finite, name)
+
+
+def _is_unbounded(name: str) -> bool:
+    """Whether a suite is judged by CIDEr, which is no share: its values pass 100."""
+    return bool(re.search(r"cider|nocaps|textcaps|flickr30k", plain_name(name)))
 
 
 def _is_mme_sum(finite: Array, name: str) -> bool:
@@ -69,9 +74,11 @@ def divisor(
         )
     if scale != "auto":
         return (100.0 if scale == "percent" else 1.0), scale
-    if not finite.size or (np.median(finite) <= 1 and finite.max() < 2):
+    unbounded = _is_unbounded(name) and known_maximum(name) is None
+    if not finite.size or (np.median(finite) <= 1 and finite.max() < 2 and not unbounded):
         return 1.0, "fraction"
-    if finite.max() <= 100 and finite.min() >= 0:
+    edits = bool(re.search(r"edit|(^|_)ned(_|$)", plain_name(name))) and "%" not in name
+    if finite.max() <= 100 and finite.min() >= 0 and not unbounded and not edits:
         if finite.max() <= 5 and finite.size > 1 and finite.min() >= 1:
             raise UserError(
                 f"{source}: {name!r} holds {finite.min():g} to {finite.max():g}: a loss, or percent? The laws are of a "
@@ -79,6 +86,16 @@ def divisor(
                 "If it is percent: --scale percent"
             )
         return 100.0, "percent"
+    if unbounded:
+        raise UserError(
+            f"{source}: {name!r} is judged by CIDEr, which is no share of wrong answers; leave it out, or give a value "
+            f"that counts as perfect: --maximum '{name}=150'"
+        )
+    if edits:
+        raise UserError(
+            f"{source}: {name!r} holds {finite.min():g} to {finite.max():g}: edits, or percent? Divide edits by the "
+            "length of the text; if it is percent: --scale percent"
+        )
     most = 2800.0 if _is_mme_sum(finite, name) else known_maximum(name)
     if most is not None and finite.max() <= most:
         return most, f"points of {most:g}"

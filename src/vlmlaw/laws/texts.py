@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.errors import UserError
+from vlmlaw.laws.latex import plain
 
 UNITS = {"billions": 1.0, "millions": 1e-3, "count": 1e-9}
 LARGEST_COUNT = 1e5  # plain sizes from here on count parameters: no model has so many billions
@@ -19,7 +20,7 @@ MIXTURES = {"8x7b": (46.7, 12.9), "8x22b": (141.0, 39.0)}
 _SUFFIX = {"t": 1e3, "b": 1.0, "g": 1.0, "m": 1e-3, "k": 1e-6}
 _NUMBER = r"[-+−]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?"
 _PLUS_MINUS = re.compile(rf"({_NUMBER})\s*%?\s*(?:±|\+/-|\+-|\\pm)\s*({_NUMBER})\s*(%?)")
-_GAIN = re.compile(rf"({_NUMBER}\s*%?)\s*(?:\((?:[-+−↑↓△▲▼].*?|.*?[↑↓]|[\d.]+\s*%)\)|[↑↓]\s*[\d.]*)")
+_GAIN = re.compile(rf"({_NUMBER}\s*%?)\s*(?:\((?:[-+−↑↓△▲▼].*?|.*?[↑↓]|[\d.]+\s*%)\)|[↑↓]\s*[\d.]*\s*%?)")
 _MEASURE = re.compile(rf"({_NUMBER})\s*([a-zA-Zµμ/]+)")
 _PAIR = re.compile(rf"({_NUMBER})\s*%?\s*/\s*({_NUMBER})\s*%?")
 _SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "µs": 1e-6, "μs": 1e-6, "us": 1e-6, "min": 60.0, "h": 3600.0}
@@ -29,7 +30,9 @@ _IN_NAME = re.compile(r"(?<![A-Za-z0-9.])(\d+(?:\.\d+)?)\s*([bm])(?![A-Za-z0-9])
 
 
 _TOKENS_IN_NAME = re.compile(
-    r"(?<![\d.])(\d+)\s*-?(?:visual |image |vision |vis\. ?)?(?:tokens?|tok)\b|\bV\s*=\s*(\d+)", re.IGNORECASE
+    r"(?<![\d.])(\d+)\s*-?(?:visual |image |vision |vis\. ?)?(?:tokens?|tok)\b|\bV\s*=\s*(\d+)"
+    r"|(?<=[-_ (])V(\d{2,4})(?![.\d])",
+    re.IGNORECASE,
 )
 
 
@@ -39,14 +42,19 @@ def without_markup(text: str) -> str:
     >>> without_markup("[**64.2**](https://x.org)<sup>1</sup>")
     '64.2'
     """
-    if not re.search(r"[*_`\[<~†‡§\\&^$\u00a0\u2009\u202f]", text):
+    if not re.search(r"[*_`\[<~†‡§\\&^$\u00a0\u2009\u202f\u2b50-\U0001ffff\ufe0f]", text):
         return text.strip()
     text = re.sub(r"[\u00a0\u2009\u202f]", " ", text)
-    text = re.sub(r"\$?\s*_?\{?\s*\\pm\s*([\d.]+)\s*\}?\s*\$?", r" ± \1", text)  # 49.2$_{\pm 0.3}$
+    text = re.sub(r"[\u2b50\ufe0f\U0001f000-\U0001ffff]", "", text)  # medals and stars
+    if text.count("$") > 1 or re.search(r"\\[a-zA-Z,;]", text):
+        text = plain(text)
     text = re.sub(r"<sup>.*?</sup>", "", text, flags=re.IGNORECASE)
     text = re.sub(r"<br\s*/?>", " ", text, flags=re.IGNORECASE)
-    text = re.sub(r"</?(?:a|b|i|u|s|em|strong|sub|sup|small|span|font|code|del)(?:\s[^<>]*)?>", "", text)
+    text = re.sub(
+        r"</?(?:a|b|i|u|s|em|strong|sub|sup|small|big|span|font|code|del|ins|mark|center|kbd|p)(?:\s[^<>]*)?>", "", text
+    )
     text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"(?<=\S)\s*\[\^?[\w†*]{1,3}\]$", "", text.strip())  # footnotes and references, [^1] and [12]
     text = re.sub(r"(\*\*|__|~~|`)(.+?)\1", r"\2", text)
     text = re.sub(r"^([*_])(.+)\1$", r"\2", text.strip())
     text = text.replace("&nbsp;", " ").replace("&amp;", "&").replace("\\_", "_").replace("\\%", "%")
@@ -228,7 +236,7 @@ def tokens_in_name(text: str) -> float | None:
     >>> tokens_in_name("Retain 192 tokens (33.3%)"), tokens_in_name("M3, V = 36"), tokens_in_name("LLaVA-1.5-7B")
     (192.0, 36.0, None)
     """
-    found = {float(a or b) for a, b in _TOKENS_IN_NAME.findall(text)}
+    found = {float(a or b or c) for a, b, c in _TOKENS_IN_NAME.findall(text)}
     return found.pop() if len(found) == 1 else None
 
 

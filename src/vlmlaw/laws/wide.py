@@ -9,13 +9,26 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.errors import UserError
-from vlmlaw.laws.names import ALIASES, NO_TOKENS, PRUNED, WEAK, WHAT, is_average, is_benchmark, is_other, plain_name
+from vlmlaw.laws.names import (
+    ALIASES,
+    NO_TOKENS,
+    PRUNED,
+    WEAK,
+    WHAT,
+    is_average,
+    is_benchmark,
+    is_other,
+    is_relative,
+    may_be,
+    plain_name,
+)
 from vlmlaw.laws.texts import is_missing, is_number, number, pair, size, sizes_in_name
 
 _TOKENS = r"(\d+)(?:\.0)?\s*(?:visual |image |vision )?(?:tokens?|tok)"
 _COUNT = rf"(?:[vV]\s*=?\s*(\d+)|(?:m|#?tokens?|T)\s*=?\s*(\d+)|{_TOKENS})"
 _ALONE = re.compile(
     r"(?:[vV]|[mM]|#?[tT]okens?|T)?\s*[=_]?\s*(\d+)(?:\.0)?\s*(?:visual |image |vision )?(?:tokens?|tok)?"
+    r"(?:(?:\s+|\s*[(\[])[↓-]?\s*[\d.]+\s*%\s*↓?[)\]]?)?"  # 192 tokens (66.7% ↓)
 )
 _SIZE = r"\d+(?:\.\d+)?\s*[bBmM]"
 
@@ -30,6 +43,7 @@ class Layout:
     found_suites: bool = False  # whether the columns of scores were found, not named
     sayings: dict[str, str] = field(default_factory=dict)
     wide: bool = False
+    tidied: tuple[str, ...] = ()  # what was left out or put together before
 
 
 def columns_of(raw: pd.DataFrame) -> str:
@@ -58,12 +72,15 @@ def unwind_design(
             raise UserError(missing_role(raw, other, names, source))
         raw = raw.drop(columns=[names.pop(name) for name in ("score", "error") if name in names])
         long = melt(raw, list(parts), role)
+        if role == "n_params" and all(re.fullmatch(r"[\d.]+", level) for level in levels):
+            parts = {name: (f"{level}B", suite) for name, (level, suite) in parts.items()}
+            sayings[role] = "the names of columns, in billions"
         if any(suite for _, suite in parts.values()):
             long["suite"] = long[role].map({name: suite or "score" for name, (_, suite) in parts.items()})
             names["suite"] = "suite"
         long[role] = long[role].map({name: level for name, (level, _) in parts.items()})
         names |= {role: role, "score": "score"}
-        sayings[role] = "the names of columns"
+        sayings.setdefault(role, "the names of columns")
         return long, True
     return raw, False
 
@@ -112,7 +129,17 @@ def missing_role(raw: pd.DataFrame, role: str, names: Mapping[str, str], source:
     text = f"{source} has no column for the {WHAT[role]}; looked for {', '.join(ALIASES[role][:7])}"
     text += f"; it has {columns_of(raw)}. "
     if role == "n_params":
+        text += _names_without_size(raw) + _no_sizes(raw)
         return text + "Name it: --column n_params=YOURS; or give the size of all rows, as in --column n_params=7B"
+    shares = [str(name) for name in raw.columns if re.fullmatch(r"[↓-]?\s*[\d.]+\s*%\s*↓?", str(name))]
+    if len(shares) > 1:
+        kept = "1 - " if "↓" in "".join(shares) else ""
+        return text + (
+            f"The columns {', '.join(shares)} are shares: name each by its tokens, the encoder's (576 for CLIP-L/336) "
+            f"times {kept}the share"
+        )
+    if "group" in raw and (share := re.search(r"([\d.]+)\s*%", str(raw["group"].iloc[-1]))):
+        text += f"`{share[0]}` in a heading is a share: write the tokens into it, as 192 tokens for 33.3% of 576. "
     for name in raw.columns:
         plain = plain_name(name)
         if plain in NO_TOKENS:
@@ -127,10 +154,34 @@ def missing_role(raw: pd.DataFrame, role: str, names: Mapping[str, str], source:
     return text + f"Name it: --column {role}=YOURS; or give the tokens of all rows, as in --column {role}=576"
 
 
+def _no_sizes(raw: pd.DataFrame) -> str:
+    """What a column holds that is named for sizes and states none."""
+    named = [name for name in raw.columns if may_be("n_params", name)]
+    return f"`{named[0]}` holds {raw[named[0]].iloc[0]!r}; write the parameters, as 7B. " if named else ""
+
+
+def _names_without_size(raw: pd.DataFrame) -> str:
+    """Which names of models state no size, where most of a column do."""
+    for name in raw.columns:
+        try:
+            states = [name != "line" and sizes_in_name(str(text)) is not None for text in raw[name]]
+        except ValueError:
+            continue
+        if len(states) > sum(states) > len(states) / 2:
+            at = states.index(False)
+            return (
+                f"{len(states) - sum(states)} names in `{name}` state no size (line {raw['line'].iloc[at]}: "
+                f"{raw[name].iloc[at]!r}): write it into them, or leave these rows out. "
+            )
+    return ""
+
+
 def benchmark_columns(raw: pd.DataFrame, names: Mapping[str, str]) -> list[str]:
     """Columns with the name of a benchmark, of which half at least are numbers: others are refused by their line."""
     free = [name for name in raw.columns if name != "line" and name not in names.values()]
-    return [name for name in free if is_benchmark(name) and _share_of_numbers(raw[name]) >= 0.5]
+    return [
+        name for name in free if is_benchmark(name) and not is_relative(name) and _share_of_numbers(raw[name]) >= 0.5
+    ]
 
 
 def benchmarks(raw: pd.DataFrame, names: Mapping[str, str], source: str) -> list[str]:
@@ -138,8 +189,15 @@ def benchmarks(raw: pd.DataFrame, names: Mapping[str, str], source: str) -> list
     known = benchmark_columns(raw, names)
     free = [name for name in raw.columns if name not in ("line", "active_params_b") and name not in names.values()]
     others = [name for name in free if _share_of_numbers(raw[name]) == 1 and not is_other(name)]
-    averages = [name for name in others if is_average(name)]
-    found = known or [name for name in others if name not in averages] or averages
+    relative = [name for name in others if is_relative(name)]
+    averages = [name for name in others if is_average(name) and name not in relative]
+    found = known or [name for name in others if name not in (*averages, *relative)] or averages
+    if not found and relative:
+        raise UserError(
+            f"{source}: `{relative[0]}` is relative to another row's score, and the laws are of a share of wrong "
+            "answers. Give the scores themselves: multiply by those of that row. If it is a score after all: "
+            f"--column 'score={relative[0]}'"
+        )
     if not found:
         raise UserError(
             f"{source} has no column error or score; it has {columns_of(raw)}. "
@@ -193,3 +251,19 @@ def holds_errors(raw: pd.DataFrame, names: Mapping[str, str]) -> bool:
 def _direction(along: pd.Series, values: pd.Series) -> float:
     """1 where values rise, -1 where they fall, 0 where they do neither."""
     return float(np.sign(along.rank().corr(values.rank()))) if values.nunique() > 1 else 0.0
+
+
+def compressor_of_copies(raw: pd.DataFrame, names: dict[str, str]) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Take the models' names as compressors where they tell copies of cells apart, each at several V of a size."""
+    given = names.get("compressor")
+    if given is not None and raw[given].nunique() > 1:
+        return raw, names
+    used = [names[role] for role in ("n_params", "n_visual_tokens", "suite", "kind", "seed") if role in names]
+    if not raw.duplicated(used).any():
+        return raw, names
+    for name in raw.columns:
+        if plain_name(name) in ("model", "base", "family", "architecture") and name not in names.values():
+            spans = raw.groupby(name)[names["n_visual_tokens"]].nunique()
+            if not raw.duplicated([*used, name]).any() and len(spans) > 1 and spans.min() >= 3:
+                return raw, names | {"compressor": name}
+    return raw, names
