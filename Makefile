@@ -80,13 +80,13 @@ test-served: $(VENV)/stamp-test
 
 # First releases of torch and torchvision that fit each other, then everything else as it is locked.
 TORCHVISION ?= torch torchvision
-FAMILY_TESTS := test_checkpoint.py test_compressed.py
+FAMILY_TESTS := backends/test_checkpoint.py backends/test_compressed.py test_token_costs.py
 test-families: $(VENV)/stamp-test
 	@site='import site; print(site.getsitepackages()[0])'; folder=$$(mktemp -d) && \
 	$(BIN)/python -m venv --without-pip $$folder && \
 	$(BIN)/python -m pip --python $$folder/bin/python install --quiet $(TORCHVISION) num2words && \
 	echo "import site; site.addsitedir('$$($(BIN)/python -c "$$site")')" >"$$($$folder/bin/python -c "$$site")/rest.pth" && \
-	$$folder/bin/python -m pytest -n 0 $(addprefix tests/evaluation/backends/,$(FAMILY_TESTS)); \
+	$$folder/bin/python -m pytest -n 0 $(addprefix tests/evaluation/,$(FAMILY_TESTS)); \
 	failed=$$?; rm -rf $$folder; exit $$failed
 
 bench: setup

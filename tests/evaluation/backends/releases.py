@@ -126,7 +126,7 @@ def make_llava_onevision(folder: Path) -> Path:
 
     words = tokenizer(image_token="<image>", video_token="<video>")
     pinpoints = [[28 * r, 28 * c] for r in range(1, 7) for c in range(1, 7)]
-    vision = {"model_type": "siglip_vision_model", **VISION, "image_size": 28, "patch_size": 7}
+    vision = {"model_type": "siglip_vision_model", **VISION, **NO_HEAD, "image_size": 28, "patch_size": 7}
     config = LlavaOnevisionConfig(
         vision_config=vision,
         text_config={**TEXT, "model_type": "qwen2"},
@@ -304,7 +304,7 @@ def make_lfm2_vl(folder: Path) -> Path:
     )
     text = {key: TEXT[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")}
     config = Lfm2VlConfig(
-        vision_config={"model_type": "siglip2_vision_model", **VISION, "patch_size": 4, "num_patches": 16},
+        vision_config={"model_type": "siglip2_vision_model", **VISION, **NO_HEAD, "patch_size": 4, "num_patches": 16},
         text_config={
             "model_type": "lfm2",
             **text,

@@ -274,10 +274,10 @@ class Pinpoints(TokenRule):
         return [(n,) for n in self.n_each(sizes)]
 
     def settings(self, budget: int) -> Iterator[Setting]:
+        yield OWN  # first: OneVision makes as many tokens of fewer tiles, too, and of equals the released one is taken
         for area in sorted({h * w for h, w in self.with_single}):
             kept = [[h, w] for h, w in self.with_single if h * w <= area]
             yield Setting(shared={"image_grid_pinpoints": kept})
-        yield OWN
 
 
 def best_resolution(height: int, width: int, possible: Sequence[Sequence[int]]) -> tuple[int, int]:

@@ -211,7 +211,10 @@ def smart_grid(height: int, width: int, *, cell_px: int, min_pixels: int, max_pi
 
 @dataclass(frozen=True)
 class LongestEdge(TokenRule):
-    """Native resolution under a longest edge (Pixtral, Mistral3: `size.longest_edge`)."""
+    """Native resolution under a longest edge (Pixtral, Mistral3: `size.longest_edge`).
+
+    Their classes in transformers fail at an image of one token, whose batch they squeeze away (5.23).
+    """
 
     marks_rows = True
     cell_px: int
@@ -219,7 +222,7 @@ class LongestEdge(TokenRule):
 
     @property
     def least(self) -> int:
-        return 1
+        return 4  # two cells a side
 
     @property
     def most(self) -> int:
@@ -232,10 +235,13 @@ class LongestEdge(TokenRule):
             height, width = math.floor(height / ratio), math.floor(width / ratio)
         if min(height, width) == 0:
             raise ValueError("an image so long and narrow that nothing of it would be left")
-        return ((height - 1) // self.cell_px + 1) * ((width - 1) // self.cell_px + 1)
+        n = ((height - 1) // self.cell_px + 1) * ((width - 1) // self.cell_px + 1)
+        if n == 1:
+            raise ValueError("an image of one visual token, at which its class in transformers fails")
+        return n
 
     def settings(self, budget: int) -> Iterator[Setting]:
-        for n in range(1, math.ceil(self.longest_px / self.cell_px) + 1):
+        for n in range(2, math.ceil(self.longest_px / self.cell_px) + 1):
             yield Setting({"size": {"longest_edge": min(n * self.cell_px, self.longest_px)}})
 
 
