@@ -138,3 +138,19 @@ def test_weights_need_standard_errors():
 def test_data_frame_needs_its_columns():
     with pytest.raises(UserError, match="no column error"):
         as_measurements(pd.DataFrame({"N": [1.0], "V": [1.0]}))
+
+
+def test_families_of_released_models_never_share_a_law(tmp_path):
+    """Their sizes and tokens may have no cell in common, as those of compressors of one grid have."""
+    cells = [("smolvlm", n, v) for n in (0.25, 0.5, 2) for v in (81, 1053)]
+    cells += [("qwen2.5-vl", n, v) for n in (3, 7, 32) for v in (64, 256)]
+    rows = [f"{n * 1e9:.0f},{v},0.4,{name},{name},{suite}" for suite in ("a", "b") for name, n, v in cells]
+    header = "n_params,n_visual_tokens,error,compressor,{},suite"
+    table = read_measurements(write(tmp_path, "\n".join([header.format("family"), *rows])))
+    assert table.families == ["smolvlm", "qwen2.5-vl"]
+    assert [group["compressor"] for group in table.groups] == ["qwen2.5-vl"] * 2 + ["smolvlm"] * 2
+    assert [group["compressor"] for group in table.mean_of_suites().groups] == ["qwen2.5-vl", "smolvlm"]
+    alone = table.select(compressor="smolvlm")
+    assert alone.families == ["smolvlm"] and not alone.has_law_each
+    plain = read_measurements(write(tmp_path, "\n".join([header.format("note"), *rows])))
+    assert plain.families == [] and not plain.has_law_each

@@ -5,9 +5,15 @@ import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from scipy.special import expit
 
 from vlmlaw.cli.main import main
+from vlmlaw.laws.analysis import analyse
+from vlmlaw.laws.options import LawOptions
+from vlmlaw.laws.table import read_measurements
 from vlmlaw.report.several_page import render
 from vlmlaw.report.study import Study, read_study
 
@@ -34,6 +40,40 @@ def test_the_explorer_may_choose_among_all_tables(page: str, study: Study) -> No
     assert data["suites"][:2] == labels and data["suites"][2].startswith("<img src=x>: ")
     has = [[suite is not None for suite in one["suites"]] for one in data["series"]]
     assert has == [[True, True, False], [False, False, True]]  # a suite without a name is each table's own
+
+
+TRUTH = {"small": (0.2, 0.5, (0.25, 0.5, 2)), "large": (0.6, 0.3, (3, 7, 32))}  # slopes in ln N and ln V, sizes
+
+
+def _two_families(path: Path, *, shared: bool) -> Path:
+    """The table of two families with a law each; where a cell is shared, its two sizes have names of their own."""
+    rng, rows = np.random.default_rng(0), []
+    for family, (a, b, sizes) in TRUTH.items():
+        for n in (*sizes[:-1], 7) if shared else sizes:
+            for v in (16, 64, 256):
+                error = 1 - rng.binomial(40_000, expit(-2 + a * np.log(n) + b * np.log(v))) / 40_000
+                row = {"size": f"{family}-{n:g}b", "n_params": n * 1e9, "n_visual_tokens": v, "error": error}
+                rows.append(row | {"compressor": family, "family": family, "suite": "pages", "kind": "all"})
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_each_family_of_released_models_has_its_law_and_its_own_sizes(shared: bool, tmp_path: Path) -> None:
+    table = _two_families(tmp_path / "measurements.csv", shared=shared)
+    options = LawOptions(law="logit", candidates=("logit",), bootstrap_draws=0, allow_missing=True)
+    found = analyse(read_measurements(table), options, out=tmp_path / "law.json")
+    rho = {part["compressor"]: part["rho"]["estimate"] for part in found["fits"]}
+    for family, (a, b, _) in TRUTH.items():
+        assert rho[family] == pytest.approx(a / b, rel=0.15)
+    out = tmp_path / "page"
+    assert main(["report", "--law", f"{tmp_path}/law.json", "--measurements", str(table), "--out", str(out)]) == 0
+    page = (out / "index.html").read_text()
+    assert "2 families of released models" in page and "Each family has its own law." in page
+    for family, other in (("small", "large"), ("large", "small")):
+        own = (out / family / "index.html").read_text()
+        sizes = (*TRUTH[family][2][:-1], 7) if shared else TRUTH[family][2]
+        assert all(f"{family}-{n:g}b" in own for n in sizes) and f"{other}-7b" not in own
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """`vlmlaw report`: figures and page. `vlmlaw summary`: the laws in a few lines, and where the page is."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,7 @@ def run_report(args: argparse.Namespace) -> None:
     from vlmlaw.report.figures import gallery
     from vlmlaw.report.page import Run, write_page
     from vlmlaw.report.provenance import read_description
+    from vlmlaw.report.several_page import FAMILIES, write_several
     from vlmlaw.report.study import read_study
 
     settings, formats = _settings(args), _formats(args.formats)
@@ -74,14 +76,18 @@ def run_report(args: argparse.Namespace) -> None:
         _report_several(args, out, title=settings.title, formats=formats)
         return
     name, law, measurements = _one_table(args, out)
-    study = read_study(
-        law,
-        measurements,
-        title=args.title or name or settings.title,
-        experiment=read_description(args.experiment) if args.experiment else None,
-        compressor=settings.compressor,
-        **_reading(args),
-    )
+    read = partial(read_study, law, measurements, compressor=settings.compressor, **_reading(args))
+    title = args.title or name or settings.title
+    description = read_description(args.experiment) if args.experiment else None
+    study = read(title=title, experiment=description)
+    families = [own for own in study.families if settings.compressor in ("", own)]
+    if len(families) > 1:
+        studies = {own: read(title=own, family=own) for own in families}
+        write_several(studies, out, title=title, formats=formats, kind=FAMILIES)
+        print(f"written: {out / 'index.html'}")
+        return
+    if families:  # the others have too few cells for a law, or were not asked for
+        study = read(title=title, experiment=description, family=families[0])
     run = _run(args, study, n_samples=settings.samples) if args.cells or args.samples or args.explained else Run()
     gallery.draw_figures(study, out / "figures", formats=formats, cells=run.cells, every=bool(run.cells))
     write_page(study, out / "index.html", run=run)

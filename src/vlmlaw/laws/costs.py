@@ -122,7 +122,8 @@ def tokens_of_pass(table: Measurements) -> float | None:
     """q of a table: the median of its column question_tokens, the length of the questions alone; None without one."""
     if QUESTION_COLUMN not in table.frame:
         return None
-    median = float(np.nanmedian(_numeric_column(table, QUESTION_COLUMN)))
+    values = _numeric_column(table, QUESTION_COLUMN)
+    median = float(np.nanmedian(values)) if np.isfinite(values).any() else 0.0
     return median if median > 0 else None
 
 

@@ -53,19 +53,34 @@ class Measurements:
 
     @cached_property
     def groups(self) -> list[dict[str, str]]:
-        """The groups that a law is fitted to: each suite and kind, and each compressor if several share cells.
+        """The groups that a law is fitted to: each suite and kind, and each compressor if each has its own law.
 
         Each group is a dictionary for `select`; the kind "all" comes first within a suite.
         """
-        names = ["suite", "kind", "compressor"] if self.compressors_share_cells else ["suite", "kind"]
+        names = ["suite", "kind", "compressor"] if self.has_law_each else ["suite", "kind"]
         found = self.frame[names].drop_duplicates()
         by = [name for name in ("compressor", "suite") if name in names]
         order = found.assign(rank=found["kind"].ne(ALL_KINDS)).sort_values([*by, "rank", "kind"], kind="stable")
         return [{str(k): str(v) for k, v in row.items()} for row in order[names].to_dict("records")]
 
+    @property
+    def families(self) -> list[str]:
+        """Families of released models whose sizes lie on no common law, in the table's order; none of other tables.
+
+        The column `family` of what `vlmlaw measure` writes names them, and `compressor` then says the same.
+        """
+        if "family" not in self.frame or not (self.frame["family"] == self.frame["compressor"]).all():
+            return []
+        return [str(name) for name in self.frame["family"].unique()]
+
+    @property
+    def has_law_each(self) -> bool:
+        """Whether each compressor has its own law: several were measured in one cell, or they stand for families."""
+        return self.compressors_share_cells or len(self.families) > 1
+
     @cached_property
     def compressors_share_cells(self) -> bool:
-        """Whether several compressors were measured in one cell; each then has its own law."""
+        """Whether several compressors were measured in one cell."""
         cells = self.frame[["N", "V", "compressor"]].drop_duplicates()
         return bool(cells.duplicated(["N", "V"]).any())
 
@@ -114,6 +129,8 @@ class Measurements:
         if mean.empty:
             return None
         mean = mean.assign(suite=MEAN_OF_SUITES, kind=ALL_KINDS, n_questions=np.nan)
+        if self.families:
+            mean = mean.assign(family=mean["compressor"])
         return replace(self, frame=mean)
 
     def cells(self, *, weights: str = "none") -> Cells:

@@ -35,7 +35,7 @@ def explorer_parts(study: Study, others: Mapping[str, Study] | None = None, *, n
     """
     code = [(TEMPLATES / name).read_text(encoding="utf-8") for name in ("explorer_decision.js", "explorer.js")]
     return {
-        "counts": "Which tables count" if others else "Which compressors count",
+        "counts": "Which of them count" if others else "Which compressors count",
         "data": script_json(explorer_data(study, others, name=name)),
         "library": plotting_library(),
         "code": Markup("\n".join(code)),
@@ -74,7 +74,7 @@ def _series(study: Study, table: str) -> list[dict[str, Any]]:
         by_compressor.setdefault(suite.compressor, []).append(suite)
     return [
         {
-            "label": " · ".join(part for part in (table, compressor) if part),
+            "label": " · ".join(dict.fromkeys(part for part in (table, compressor) if part)),
             "cost": {name: study.options.get(name) for name in ("vision_flops", "question_pass", "pass_tokens")},
             **_cells(suites, study),
             "suites": {_label(suite, table): _suite(suite, suites, study) for suite in suites},

@@ -17,19 +17,31 @@ from vlmlaw.report.templating import environment
 from vlmlaw.runtime.git import commit
 from vlmlaw.runtime.whole_files import whole_file
 
+TABLES = ("table", "tables of measurements")  # what stands side by side: one of them, and all
+FAMILIES = ("family", "families of released models, whose sizes lie on no common law")
 SHOWN = ("error_against_tokens", "error_against_flops")  # the others stand on each table's own page
 
 
-def write_several(studies: Mapping[str, Study], out: Path, *, title: str = "", formats: tuple[str, ...] = ()) -> None:
-    """Write index.html of all tables, by their names, to the folder `out`, and the page of each to `out`/NAME."""
+def write_several(
+    studies: Mapping[str, Study],
+    out: Path,
+    *,
+    title: str = "",
+    formats: tuple[str, ...] = (),
+    kind: tuple[str, str] = TABLES,
+) -> None:
+    """Write index.html of all tables, by their names, to the folder `out`, and the page of each to `out`/NAME.
+
+    kind: TABLES, or FAMILIES of one table.
+    """
     for name, study in studies.items():
         gallery.draw_figures(study, out / name / "figures", formats=formats)
         page.write_page(study, out / name / "index.html")
     with whole_file(out / "index.html") as partial:
-        partial.write_text(render(studies, title=title), encoding="utf-8")
+        partial.write_text(render(studies, title=title, kind=kind), encoding="utf-8")
 
 
-def render(studies: Mapping[str, Study], *, title: str = "") -> str:
+def render(studies: Mapping[str, Study], *, title: str = "", kind: tuple[str, str] = TABLES) -> str:
     """The HTML of the page of several tables."""
     templates = environment()
     first, *others = studies.items()
@@ -40,7 +52,8 @@ def render(studies: Mapping[str, Study], *, title: str = "") -> str:
         study=first[1],
         studies=studies,
         answers=_answers(studies),
-        summary=_summary(studies),
+        kind=kind,
+        summary=_summary(studies, kind[0]),
         pictures=pictures,
         explorer=explorer.explorer_parts(first[1], dict(others), name=first[0]),
         colors=[page.size_variables(study) for study in studies.values()],
@@ -67,7 +80,7 @@ def _picture(picture: gallery.Picture, studies: Mapping[str, Study]) -> dict[str
     return {"title": picture.title, "caption": picture.caption, "blocks": blocks}
 
 
-def _summary(studies: Mapping[str, Study]) -> tables.Table:
+def _summary(studies: Mapping[str, Study], kind: str) -> tables.Table:
     rows = []
     for name, study in studies.items():
         v = sorted({float(x) for suite in study.suites for x in suite.rows["V"]})
@@ -77,5 +90,5 @@ def _summary(studies: Mapping[str, Study]) -> tables.Table:
             rows.append(
                 (name, suite.label, str(len(suite.rows)), sizes, f"{v[0]:g} to {v[-1]:g}", suite.fit.law.name, rho)
             )
-    header = ["table", "suite", "rows", "LLM", "visual tokens", "law", "ρ"]
-    return tables.Table(header=header, rows=rows, caption="Each table has its own law.", left=(0, 1, 3, 4, 5, 6))
+    header = [kind, "suite", "rows", "LLM", "visual tokens", "law", "ρ"]
+    return tables.Table(header=header, rows=rows, caption=f"Each {kind} has its own law.", left=(0, 1, 3, 4, 5, 6))

@@ -136,6 +136,12 @@ class Study:
     fitted: Sequence[Suite] = ()
 
     @property
+    def families(self) -> list[str]:
+        """The families of released models that have a law, where the table has several; each is a study by itself."""
+        with_law = {suite.compressor for suite in self.fitted}
+        return [name for name in self.measurements.families if name in with_law]
+
+    @property
     def level(self) -> float:
         return float(self.options["level"])
 
@@ -207,13 +213,17 @@ def read_study(
     scores: tuple[str, ...] = (),
     where: Mapping[str, str] | None = None,
     compressor: str = "",
+    family: str = "",
 ) -> Study:
     """Read the analysis of a law and join it with the table that it was fitted to.
 
     columns, scores and where: the same values as for `vlmlaw law fit`. compressor: the one whose law the page shows if
-    each has its own; by default the one measured in most cells. Raises UserError if analysis and table do not match.
+    each has its own; by default the one measured in most cells. family: of released models; the study is then of its
+    cells alone. Raises UserError if analysis and table do not match.
     """
     analysis = read_analysis(law)
+    if family:
+        analysis = {**analysis, "fits": [part for part in analysis["fits"] if part.get("compressor") == family]}
     if not analysis["fits"]:
         raise UserError(
             f"{law} has no law for a page: its table has one size or one number of visual tokens. "
@@ -231,7 +241,7 @@ def read_study(
     )
     where = {**analysis["provenance"]["options"].get("where", {}), **(where or {})}
     _require_same_table(analysis, table, law=law, measurements=measurements)
-    table = collapse_questions(table)
+    table = collapse_questions(table.select(compressor=family) if family else table)
     everything, table = table, table.select(**where) if where else table
     whole = [part for part in analysis["fits"] if phrasing.is_whole_suite(part)]
     if not whole:  # a table of single kinds without their whole

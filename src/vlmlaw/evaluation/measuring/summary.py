@@ -69,7 +69,8 @@ def measurement_rows(judged: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFram
             "cell": cell.name,
             "size": plain_name(cell.model.name),
             "seed": 0,
-            "compressor": cell.model.law or OWN,
+            "compressor": _law_of(cell),
+            "family": _law_of(cell),
             "n_visual_tokens": round(v),
             "n_params": round(cell.model.n_params),
             "n_params_total": round(cell.model.n_params),
@@ -88,7 +89,13 @@ def measurement_rows(judged: pd.DataFrame, cells: Sequence[Cell]) -> pd.DataFram
             kinds = [(ALL_KINDS, of_suite), *((k, rows) for k, rows in of_suite.groupby("kind") if k)]
             for kind, own in kinds if len(kinds) > 2 else kinds[:1]:
                 rows.append(common | {"suite": suite, "kind": kind} | _score(own))
-    return pd.DataFrame(rows, columns=[*COLUMNS, "first_token_ms", "total_ms", "n_generated_tokens"])
+    return pd.DataFrame(rows, columns=[*COLUMNS, "family", "first_token_ms", "total_ms", "n_generated_tokens"])
+
+
+def _law_of(cell: Cell) -> str:
+    """The family, with its compressor, whose cells share a law; a model of unknown family is one by itself."""
+    known = cell.model.law not in ("", "fixed")
+    return cell.model.law if known else plain_name(cell.model.name)
 
 
 def _score(judged: pd.DataFrame) -> dict[str, float]:
