@@ -157,6 +157,11 @@ def _check_models(found: Catalogue, source: str) -> None:
         for budget in found.budgets:
             if problem := _problem(name, own, None if budget == MAX else int(budget)):
                 raise UserError(f"{where} cannot be asked at V = {budget}: {problem}.")
+    if found.asking.load and not any(own.kind == "endpoint" for own in found.models.values()):
+        raise UserError(
+            f"{source}.asking.load: found {[*found.asking.load]}, and no model has an `endpoint`; one that is loaded "
+            "here answers one question at a time, so only a server can be timed under load."
+        )
     if len({*map(str, found.grid.visual_tokens)} - {"0"}) < 1:
         raise UserError(f"{source}.grid.visual_tokens: found no V above 0; the images would never be shown.")
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vlmlaw.evaluation.measuring.job import MODEL, REPLIES
+from vlmlaw.evaluation.measuring.job import LOAD, MODEL, REPLIES
 from vlmlaw.experiment.catalogue import Catalogue
 from vlmlaw.report.templates_version import templates_version
 from vlmlaw.settings import to_json
 from vlmlaw.workflow.stage import Read, Stage, Wildcards
 from vlmlaw.workflow.stages import SMALL, law_stage
 
-ASK = "ask_model"
+ASK, TIME = "ask_model", "load_model"
 MINUTES, MEMORY_MB = 240, 4000  # of a cell's questions; of a process that holds a small model or none
 BACKENDS = (
     "vlmlaw.evaluation.backends.endpoint:Endpoint",
@@ -26,7 +26,8 @@ BACKENDS = (
 
 def model_stages_of(catalogue: Catalogue) -> dict[str, Stage]:
     """Every stage by its rule, in the order of the work."""
-    parts = (_asking, _judging, _collecting, _fitting, _reporting)
+    loading = (_loading,) if catalogue.asking.load else ()
+    parts = (_asking, *loading, _judging, _collecting, _fitting, _reporting)
     return {stage.rule: stage for stage in (part(catalogue) for part in parts)}
 
 
@@ -34,6 +35,12 @@ def asked_of(catalogue: Catalogue, benchmark: str) -> list[Read]:
     """The replies of every cell to a benchmark."""
     pairs = catalogue.cells.values()
     return [Read(ASK, {"benchmark": benchmark, "model": model, "budget": budget}) for model, budget in pairs]
+
+
+def loads_of(catalogue: Catalogue, benchmark: str) -> list[Read]:
+    """The times under load of every cell of a server's model."""
+    asked = asked_of(catalogue, benchmark) if catalogue.asking.load else []
+    return [Read(TIME, r.wildcards) for r in asked if catalogue.models[r.wildcards["model"]].kind == "endpoint"]
 
 
 def _questions(catalogue: Catalogue) -> dict[str, Callable[[Wildcards], list[str]]]:
@@ -74,19 +81,50 @@ def _asking(catalogue: Catalogue) -> Stage:
     )
 
 
+def _loading(catalogue: Catalogue) -> Stage:
+    def settings(w: Wildcards) -> str:
+        return to_json(catalogue.ask_settings(w["model"], w["budget"], w["benchmark"]))
+
+    return Stage(
+        rule=TIME,
+        message="Time {wildcards.model} at V = {wildcards.budget} under load",
+        command="models load --questions {questions} --images {images} --benchmark {benchmark} --settings {settings}"
+        " --serving {serving} --endpoint {endpoint} --out {out}",
+        code=("vlmlaw.evaluation.measuring.job:load_job", BACKENDS[0]),
+        folder="loads/{benchmark}/{model}_v{budget}",
+        files=(LOAD,),
+        reads={"replies": lambda w: [Read(ASK, w, (REPLIES,))]},
+        theirs=_questions(catalogue),
+        params={
+            "settings": settings,
+            "images": _images(catalogue),
+            "load": lambda _: to_json([*catalogue.asking.load]),
+        },
+        resources={
+            "serving": lambda _: to_json(catalogue.asking),
+            "endpoint": lambda w: catalogue.models[w["model"]].endpoint,
+        },
+        memory_mb=MEMORY_MB,
+        minutes=MINUTES,
+        shown=True,
+    )
+
+
 def _judging(catalogue: Catalogue) -> Stage:
+    loads = {"loads": lambda w: loads_of(catalogue, w["benchmark"])} if catalogue.asking.load else {}
     return Stage(
         rule="judge_models",
         message="Judge the replies to {wildcards.benchmark}",
         command="models judge {replies} --questions {questions} --images {images} --benchmark {benchmark}"
-        " --settings {settings} --metric={metric} --out {out/}",
+        " --settings {settings} --metric={metric} --out {out/}" + " --loads {loads}" * bool(loads),
         code=("vlmlaw.evaluation.measuring.job:judge_job", "vlmlaw.report.measured_files:write_measured"),
         folder="measured/{benchmark}",
         files=("index.html", "cells.csv", "questions.csv", "measurements.csv"),
         reads={
-            "replies": lambda w: [Read(r.rule, r.wildcards, (REPLIES,)) for r in asked_of(catalogue, w["benchmark"])]
+            "replies": lambda w: [Read(r.rule, r.wildcards, (REPLIES,)) for r in asked_of(catalogue, w["benchmark"])],
+            **loads,
         },
-        many=("replies",),
+        many=("replies", *loads),
         theirs=_questions(catalogue) | {"speed": lambda _: [*catalogue.decision.speed.values()]},
         params={
             "settings": lambda _: to_json(catalogue.decision),

@@ -23,6 +23,7 @@ from vlmlaw.evaluation.backends.interface import Budget, Reply
 from vlmlaw.evaluation.measuring.ask import Answers, Asking, ask_cell
 from vlmlaw.evaluation.measuring.cells import Cell, Model, read_budget
 from vlmlaw.evaluation.measuring.decide import Wishes
+from vlmlaw.evaluation.measuring.load import Load, load_of, with_rates
 from vlmlaw.evaluation.measuring.prices import Price
 from vlmlaw.evaluation.measuring.questions_of import QuestionSet, read_question_set
 from vlmlaw.evaluation.measuring.run import Measured, image_sizes, judge_all
@@ -32,6 +33,7 @@ from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.settings import number
 
 REPLIES, MODEL, JOURNAL = "replies.jsonl", "model.json", "journal.jsonl"
+LOAD = "load.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class Serving:
     concurrency: int = number(least=1, default=1)  # questions at a time
     timeout: float = number(above=0, default=300.0)  # seconds for one reply
     patience: float = number(above=0, default=600.0)  # seconds that a server may be away
+    load: tuple[int, ...] = number(least=1, default=())  # so many at a time, under which a server's cells are timed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,13 +94,7 @@ def ask_job(settings: AskSettings, asked: QuestionSet, *, serving: Serving, endp
     model, backend = _opened(settings, serving, endpoint)
     budget = read_budget(settings.budget)
     backend.check([budget])
-    asking = Asking(
-        questions=asked.questions,
-        read_image=image_reader(asked.images, list(asked.questions), source=asked.source),
-        instruction=asked.metric.instruction if settings.instruction is None else settings.instruction,
-        max_new_tokens=settings.max_new_tokens or asked.metric.max_new_tokens,
-    )
-    cell = Cell(model, budget)
+    asking, cell = _asking(settings, asked), Cell(model, budget)
     try:
         with _alone(out.parents[2], endpoint or _processor()):
             found = ask_cell(
@@ -114,6 +111,33 @@ def ask_job(settings: AskSettings, asked: QuestionSet, *, serving: Serving, endp
         partial.write_text(json.dumps(asdict(model), indent=1), encoding="utf-8")
     with whole_file(out) as partial:
         partial.write_text("".join(_lines(found)), encoding="utf-8")
+
+
+def load_job(settings: AskSettings, asked: QuestionSet, *, serving: Serving, endpoint: str, out: Path) -> None:
+    """Time a server's cell under each load of `serving`, after its replies are there; writes the file `out`.
+
+    A cell of which a question was refused has no times. Raises UserError as `load_of` does.
+    """
+    model, backend = _opened(settings, serving, endpoint)
+    budget = read_budget(settings.budget)
+    cell, found = Cell(model, budget), list[Load]()
+    replies = out.parents[3] / "asked" / out.parents[1].name / out.parent.name / REPLIES
+    if not _answers_in(replies, asked).refused:
+        with _alone(out.parents[3] / "asked", endpoint):
+            asking, kept = _asking(settings, asked), out.with_name("timed.json")
+            found = load_of(backend, asking, budget=budget, levels=serving.load, file=kept, cell=cell.name)
+    backend.close()
+    with whole_file(out) as partial:
+        partial.write_text(json.dumps([asdict(load) for load in found], indent=1), encoding="utf-8")
+
+
+def _asking(settings: AskSettings, asked: QuestionSet) -> Asking:
+    return Asking(
+        questions=asked.questions,
+        read_image=image_reader(asked.images, list(asked.questions), source=asked.source),
+        instruction=asked.metric.instruction if settings.instruction is None else settings.instruction,
+        max_new_tokens=settings.max_new_tokens or asked.metric.max_new_tokens,
+    )
 
 
 def _lines(found: Answers) -> Iterator[str]:
@@ -171,11 +195,13 @@ def _alone(folder: Path, shared: str) -> Iterator[None]:
         yield
 
 
-def judge_job(asked: QuestionSet, folders: Sequence[Path], *, speed: Mapping[str, str]) -> Measured:
+def judge_job(
+    asked: QuestionSet, folders: Sequence[Path], *, speed: Mapping[str, str], loads: Sequence[Path] = ()
+) -> Measured:
     """Judge the replies of all cells of a benchmark; `folders` are those of its asking jobs.
 
-    speed: files of times by cell, which take the place of its own. Raises UserError where a question has neither a
-    reply nor a reason in one of the folders, and for a file of times that cannot be read.
+    speed: files of times by cell, which take the place of its own. loads: files of `load_job`. Raises UserError where a
+    question has neither a reply nor a reason in one of the folders, and for a file of times that cannot be read.
     """
     times = {cell: read_speed(Path(path)) for cell, path in speed.items()}
     cells, answers = list[Cell](), dict[str, Answers]()
@@ -186,7 +212,9 @@ def judge_job(asked: QuestionSet, folders: Sequence[Path], *, speed: Mapping[str
         answers[cell.name] = _answers_in(folder / REPLIES, asked)
     sizes = image_sizes(image_reader(asked.images, list(asked.questions), source=asked.source))
     measured = judge_all(asked, cells, answers, image_size=sizes)
-    return replace(measured, table=with_speed(measured.table, times))
+    timed = [Load(**load) for path in loads for load in json.loads(path.read_text(encoding="utf-8"))]
+    timed = [load for load in timed if load.cell in set(measured.table.cell)]
+    return replace(measured, loads=timed, table=with_speed(with_rates(measured.table, timed), times))
 
 
 def _budget_of(folder: Path) -> Budget:
