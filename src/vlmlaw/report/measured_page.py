@@ -37,6 +37,7 @@ def write_measured_page(found: Conclusions, out: Path, *, facts: Mapping[str, st
         further=words.further(found),
         least=words.least_table(found),
         laws=words.laws(found),
+        filled=words.filled_tables(found),
         models=models,
         blocks=_blocks(found, models),
         commit=commit(),

@@ -18,6 +18,7 @@ def in_words(found: Conclusions) -> str:
     loads = words.loads_table(found)
     parts += [_table(loads)] if loads else []
     parts += [_lines(words.further(found)), _table(words.least_table(found)), _lines(words.laws(found))]
+    parts += [_table(table) for table in words.filled_tables(found)]
     parts += [_lines([f"warning: {text}." for text in words.cautions(found)])]
     return "\n\n".join(part for part in parts if part)
 

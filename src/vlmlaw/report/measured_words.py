@@ -211,6 +211,27 @@ def laws(found: Conclusions) -> list[str]:
     return [*lines, *(f"{why[:1].upper()}{why[1:]}." for why in found.without_law)]
 
 
+def filled_tables(found: Conclusions) -> list[Table]:
+    """Of each law, its models by V: measured errors, and for what is not measured the law's, with an interval."""
+    tables, level = [], found.decision.wishes.level
+    for law in found.laws:
+        sizes = dict(sorted(zip(law.models, law.n, strict=True), key=lambda pair: pair[1]))
+        columns, rows = law.columns(), []
+        for model, n in sizes.items():
+            row = [model]
+            for v in columns:
+                error, (low, high) = law.measured(model, v), law.interval(n, v, level=level)
+                row.append(f"~{law.error(n, v):.3f} ({low:.3f}-{high:.3f})" if error is None else f"{error:.3f}")
+            rows.append(row)
+        caption = (
+            f"{law.family}: errors as measured, and with ~ what the law expects of cells that are not measured, with "
+            f"the {level:.0%} interval of such a cell. Measure one before you take it; `vlmlaw law next` says which "
+            "first."
+        )
+        tables.append(Table(["model", *(f"V = {v:.0f}" for v in columns)], rows, caption=caption))
+    return tables
+
+
 def _check(check: LawCheck, cost: str) -> str:
     ranking, measured = check.beside_ranking, check.beside_measured
     return (
