@@ -141,7 +141,7 @@ def test_a_section_of_several_kinds_goes_by_its_source(section, kind):
 
 LATER = [("beta2", 0.98), ("final_rate_share", 0.02), ("projector_norm", True), ("image_size", None)]
 LATER += [("max_tokens", None), ("validation", None)]  # settings that came later, with what was so before
-LATER += [("lora", None), ("explained", 0)]
+LATER += [("lora", None), ("explained", 0), ("vision_learning_rate", None)]
 
 
 def without_passive(settings: Any) -> Any:

@@ -94,6 +94,26 @@ def test_every_experiment_file_of_the_repository_is_valid(path, folder_of_practi
     assert len({read_experiment(other).results for other in FILES}) == len(FILES)
 
 
+def test_a_tower_that_cannot_be_trained_is_refused_with_the_reason(params, folder_of_practice, monkeypatch):
+    monkeypatch.chdir(folder_of_practice)
+    practice = yaml.safe_load((ROOT / "workflow" / "experiments" / "practice.yaml").read_text())
+    trained = put(practice, "training.vision_learning_rate", 5.0e-4)
+    experiment = Experiment.from_mapping(trained)
+    cell = experiment.trainings["10k_v4_tokenpacker_s0"]
+    assert cell.trains_tower and not experiment.stage_1_of(cell).trains_tower
+    patches = put(params, "vision", {"source": "patches"})
+    for file, reason in (
+        (put(trained, "vision.cache_features", True), "vision.cache_features has the tower run once for all cells"),
+        (put(params, "sizes.m.training.vision_learning_rate", 1.0e-4), "size m, and the miniature's tower runs once"),
+        (put(patches, "training.vision_learning_rate", 1.0e-4), "vision.source patches has no tower"),
+        (put(trained, "grid.compressors", ["downsample"]), "downsample, which makes images smaller before the tower"),
+        (put(trained, "training.vision_learning_rate", 0), "found 0; expected a number above 0"),
+    ):
+        with pytest.raises(UserError, match=re.escape(reason)):
+            Experiment.from_mapping(file)
+    assert Experiment.from_mapping(put(trained, "grid.compressors", ["downsample_at_inference"])).cells
+
+
 def test_cells_are_the_product_and_more(params):
     more = [{"sizes": ["s"], "visual_tokens": [9], "compressors": ["quecc"], "seeds": [0, 1]}]
     cells = Experiment.from_mapping(put(params, "grid.more", more)).cells

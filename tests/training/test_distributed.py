@@ -149,15 +149,17 @@ def test_bfloat16_keeps_float32_masters(small, one, tmp_path):
 
 
 def test_two_processes_on_dialogues_equal_one(stages, tmp_path):
-    """Packed and padded, activations recomputed, pixels through the tower; with two records each, some see no image."""
+    """Packed and padded, activations recomputed, the tower trained; with two records each, some see no image."""
     inputs = (stages.language_model, stages.encoder, stages.tokens["train"], stages.data["train"])
-    settings = replace(CELL, fit="pad", place_embedding=False, compressor_options={}, training=replace(PLAN, steps=6))
+    plan = replace(PLAN, steps=6, vision_learning_rate=1e-3)
+    settings = replace(CELL, fit="pad", place_embedding=False, compressor_options={}, training=plan)
     by_two = start(inputs, tmp_path / "two", settings=settings, processes=2, tokens_per_pass=1, recompute=True)
     train_cell(*inputs, tmp_path / "one", settings=settings, compute=ComputeSettings(layout="padded", logs=()))
     _, said = by_two.communicate(timeout=240)
     assert by_two.returncode == 0, said
     assert log_of(tmp_path / "two")[0] == pytest.approx(log_of(tmp_path / "one")[0], abs=1e-4)
     assert log_of(tmp_path / "two")[1] == pytest.approx(log_of(tmp_path / "one")[1], rel=1e-3)
+    torch.testing.assert_close(weights_of(tmp_path / "two"), weights_of(tmp_path / "one"), atol=2e-3, rtol=1e-2)
     images = TokenTable.load(inputs[2]).image_rows
     assert 0 < (images < 0).sum() < len(images)
     account = json.loads((tmp_path / "two" / "training.json").read_text())

@@ -45,6 +45,22 @@ def test_training_flops_are_those_that_torch_counts(make_vlm, trained):
     assert training_flops(vlm, with_tower=True).of(work) > flops.of(work)
 
 
+def test_the_flops_of_a_trained_tower_are_those_that_torch_counts(make_vlm):
+    """Beside the frozen tower's; the embedding of patches has no input to differentiate."""
+    tower = CLIPVisionConfig(**TINY | {"num_hidden_layers": 2}, image_size=32, patch_size=8)
+    vlm = make_vlm(vision=tower, compressor="average")
+    for part in (vlm.language_model, vlm.vision_tower):
+        part.requires_grad_(False)
+    ids = torch.tensor([[1, 1, 1, 1, 7, 8]])
+    given = {"input_ids": ids, "labels": ids, "pixel_values": torch.randn(1, 3, 32, 32)}
+    vlm.vision_tower.set_attn_implementation("eager")
+    frozen = counted(vlm, given), training_flops(vlm, with_tower=True).per_image
+    vlm.unfreeze_tower()
+    trained = counted(vlm, given), training_flops(vlm, with_tower=True).per_image
+    embedding = 2 * 16 * (3 * 8**2) * 16
+    assert trained[1] - frozen[1] == trained[0] - frozen[0] + embedding
+
+
 def test_a_meter_adds_up_what_was_done_and_spent(make_vlm):
     flops = training_flops(make_vlm(), with_tower=False)
     before = {"wall_seconds": 100.0, "n_tokens": 1000, "n_samples": 10, "n_places": 2000, "model_flops": 1e6}

@@ -5,7 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, CLIPVisionConfig, Gemma2Config, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    Dinov2WithRegistersConfig,
+    Gemma2Config,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+    SiglipVisionConfig,
+)
 
 from vlmlaw.training.adapter import Adapter
 from vlmlaw.training.distributed import join
@@ -14,7 +24,15 @@ from vlmlaw.training.settings import ComputeSettings, LoraSettings
 from vlmlaw.training.sharding import prepare
 from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.image_inputs import ImageInputs
-from vlmlaw.vlm.memory import MemoryLoad, adapter_of, kept_by_layer, replies_at_once, text_parameters, training_memory
+from vlmlaw.vlm.memory import (
+    MemoryLoad,
+    adapter_of,
+    kept_by_layer,
+    kept_by_tower_layer,
+    replies_at_once,
+    text_parameters,
+    training_memory,
+)
 from vlmlaw.vlm.model import VlmForConditionalGeneration
 from vlmlaw.vlm.own_forward import read
 
@@ -48,19 +66,32 @@ DEEP = Qwen3Config(
     num_key_value_heads=2,
     head_dim=32,
 )
+SHALLOW = Qwen2Config(
+    vocab_size=300,
+    hidden_size=64,
+    intermediate_size=160,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=4,
+)
+SEEING = CLIPVisionConfig(
+    hidden_size=96, num_hidden_layers=6, num_attention_heads=4, intermediate_size=384, image_size=32, patch_size=4
+)
 
 
-def model_of(text):
+def model_of(text, vision=None):
     config = VlmConfig(
-        vision_config=CLIP,
+        vision_config=vision or CLIP,
         text_config=text,
         compressor="average",
         n_visual_tokens=V,
-        feature_layers=[1],
+        feature_layers=[1 if vision is None else -1],
         image_token_id=1,
     )
     model = VlmForConditionalGeneration(config)
     model.vision_tower.requires_grad_(False)
+    if vision is not None:
+        model.unfreeze_tower()
     return model
 
 
@@ -79,12 +110,12 @@ def packed_row(text):
     }
 
 
-def allocated(text, dtype, *, recompute):
+def allocated(text, dtype, *, recompute, vision=None):
     """The most bytes that torch's allocator held in two optimizer steps, the model's own among them."""
     torch.manual_seed(0)
     compute = ComputeSettings(recompute=recompute, logs=())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
-        model = model_of(text)
+        model = model_of(text, vision)
         with join(compute, sharded=dtype != torch.float32) as machine:
             prepare(model, machine=machine, compute=compute, dtype=dtype)
             optimizer = make_optimizer([(1e-3, model.parameters())], weight_decay=0, beta2=0.98)
@@ -104,16 +135,24 @@ def allocated(text, dtype, *, recompute):
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
 @pytest.mark.parametrize(
-    ("text", "dtype"),
-    [(WIDE, torch.float32), (WORDY, torch.float32), (DEEP, torch.float32), (WIDE, torch.bfloat16)],
-    ids=["wide", "wordy", "deep", "wide in bfloat16"],
+    ("text", "dtype", "tower"),
+    [
+        (WIDE, torch.float32, None),
+        (WORDY, torch.float32, None),
+        (DEEP, torch.float32, None),
+        (WIDE, torch.bfloat16, None),
+        (SHALLOW, torch.float32, SEEING),
+        (SHALLOW, torch.bfloat16, SEEING),
+    ],
+    ids=["wide", "wordy", "deep", "wide in bfloat16", "tower trained", "tower trained in bfloat16"],
 )
-def test_the_estimate_is_what_torch_allocates_to_a_fifth(text, dtype, recompute):
+def test_the_estimate_is_what_torch_allocates_to_a_fifth(text, dtype, tower, recompute):
     n_tokens = N_DOCUMENTS * LENGTH
     estimate = training_memory(
         MemoryLoad(
             text=text,
-            vision=CLIP,
+            vision=tower or CLIP,
+            trains_tower=tower is not None,
             dtype=str(dtype).removeprefix("torch."),
             n_tokens=n_tokens,
             n_targets=n_tokens // 2,
@@ -123,7 +162,7 @@ def test_the_estimate_is_what_torch_allocates_to_a_fifth(text, dtype, recompute)
             on_gpu=False,
         )
     )
-    assert estimate.all == pytest.approx(allocated(text, dtype, recompute=recompute), rel=0.2)
+    assert estimate.all == pytest.approx(allocated(text, dtype, recompute=recompute, vision=tower), rel=0.2)
 
 
 def kept(config, dtype, *, compiled=False, lora=None):
@@ -193,6 +232,32 @@ def test_adapters_keep_what_torch_counts_and_have_as_many_parameters(dtype, lora
     llm = AutoModelForCausalLM.from_config(config)
     Adapter(llm, lora, folder=Path("adapter"), base="")
     assert 2 * adapter.n_params == sum(p.numel() for p in llm.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("kind", [CLIPVisionConfig, SiglipVisionConfig, Dinov2WithRegistersConfig])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_of_a_trained_tower_keeps_what_torch_says(kind, dtype):
+    found = []
+    own = {"mlp_ratio": 3} if kind is Dinov2WithRegistersConfig else {"intermediate_size": 192}
+    for n_layers in (1, 3):
+        config = kind(
+            hidden_size=64, num_hidden_layers=n_layers, num_attention_heads=4, image_size=64, patch_size=8, **own
+        )
+        tower = AutoModel.from_config(config).to(dtype).train()
+        weights = {parameter.untyped_storage().data_ptr() for parameter in tower.parameters()}
+        storages = {}
+
+        def keep(tensor, storages=storages, weights=weights):
+            if tensor.untyped_storage().data_ptr() not in weights:
+                storages[tensor.untyped_storage().data_ptr()] = tensor  # held, so that its place is not given away
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            seen = tower(torch.randn(2, 3, 64, 64, dtype=dtype), output_hidden_states=True).hidden_states[-1]
+        kept = sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+        found.append(kept / seen.shape[:2].numel())
+    size = {torch.float32: 4, torch.bfloat16: 2}[dtype]
+    assert kept_by_tower_layer(config, size=size, on_gpu=False) == pytest.approx((found[1] - found[0]) / 2, rel=0.02)
 
 
 def test_parameters_are_the_models():

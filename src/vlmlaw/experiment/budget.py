@@ -1,7 +1,7 @@
 """GPU-hours of an experiment, estimated from shapes before anything starts, with the assumptions made.
 
 Forward FLOPs are those of `vlm/cost.py`; a backward pass costs twice its forward pass where weights are trained, once
-where gradients only pass through (the LLM in stage 1), nothing where none do (the tower).
+where gradients only pass through (the LLM in stage 1), nothing where none do (a frozen tower).
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ def _training_flops(experiment: Experiment, cell: CellSettings) -> float:
     )
     small = math.isqrt(n_visual) if compressor_class(cell.compressor).before_tower else None
     seeing = 0 if experiment.caches_features and not small else cost.vision_flops(seen_by, side=small)
+    seeing *= TRAINED if cell.trains_tower else 1
     times = TRAINED if cell.trains_language_model and cell.training.lora is None else FROZEN
     adapter = adapter_of_cell(cell, llm)
     adapters = TRAINED * 2 * adapter.n_params * llm.num_hidden_layers * (n_text + n_visual) if adapter else 0

@@ -18,6 +18,7 @@ def check_sections(experiment: ExperimentFile, source: str) -> None:
     _check_kinds(experiment, source)
     _check_sizes(experiment, source)
     _check_layers(experiment, source)
+    _check_tower_training(experiment, source)
     _check_law(experiment, source)
     _check_design(experiment, source)
     if experiment.grid.held_out is not None and experiment.grid.held_out not in experiment.sizes:
@@ -98,6 +99,19 @@ def _check_layers(experiment: ExperimentFile, source: str) -> None:
                 f"{source}.vision.{key}: found {list(layers)}; the tower's hidden states are 0 to {n_states - 1} "
                 f"(or -{n_states} to -1, counted from the end). Name at least one."
             )
+
+
+def _check_tower_training(experiment: ExperimentFile, source: str) -> None:
+    trained = [name for name in experiment.sizes if experiment.training_settings(name).vision_learning_rate is not None]
+    if not trained or not experiment.caches_features:
+        return
+    if isinstance(experiment.vision, LoadedVision):
+        why = "vision.cache_features has the tower run once for all cells; set it to false, or leave out the rate"
+    elif isinstance(experiment.vision, PatchVision):
+        why = "vision.source patches has no tower; leave out the rate, or load a tower"
+    else:
+        why = "the miniature's tower runs once for all cells; leave out the rate, or load a tower"
+    raise UserError(f"{source}.training.vision_learning_rate: found it for size {trained[0]}, and {why}.")
 
 
 def _check_design(experiment: ExperimentFile, source: str) -> None:

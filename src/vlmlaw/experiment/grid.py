@@ -33,6 +33,13 @@ def cells_of(experiment: ExperimentFile, traits: Mapping[str, Traits]) -> dict[s
                     validation=experiment.validation,
                     **experiment.framing,
                 )
+                own_training = traits[compressor].trained_with == compressor
+                if cell.trains_tower and own_training and traits[compressor].before_tower:
+                    raise UserError(
+                        f"training.vision_learning_rate: {where} has the compressor {compressor}, which makes images "
+                        "smaller before the tower, whose positions are then interpolated anew in each pass: a gradient "
+                        "that GPUs do not compute to the same bits; leave out the rate, or the compressor."
+                    )
                 if cell.name in cells:
                     raise UserError(f"{where}: the cell {cell.name} is there twice; remove one of them.")
                 cells[cell.name] = cell

@@ -1,7 +1,8 @@
-"""One cell's training: frozen tower (its cached features, or the images), compressor to V tokens, projector and LLM.
+"""One cell's training: tower (its cached features, or the images), compressor to V tokens, projector and LLM.
 
 Where there are two stages, as in LLaVA-1.5 (Liu et al. 2023, arXiv 2310.03744), stage 1 trains compressor and projector
-beside the frozen LLM, and stage 2 goes on from them with the LLM.
+beside the frozen LLM, and stage 2 goes on from them with the LLM. The tower is frozen, or trained in stage 2 at a rate
+of its own.
 """
 
 from __future__ import annotations
@@ -57,10 +58,15 @@ CONNECTOR, ADAPTER = "connector.safetensors", "adapter"
 
 
 def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) -> VlmForConditionalGeneration:
-    """The cell's VLM: pretrained LLM and tower, the latter frozen; compressor and projector untrained."""
+    """The cell's VLM: pretrained LLM and tower, compressor and projector untrained.
+
+    The tower is frozen in its own type, or trained: then it lies in float32 and computes, at last, as the LLM does.
+    """
     words: Any = load_tokenizer(language_model)
     opened = open_model(encoder)
-    tower, (mean, std) = load_tower(opened), statistics_of(opened)
+    tower = load_tower(opened, dtype=torch.float32 if settings.trains_tower else None)
+    vision_dtype = settings.training.dtype if settings.trains_tower else str(tower.dtype).removeprefix("torch.")
+    mean, std = statistics_of(opened)
     llm = load_language_model(language_model, settings=settings)
     config = VlmConfig(
         vision_config=tower.config,
@@ -77,11 +83,13 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
         image_std=std,
         image_fit=settings.fit,
         pad_color=list(settings.pad_color),
-        vision_dtype=str(tower.dtype).removeprefix("torch."),
+        vision_dtype=vision_dtype,
         tie_word_embeddings=llm.config.tie_word_embeddings,
     )
     model = VlmForConditionalGeneration.assemble(config, tower, llm)
     _name_places(model, words)
+    if settings.trains_tower:
+        model.unfreeze_tower()
     return model
 
 
@@ -238,6 +246,8 @@ def _train(
         torch.manual_seed(settings.seed + machine.rank)  # dropout draws anew in each process
         new = [p for part in model.connector.values() for p in part.parameters()]
         groups = [(plan.new_learning_rate, new), (plan.learning_rate, model.language_model.parameters())]
+        if plan.vision_learning_rate is not None:
+            groups.append((plan.vision_learning_rate, model.vision_tower.parameters()))
         with without_unused_layers(model.vision_tower, layers=settings.feature_layers):
             check_forward(model, passes_of, what=what, machine=machine, dtype=dtype)
             reshard(model)

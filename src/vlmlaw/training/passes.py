@@ -107,6 +107,7 @@ def _load(
         n_levels=len(cell.feature_layers),
         n_processes=n_processes,
         trains_language_model=cell.trains_language_model,
+        trains_tower=cell.trains_tower,
         adapter=adapter_of_cell(cell, text),
     )
 

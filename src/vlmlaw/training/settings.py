@@ -77,10 +77,13 @@ class TrainingSettings(OptimizerSettings):
     """Settings of a cell's training. Untrained parts (compressor and projector) have their own learning rate.
 
     new_learning_rate: the highest learning rate of compressor and projector
+    vision_learning_rate: the highest learning rate of the vision tower in stage 2; null: it stays frozen
     lora: train low-rank adapters and not the language model's own weights; null: train these
     """
 
     new_learning_rate: float = number(above=0)
+    # A fifth of the LLM's in LLaVA-OneVision (Li et al. 2024, arXiv 2408.03326): 2e-6 beside 1e-5.
+    vision_learning_rate: float | None = later(number(above=0, default=None))
     lora: LoraSettings | None = field(default=None, metadata={"later": True})
 
 
@@ -181,6 +184,11 @@ class CellSettings:
     @property
     def name(self) -> str:
         return cell_name(self.size, self.n_visual_tokens, self.compressor, self.seed)
+
+    @property
+    def trains_tower(self) -> bool:
+        """Whether the vision tower is trained, at a rate of its own."""
+        return self.training.vision_learning_rate is not None
 
     @property
     def measured(self) -> "MeasuredCell":

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vlmlaw.vlm.packed_attention import attention_of_call, choose_kernel
+from vlmlaw.vlm.towers.features import layer_stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -45,6 +46,12 @@ def prepare(
             _recompute(layer, model.language_model)
         if compute.compile:
             layer.compile(dynamic=True)
+    if model.trains_tower:
+        of_tower = list(layer_stack(model.vision_tower) or ())
+        if compute.recompute is True:
+            for layer in of_tower:
+                _recompute_plainly(layer)
+        layers = [*of_tower, *layers]
     if machine.n_processes > 1 or dtype != torch.float32:
         _shard(model, layers, dtype=dtype, machine=machine)
     else:
@@ -79,16 +86,28 @@ def _recompute(layer: nn.Module, language_model: PreTrainedModel) -> None:
     layer.forward = forward
 
 
+def _recompute_plainly(layer: nn.Module) -> None:
+    """The same for a layer of the tower, whose attention is its own in every call."""
+    inner = layer.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return checkpoint(inner, *args, use_reentrant=False, **kwargs)
+
+    layer.forward = forward
+
+
 def _shard(
     model: VlmForConditionalGeneration, layers: list[nn.Module], *, dtype: torch.dtype, machine: Machine
 ) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    # The tower is frozen and small beside its activations: each process has it whole, in the tower's own type. The
-    # rest goes onto the device layer by layer, of which each process keeps its part, so that a model larger than one
-    # GPU's memory gets there.
-    nn.Module.to(model.vision_tower, device=machine.device)
+    # A frozen tower is small beside its activations: each process has it whole, in the tower's own type. The rest goes
+    # onto the device layer by layer, of which each process keeps its part, so that a model larger than one GPU's memory
+    # gets there.
+    whole = set() if model.trains_tower else set(model.vision_tower.parameters())
+    if whole:
+        nn.Module.to(model.vision_tower, device=machine.device)
     options: dict[str, Any] = {
         # Said, since torch would take a GPU wherever there is one, also for a training on the CPU.
         "mesh": init_device_mesh(machine.device.type, (machine.n_processes,)),
@@ -98,7 +117,7 @@ def _shard(
     }
     for layer in layers:
         fully_shard(layer, **options)
-    fully_shard(model, **options, ignored_params=set(model.vision_tower.parameters()))
+    fully_shard(model, **options, ignored_params=whole)
 
 
 def reshard(model: nn.Module) -> None:
@@ -124,7 +143,7 @@ def save_whole(
 ) -> None:
     """Gather the model from all processes and save it in transformers' format. Every process must call this.
 
-    In the arithmetic's precision, what the model was trained to compute with; the tower in its own. An adapter is
+    In the arithmetic's precision, what the model was trained to compute with; a frozen tower in its own. An adapter is
     merged, in float32, before the sum is rounded.
     """
     from vlmlaw.vlm.model import VlmForConditionalGeneration
@@ -141,7 +160,7 @@ def save_whole(
     with torch.device("meta"):
         plain = VlmForConditionalGeneration(cast(Any, model.config))
         adapter = None if adapter is None else adapter.in_copy(plain.language_model)
-    kept = ("vision_tower.", *(name for name in whole if ".lora_" in name))
+    kept = (*(() if model.trains_tower else ("vision_tower.",)), *(name for name in whole if ".lora_" in name))
     cast_weights = {name: w if name.startswith(kept) else w.to(dtype) for name, w in whole.items()}
     plain.load_state_dict(cast_weights, assign=True)
     plain.tie_weights()

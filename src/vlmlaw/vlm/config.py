@@ -12,7 +12,7 @@ class VlmConfig(PreTrainedConfig):
     """What a VLM consists of. `feature_layers` index the tower's hidden states, shallow to deep.
 
     `projector_norm`: whether a LayerNorm stands before the projector; released LLaVA models have none.
-    `vision_dtype` is the type of the frozen tower's weights and arithmetic, whatever the rest has; None: the rest's.
+    `vision_dtype` is the type of the tower's weights and arithmetic, whatever the rest has; None: the rest's.
     `visual_span` is how many positions an image's tokens share (see positions.py); None: one each, as is usual.
 
     >>> config = VlmConfig(compressor="m3", n_visual_tokens=4, vision_dtype="float32")

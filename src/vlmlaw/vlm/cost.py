@@ -200,7 +200,7 @@ def training_flops(model: VlmForConditionalGeneration, *, with_tower: bool) -> T
     pair = (llm_flops(text, n_tokens=2, n_predicted=0) - 2 * one) / 2  # 4 pairs; 2 in two single tokens
     image = inference_flops(model, n_text_tokens=0)
     n_read = layers_read(model.config.vision_config, model.config.feature_layers)
-    tower = image.vision * n_read / model.config.vision_config.num_hidden_layers
+    tower = (3 if model.trains_tower else 1) * image.vision * n_read / model.config.vision_config.num_hidden_layers
     return TrainingFlops(
         per_token=times * (one - pair) + 3 * 2 * n_adapter,
         per_pair=3 * pair,  # both factors are activations, so both get a gradient

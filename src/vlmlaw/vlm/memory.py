@@ -195,7 +195,7 @@ def training_memory(load: MemoryLoad) -> Memory:
         gathered = size * n_there * (of_layer + of_adapter) + size * of_ends + gradients * max(of_ends, 2 * of_layer)
         gathered += (size + FLOAT) * 2 * of_adapter
     tower, kept_of_images = _tower(load, size)
-    states += tower.pop("states")
+    states, gathered = states + tower["states"], gathered + tower["gathered"]
     kept = kept_by_layer(text, size=size, longest=load.longest, compiled=load.compile, on_gpu=load.on_gpu)
     kept += load.adapter.kept(size, on_gpu=load.on_gpu) if load.adapter else 0
     passing = size * (text.hidden_size + 3 * _active_mlp(text))  # gradients on their way through a layer
@@ -216,23 +216,42 @@ def _logits(load: MemoryLoad, size: int) -> float:
 
 
 def _tower(load: MemoryLoad, size: int) -> tuple[dict[str, float], float]:
-    """The tower's weights and passing activations, and what compressor and projector keep of the images."""
+    """The tower's weights and passing activations, and what it, compressor and projector keep of the images."""
     vision = load.vision
     if vision is None or getattr(vision, "patch_size", None) is None:
-        return {"states": 0.0, "passing": 0.0}, 0.0
+        return {"states": 0.0, "gathered": 0.0, "passing": 0.0}, 0.0
     width, n_patches = vision.hidden_size, (vision.image_size // vision.patch_size) ** 2
     n_tokens = load.n_images * (n_patches + class_tokens(vision))
     mlp = getattr(vision, "intermediate_size", None) or 4 * width
-    n_params = vision_parameters(vision)
-    if load.trains_tower:
-        of_token = (2 * FLOAT + 10 * size) * width + 2 * size * mlp
-        kept = n_tokens * vision.num_hidden_layers * of_token
-        return {"states": STATES * n_params / load.n_processes, "passing": 0.0}, kept
-    # All hidden states are given back; one layer's vectors pass beside them.
-    passing = n_tokens * size * ((vision.num_hidden_layers + 5) * width + 2 * mlp)
+    n_params, n_layers = vision_parameters(vision), vision.num_hidden_layers
     # Patches as the compressor reads them, and its queries, keys, values, norms.
     kept = load.n_images * n_patches * size * (load.n_levels + 8) * width
-    return {"states": float(size * n_params), "passing": passing}, kept
+    if not load.trains_tower:
+        # All hidden states are given back; one layer's vectors pass beside them.
+        passing = n_tokens * size * ((n_layers + 5) * width + 2 * mlp)
+        return {"states": float(size * n_params), "gathered": 0.0, "passing": passing}, kept
+    of_token = kept_by_tower_layer(vision, size=size, on_gpu=load.on_gpu)
+    again = of_token if load.recompute else 0  # of one layer, when its turn comes
+    kept += n_tokens * n_layers * (size * width if load.recompute else of_token)
+    gathered = 0.0
+    if load.n_processes > 1 or load.dtype != "float32":
+        n_there = n_layers if load.n_processes == 1 else min(2, n_layers)
+        gathered = (size * n_there + 2 * (size + FLOAT)) * n_params / n_layers
+    passing = kept + n_tokens * (again + size * (width + 2 * mlp))
+    return {"states": STATES * n_params / load.n_processes, "gathered": gathered, "passing": passing}, kept
+
+
+def kept_by_tower_layer(vision: Any, *, size: int, on_gpu: bool = True) -> float:
+    """Bytes that one layer of a trained tower keeps of each token for its backward pass; `size` bytes a number.
+
+    Inputs and outputs of the norms, queries, keys, values, the attention's output (twice on a CPU); two vectors of the
+    MLP's width, with CLIP's activation a third; with layer scales, as DINOv2's, what each scales.
+    """
+    mlp = getattr(vision, "intermediate_size", None) or vision.hidden_size * getattr(vision, "mlp_ratio", 4)
+    n_vectors = (7 if on_gpu else 8) + (2 if hasattr(vision, "layerscale_value") else 0)
+    n_wide = 3 if getattr(vision, "hidden_act", "quick_gelu") == "quick_gelu" else 2
+    numbers = n_vectors * vision.hidden_size + n_wide * int(mlp)
+    return size * numbers + FLOAT * (getattr(vision, "num_attention_heads", 0) + 4)
 
 
 def reply_memory(text: Any, *, size: int, n_prompt: int, n_new: int) -> float:

@@ -1,4 +1,4 @@
-"""The vision-language model: frozen vision tower, compressor to V visual tokens, projector, LLM.
+"""The vision-language model: vision tower, compressor to V visual tokens, projector, LLM.
 
 One class for the miniature and for real checkpoints; importing this module makes it known to transformers' Auto
 classes. B sequences, T tokens, P patches, K = levels * width, V visual tokens, C tower width, D LLM width.
@@ -68,6 +68,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
+    trains_tower = False  # see `unfreeze_tower`
 
     def __init__(self, config: VlmConfig):
         super().__init__(config)
@@ -145,10 +146,28 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             self.compressor.reset_parameters()
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for all but the tower: frozen, it has neither dropout nor jittered positions."""
+        """Training mode for all but a frozen tower, which has neither dropout nor jittered positions.
+
+        Batch normalization in a trained tower keeps its running statistics, as is usual in fine-tuning.
+        """
         super().train(mode)
-        self.vision_tower.eval()
+        self.vision_tower.train(mode and self.trains_tower)
+        for part in self.vision_tower.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                part.eval()
         return self
+
+    def unfreeze_tower(self) -> None:
+        """Have the tower trained: those of its weights that the features which are read depend on."""
+        tower, image_px = self.vision_tower.eval().requires_grad_(True), self.config.vision_config.image_size
+        weights = list(tower.parameters())
+        with torch.enable_grad():
+            pixels = torch.zeros(1, 3, image_px, image_px, dtype=tower.dtype, device=tower.device)
+            patches = features.patch_features(tower, pixels, layers=self.config.feature_layers)
+            gradients = torch.autograd.grad(patches.sum(), weights, allow_unused=True)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.requires_grad_(gradient is not None)
+        self.trains_tower = True
 
     @property
     def dtype(self) -> torch.dtype:
@@ -222,7 +241,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                     f"compressor {self.config.compressor} reads the tower's attention, which cached patches do not "
                     "hold; give pixel_values, or importance and keys beside patches"
                 )
-            importance_BP = attention.received_importance(patches_BPC)
+            importance_BP = attention.received_importance(patches_BPC.detach())
         if compressor.keys_from == PROJECTED:
             return importance_BP, self.projector(patches_BPC)
         return importance_BP, images.keys if images.keys is None else images.keys.to(patches_BPK.dtype)
@@ -235,13 +254,17 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         outputs = read(self.language_model, input_ids=question_ids_BT, attention_mask=question_mask_BT, use_cache=False)
         return outputs.last_hidden_state, question_mask_BT
 
-    @torch.no_grad()
     def encode_images(self, pixel_values: Tensor, *, n_visual_tokens: int | None = None) -> ImageInputs:
         """What the tower makes of normalised pixel_values (B, 3, H, W), or of bytes (B, H, W, 3).
 
         That is `patches` (B, P, K), and `importance` and `keys` where the compressor asks for the tower's attention.
         Of images that are made smaller first there are V patches, at `n_visual_tokens` where that is not the model's.
+        A tower that is trained gets its gradient through the patches; by importance and keys they are only chosen.
         """
+        with torch.set_grad_enabled(self.trains_tower and torch.is_grad_enabled()):
+            return self._encode(pixel_values, n_visual_tokens=n_visual_tokens)
+
+    def _encode(self, pixel_values: Tensor, *, n_visual_tokens: int | None) -> ImageInputs:
         tower, layers = self.vision_tower, self.config.feature_layers
         compressor = self.compressor.with_n_visual_tokens(n_visual_tokens)
         if pixel_values.dtype == torch.uint8:
@@ -256,7 +279,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return ImageInputs(patches=features.patch_features(tower, pixel_values, layers=layers))
         with attention.watched(tower, layer=layers[-1], whole=whole) as watch:
             patches, class_token = features.patch_and_class_features(tower, pixel_values, layers=layers)
-        importance, keys = watch.read(compressor.n_patches)
+        with torch.no_grad():
+            importance, keys = watch.read(compressor.n_patches)
         class_token = class_token if compressor.reads_class_token else None
         return ImageInputs(patches=patches, importance=importance, keys=keys, class_token=class_token)
 
@@ -285,7 +309,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return embeds_BTD.masked_scatter(is_image_BT[..., None], visual_BVD.to(embeds_BTD.dtype))
 
     def _zero_contribution(self) -> Tensor:
-        """A zero that depends on every connector weight, so that all processes reduce the same gradients.
+        """A zero that depends on every weight before the LLM, so that all processes reduce the same gradients.
 
         Processes that train together exchange gradients at every pass, also where one of them has no image.
         """
@@ -296,8 +320,14 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             {ATTENTION: "attention", WHOLE_ATTENTION: "tower"}.get(self.compressor.keys_from, "")
         )
         patches = torch.zeros(1, side**2, width * len(self.config.feature_layers), device=device)
+        seen = patches
+        if self.trains_tower:
+            image_px = side * self.config.vision_config.patch_size
+            black = self.encode_images(torch.zeros(1, 3, image_px, image_px, device=device)).patches
+            assert black is not None
+            seen = patches + 0 * black
         images = ImageInputs(
-            patches=patches,
+            patches=seen,
             importance=patches[..., 0],
             keys=None if key_width is None else patches.new_zeros(1, side**2, key_width),
             class_token=patches[:, 0] if self.compressor.reads_class_token else None,

@@ -50,19 +50,23 @@ def layers_read(vision_config: Any, layers: Sequence[int]) -> int:
     return max(1, *_from_the_start(vision_config, layers))
 
 
+def layer_stack(tower: PreTrainedModel) -> nn.ModuleList | None:
+    """The list of the tower's layers; None where they are no plain list."""
+    n_layers = tower.config.num_hidden_layers
+    stacks = [part for part in tower.modules() if isinstance(part, nn.ModuleList) and len(part) == n_layers]
+    return stacks[0] if len(stacks) == 1 else None
+
+
 @contextmanager
 def without_unused_layers(tower: PreTrainedModel, *, layers: Sequence[int]) -> Iterator[None]:
     """Leave the tower's layers behind the last hidden state that is read uncomputed: LLaVA reads the last but one.
 
     Towers whose layers are no plain list stay as they are.
     """
-    n_layers = tower.config.num_hidden_layers
-    stacks = [part for part in tower.modules() if isinstance(part, nn.ModuleList) and len(part) == n_layers]
-    n_needed = layers_read(tower.config, layers)
-    if len(stacks) != 1:
+    n_needed, stack = layers_read(tower.config, layers), layer_stack(tower)
+    if stack is None:
         yield
         return
-    (stack,) = stacks
     dropped = list(stack[n_needed:])
     del stack[n_needed:]
     try:

@@ -27,13 +27,17 @@ if TYPE_CHECKING:
 PIXEL_MEAN, PIXEL_STD = 0.3, 0.25
 
 
-def load_tower(opened: Opened) -> PreTrainedModel:
-    """The tower, frozen, in the arithmetic that its pin names. Raises UserError where weights of it are missing."""
+def load_tower(opened: Opened, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The tower, frozen, in `dtype` (None: the type that its pin names).
+
+    Raises UserError where weights of it are missing.
+    """
     options: dict[str, Any] = {"trust_remote_code": opened.trust_remote_code}
     with refused_if_damaged(opened.folder, "a vision tower"):
         config = AutoConfig.from_pretrained(opened.folder, **options)
     config = getattr(config, "vision_config", config)
-    dtype = getattr(torch, opened.pin.dtype) if opened.pin else torch.float32
+    if dtype is None:
+        dtype = getattr(torch, opened.pin.dtype) if opened.pin else torch.float32
     with refused_if_damaged(opened.folder, "a vision tower"), _without_load_report():
         tower, info = AutoModel.from_pretrained(
             opened.folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
