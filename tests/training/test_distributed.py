@@ -20,10 +20,11 @@ from vlmlaw.errors import UserError
 from vlmlaw.settings import to_json
 from vlmlaw.tokens.token_table import TokenTable
 from vlmlaw.training import checkpoint, distributed
-from vlmlaw.training.cell import CONNECTOR, align_cell, train_cell
-from vlmlaw.training.distributed import Machine, join
+from vlmlaw.training.adapter import Adapter
+from vlmlaw.training.cell import CONNECTOR, align_cell, build_vlm, train_cell
+from vlmlaw.training.distributed import Machine, is_first_launched, join
 from vlmlaw.training.interruption import Stopped
-from vlmlaw.training.settings import CellSettings, ComputeSettings, TrainingSettings
+from vlmlaw.training.settings import CellSettings, ComputeSettings, LoraSettings, TrainingSettings
 from vlmlaw.training.workspace import workspace_of
 
 pytestmark = pytest.mark.slow
@@ -66,7 +67,7 @@ def start(inputs, out, *, settings=CELL, checkpoint_seconds=1e9, **compute):
     given += ["--settings", to_json(settings), "--compute", to_json(ComputeSettings(logs=(), **compute))]
     command = [sys.executable, "-m", "vlmlaw", "train", *given]
     command += ["--checkpoint-seconds", str(checkpoint_seconds), "--out", str(out)]
-    source = str(Path(distributed.__file__).parents[1])
+    source = str(Path(distributed.__file__).parents[2])
     environment = os.environ | {"PYTHONPATH": source, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
 
@@ -164,6 +165,23 @@ def test_two_processes_on_dialogues_equal_one(stages, tmp_path):
     assert 0 < (images < 0).sum() < len(images)
     account = json.loads((tmp_path / "two" / "training.json").read_text())
     assert account["fill"] == 1 and account["n_samples"] == 24
+
+
+def test_of_several_processes_the_first_alone_loads_the_language_model(stages, tmp_path, monkeypatch):
+    """The others have its shapes and types, adapters included, which `prepare` fills from the first."""
+    plan = replace(PLAN, dtype="bfloat16", lora=LoraSettings(rank=2, alpha=4.0))
+    settings = replace(CELL, place_embedding=False, compressor_options={}, training=plan)
+    described = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        model = build_vlm(stages.language_model, stages.encoder, settings=settings)
+        Adapter(model.language_model, plan.lora, folder=tmp_path, base="x", empty=not is_first_launched())
+        tensors = dict(model.language_model.named_parameters()) | dict(model.language_model.named_buffers())
+        assert {tensor.is_meta for tensor in tensors.values()} == {rank == "1"}
+        described.append({name: (t.shape, t.dtype, t.requires_grad) for name, t in tensors.items()})
+        words, head = model.language_model.get_input_embeddings(), model.language_model.get_output_embeddings()
+        assert words.weight is head.weight
+    assert described[0] == described[1] and len(described[0]) > 30
 
 
 def test_stage_1_in_bfloat16_gathers_its_connector(stages, tmp_path):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from vlmlaw.compressors import compressor_class
 from vlmlaw.data.miniature.canvas import place_words
@@ -33,7 +33,7 @@ from vlmlaw.runtime.workspace import clear_workspace, workspace_of
 from vlmlaw.tokens.token_table import TokenTable, load_tokenizer
 from vlmlaw.training.adapter import Adapter
 from vlmlaw.training.batches import StepPasses
-from vlmlaw.training.distributed import Machine, join
+from vlmlaw.training.distributed import Machine, is_first_launched, join
 from vlmlaw.training.forward_check import check_forward, choose_layout
 from vlmlaw.training.loop import fit
 from vlmlaw.training.optimizer import make_optimizer
@@ -96,13 +96,19 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
 def load_language_model(folder: Path, *, settings: CellSettings) -> PreTrainedModel:
     """The LLM: in float32 where it is trained, which AdamW's small steps need, else in the arithmetic's own type.
 
-    With `lora` it is frozen, too; an `Adapter` is trained beside it.
+    With `lora` it is frozen, too; an `Adapter` is trained beside it. Of several processes the first loads the weights,
+    and `prepare` hands them on; the others have shapes alone.
 
     Raises UserError where weights of it are missing.
     """
     opened = open_model(folder)
     trained = settings.trains_language_model and settings.training.lora is None
     dtype = torch.float32 if trained else getattr(torch, settings.training.dtype)
+    if not is_first_launched():
+        with refused_if_damaged(opened.folder, "a language model"), torch.device("meta"):
+            options: dict[str, Any] = {"trust_remote_code": opened.trust_remote_code}
+            shape = AutoConfig.from_pretrained(opened.folder, **options)
+            return AutoModelForCausalLM.from_config(shape, dtype=dtype, **options).requires_grad_(trained)
     with refused_if_damaged(opened.folder, "a language model"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             opened.folder,
@@ -121,6 +127,8 @@ def _name_places(model: VlmForConditionalGeneration, words: Any) -> None:
     place_ids = words.convert_tokens_to_ids(place_words())
     if model.places is not None and words.unk_token_id not in place_ids:
         embeddings: Any = model.get_input_embeddings().weight
+        if embeddings.is_meta:
+            return  # the first process hands them on
         model.places.start_from(embeddings[place_ids])
 
 
@@ -180,7 +188,9 @@ def train_cell(
     adapter = None
     if settings.training.lora is not None:
         base = origins.get("language_model", {}).get("source", str(language_model))
-        adapter = Adapter(model.language_model, settings.training.lora, folder=out / ADAPTER, base=base)
+        adapter = Adapter(
+            model.language_model, settings.training.lora, folder=out / ADAPTER, base=base, empty=not is_first_launched()
+        )
 
     def save(model: VlmForConditionalGeneration, out: Path, machine: Machine) -> None:
         with whole_folder(out / "model") if machine.is_first else nullcontext(out) as folder:

@@ -55,6 +55,16 @@ class Machine:
         """Each flag, true where it is on any process, all of which must ask."""
         return [value > 0 for value in self.total([float(flag) for flag in flags])]
 
+    def from_first(self, value: Any) -> Any:
+        """The first process's value, which others need not have; all must ask."""
+        if self.n_processes == 1:
+            return value
+        import torch.distributed as dist
+
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
+
     def wait_for_all(self) -> None:
         self.total([0.0])
 
@@ -97,6 +107,11 @@ def join(compute: ComputeSettings, *, sharded: bool = False) -> Iterator[Machine
 def is_launched() -> bool:
     """Whether this process is one of several that something has started."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def is_first_launched() -> bool:
+    """Whether this process is alone or the first of several: the one that loads what it hands on to the others."""
+    return rank() == 0
 
 
 def rank() -> int:

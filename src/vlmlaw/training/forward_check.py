@@ -26,10 +26,11 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 def choose_layout(model: VlmForConditionalGeneration, passes_of: StepPasses, *, what: str, machine: Machine) -> None:
     """Have the passes made in the first layout that is exact for this language model; tell if it is not the first.
 
-    Raises UserError where there is none.
+    The first process finds it, which alone has the weights as yet. Raises UserError where there is none.
     """
     llm = model.language_model
-    layout, why_not = require_layout(llm, preferred=passes_of.layouts)
+    found = require_layout(llm, preferred=passes_of.layouts) if machine.is_first else None
+    layout, why_not = machine.from_first(found)
     if layout != passes_of.layouts[0]:
         passes_of.use(layout)
         if machine.is_first:

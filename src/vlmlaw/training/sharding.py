@@ -116,8 +116,37 @@ def _shard(
         "reshard_after_forward": machine.n_processes > 1,
     }
     for layer in layers:
+        _hand_on(layer, machine, beside=set())
         fully_shard(layer, **options)
+    _hand_on(model, machine, beside=whole)
     fully_shard(model, **options, ignored_params=whole)
+
+
+def _hand_on(part: nn.Module, machine: Machine, *, beside: Collection[nn.Parameter]) -> None:
+    """Give every process the first one's weights and buffers of a part, on the device, but for those `beside`.
+
+    A layer at a time, so that one process alone ever holds a whole language model. What is sharded already stays.
+    """
+    if machine.n_processes == 1:
+        return
+    import torch.distributed as dist
+    from torch.distributed.tensor import DTensor
+
+    # By identity, so that tied weights stay tied; with the old tensor, whose identity no new one may take.
+    given: dict[int, tuple[Tensor, Tensor]] = {id(parameter): (parameter, parameter) for parameter in beside}
+    for module in part.modules():
+        for table in (module._parameters, module._buffers):
+            for name, own in table.items():
+                if own is None or isinstance(own, DTensor):
+                    continue
+                if id(own) not in given:
+                    whole = own.detach() if machine.is_first else torch.empty_like(own, device=machine.device)
+                    whole = whole.to(machine.device).contiguous()
+                    dist.broadcast(whole.reshape(-1).view(torch.uint8), src=0)  # bytes: every type there is
+                    is_weight = isinstance(own, nn.Parameter)
+                    new = nn.Parameter(whole, requires_grad=own.requires_grad) if is_weight else whole
+                    given[id(own)] = own, new
+                table[name] = given[id(own)][1]  # type: ignore[assignment]
 
 
 def reshard(model: nn.Module) -> None:
