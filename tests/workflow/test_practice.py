@@ -33,6 +33,41 @@ def finished(tmp_path_factory):
     return project
 
 
+def test_a_cell_of_an_odd_language_model_and_an_odd_tower_is_trained_and_evaluated(tmp_path):
+    """Gemma 2, whose windows and soft caps bite, with adapters; DINOv2 with registers, trained at a rate of its own."""
+    from safetensors.torch import load_file
+
+    from vlmlaw.data.practice import write_practice
+
+    experiment = yaml.safe_load((ROOT / "workflow" / "experiments" / "practice.yaml").read_text())
+    experiment["grid"] = {"visual_tokens": [4], "compressors": ["tokenpacker"]}
+    experiment["sizes"].pop("50k")
+    experiment["data"]["test"].pop("reading")
+    for stage, more in (
+        ("alignment", {}),
+        ("training", {"lora": {"rank": 2, "alpha": 4}, "vision_learning_rate": 1.0e-3}),
+    ):
+        experiment[stage] |= {"epochs": 0, "steps": 4} | more
+    project = new_project(tmp_path / "project", experiment | {"results": "results"})
+    write_practice(project.folder / "practice", language_models="gemma2", vision="dinov2")
+    cell = project.folder / "results" / "cells" / "10k_v4_tokenpacker_s0"
+    project.snakemake(str((cell / "README.md").relative_to(project.folder)))
+
+    config = json.loads((cell / "model" / "config.json").read_text())
+    text, vision = config["text_config"], config["vision_config"]
+    assert (text["model_type"], text["sliding_window"], text["attn_logit_softcapping"]) == ("gemma2", 16, 5.0)
+    assert set(text["layer_types"]) == {"sliding_attention", "full_attention"}
+    assert (vision["model_type"], vision["num_register_tokens"]) == ("dinov2_with_registers", 4)
+    assert (cell / "adapter" / "adapter_model.safetensors").exists()
+    after = load_file(cell / "model" / "model.safetensors")
+    before = load_file(project.folder / "practice" / "vision" / "model.safetensors")
+    moved = {name for name, weight in before.items() if (after[f"vision_tower.{name}"] != weight).any()}
+    assert {"embeddings.register_tokens", "embeddings.cls_token", "encoder.layer.0.mlp.fc1.weight"} <= moved
+    assert not any(name.startswith(("layernorm.", "encoder.layer.2.")) for name in moved)  # layer -2 is read
+    scores = json.loads((cell / "evaluation.json").read_text())["scores"]
+    assert 0 <= scores["reasoning"]["all"]["error"] <= 1
+
+
 def test_prepare_both_stages_evaluation_law_and_report_run_from_one_command(finished):
     results = finished.folder / "results"
     rows = list(csv.DictReader((results / "measurements.csv").open()))

@@ -58,6 +58,10 @@ def add_parsers(subparsers: Any) -> None:
     _add_latency(subparsers)
     practice = _verb(subparsers, "practice", run_practice, "make tiny models and data to try a real experiment on")
     practice.add_argument("--seed", type=int, default=0, metavar="N")
+    practice.add_argument(
+        "--language-models", choices=("qwen2", "gemma2"), default="qwen2", help="gemma2: with windows and soft caps"
+    )
+    practice.add_argument("--vision", choices=("clip", "dinov2"), default="clip", help="dinov2: with registers")
     inputs = ("language-model", "encoder", "tokens", "images")
     align = _verb(subparsers, "align", run_align, "stage 1 of a cell: train its compressor and projector", *inputs)
     train = _verb(subparsers, "train", run_train, "train one cell", *inputs)
@@ -305,7 +309,7 @@ def _time_trained_cells(args: argparse.Namespace, given: dict[str, Any]) -> None
 def run_practice(args: argparse.Namespace) -> None:
     from vlmlaw.data.practice import write_practice
 
-    write_practice(args.out, seed=args.seed)
+    write_practice(args.out, seed=args.seed, language_models=args.language_models, vision=args.vision)
 
 
 def run_fetch_tokenizer(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""A practice set for real experiments: tiny CLIP and Qwen models with random weights, and LLaVA-style data.
+"""A practice set for real experiments: tiny models with random weights, and LLaVA-style data.
 
 Everything has the formats of the real thing (config.json, safetensors, tokenizer.json, chat template, conversations as
 JSON, JPEG images), so that the whole path can be tried in minutes, without a download. The images are pieces of the two
@@ -33,8 +33,11 @@ KINDS = tuple(QUESTIONS)
 PLAIN_TALK = "What do you need to see?", "An image, and a question about it."
 
 
-def write_practice(out: Path, *, seed: int = 0) -> None:
-    """Write the practice set to the folder `out`: vision/, language_models/<size>/, images/ and JSON files."""
+def write_practice(out: Path, *, seed: int = 0, language_models: str = "qwen2", vision: str = "clip") -> None:
+    """Write the practice set to the folder `out`: vision/, language_models/<size>/, images/ and JSON files.
+
+    Models of other kinds than Qwen2 and CLIP have what real ones may have: LANGUAGE_MODELS and TOWERS name them.
+    """
     rng = np.random.default_rng(seed)
     with whole_folder(out) as folder:
         images = list(_images(rng, N_ALIGN + N_TRAIN + N_TEST))
@@ -54,7 +57,7 @@ def write_practice(out: Path, *, seed: int = 0) -> None:
         for name, records in splits.items():
             (folder / f"{name}.json").write_text(json.dumps(records, indent=1), encoding="utf-8")
         said = [turn["value"] for records in splits.values() for row in records for turn in row["conversations"]]
-        _write_models(folder, said, seed=seed)
+        _write_models(folder, said, seed=seed, language_models=language_models, vision=vision)
 
 
 def _images(rng: np.random.Generator, n_images: int) -> Iterator[tuple[Any, dict[str, str]]]:
@@ -104,39 +107,69 @@ def _text_only(n_records: int) -> list[dict[str, Any]]:
     return [{"id": f"text-{index}", "conversations": said} for index in range(n_records)]
 
 
-def _write_models(folder: Path, texts: list[str], *, seed: int) -> None:
-    """A CLIP (vision and text, as on the hub) with its preprocessor, and Qwen2 models with a tokenizer of their own."""
+def _write_models(folder: Path, texts: list[str], *, seed: int, language_models: str, vision: str) -> None:
+    """A tower with its preprocessor, and language models of two sizes with a tokenizer of their own."""
     import torch
-    from transformers import CLIPConfig, CLIPModel, Qwen2Config, Qwen2ForCausalLM
 
     torch.manual_seed(seed)
-    tower = TOWER | {"image_size": IMAGE_PX, "patch_size": PATCH_PX}
-    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    clip = CLIPConfig(
-        vision_config=tower,
-        text_config=text | {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1},
-        projection_dim=16,
-    )
-    CLIPModel(clip).save_pretrained(folder / "vision")
+    TOWERS[vision]().save_pretrained(folder / "vision")
     pixels = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
     (folder / "vision" / "preprocessor_config.json").write_text(json.dumps(pixels))
     tokenizer = _tokenizer([*texts, *PLAIN_TALK])
     for size, (width, depth) in SIZES.items():
-        config = Qwen2Config(
-            vocab_size=VOCABULARY,
-            hidden_size=width,
-            num_hidden_layers=depth,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            intermediate_size=2 * width,
-            tie_word_embeddings=True,
-            initializer_range=0.5 * width**-0.5,
-            bos_token_id=None,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        Qwen2ForCausalLM(config).save_pretrained(folder / "language_models" / size)
+        shape = {
+            "vocab_size": VOCABULARY,
+            "hidden_size": width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "intermediate_size": 2 * width,
+            "tie_word_embeddings": True,
+            "initializer_range": 0.5 * width**-0.5,
+            "bos_token_id": None,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        }
+        LANGUAGE_MODELS[language_models](shape).save_pretrained(folder / "language_models" / size)
         tokenizer.save_pretrained(folder / "language_models" / size)
+
+
+def _clip() -> Any:
+    """A CLIP, vision and text, as on the hub."""
+    from transformers import CLIPConfig, CLIPModel
+
+    tower = TOWER | {"image_size": IMAGE_PX, "patch_size": PATCH_PX}
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text |= {"vocab_size": 64, "bos_token_id": 0, "eos_token_id": 1}
+    return CLIPModel(CLIPConfig(vision_config=tower, text_config=text, projection_dim=16))
+
+
+def _dinov2_with_registers() -> Any:
+    """A DINOv2 with a class token and four registers before its patches (Darcet et al. 2023, arXiv 2309.16588)."""
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    shape: dict[str, Any] = {name: size for name, size in TOWER.items() if name != "intermediate_size"}
+    size: dict[str, Any] = {"image_size": IMAGE_PX, "patch_size": PATCH_PX, "mlp_ratio": 2}
+    return Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**shape, **size, num_register_tokens=4))
+
+
+def _qwen2(shape: dict[str, Any]) -> Any:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    return Qwen2ForCausalLM(Qwen2Config(**shape))
+
+
+def _gemma2(shape: dict[str, Any]) -> Any:
+    """A Gemma 2: every other layer sees a window, shorter than these records; scores and logits have soft caps."""
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    head = shape["hidden_size"] // shape["num_attention_heads"]
+    odd: dict[str, Any] = {"sliding_window": 16, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 10.0}
+    return Gemma2ForCausalLM(Gemma2Config(**shape, **odd, head_dim=head, query_pre_attn_scalar=head))
+
+
+TOWERS = {"clip": _clip, "dinov2": _dinov2_with_registers}
+LANGUAGE_MODELS = {"qwen2": _qwen2, "gemma2": _gemma2}
 
 
 def _tokenizer(texts: list[str]) -> Any:
