@@ -4,6 +4,7 @@ import errno
 import json
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from torch import nn
 from transformers import get_cosine_schedule_with_warmup
 
 from vlmlaw.errors import UserError
-from vlmlaw.training import interruption
+from vlmlaw.training import checkpoint, interruption
 from vlmlaw.training.distributed import EXIT_RUN_ME_AGAIN
 from vlmlaw.training.interruption import Stopped
 from vlmlaw.training.loop import fit
@@ -134,6 +135,27 @@ def test_checkpoints_have_no_effect(tmp_path, uninterrupted, monkeypatch):
     spent = training.run(tmp_path)
     assert_same(training.result(tmp_path), uninterrupted[1])
     assert spent["last_loss"] == uninterrupted[1][2][-1]["loss"]
+
+
+def test_an_earlier_checkpoint_is_removed_beside_the_training(tmp_path, monkeypatch, uninterrupted):
+    """The third step is computed while the first one's removal hangs, as on a slow disk; the end waits for it."""
+    hanging, seen, remove = threading.Event(), [], shutil.rmtree
+
+    def slow_rmtree(folder, **options):
+        assert threading.current_thread() is threading.main_thread() or hanging.wait(60)
+        remove(folder, **options)
+
+    def go_on():
+        seen.extend(sorted(path.parent.name for path in tmp_path.glob("checkpoint-*/state.json")))
+        hanging.set()
+
+    monkeypatch.setattr(interruption, "LEAST_TIME_BETWEEN_CHECKPOINTS", 0)
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", slow_rmtree)
+    training = Training(checkpoint_seconds=1e-9, events={2: go_on})
+    training.run(tmp_path)
+    assert seen == ["checkpoint-1", "checkpoint-2"]
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{STEPS - 1}"]
+    assert_same(training.result(tmp_path), uninterrupted[1])
 
 
 def test_time_and_memory_are_added_up(tmp_path):

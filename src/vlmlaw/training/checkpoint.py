@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -37,9 +38,13 @@ def save(
     spent: Mapping[str, Any],
     machine: Machine,
 ) -> None:
-    """Write the checkpoint of a step in place of an earlier one. Every process must take part."""
+    """Write the checkpoint of a step in place of an earlier one. Every process must take part.
+
+    The earlier one is removed beside the training: no process waits for it but at `wait_for_removal`.
+    """
     import torch.distributed.checkpoint as dcp
 
+    wait_for_removal()
     folder = workspace / f"checkpoint-{step}"
     if machine.is_first:
         shutil.rmtree(folder, ignore_errors=True)
@@ -49,10 +54,29 @@ def save(
     if machine.is_first:
         with whole_file(folder / STATE) as partial:
             partial.write_text(json.dumps({"step": step, "spent": dict(spent)}))
-        for other in _folders(workspace):
-            if other != folder:
-                shutil.rmtree(other, ignore_errors=True)
+        _remove_in_background([other for other in _folders(workspace) if other != folder])
     machine.wait_for_all()
+
+
+_removals: list[threading.Thread] = []  # of this process, at most one
+
+
+def _remove_in_background(folders: list[Path]) -> None:
+    """Remove them in a thread: a checkpoint of a 14 B model is 170 GB, minutes on some shared disks."""
+
+    def remove() -> None:
+        for folder in folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    if folders:
+        _removals.append(threading.Thread(target=remove, name="checkpoint removal"))
+        _removals[-1].start()
+
+
+def wait_for_removal() -> None:
+    """Wait until an earlier checkpoint is gone that this process is removing."""
+    while _removals:
+        _removals.pop().join()
 
 
 def resume(

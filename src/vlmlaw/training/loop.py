@@ -89,8 +89,10 @@ def fit(
                 with clock.saving():
                     checkpoint.save(workspace, trained, optimizer, step=step + 1, spent=meter.read(), machine=machine)
             if stopping:
+                checkpoint.wait_for_removal()
                 raise Stopped
             waiting = time.monotonic()
+    checkpoint.wait_for_removal()
     module.eval()
     return {"steps": settings.steps, "last_loss": log.last_loss} | meter.summary()
 
