@@ -5,6 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from transformers import masking_utils
 
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
@@ -13,6 +15,7 @@ from vlmlaw.tokens.token_table import TokenTable, load_tokenizer, tokenize
 from vlmlaw.training.batches import StepPasses, packed_inputs, share_out
 from vlmlaw.training.distributed import Machine
 from vlmlaw.training.settings import ComputeSettings
+from vlmlaw.vlm import packed_attention
 from vlmlaw.vlm.image_inputs import ImageInputs
 
 V = 4
@@ -155,3 +158,41 @@ def test_work_is_counted_right(request, kind, layout):
     assert one.work.n_targets == (batch.targets >= 0).sum()
     assert one.work.n_images == len(batch.image_rows) and one.work.n_samples == 8
     assert one.work.n_places == (real.sum() if passes.packed else real.size)
+
+
+PLACES = ("target_places", "image_places")
+
+
+def test_places_that_are_known_change_no_bit(make_vlm, dialogues, trees):
+    """Losses and gradients are those of places that the model looks for by itself, packed and padded."""
+    for table in (dialogues, trees):
+        (one,) = passes_of(table, tokens_per_pass=None)(0)
+        found = []
+        for left_out in ((), PLACES):
+            vlm = make_vlm()
+            loss = vlm(**{k: v for k, v in one.inputs.items() if k not in left_out}, use_cache=False).loss
+            loss.backward()
+            found.append({name: p.grad for name, p in vlm.named_parameters() if p.grad is not None} | {"loss": loss})
+        assert found[0].keys() == found[1].keys() and len(found[0]) > 20
+        assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_a_pass_asks_the_device_for_no_number(make_vlm, dialogues, monkeypatch):
+    """On torch's meta device, which has none to give: a size that the host has to ask for raises.
+
+    Stand-ins: for the kernel of packed rows, and for transformers' question whether a row is packed, which it asks the
+    device once a pass.
+    """
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda _: None)
+    monkeypatch.setattr(
+        packed_attention,
+        "_document_by_document",
+        lambda q, k, v, *_: q + (k + v).repeat_interleave(q.shape[1] // k.shape[1], dim=1),
+    )
+    vlm = nn.Module.to(make_vlm(), "meta").train()
+    inputs, _ = packed_inputs(dialogues, [0, 1, 2], images_of=random_patches, **LAYOUT)
+    there = {k: v.to("meta") if isinstance(v, torch.Tensor | ImageInputs) else v for k, v in inputs.items()}
+    vlm(**there, use_cache=False).loss.backward()
+    for name in PLACES:
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            vlm(**{k: v for k, v in there.items() if k != name}, use_cache=False)

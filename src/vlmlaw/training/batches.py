@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vlmlaw.errors import UserError
 from vlmlaw.tokens.packing import Batch, expand_image, make_batch, questions_alone, records_of_step, tensors
@@ -40,6 +41,12 @@ def model_inputs(batch: Batch, images: ImageInputs) -> dict[str, Any]:
         image_of=torch.from_numpy(batch.image_of),
     )
     return {**tensors(batch), "images": images.joined(asked)}
+
+
+def places_of(ids: np.ndarray, targets: np.ndarray, *, image_token_id: int) -> dict[str, Tensor]:
+    """Flat indices of the places that predict, and of visual tokens: to count them would halt a device's queue."""
+    found = {"target_places": targets != IGNORE_INDEX, "image_places": ids == image_token_id}
+    return {name: torch.from_numpy(np.flatnonzero(mask)) for name, mask in found.items()}
 
 
 class StepPasses:
@@ -162,6 +169,7 @@ class StepPasses:
         else:
             batch = make_batch(self.table, records, **layout)
             inputs = model_inputs(batch, self.images_of(batch.image_rows))
+            inputs |= places_of(batch.input_ids, batch.targets, image_token_id=self.table.image_token_id)
             work = _work_of(batch, n_samples=len(records))
         return Pass(inputs, share, work)
 
@@ -198,6 +206,7 @@ def packed_inputs(
         "position_ids": torch.from_numpy(positions),
         "cu_seq_lens_q": torch.from_numpy(np.concatenate([[0], lengths.cumsum()]).astype(np.int32)),
         "max_length_q": int(lengths.max()),
+        **places_of(ids, targets, image_token_id=table.image_token_id),
     }
     rows = table.images(map(int, records))
     images = images_of(rows)

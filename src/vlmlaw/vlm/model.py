@@ -284,8 +284,18 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         class_token = class_token if compressor.reads_class_token else None
         return ImageInputs(patches=patches, importance=importance, keys=keys, class_token=class_token)
 
-    def embed(self, input_ids: Tensor, images: ImageInputs, *, n_visual_tokens: int | None = None) -> Tensor:
-        """Input embeddings (B, T, D): the text's, with the images' visual tokens in the image tokens' places."""
+    def embed(
+        self,
+        input_ids: Tensor,
+        images: ImageInputs,
+        *,
+        n_visual_tokens: int | None = None,
+        image_places: Tensor | None = None,
+    ) -> Tensor:
+        """Input embeddings (B, T, D): the text's, with the images' visual tokens in the image tokens' places.
+
+        `image_places` are these, as flat indices; without them they are looked for.
+        """
         is_image_BT = input_ids == self.config.image_token_id
         # The image's token may lie beyond the LLM's vocabulary; what stands in its place is replaced anyway.
         embeds_BTD = self.get_input_embeddings()(input_ids.masked_fill(is_image_BT, 0))
@@ -294,7 +304,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             images = replace(images, pixel_values=None, **seen.tensors())
         n_images = images.n_sequences
         n_each = self.compressor.with_n_visual_tokens(n_visual_tokens).n_input_tokens
-        n_places = int(is_image_BT.sum())
+        n_places = int(is_image_BT.sum()) if image_places is None else len(image_places)
         if n_places != n_images * n_each:
             made = f"{n_images} images make {n_images * n_each} visual tokens ({n_each} each)"
             raise ValueError(
@@ -306,7 +316,10 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             needed = self.training and (_shares_work() or not embeds_BTD.requires_grad)
             return embeds_BTD + self._zero_contribution() if needed else embeds_BTD
         visual_BVD = self.visual_tokens(images, n_visual_tokens=n_visual_tokens)
-        return embeds_BTD.masked_scatter(is_image_BT[..., None], visual_BVD.to(embeds_BTD.dtype))
+        visual_BVD = visual_BVD.to(embeds_BTD.dtype)
+        if image_places is None:
+            return embeds_BTD.masked_scatter(is_image_BT[..., None], visual_BVD)
+        return embeds_BTD.flatten(0, 1).index_copy(0, image_places, visual_BVD.flatten(0, 1)).view_as(embeds_BTD)
 
     def _zero_contribution(self) -> Tensor:
         """A zero that depends on every weight before the LLM, so that all processes reduce the same gradients.
@@ -355,6 +368,8 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         labels: Tensor | None = None,
         targets: Tensor | None = None,
         logits_to_keep: int | Tensor = 0,
+        target_places: Tensor | None = None,
+        image_places: Tensor | None = None,
         *,
         images: ImageInputs | None = None,
         by_own_forward: bool = False,
@@ -367,6 +382,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         places as input_ids); `targets` (B, T) say which token each place should predict, so that one prefix can serve
         many questions. With either, logits are computed only where there is something to predict, (n, vocab). With
         `cu_seq_lens_q`, where documents begin and end, the one row is packed (see packed_attention.py).
+        `target_places` (n,) and `image_places` are flat indices of targets and image tokens, where they are known.
         `by_own_forward`: the reference, the LLM's own forward on one row after the other, without their padding.
         """
         given = (pixel_values, patches, question_ids, question_mask, image_of, importance, keys, class_token)
@@ -379,7 +395,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             inputs_embeds = self.get_input_embeddings()(input_ids)  # the image is in the cache
         elif inputs_embeds is None:
             assert input_ids is not None
-            inputs_embeds = self.embed(input_ids, images, n_visual_tokens=n_visual_tokens)
+            inputs_embeds = self.embed(input_ids, images, n_visual_tokens=n_visual_tokens, image_places=image_places)
         if labels is not None:
             targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX)
         if self.config.visual_span is not None:
@@ -404,7 +420,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             **kwargs,
         )
-        return self._predicted(outputs, targets, logits_to_keep)
+        return self._predicted(outputs, targets, logits_to_keep, target_places=target_places)
 
     def _spanned(
         self,
@@ -454,7 +470,14 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         with pruning_of_call or nullcontext():
             return read(self.language_model, inputs_embeds=embeds_BTD, eager=pruning_of_call is not None, **kwargs)
 
-    def _predicted(self, outputs: Any, targets: Tensor | None, logits_to_keep: int | Tensor) -> CausalLMOutputWithPast:
+    def _predicted(
+        self,
+        outputs: Any,
+        targets: Tensor | None,
+        logits_to_keep: int | Tensor,
+        *,
+        target_places: Tensor | None,
+    ) -> CausalLMOutputWithPast:
         """Logits where they are wanted: where there is a target, with the loss, or else at the places to keep."""
         hidden_BTD, llm = outputs.last_hidden_state, self.language_model
         if targets is None:
@@ -463,8 +486,10 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             kept_BTD = hidden_BTD[:, keep]
             logits = head_logits(llm, kept_BTD.flatten(0, 1)).unflatten(0, kept_BTD.shape[:2])
             return CausalLMOutputWithPast(logits=logits, past_key_values=outputs.past_key_values)
-        wanted_BT = targets != IGNORE_INDEX
-        loss, logits = prediction_loss(llm, hidden_BTD[wanted_BT], targets[wanted_BT])
+        if target_places is None:
+            target_places = (targets.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+        hidden_nD, targets_n = hidden_BTD.flatten(0, 1)[target_places], targets.flatten()[target_places]
+        loss, logits = prediction_loss(llm, hidden_nD, targets_n)
         return CausalLMOutputWithPast(loss=loss, logits=logits)
 
     def _reference(

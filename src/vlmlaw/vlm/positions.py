@@ -42,7 +42,7 @@ def spanned_positions(
         images_before_BT = is_image_BT.cumsum(-1) - is_image_BT.long()
         if cu_seq_lens is not None:  # count from each document's own first token
             lengths = cu_seq_lens.diff()
-            first = cu_seq_lens[:-1].long().repeat_interleave(lengths.long())
+            first = cu_seq_lens[:-1].long().repeat_interleave(lengths.long(), output_size=is_image_BT.shape[-1])
             images_before_BT = images_before_BT - images_before_BT[:, first]
         saved = saved_each * images_before_BT
         if cache is not None:
