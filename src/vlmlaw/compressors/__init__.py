@@ -36,6 +36,7 @@ from vlmlaw.compressors.base import Compressor, Inputs, Shape
 from vlmlaw.compressors.blocks import BlockLinear, MlpShuffle
 from vlmlaw.compressors.connectors import InternVLShuffle, Qwen2VLMerger, SmolVLMShuffle
 from vlmlaw.compressors.convolution import CAbstractor
+from vlmlaw.compressors.explained import Explained
 from vlmlaw.compressors.frequencies import Fourier
 from vlmlaw.compressors.inside_llm import (
     Dart,
@@ -102,7 +103,7 @@ _BASELINES_AT_INFERENCE = (
     RandomAtInference,
     DownsampleAtInference,
 )
-_INSIDE_LLM = (FastV, PyramidDrop, SparseVLM, VisualTokensWithdrawal, Dart, PromptDistill)
+_INSIDE_LLM = (FastV, PyramidDrop, SparseVLM, VisualTokensWithdrawal, Dart, PromptDistill, Explained)
 _BEFORE_LLM = (ToMe, PruMerge, PruMergePlus, VisionZip, FasterVLM, VisPruner, Scope, DivPrune, CDPruner, TextGuided)
 _TRAINING_FREE = (*_BASELINES_AT_INFERENCE, *_BEFORE_LLM, *_INSIDE_LLM)
 

@@ -55,6 +55,9 @@ class Reading(Protocol):
         Padding is among what is 0.
         """
 
+    def relevance(self) -> Tensor:
+        """(B, N) how much each image token counts for the answer's first token, before anything is dropped."""
+
     def states(self) -> Tensor:
         """(B, S, D) the states after the layer just read, behind the LLM's final norm."""
 
@@ -66,6 +69,7 @@ class InsideLlm(TrainingFree):
     """Reads all P patches into the LLM and drops image tokens between its layers."""
 
     inside_llm = True
+    explains = False  # whether it rates tokens by a pass of its own through the LLM, and that pass's gradient
     renumbers = False  # whether the tokens that stay are numbered anew, or keep their positions
 
     def stages(self, n_layers: int) -> list[Stage]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from vlmlaw.compressors.base import AFTER, ATTENTION, LLM, PROJECTED, WHOLE_ATTENTION
+from vlmlaw.compressors.inside_llm import InsideLlm
 from vlmlaw.errors import UserError
 from vlmlaw.vlm.towers import attention
 
@@ -137,7 +138,9 @@ def inference_flops(
         llm=read + head_flops(text, n_predicted=1),
         llm_2nt=round(2 * n_params * (mean_visual_tokens(model) + n_text_tokens)),
         vision=vision_flops(config.vision_config, side=compressor.tower_side),
-        compressor=compressor.flops(n_question) + importance_flops(compressor, config.vision_config),
+        compressor=compressor.flops(n_question)
+        + importance_flops(compressor, config.vision_config)
+        + explanation_flops(compressor, text, n_tokens=n_all + n_text_tokens),
         projector=n_projected * projector_per_token,
         question_pass=llm_flops(config.text_config, n_tokens=n_read_by_llm, n_predicted=0),
     )
@@ -163,6 +166,24 @@ def importance_flops(compressor: Compressor, vision_config: PreTrainedConfig) ->
         n_tokens = n_patches + class_tokens(vision_config)
         return attention.attention_flops(vision_config, n_patches=n_patches, n_tokens=n_tokens) if wanted else 0
     return 2 * n_patches**2 * compressor.width if compressor.needs_importance else 0
+
+
+def explanation_flops(compressor: Compressor, config: PreTrainedConfig, *, n_tokens: int) -> int:
+    """FLOPs to rate tokens by what explains the answer (`vlm.explanation`): a pass over all and its gradient, else 0.
+
+    Backward each linear map takes its input's gradient, and each product of attention those of both factors; in the
+    first layer only the attention itself gets one. Last, a row through the T x T shares of each layer.
+    """
+    explains = isinstance(compressor, InsideLlm) and compressor.explains
+    if not explains or compressor.n_visual_tokens == compressor.n_patches:
+        return 0
+    width, n_layers, n_heads = config.hidden_size, config.num_hidden_layers, config.num_attention_heads
+    head_width = getattr(config, "head_dim", None) or width // n_heads
+    heads, kv_heads = n_heads * head_width, config.num_key_value_heads * head_width
+    product = 2 * n_tokens**2 * heads
+    forward = llm_flops(config, n_tokens=n_tokens, n_predicted=1)
+    unneeded = 3 * product + 2 * n_tokens * width * (heads + 2 * kv_heads)
+    return 2 * forward + n_layers * (2 * product + 2 * n_tokens**2) - unneeded
 
 
 @dataclass(frozen=True)

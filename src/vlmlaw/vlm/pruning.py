@@ -21,6 +21,7 @@ from transformers import DynamicCache
 from vlmlaw.compressors import Compressor, InsideLlm
 from vlmlaw.compressors.selection import above_mean, take, text_relevance
 from vlmlaw.errors import UserError
+from vlmlaw.vlm.explanation import token_relevance
 
 
 def asking_places(targets_BT: Tensor | None, mask: Tensor | None, shape: torch.Size, device: Any) -> Tensor:
@@ -182,13 +183,13 @@ class _FirstPass:
 
     def read(self, attention: Any, _inputs: Any, output: Any) -> None:
         """Keep the weights of a layer that a stage follows."""
-        if threading.get_ident() == self.thread:
+        if threading.get_ident() == self.thread and not self.reading.is_rating:
             self.reading.weights_BHSS = output[1]
 
     def before(self, layer: Any, inputs: tuple[Any, ...], given: dict[str, Any] | None = None) -> Any:
         # Torch looks up whether a hook wants `given` after it listed the hooks: one that another thread has just
         # removed is called without.
-        if given is None or threading.get_ident() != self.thread:
+        if given is None or threading.get_ident() != self.thread or self.reading.is_rating:
             return None
         states_BSD, number, reading = inputs[0], self.number[id(layer)], self.reading
         if number == 0:
@@ -226,7 +227,7 @@ class _FirstPass:
 
     def restore(self, _layer: Any, _inputs: Any, output: Any) -> Any:
         """The states in all T places again, zero where a token was dropped."""
-        if threading.get_ident() != self.thread or not self.kept:
+        if threading.get_ident() != self.thread or self.reading.is_rating or not self.kept:
             return None
         states_BSD = output[0] if isinstance(output, tuple) else output
         whole_BTD = states_BSD.new_zeros(*self.shape, states_BSD.shape[2])
@@ -248,10 +249,11 @@ class _Reading:
     last: Any = None  # the layer just read, what went in, its arguments
     coming: Any = None  # the same of the next layer
     keys_BHSE: Tensor | None = None
+    is_rating: bool = False  # a pass of its own runs through the layers, whose hooks let it through
 
     def enter(self, embeds_BTD: Tensor, given: dict[str, Any]) -> None:
         self.embeds_BTD, self.given = embeds_BTD, {key: given.get(key) for key in ("attention_mask", "position_ids")}
-        self.whole = (self.is_image_BS, self.text_BS)
+        self.whole, self.whole_given = (self.is_image_BS, self.text_BS), given
 
     def stand_before(self, layer: Any, states_BSD: Tensor, given: dict[str, Any], cache: Any, number: int) -> None:
         self.coming = (layer, states_BSD, given)
@@ -319,6 +321,15 @@ class _Reading:
         # Padding before the prompt is 0, too: neighbours are averaged with it, and a prompt alone has none.
         own_BS = (places_S >= self.first_B.unsqueeze(1)) & (places_S < self.asking_B.unsqueeze(1))
         return scores_BS * own_BS
+
+    def relevance(self) -> Tensor:
+        assert self.embeds_BTD is not None
+        self.is_rating = True
+        try:
+            relevance_BT = token_relevance(self.llm, self.embeds_BTD, self.whole_given, asking_B=self.asking_B)
+        finally:
+            self.is_rating = False
+        return relevance_BT.gather(1, self.image_BN)
 
     def states(self) -> Tensor:
         return self.llm.base_model.norm(self.coming[1])

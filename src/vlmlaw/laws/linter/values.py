@@ -17,7 +17,8 @@ MAX_PLACES = 6  # named in a message; the rest is counted
 LARGEST_SIZE_B = 1e5  # a hundred trillion parameters: above it N was surely not in billions
 SMALLEST_SIZE_B = 1e-6  # a thousand parameters
 MOST_TOKENS = 1e7
-INSIDE_LLM = ("fastv", "pyramiddrop", "pdrop", "sparsevlm", "dart", "vtw", "promptdistill")  # methods that drop there
+# methods that drop there
+INSIDE_LLM = ("fastv", "pyramiddrop", "pdrop", "sparsevlm", "dart", "vtw", "promptdistill", "explained")
 
 
 @dataclass(frozen=True)
