@@ -1,8 +1,10 @@
 import json
+import re
 
 import pytest
 
 from vlmlaw.cli.main import main
+from vlmlaw.data.miniature.write import build_tokenizer
 from vlmlaw.evaluation.card import write_card
 
 NAMED = {"size": "0.5b", "n_visual_tokens": 16, "compressor": "quecc", "seed": 3}
@@ -44,6 +46,18 @@ def test_a_card_tells_a_cells_numbers(model, tmp_path):
     assert "494,032,768 parameters" in text and "5,187 steps of 4 records" in text and "11 between" in text
     assert "- Language model: Qwen/Qwen2.5-0.5B-Instruct at commit 0a1b.\n- Vision tower: folder/clip.\n" in text
     assert 'from_pretrained("model")' in text
+    assert '"text": "What is this?"' in text and 'vlmlaw chat . image.png "What is this?"' in text
+
+
+def test_a_cell_of_the_miniature_is_asked_in_words_that_it_knows(model, tmp_path):
+    """Its tokenizer has the words of its data alone: of any other question it reads unknown words."""
+    (tmp_path / "training.json").write_text(json.dumps(TRAINING | {"origins": {}}))
+    write_card({"the test split": [evaluation("reading", "all", 0.1234)]}, model, tmp_path / "README.md")
+    text = (tmp_path / "README.md").read_text()
+    question = re.search(r'"type": "text", "text": "(.*?)"', text)[1]
+    assert f'vlmlaw chat . image.png "{question}"' in text
+    known = build_tokenizer().get_vocab()
+    assert all(word in known for word in question.split())
 
 
 def test_a_cell_of_shared_weights_says_how_to_load_it_as_that_cell(model, tmp_path):
@@ -54,6 +68,7 @@ def test_a_cell_of_shared_weights_says_how_to_load_it_as_that_cell(model, tmp_pa
     assert "the weights are those of 0.5b_v16_quecc_s3" in text.lower()
     assert "cell = {'compressor': 'fastv', 'n_visual_tokens': 1, 'compressor_options': {'layer': 2}}" in text
     assert 'from_pretrained("../model", **cell)' in text
+    assert 'pipeline("image-text-to-text", model=model, processor=processor)' in text
 
 
 def card(model, *scores):

@@ -31,14 +31,18 @@ model = AutoModelForImageTextToText.from_pretrained("{folder}", **cell)
 processor = VlmProcessor.of_model(model, AutoTokenizer.from_pretrained("{folder}"))
 """
 ASK = """\
-parts = [{{"type": "image", "path": "image.png"}}, {{"type": "text", "text": "What is this?"}}]
+parts = [{{"type": "image", "path": "image.png"}}, {{"type": "text", "text": "{question}"}}]
 messages = [{{"role": "user", "content": parts}}]
 inputs = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)
 ids = model.generate(**inputs, max_new_tokens=32)
-print(processor.decode(ids[0]))
+print(processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 ```
 
-or, in this folder, `vlmlaw chat . image.png "What is this?"`."""
+or, in this folder, `vlmlaw chat . image.png "{question}"`."""
+PIPELINE = """
+
+`pipeline("image-text-to-text", model=model, processor=processor)` takes the same messages."""
+QUESTION, MINIATURE_QUESTION = "What is this?", "shape red"  # the miniature's models know the words of their data alone
 SERVE = """
 
 Where vlmlaw is installed, transformers loads it as any model with code of its own:
@@ -94,7 +98,7 @@ def write_card(evaluations: Mapping[str, Sequence[Mapping[str, Any]]], model: Pa
             if each
         ),
         "## Size and training\n\n" + "\n".join(f"- {line}" for line in facts),
-        "## Use\n\n" + _use(cell, training["settings"], os.path.relpath(model, out.parent)),
+        "## Use\n\n" + _use(cell, training, os.path.relpath(model, out.parent)),
     ]
     with whole_file(out) as partial:
         partial.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -112,11 +116,14 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _use(cell: Mapping[str, Any], trained_as: Mapping[str, Any], folder: str) -> str:
+def _use(cell: Mapping[str, Any], training: Mapping[str, Any], folder: str) -> str:
+    trained_as = training["settings"]
+    question = QUESTION if training.get("origins") else MINIATURE_QUESTION  # what is loaded has an origin
     if all(cell[key] == trained_as[key] for key in CELL_KEYS):
-        return (USE + ASK + SERVE).format(folder=folder)
+        return (USE + ASK + SERVE).format(folder=folder, question=question)
     own = {key: cell[key] for key in ("compressor", "n_visual_tokens", "compressor_options")}
-    return (USE_SHARED + ASK).format(folder=folder, cell=own, training=cell_named_in(trained_as))
+    named = {"cell": own, "training": cell_named_in(trained_as)}
+    return (USE_SHARED + ASK + PIPELINE).format(folder=folder, question=question, **named)
 
 
 def _table(of_each: Sequence[Mapping[str, Mapping[str, Mapping[str, float]]]]) -> str:
