@@ -125,7 +125,7 @@ def test_with_all_features_kept_it_is_the_model(own):
         whole = compressed.reduced(own.model, inputs, sizes=sizes, budget=None)
         assert torch.equal(logits(own.model, inputs), logits(own.model, whole))
     for name in {*possible()} - {*documented()[own.family]}:
-        with pytest.raises(UserError, match=r"square grids|M-RoPE|marks within an image"):
+        with pytest.raises(UserError, match=r"square grids|M-RoPE|marks within an image|where a patch becomes a token"):
             Compressed(own, name).check([1])
 
 
@@ -182,17 +182,19 @@ def test_what_cannot_be_had_is_refused_by_name(tmp_path):
     torch.manual_seed(0)
     own = Checkpoint(str(MAKERS["llava_next"](tmp_path / "next")))
     refusals = {
-        "fastervlm": "attention of the vision tower",
+        "visionzip": "merges patches before the connector",
+        "prumerge": "merges patches before the connector",
         "fastv": "inside the language model",
         "quecc": "has to be trained",
         "average": "without a training there is average_at_inference",
-        "text_guided": "needs the question",
         "downsample_at_inference": r"processor's own knob does \(`own`\)",
         "dvprune": "no compressor is called 'dvprune'",
     }
     for name, why in refusals.items():
         with pytest.raises(UserError, match=why):
             Compressed(own, name)
+    with pytest.raises(UserError, match="where a patch becomes a token: of llava, paligemma"):
+        Compressed(own, "fastervlm").check([4])
     with pytest.raises(UserError, match="square grids of features, which this family's are not"):
         Compressed(own, "average_at_inference").check([4])
     with pytest.raises(UserError, match="by itself the model makes at most"):
@@ -200,6 +202,41 @@ def test_what_cannot_be_had_is_refused_by_name(tmp_path):
     tiles = Compressed(Checkpoint(str(MAKERS["idefics3"](tmp_path / "tiles"))), "tome")
     with pytest.raises(Unanswered, match="2 visual tokens are fewer than the 13 views"):
         tiles.ask("What?", pictures(), budget=2, max_new_tokens=2)
+
+
+@pytest.mark.parametrize("family", ["llava", "paligemma"])
+@pytest.mark.parametrize("name", ["fastervlm", "scope", "vispruner", "cdpruner", "text_guided"])
+def test_choices_are_those_of_the_compressor_on_what_transformers_gives(name, family, tmp_path):
+    """The tower's attention by transformers' own eager pass, and embeddings of the question by hand."""
+    torch.manual_seed(0)
+    own, text = Checkpoint(str(MAKERS[family](tmp_path / family))), "What is it?"
+    inputs, seen, sizes = prompt_of(own)
+    base, features = own.model.model, flat(seen.pooler_output)
+    base.vision_tower.set_attn_implementation("eager")
+    with torch.no_grad():
+        tower = base.vision_tower(inputs["pixel_values"], output_attentions=True, output_hidden_states=True)
+        ids = torch.tensor(own._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+        question = own.model.get_input_embeddings()(ids)
+    base.vision_tower.set_attn_implementation("sdpa")
+    if family == "llava":  # the last layer but one, its class token first
+        patches, importance = tower.hidden_states[-2][:, 1:], tower.attentions[-2].mean(dim=1)[:, 0, 1:]
+    else:  # SigLIP has no class token: what a patch receives of all
+        patches, importance = tower.last_hidden_state, tower.attentions[-1].mean(dim=(1, 2))
+    compressed, n, wanted = Compressed(own, name), len(features) // 2, []
+    by_tower = name in ("fastervlm", "scope", "vispruner")
+    for view in range(2):
+        part = features[view * n : view * n + n]
+        width = patches.shape[2] if by_tower else part.shape[1]
+        compressor = build_compressor(name, 4, width, 5, **({} if by_tower else {"question_width": width}))
+        which = {"importance_BP": importance[view : view + 1]} if by_tower else {"question_BTD": question[None]}
+        kept = compressor((patches[view] if by_tower else part)[None], **which)[0]
+        among = patches[view] if by_tower else part
+        wanted += [int((among == token).all(dim=1).nonzero()[0]) + view * n for token in kept]
+    with torch.no_grad():
+        read = compressed.reduced(own.model, inputs, sizes=sizes, budget=5, text=text)
+    assert torch.equal(flat(read["mm_encoder_outputs"]["image"].pooler_output), features[wanted])
+    reply = compressed.ask(text, pictures(), budget=5, max_new_tokens=2)
+    assert reply.n_visual_tokens == 10
 
 
 def test_a_model_that_reads_features_otherwise_is_refused(tmp_path, monkeypatch):

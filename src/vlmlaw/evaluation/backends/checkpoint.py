@@ -196,6 +196,10 @@ class Checkpoint:
         out = self.model.generate(**inputs, generation_config=greedy, streamer=clock)
         return out[0, inputs["input_ids"].shape[-1] :].tolist(), clock.first
 
+    def token_ids(self, text: str) -> list[int]:
+        """The ids of a text by itself, without what a prompt has around it."""
+        return list(self._processor.tokenizer(text, add_special_tokens=False)["input_ids"])
+
     def decoded(self, ids: Sequence[int]) -> str:
         """The text of a reply."""
         return str(self._processor.decode(ids, skip_special_tokens=True)).strip()

@@ -22,11 +22,14 @@ from torch import Tensor
 
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.backends.checkpoint import Checkpoint
-from vlmlaw.evaluation.backends.feature_compressor import FeatureCompressor, shares
+from vlmlaw.evaluation.backends.feature_compressor import Beside, FeatureCompressor, shares
 from vlmlaw.evaluation.backends.interface import Budget, Reply, Unanswered, budget_text
+from vlmlaw.evaluation.backends.patch_attention import attended
 from vlmlaw.runtime.fingerprint import code_version
 
 AS_OWN = 0.01  # of the logits' spread: a longer way to the same numbers may differ by rounding, and no more
+
+ATTENDED = ("llava", "paligemma")  # families of which the tower's attention to the patches is read
 
 MARKED = (
     "has marks within an image, between which only features that stay as they are have a place, as by divprune or "
@@ -75,6 +78,11 @@ class Compressed:
             )
         if rule and rule.marks_rows and not self._compressor.is_selection:
             return f"its prompt {MARKED}"
+        if self._compressor.needs_tower and not (rule and rule.tokens_are_patches and self.family in ATTENDED):
+            return (
+                f"{self.compressor} chooses by the attention of the vision tower to each patch, had where a "
+                f"patch becomes a token: of {', '.join(ATTENDED)}"
+            )
         if self._compressor.needs_square and not (rule and rule.square_views):
             return f"{self.compressor} wants square grids of features, which this family's are not"
         return ""
@@ -89,7 +97,7 @@ class Compressed:
             if not self._is_verified:
                 self.require_own_logits(model, inputs, sizes=sizes)
             try:
-                return self.reduced(model, inputs, sizes=sizes, budget=budget)
+                return self.reduced(model, inputs, sizes=sizes, budget=budget, text=text)
             except ValueError as error:
                 raise Unanswered(f"{error}; ask for at least as many") from error
 
@@ -100,15 +108,23 @@ class Compressed:
         self._own.close()
 
     def reduced(
-        self, model: Any, inputs: Mapping[str, Any], *, sizes: Sequence[tuple[int, int]], budget: Budget
+        self,
+        model: Any,
+        inputs: Mapping[str, Any],
+        *,
+        sizes: Sequence[tuple[int, int]],
+        budget: Budget,
+        text: str = "",
     ) -> dict[str, Any]:
         """What the model reads in place of `inputs`: fewer image tokens, and features for them.
 
-        sizes: height and width of each image. budget: V of each; None keeps all. Raises ValueError for fewer tokens
-        than an image has views.
+        sizes: height and width of each image. budget: V of each; None keeps all. text: the question, for compressors
+        that read it. Raises ValueError for fewer tokens than an image has views.
         """
         used = set(inspect.signature(model.base_model.get_image_features).parameters) & {*inputs}
-        seen = model.base_model.get_image_features(**{name: inputs[name] for name in used}, return_dict=True)
+        with attended(model.base_model, on=self._compressor.needs_tower) as tower:
+            seen = model.base_model.get_image_features(**{name: inputs[name] for name in used}, return_dict=True)
+        question_TD = self._question(model, text) if self._compressor.needs_question else None
         features_ND = flat(seen.pooler_output)
         is_image_T = inputs["input_ids"][0] == self._own.image_token_id
         place_N = is_image_T.nonzero().squeeze(1)
@@ -119,7 +135,8 @@ class Compressed:
             )
         tokens, kept = [], []
         for start, n, share in self._parts(place_N, sizes, budget):
-            own_VD, index_V = self._compressor(features_ND[start : start + n], share)
+            beside = Beside(question_TD, *tower.of(start, n))
+            own_VD, index_V = self._compressor(features_ND[start : start + n], share, beside)
             at_V = torch.arange(len(own_VD), device=place_N.device) if index_V is None else index_V
             tokens.append(own_VD)
             kept.append(start + at_V)
@@ -130,6 +147,12 @@ class Compressed:
         left |= {name: x[:, stays_T] for name, x in left.items() if x.shape == shape}
         left |= _grid_positions(model.base_model, inputs, stays_T)
         return left | {"mm_encoder_outputs": {"image": _like(seen, torch.cat(tokens), kept_V)}}
+
+    def _question(self, model: Any, text: str) -> Tensor:
+        """(T, D) what the language model's embedding has for the tokens of a text."""
+        ids = torch.tensor(self._own.token_ids(text), dtype=torch.long, device=model.device)
+        embedded_TD: Tensor = model.get_input_embeddings()(ids)
+        return embedded_TD
 
     def _parts(self, place_N: Tensor, sizes: Sequence[tuple[int, int]], budget: Budget) -> list[tuple[int, int, int]]:
         """Of each view where its features begin, how many there are, and how many tokens it may have."""

@@ -34,6 +34,7 @@ class TokenRule:
     """What every rule has. Subclasses give `n_tokens` and `settings`, and the range of V they can make."""
 
     square_views: ClassVar[bool] = False  # the tokens of a view are a square grid, in raster order
+    tokens_are_patches: ClassVar[bool] = False  # each patch of the tower becomes a token, and nothing else does
     marks_rows: ClassVar[bool] = False  # the prompt has a mark at the end of each row of an image
 
     @property
@@ -124,6 +125,7 @@ class FixedTokens(TokenRule):
     """The same number of tokens whatever the image (LLaVA-1.5, PaliGemma)."""
 
     square_views = True
+    tokens_are_patches = True
     n: int
 
     @property
