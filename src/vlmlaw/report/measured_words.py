@@ -248,6 +248,7 @@ def least_table(found: Conclusions) -> Table:
     order = list(dict.fromkeys(found.least.budget))
     order = [name for name in order if name != "never"] + ["never"]
     wide = found.least.pivot(index="model", columns="budget", values="share")[order]
+    wide = wide.loc[[*dict.fromkeys(found.least.model)]]  # as they were asked
     rows = [
         [str(model), *(_share(value) for value in row)] for model, row in zip(wide.index, wide.to_numpy(), strict=True)
     ]
