@@ -139,6 +139,10 @@ def _require_sane(args: argparse.Namespace) -> None:
         )
     if args.model and not args.endpoint:
         raise UserError(f"--model {args.model[0]} has no server; give --endpoint URL, as http://127.0.0.1:8000/v1.")
+    if args.images and not args.images.is_dir():
+        raise UserError(f"--images: {args.images} is no folder; expected that of the images which the questions name.")
+    if args.out and args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out: {args.out} is a file; expected a folder for page, tables and replies.")
     if args.compressor and not args.checkpoint:
         raise UserError(
             f"--compressor {args.compressor[0]} is for a --checkpoint, whose image features it makes fewer; a server "

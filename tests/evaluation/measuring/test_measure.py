@@ -188,6 +188,11 @@ def test_models_that_know_all_or_nothing_without_the_image_are_said_so(pages, se
 WRONG = {
     "several at a time": (["--cell", "x", "--concurrency", "1", "4"], "one question at a time; only a server"),
     "no server": (["--model", "small-1B"], "has no server; give --endpoint"),
+    "no folder of images": (["--endpoint", "URL", "--model", "small-1B", "--images", "q.jsonl"], "is no folder"),
+    "a file to write to": (
+        ["--endpoint", "URL", "--model", "small-1B", "--out", __file__],
+        "is a file; expected a",
+    ),
     "no model": (["--endpoint", "URL"], "no model is named"),
     "not served": (["--endpoint", "URL", "--model", "x"], "does not answer as 'x'.*lists small-1B"),
     "no such V": (["--endpoint", "URL", "--model", "qwen3-vl-2B", "--visual-tokens", "16"], "makes 64 to 16384"),
@@ -204,7 +209,7 @@ WRONG = {
 def test_bad_input_ends_before_anything_is_asked(what, pages, server, tmp_path, capsys):
     given, wanted = WRONG[what]
     arguments = [server.url if word == "URL" else word for word in given]
-    assert main(["measure", str(pages / "pages.jsonl"), *arguments, "--out", str(tmp_path)]) == 2
+    assert main(["measure", str(pages / "pages.jsonl"), "--out", str(tmp_path), *arguments]) == 2
     assert re.search(wanted, capsys.readouterr().err)
     assert not server.asked
 

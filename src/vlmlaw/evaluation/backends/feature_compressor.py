@@ -74,7 +74,7 @@ def shares(sizes: Sequence[int], budget: int) -> list[int]:
     Raises ValueError where there are more views than tokens.
 
     >>> shares([64, 64, 64], 10), shares([64, 16], 40), shares([4, 4], 99)
-    ([3, 3, 4], [32, 8], [4, 4])
+    ([3, 3, 4], [31, 9], [4, 4])
     """
     if budget < len(sizes):
         raise ValueError(f"{budget} visual tokens are fewer than the {len(sizes)} views that its processor makes of it")
