@@ -25,7 +25,7 @@ INSTALL = $(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable
 # What falls to chance, again and again: kills at random moments, damaged files, mutated inputs. KILLS=100 by default.
 KILLS ?= 100
 test-chaos: $(VENV)/stamp-test
-	VLMLAW_CHAOS=$(KILLS) $(BIN)/python -m pytest -n 0 -s -m "chaos or not chaos" tests/chaos tests/workflow/test_damage.py tests/workflow/test_interruptions.py
+	VLMLAW_CHAOS=$(KILLS) $(BIN)/python -m pytest -n 0 -s -m "slow or not slow" tests/chaos tests/workflow/test_damage.py tests/workflow/test_interruptions.py
 
 .PHONY: test-chaos setup report demo-measure test test-fast test-slurm test-snakemake-versions test-served test-families docs bench lock clean-env
 
