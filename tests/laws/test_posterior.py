@@ -170,6 +170,24 @@ def test_claims_on_narrow_and_noisy_tables_are_seldom_false(shared):
     assert made > (3 if shared else 12)  # it does claim something
 
 
+def test_a_step_beside_the_middle_is_no_slope_of_zero():
+    """A table drawn from a law with rho = 2.07 and much noise shared within its three sizes, whose fit is a step in N.
+
+    The slope of that step in the middle of the grid is nearly 0, which once gave rho as 0.09 [0.06, 0.12].
+    """
+    errors = [
+        [0.47, 0.4317, 0.4144, 0.4096, 0.3943, 0.3836, 0.3667, 0.352],
+        [0.3746, 0.3484, 0.3315, 0.3145, 0.3022, 0.2955, 0.2685, 0.251],
+        [0.3802, 0.3481, 0.3446, 0.3261, 0.2833, 0.2901, 0.2833, 0.2549],
+    ]
+    n, v = (x.ravel() for x in np.meshgrid([0.516, 1.822, 4.056], [1, 4, 9, 16, 36, 64, 144, 256], indexing="ij"))
+    best = compare_laws(Cells.of(n, v, np.ravel(errors))).best
+    assert not best.has_rho
+    interval = rho_interval(best.index_fit)
+    assert interval.lower < 2.07 < interval.upper
+    assert claimed_side(interval) == "size"
+
+
 def test_a_best_v_inside_the_range_is_a_finding_where_both_slopes_are_shown():
     peaked = make_cells("logit_peak", {"c0": -0.4, "a": 0.15, "b": 0.30, "q": 0.04}, noise=0.002)
     found = [sentence for sentence in fit_cells(peaked, "logit_peak").verdict() if "inside the range of V" in sentence]

@@ -38,6 +38,7 @@ RATIOS = np.array([0.0, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.25, 1.75, 2.5, 3.5, 5.
 PRIOR_SCALE = 1.5  # median of the half-Cauchy prior of the ratio; law_coverage.py chose it
 NEGLIGIBLE = 1e-4  # a law and ratio of less weight is left out
 SCAN = np.linspace(0.0, np.pi, 121)  # turns from the estimate at which an end is looked for
+STEEP = 4.0  # times the slope in the middle from which the mean slope over the range tells of a step elsewhere
 STEP = 1e-4  # of ln N and ln V, for the slopes of a law
 MAX_STEPS, PRECISION = 60, 1e-7  # of the probability at a quantile of a mixture
 
@@ -71,13 +72,31 @@ class Linearised:
 
     @cached_property
     def _slopes(self) -> tuple[Array, Array]:
-        """Fall of the error with ln N and with ln V in the middle of the grid (2,), and its gradient (2, K)."""
+        """Fall of the error with ln N and with ln V in the middle of the grid (2,), and its gradient (2, K).
+
+        Along an axis on which the law falls in a step beside the middle, so that its slope there is nearly 0 whatever
+        the step is worth, the mean slope over the range stands in its place.
+        """
+        cells = self.fit.cells
+        ranges = np.array([[x.min(), x.max()] for x in (cells.ln_n, cells.ln_v)])
+        middle = np.array([cells.ln_n.mean(), cells.ln_v.mean()])
+        local, whole = self._falls(middle[:, None] + [-STEP, STEP]), self._falls(ranges)
+        in_a_step = np.abs(local[:, 0]) * STEEP < np.abs(whole[:, 0])
+        falls = np.where(in_a_step[:, None], whole, local)
+        return falls[:, 0], falls[:, 1:]
+
+    def _falls(self, ends: Array) -> Array:
+        """Mean slopes (2, 1 + K) of minus the error, and their gradients, between two ends (2, 2) of ln N and of ln V.
+
+        The other axis is held in the middle of the grid.
+        """
         middle = np.array([self.fit.cells.ln_n.mean(), self.fit.cells.ln_v.mean()])
-        ln_n, ln_v = (middle + STEP * np.array([[1, 0], [-1, 0], [0, 1], [0, -1]])).T
+        ln_n, ln_v = np.array(
+            [[ends[0, 1], middle[1]], [ends[0, 0], middle[1]], [middle[0], ends[1, 1]], [middle[0], ends[1, 0]]]
+        ).T
         error, gradient = self.fit.law.evaluate(self.fit.theta[:, None, None], ln_n, ln_v)
         both = np.vstack([error, gradient[:, 0]])
-        falls = (both[:, 1::2] - both[:, ::2]).T / (2 * STEP)
-        return falls[:, 0], falls[:, 1:]
+        return (both[:, 1::2] - both[:, ::2]).T / np.diff(ends)
 
     @property
     def gains(self) -> Array:
