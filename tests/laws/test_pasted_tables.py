@@ -192,6 +192,20 @@ READ = {
         "seed from `seed`",
         [(7, 64, 0.39, "all"), (13, 64, 0.37, "all")],
     ),
+    "columns of seeds of two benchmarks": (
+        "size,V,GQA run1,GQA run2,POPE run1,POPE run2\n7B,64,60,61,80,81\n13B,64,62,63,82,83\n",
+        {},
+        "`GQA`, `POPE`, percent; seed from `seed`",
+        [(7, 64, 0.39, "GQA"), (13, 64, 0.18, "POPE"), (13, 64, 0.17, "POPE")],
+    ),
+    "± of a standard deviation": (
+        "size,V,acc (mean±std)\n7B,64,60.1±0.4\n13B,64,61±1.2\n",
+        {},
+        "error = 1 - `acc`, percent; not read: ± of `acc (mean±std)`",
+        [(7, 64, 0.399, "all")],
+    ),
+    "grids of tokens as columns": ("Model,24²,12x12\nA-7B,62,60\nA-13B,63,61\n", {}, "", [(7, 144, 0.4, "all")]),
+    "a minus for what is missing": ("size,V,GQA\n7B,24*24,60\n13B,64,−\n", {}, "", [(7, 576, 0.4, "GQA")]),
     "seeds and their mean": (
         "size,visual tokens,seed,acc\n7B,64,0,60\n7B,64,mean,70\n13B,64,0,62\n",
         {},
@@ -340,6 +354,9 @@ def test_standard_errors_are_those_of_their_cells(tmp_path):
 
 REFUSED = {
     "shares of the upper bound": ("Model,Visual tokens,Rel. (%)\nA-7B,64,98.2\nA-13B,64,98.9\n", "relative to another"),
+    "an average of shares": ("Model,Tokens,Avg.\nA-7B,576,100%\nA-7B,192,95.8%\n", "relative to another"),
+    "errors of another unit": ("size,V,acc,se\n7B,64,60.1,0.004\n13B,64,61,0.012\n", "write both in one unit"),
+    "a distance": ("size,V,FID ↓\n7B,64,12.1\n13B,64,10.9\n", "is a loss"),
     "shares of tokens": ("Model,Visual tokens,GQA\nA-7B,33.3%,60\nA-7B,11.1%,58\n", "a share of the encoder's tokens"),
     "shares as columns": ("Model,0%↓,66.7%↓\nA-7B,62,60\nA-13B,63,62\n", "times 1 - the share"),
     "shares as headings": (

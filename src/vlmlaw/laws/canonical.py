@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from vlmlaw.errors import UserError
 from vlmlaw.laws.fields import to_flags, to_numbers, to_sizes, to_tokens, word
 from vlmlaw.laws.names import plain_name
 from vlmlaw.laws.scales import divisor
@@ -42,12 +43,18 @@ def canonical_frame(
     value, own_se, scales = _fractions(
         raw, names[measured], suite, scale=scale, maxima=maxima, source=source, labels=labels
     )
+    error_se = numbers("error_se")
+    if 0 < np.nanmax(error_se, initial=0) < 0.05 and (value[1] == 100).all():  # of more than a million questions
+        raise UserError(
+            f"{source}: `{names['error_se']}` holds {np.nanmin(error_se):g} to {np.nanmax(error_se):g} beside "
+            f"`{names[measured]}` in percent; write both in one unit"
+        )
     frame = pd.DataFrame(
         {
             "N": n,
             "V": to_tokens(raw[names["n_visual_tokens"]], raw["line"], source=source),
             "error": value[0] if measured == "error" else 1 - value[0],
-            "error_se": numbers("error_se") / value[1] if "error_se" in names else own_se,
+            "error_se": error_se / value[1] if "error_se" in names else own_se,
             "suite": suite,
             "kind": words("kind", ALL_KINDS),
             "compressor": words("compressor", ""),

@@ -52,8 +52,8 @@ def to_numbers(
 
 def _plain_value(text: str, *, blank_is_nan: bool) -> tuple[float, float, str] | None:
     """A field as (value, error, "%" or ""); None for other units and text, and for a missing one unless allowed."""
-    if found := re.fullmatch(r"(\d+)\s*[x×]\s*(\d+)(?:\s*tokens?)?", text):  # a grid of tokens
-        return float(found[1]) * float(found[2]), np.nan, ""
+    if found := re.fullmatch(r"(\d+)(?:\s*[x×*]\s*(\d+)|²)(?:\s*tokens?)?", text):  # a grid of tokens
+        return float(found[1]) * float(found[2] or found[1]), np.nan, ""
     try:
         value, error, unit = number(text)
     except ValueError:

@@ -117,7 +117,7 @@ def _with_groups(header: list[str], rows: Rows) -> tuple[list[str], Rows, int]:
 
 def _name(name: str, place: int, values: list[str]) -> str:
     """The name of a column; empty for one to leave out: without name, and blank or counting the rows."""
-    name = without_markup(name)
+    name = re.sub(r"\s+", " ", without_markup(name))
     if name and not name.startswith("Unnamed:"):
         return "line (of the table)" if name == "line" else name
     counting = values in ([str(i) for i in range(len(values))], [str(i + 1) for i in range(len(values))])

@@ -45,7 +45,9 @@ _LIKE = {
         r"|_num|_per_(image|img|picture)|_v|_avg)?|(n_|num_|number_of_|no_of_|avg_|average_|mean_)*(tokens?|toks?)_(per_)?"
         r"(image|img|picture)"
     ),
-    "score": re.compile(r"(mean|avg|average|overall)_(score|acc|accuracy)|(acc|accuracy|score)_(mean|avg|1)"),
+    "score": re.compile(
+        r"(mean|avg|average|overall)_(score|acc|accuracy)|(acc|accuracy|score)_(mean|avg|1)|eval_(score|acc|accuracy)"
+    ),
     "error": re.compile(
         r"((mean|avg|average|overall|norm|normalized)_)?(cer|wer|ned|edit_dist(ance)?|err(or)?(_rate)?)(_(mean|avg))?"
     ),
@@ -75,7 +77,7 @@ NO_TOKENS = {
     **dict.fromkeys(PRUNED, _REMOVED),
 }
 MOST_TOKENS_PER_IMAGE = 1e5
-_LOSSES = re.compile(r"(?:^|_)(loss|nll|perplexity|ppl|cross_entropy|bits)(?:_|$)")
+_LOSSES = re.compile(r"(?:^|_)(loss|nll|perplexity|ppl|cross_entropy|bits|fid|mae|mse|rmse)(?:_|$)")
 _ERRORS = re.compile(
     r"(?:^|_)(err|errors?|cer|wer|ned|edit|edit_?dist(ance)?|chair_?[si]?|(hallucination|miss)_rate)(?:_|$)"
 )

@@ -13,7 +13,7 @@ UNITS = {"billions": 1.0, "millions": 1e-3, "count": 1e-9}
 LARGEST_COUNT = 1e5  # plain sizes from here on count parameters: no model has so many billions
 # What programs write for what they lack, and what people write.
 _LOST = frozenset({"", "nan", "none", "null", "nil", "#n/a", "#value!", "#div/0!"})
-_MARKS = frozenset([*"-–—―/?.…x✗✘×", "--", "---", "..", "...", "n/a", "na", "n.a.", "tbd", "tba", "oom"])
+_MARKS = frozenset([*"-–—―−/?.…x✗✘×", "--", "---", "..", "...", "n/a", "na", "n.a.", "tbd", "tba", "oom"])
 # Mixtures of experts whose name does not tell how much they share: total and active parameters in billions, as
 # published by Mistral AI (Mixtral 8x7B: 46.7 and 12.9; Mixtral 8x22B: 141 and 39).
 MIXTURES = {"8x7b": (46.7, 12.9), "8x22b": (141.0, 39.0)}

@@ -157,6 +157,10 @@ def _with_deviations(raw: pd.DataFrame, named: Collection[str], said: list[str])
         elif (found := _SPREAD.fullmatch(text)) and (base := _column(raw, found[1], but=name)):
             said.append(f"not read: `{name}`, of seeds or of questions")
             raw = raw.drop(columns=name)
+        elif found and raw[name].str.contains("±").mean() > 0.5:
+            said.append(f"not read: ± of `{name}`, a deviation of seeds or of questions")
+            base = re.sub(r"[\s(\[]*(mean)?[\s±]*$", "", found[1]) or text
+            raw = raw.assign(**{name: raw[name].str.replace(r"\s*±.*", "", regex=True)}).rename(columns={name: base})
         elif (found or _DEVIATION.fullmatch(text.lower())) and raw[name].str.fullmatch(_BRACKETS).mean() > 0.5:
             raw = _brackets(raw, text, said)
     return raw
@@ -189,17 +193,19 @@ def _replicates(raw: pd.DataFrame, named: Collection[str], said: list[str]) -> p
     """Make columns of seeds, as `seed 0` and `seed 1`, rows of one column with the seed beside it."""
     free = [name for name in raw.columns if name != "line" and name not in named]
     parts = {name: found for name in free if (found := _REPLICATE.fullmatch(str(name)))}
-    bases = {plain_name(found[1]) for found in parts.values()}
-    if len(parts) < 2 or len(bases) != 1 or any(plain_name(name) == "seed" for name in raw.columns):
+    by_seed: dict[str, dict[str, str]] = {}  # seed -> column -> the name of its measure
+    for name, found in parts.items():
+        by_seed.setdefault(found[2], {})[name] = found[1].strip() or "score"
+    measured = [sorted(names.values()) for names in by_seed.values()]
+    if len(by_seed) < 2 or any(names != measured[0] for names in measured) or len(set(measured[0])) < len(measured[0]):
         return raw
-    if any(is_score_like(name) for name in free if name not in parts):
+    if any(plain_name(name) == "seed" or (name not in parts and is_score_like(name)) for name in free):
         return raw
-    base = next(iter(parts.values()))[1].strip() or "score"
-    kept = [name for name in raw.columns if name not in parts]
-    long = raw.melt(id_vars=kept, value_vars=list(parts), var_name="seed", value_name=base)
     said.append(f"a row for each of {', '.join(f'`{name}`' for name in parts)}")
-    long["seed"] = long["seed"].map({name: found[2] for name, found in parts.items()})
-    return long[~long[base].map(is_missing)].reset_index(drop=True)
+    kept = [name for name in raw.columns if name not in parts]
+    long = [raw[[*kept, *names]].rename(columns=names).assign(seed=seed) for seed, names in by_seed.items()]
+    whole = pd.concat(long, ignore_index=True)
+    return whole[~whole[measured[0]].map(is_missing).all(axis=1)].reset_index(drop=True)
 
 
 def _counts(raw: pd.DataFrame, named: Collection[str], said: list[str]) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from vlmlaw.laws.texts import is_missing, is_number, number, pair, size, sizes_i
 _TOKENS = r"(\d+)(?:\.0)?\s*(?:visual |image |vision )?(?:tokens?|tok)"
 _COUNT = rf"(?:[vV]\s*=?\s*(\d+)|(?:m|#?tokens?|T)\s*=?\s*(\d+)|{_TOKENS})"
 _ALONE = re.compile(
-    r"(?:[vV]|[mM]|#?[tT]okens?|T)?\s*[=_]?\s*(\d+)(?:\.0)?\s*(?:visual |image |vision )?(?:tokens?|tok)?"
+    r"(?:[vV]|[mM]|#?[tT]okens?|T)?\s*[=_]?\s*(\d+)(?:\.0)?\s*(?:visual |image |vision )?(?:tokens?|tok\.?)?"
     r"(?:(?:\s+|\s*[(\[])[↓-]?\s*[\d.]+\s*%\s*↓?[)\]]?)?"  # 192 tokens (66.7% ↓)
 )
 _SIZE = r"\d+(?:\.\d+)?\s*[bBmM]"
@@ -92,6 +92,8 @@ def _level_of(name: str, role: str) -> tuple[str, str] | None:
     if role == "n_visual_tokens":
         if found := _ALONE.fullmatch(name.strip()):
             return found[1], ""
+        if found := re.fullmatch(r"(\d+)(?:\s*[x×]\s*(\d+)|²)", name.strip()):  # a grid of tokens
+            return str(int(found[1]) * int(found[2] or found[1])), ""
         pattern = rf"(?:(?P<before>.+?)[\s_@/:(,-]+{_COUNT}\)?|{_COUNT}[\s_@/:,-]+(?P<after>.+))"
     else:
         if re.fullmatch(r"\d+(\.\d+)?", name):
@@ -192,6 +194,8 @@ def benchmarks(raw: pd.DataFrame, names: Mapping[str, str], source: str) -> list
     relative = [name for name in others if is_relative(name)]
     averages = [name for name in others if is_average(name) and name not in relative]
     found = known or [name for name in others if name not in (*averages, *relative)] or averages
+    if found == averages and any(re.fullmatch(r"100(\.0*)?\s*%?", str(text)) for text in raw[averages[:1]].stack()):
+        relative, found = averages, []  # the upper bound itself
     if not found and relative:
         raise UserError(
             f"{source}: `{relative[0]}` is relative to another row's score, and the laws are of a share of wrong "
