@@ -8,6 +8,7 @@ import torch
 
 from vlmlaw.compressors import COMPRESSORS
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation import latency
 from vlmlaw.evaluation.latency import latency_table, measure
 from vlmlaw.experiment.experiment import read_experiment
 
@@ -70,3 +71,60 @@ def test_a_cell_without_a_model_is_named():
         UserError, match=r"84k_v4_average_elastic_s0 has no model in .*; train it: snakemake --cores all"
     ):
         list(latency_table(cells, n_text_tokens=4, n_repeats=1, dtype="float32"))
+
+
+class FakeQueue:
+    """A GPU that works its queue off behind the host: `work` is put there at once, and done when one waits."""
+
+    def __init__(self):
+        self.queue, self.now, self.is_done = [], 0.0, True
+
+    def work(self, milliseconds):
+        self.queue.append(milliseconds)
+        self.is_done = False
+
+    def synchronize(self):
+        for item in self.queue:
+            if isinstance(item, float):
+                self.now += item
+            else:
+                item.at = self.now
+        self.queue, self.is_done = [], True
+
+    def Event(self, *, enable_timing):
+        assert enable_timing
+        gpu = self
+
+        class Event:
+            def record(self):
+                gpu.queue.append(self)
+
+            def elapsed_time(self, end):
+                assert gpu.is_done, "read before the GPU has come to it"
+                return end.at - self.at
+
+        return Event()
+
+
+def test_a_gpu_is_timed_by_events_in_its_queue(monkeypatch):
+    gpu = FakeQueue()
+    monkeypatch.setattr(latency.torch, "cuda", gpu)
+
+    class Model:
+        device = torch.device("cuda")
+
+        def tower(self):
+            gpu.work(5.0)
+
+        def forward(self):
+            self.tower()
+            gpu.work(40.0)
+            self.tower()
+
+    model = Model()
+    gpu.work(1000.0)  # what was queued before is nobody's
+    with latency._timed(model, "tower", "forward") as spent:
+        model.forward()
+    assert spent == {"tower": pytest.approx(0.010), "forward": pytest.approx(0.050)}
+    assert "forward" not in vars(model)
+    assert isinstance(latency.clock_of(torch.device("cpu")), latency.CpuClock)
