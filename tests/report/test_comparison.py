@@ -155,7 +155,7 @@ def test_sentences_and_table_say_the_differences(found, study):
 
 def test_winners_are_counted(found, study):
     steps = len(comparison.winners(found, "reading", study).rows)
-    text = next(s for s in comparison.sentences(found, study) if s.startswith("reading: least error"))
+    text = next(s for s in comparison.sentences(found, study) if s.startswith("reading: the cell of least error"))
     counts = [int(number) for number in re.findall(r"\d+", text)]
     assert counts[0] == steps == sum(counts[1:])
 

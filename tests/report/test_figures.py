@@ -197,3 +197,50 @@ def test_a_png_where_asked_for(published: Path, tmp_path: Path) -> None:
     written = gallery.draw_figures(study, tmp_path, formats=("png",))
     assert written and all(path.read_bytes().startswith(b"\x89PNG") for path in written)
     assert "kinds.png" not in [path.name for path in written]  # nothing to show, so no file
+
+
+def test_labels_of_equal_costs_do_not_meet(study: Study) -> None:
+    """Each label lies along its line: another one is beside it by a letter's height, or past its end."""
+    for suite in study.suites:
+        with style.look():
+            figure, panels = style.new_figure(1, 1)
+            curves.contour(panels[0, 0], suite, study)
+            figure.canvas.draw()
+            labels = [text for text in panels[0, 0].texts if text.get_text().endswith("FLOPs")]
+            assert len(labels) == 4
+            centres = [np.mean(text.get_window_extent().get_points(), axis=0) for text in labels]
+            for text, centre in zip(labels, centres, strict=True):
+                angle = np.radians(text.get_rotation())
+                text.set_rotation(0)
+                box = text.get_window_extent()
+                for other in centres:
+                    x, y = other - centre
+                    along, across = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+                    assert other is centre or abs(across) > box.height or abs(along) > box.width
+
+
+def test_a_profile_shows_the_whole_interval(study: Study) -> None:
+    for suite in study.suites:
+        with style.look():
+            _, panels = style.new_figure(1, 1)
+            trust.profile_of_rho(panels[0, 0], suite, study)
+        low, high = panels[0, 0].get_xlim()
+        assert low < suite.rho["lower"] and suite.rho["upper"] < high
+
+
+def test_long_names_leave_a_figure_its_place(study: Study) -> None:
+    long = "A benchmark whose name has no end, as people make them (validation split, 2025-11, filtered by length)"
+    labels = {suite.label: f"{long} {suite.label}" for suite in study.suites}
+    changed = replace(
+        study,
+        suites=[replace(suite, label=labels[suite.label]) for suite in study.suites],
+        kinds={labels[label]: kinds for label, kinds in study.kinds.items()},
+        sizes=[replace(size, name=f"Qwen2.5-VL-Instruct-GPTQ-Int4-quantised {size.name}") for size in study.sizes],
+    )
+    for name in ("error_against_tokens", "grid", "contour", "predicted", "residuals"):
+        picture = next(picture for picture in gallery.LAW_PICTURES if picture.name == name)
+        for panel in picture.panels(changed.suites[0], changed):
+            with style.look():
+                figure = gallery.draw_panels([panel], n_columns=1)
+                figure.canvas.draw()
+                assert figure.axes[0].get_position().width > 0.5, name

@@ -114,7 +114,10 @@ def _shown(rows: pd.DataFrame, *, level: float) -> str:
 
 
 def errors(found: Comparison, suite: str, study: Study) -> list[Table]:
-    """The errors of a suite, a table for each size: a row for each compressor, a column for each V."""
+    """The errors of a suite, a table for each size: a row for each compressor, a column for each V.
+
+    A size at which one compressor alone was measured compares nothing and has no table.
+    """
     tables = []
     rows = found.of(suite)
     for n, of_size in rows.groupby("N"):
@@ -127,6 +130,8 @@ def errors(found: Comparison, suite: str, study: Study) -> list[Table]:
                 best = len(here) and here["error"].iloc[0] == least[v]
                 cells.append(_shown(here, level=study.level) + (" ◂" if best else ""))
             lines.append([str(name), SHORT[str(way)], *cells])
+        if len(lines) < 2:
+            continue
         caption = f"{suite}, {study.name_of(float(n))}: error with its {phrasing.percent(study.level, 0)} interval"  # type: ignore[arg-type]
         header = ["compressor", "weights", *(f"V = {v:g}" for v in tokens)]
         tables.append(Table(header, lines, left=(0, 1), caption=f"{caption}; ◂ the least at that V"))
@@ -137,14 +142,16 @@ def laws(found: Comparison, suite: str, study: Study) -> Table:
     """The law of each compressor, or the reason why it has none."""
     ways = dict(zip(found.frame["compressor"], found.frame["way"].map(SHORT), strict=True))
     fits = [part for part in study.law["fits"] if part["suite"] == suite and part["kind"] == ALL_KINDS]
+    alone = str(study.law["provenance"]["options"].get("where", {}).get("compressor", ""))  # where one was selected
     rows = []
     for part in fits:
+        name = str(part.get("compressor") or alone)
         star = min(part["v_star"], key=lambda row: abs(row["question_tokens"] - study.question_tokens))
         at = star["question_tokens"]
         rows.append(
             [
-                str(part.get("compressor", "")),
-                ways.get(part.get("compressor", ""), ""),
+                name,
+                ways.get(name, ""),
                 part["law"],
                 phrasing.rho(part["rho"]).removeprefix("ρ = "),
                 phrasing.advice(part["rho"]),
@@ -260,9 +267,10 @@ def sentences(found: Comparison, study: Study) -> list[str]:
     for suite in found.suites:
         names = [str(best["compressor"]) for _, best, _ in _steps(found.of(suite))]
         counted = sorted({name: names.count(name) for name in names}.items(), key=lambda item: (-item[1], item[0]))
-        winners = ", ".join(f"{name} {count}" for name, count in counted)
+        winners = phrasing.listed([f"{name} at {count}" for name, count in counted])
         said.append(
-            f"{suite}: least error, at {phrasing.plural(len(names), 'budget')} where the choice changes: {winners}."
+            f"{suite}: the cell of least error changes at {phrasing.plural(len(names), 'budget')}; its compressor is "
+            f"{winners} of them."
         )
         judged = differences(found, suite, level=study.level)
         parts = [
@@ -299,7 +307,7 @@ def draw_errors(axes: Axes, found: Comparison, suite: str, way: str, n: float, *
             markersize=5,
             linewidth=1.3,
             elinewidth=1.0,
-            label=str(name),
+            label=style.shortened(str(name), 28),
             zorder=3,
         )
     style.token_axis(axes, sorted(rows["V"].unique()))
@@ -318,7 +326,7 @@ def draw_budget(axes: Axes, found: Comparison, suite: str) -> None:
     for name in winners:
         color, mark = found.color_of[name]
         own = rows[rows["compressor"] == name]
-        axes.plot(own["cost"], own["error"], mark, color=color, markersize=4.6, label=name)
+        axes.plot(own["cost"], own["error"], mark, color=color, markersize=4.6, label=style.shortened(name, 28))
     budgets = [budget for budget, _, _ in steps] + [float(rows["cost"].max()) * 1.15]
     least = [best["error"] for _, best, _ in steps]
     axes.step(budgets, [*least, least[-1]], where="post", color=style.ACCENT, linewidth=1.4, zorder=1)

@@ -85,8 +85,9 @@ def _series(study: Study, table: str) -> list[dict[str, Any]]:
 
 def _label(suite: Suite, table: str) -> str:
     """The suite's name; where the table does not name it, with the table's, since other tables ask other questions."""
-    plain_label = suite.label.removesuffix(f" · {suite.compressor}") if suite.compressor else suite.label
-    return f"{table}: {plain_label}" if table and suite.name == ALL_KINDS else plain_label
+    if table and suite.name == ALL_KINDS:
+        return table
+    return suite.label.removesuffix(f" · {suite.compressor}") if suite.compressor else suite.label
 
 
 def _grid(suites: Sequence[Suite], study: Study) -> tuple[np.ndarray, np.ndarray]:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -201,7 +201,8 @@ def block(
     colors = _css_colors(study)
     drawn = []
     for place, panel in enumerate(panels):
-        text = gallery.as_svg(gallery.draw_panels([panel], n_columns=1))
+        untitled = replace(panel, title="")  # the page has the title as text, which wraps
+        text = gallery.as_svg(gallery.draw_panels([untitled], n_columns=1))
         label = f"{title}, {panel.title}"
         drawn.append((panel.title, Markup(svg.inline(text, name=f"{name}{place}", title=label, colors=colors))))
     return Block(name=name, title=title, caption=caption, panels=drawn, of_sizes=of_sizes, small=small)
@@ -258,18 +259,16 @@ def _training_block(study: Study, run: Run) -> Block | None:
     return block("training", "Training curves", caption, panels, study, of_sizes=True, small=True)
 
 
+def theme_colors() -> dict[str, str]:
+    """The colours of every figure and the CSS variables that replace them, which follow the theme."""
+    names = ("INK", "QUIET", "GRID", "PAPER", "ACCENT", "NEUTRAL")
+    return {getattr(style, name): f"var(--{name.lower()})" for name in names}
+
+
 def _css_colors(study: Study) -> dict[str, str]:
-    """The colours of the figures and the CSS variables that replace them."""
-    named = {
-        style.INK: "ink",
-        style.QUIET: "quiet",
-        style.GRID: "grid",
-        style.PAPER: "paper",
-        style.ACCENT: "accent",
-        style.NEUTRAL: "neutral",
-    }
-    sizes = {color: f"size-{rank}" for rank, color in enumerate(style.size_colors(len(study.sizes)))}
-    return {color: f"var(--{name})" for color, name in {**named, **sizes}.items()}
+    """The same, with the colours of the sizes."""
+    sizes = {color: f"var(--size-{rank})" for rank, color in enumerate(style.size_colors(len(study.sizes)))}
+    return theme_colors() | sizes
 
 
 def size_variables(study: Study) -> Mapping[str, Sequence[str]]:

@@ -68,7 +68,7 @@ def error_against_time(axes: Axes, suite: Suite, study: Study) -> None:
     clock = clock_of(suite, study)
     assert clock is not None
     _against_cost(axes, suite, study, cost=clock, frontier=suite.frontier(study, clock))
-    axes.set_xlabel(f"{name_of(clock)} (Q = {timed_question_tokens(suite, study):g})")
+    axes.set_xlabel(f"{style.shortened(name_of(clock), 40)} (Q = {timed_question_tokens(suite, study):g})")
 
 
 def _against_cost(axes: Axes, suite: Suite, study: Study, *, cost: CostModel, frontier: pd.DataFrame) -> None:
@@ -102,7 +102,10 @@ def time_against_flops(axes: Axes, suite: Suite, study: Study) -> None:
     for which, low, high in (("x", *ends), ("y", min(least * ends[0], cells["time"].min()), cells["time"].max())):
         style.log_axis(axes, which, style.decades(low / 1.2, high * 1.2), phrasing.si)
     style.remark(axes, "- - time in proportion to 2N(Q + V)", color=style.NEUTRAL)
-    axes.set(xlabel=f"2N(Q + V) FLOPs (Q = {timed_question_tokens(suite, study):g})", ylabel=name_of(clock))
+    axes.set(
+        xlabel=f"2N(Q + V) FLOPs (Q = {timed_question_tokens(suite, study):g})",
+        ylabel=style.shortened(name_of(clock), 40),
+    )
 
 
 def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:
@@ -140,38 +143,30 @@ def contour(axes: Axes, suite: Suite, study: Study) -> None:
         bar.add_lines(lines)
         bar.set_label("predicted error")
         bar.outline.set_visible(False)  # type: ignore[operator]
-    _iso_costs(axes, v, n_grid, study)
     axes.plot(suite.rows["V"], suite.rows["N"], "o", color=style.ON_ERROR, markersize=2.6, clip_on=False)
     best = suite.v_star(study)["v_star"]
     axes.axvline(best, color=style.ACCENT, linewidth=2.2)
     style.token_axis(axes, sorted(suite.rows["V"].unique()))
-    style.log_axis(axes, "y", [size.n for size in study.sizes], lambda x: study.size_of(x).name)
+    style.log_axis(axes, "y", [size.n for size in study.sizes], lambda x: style.shortened(study.size_of(x).name))
     axes.set(ylabel="LLM size N", xlim=(v_low, v_high), ylim=(n.min(), n.max()))
     axes.grid(False)
+    _iso_costs(axes, v, n_grid, study)  # last: its labels turn with the lines, as the axes show them
 
 
 def _iso_costs(axes: Axes, v: np.ndarray, n: np.ndarray, study: Study) -> None:
-    """Draw dashed lines of equal cost, each labelled where it enters the panel."""
+    """Draw dashed lines of equal cost, each labelled where it crosses the diagonal, so that no two labels meet."""
     costs = study.cost.of(n[:, None], v[None, :])
     levels = np.geomspace(costs.min(), costs.max(), 6)[1:-1]
-    axes.contour(v, n, costs, levels=levels, colors=style.ON_ERROR, linewidths=0.9, linestyles="dashed")
-    for level in levels:
-        enters_left = costs[:, 0].max() >= level
-        place = (
-            (v[0], n[np.argmin(abs(costs[:, 0] - level))])
-            if enters_left
-            else (v[np.argmin(abs(costs[-1] - level))], n[-1])
-        )
-        near_the_end = np.log(place[0] / v[0]) > 0.75 * np.log(v[-1] / v[0])
-        axes.annotate(
-            f"{phrasing.si(level)}FLOPs",
-            place,
-            xytext=(5, 3) if enters_left else (-4, -20) if near_the_end else (4, -9),
-            textcoords="offset points",
-            ha="right" if near_the_end else "left",
-            color=style.ON_ERROR,
-            fontsize=7.8,
-        )
+    lines = axes.contour(v, n, costs, levels=levels, colors=style.ON_ERROR, linewidths=0.9, linestyles="dashed")
+    crossed = [int(np.argmin(abs(np.diagonal(costs) - level))) for level in levels]
+    axes.clabel(
+        lines,
+        levels,
+        fmt=lambda level: f"{phrasing.si(level)}FLOPs",
+        manual=[(v[place], n[place]) for place in crossed],
+        fontsize=7.8,
+        inline_spacing=3,
+    )
 
 
 def _levels(predicted: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from vlmlaw.report.templates_version import TEMPLATES
 from vlmlaw.runtime.whole_files import whole_file
 
 PNG_DPI = 160
+LETTERS_PER_INCH = 8  # of a panel's title; a longer one would take the panel's place
 METADATA = {"Date": None, "Creator": "vlmlaw"}
 
 
@@ -187,7 +188,7 @@ def draw_panels(panels: Sequence[Panel], *, n_columns: int, legend_of: Study | N
     figure, axes = style.new_figure(n_rows, n_columns, inches=panels[0].inches)
     for place, panel in zip(axes.flat, panels, strict=False):
         panel.draw(place)
-        place.set_title(panel.title)
+        place.set_title(style.shortened(panel.title, int(LETTERS_PER_INCH * panel.inches[0])))
     for unused in axes.flat[len(panels) :]:
         unused.set_visible(False)
     if legend_of is not None:

@@ -124,6 +124,18 @@ def decades(low: float, high: float) -> list[float]:
     return inside if len(inside) > 1 else [x for x in MaxNLocator(4).tick_values(low, high) if low <= x <= high]
 
 
+def shortened(text: str, most: int = 16) -> str:
+    """A name that has room on an axis: with its middle left out where it is longer than `most` letters.
+
+    >>> shortened("Qwen2.5-VL-7B-Instruct", 12), shortened("7B", 12)
+    ('Qwen2.5…ruct', '7B')
+    """
+    if len(text) <= most:
+        return text
+    tail = most * 2 // 5
+    return f"{text[: most - tail - 1]}…{text[len(text) - tail :]}"
+
+
 def token_axis(axes: Axes, counts: Sequence[float], *, label: str = "visual tokens V") -> None:
     log_axis(axes, "x", counts)
     axes.set_xlabel(label)

@@ -34,7 +34,7 @@ def grid(axes: Axes, suite: Suite, study: Study) -> None:
         )
         axes.add_patch(place)
     held_out = set(suite.rows.loc[suite.rows["held_out"], "N"])
-    names = [study.size_of(n).name + (" *" if n in held_out else "") for n in table.index]
+    names = [style.shortened(study.size_of(n).name) + (" *" if n in held_out else "") for n in table.index]
     axes.set_yticklabels(names, rotation=0)
     axes.set_xticklabels([f"{v:g}" for v in table.columns], rotation=0)
     axes.tick_params(length=0)
@@ -66,7 +66,7 @@ def measured_against_predicted(axes: Axes, suite: Suite, study: Study) -> None:
     axes.plot([low, high], [low, high], color=style.QUIET, linewidth=0.9, zorder=1)
     axes.set(xlabel="predicted error", ylabel="measured error", xlim=(low, high), ylim=(low, high))
     if held:
-        unseen = phrasing.held_out(suite.analysis, lambda n: study.size_of(n).name)
+        unseen = phrasing.held_out(suite.analysis, lambda n: style.shortened(study.size_of(n).name))
         style.remark(axes, f"{unseen} unseen, off by {phrasing.percent(held['mean_relative_error'], 2)} on average")
 
 
@@ -77,7 +77,7 @@ def residuals_against_tokens(axes: Axes, suite: Suite, study: Study) -> None:
 
 def residuals_against_size(axes: Axes, suite: Suite, study: Study) -> None:
     _residuals(axes, suite, study, by="N")
-    style.log_axis(axes, "x", [size.n for size in study.sizes], lambda x: study.size_of(x).name)
+    style.log_axis(axes, "x", [size.n for size in study.sizes], lambda x: style.shortened(study.size_of(x).name, 10))
     axes.set_xlabel("LLM size N")
 
 
@@ -110,6 +110,8 @@ def profile_of_rho(axes: Axes, suite: Suite, study: Study) -> None:
     far = 4 * max(2.0, *(abs(rho[name] or 0.0) for name in ("estimate", "lower", "upper")))
     low, high = max(low, -far) if rho["lower"] is None else low, min(high, far) if rho["upper"] is None else high
     inside = [low if rho["lower"] is None else rho["lower"], high if rho["upper"] is None else rho["upper"]]
+    margin = 0.04 * (max(high, inside[1]) - min(low, inside[0]))
+    low, high = min(low, inside[0] - margin), max(high, inside[1] + margin)  # the interval may reach beyond the profile
     axes.axvspan(*inside, color=style.ACCENT, alpha=0.14, linewidth=0)
     if rho["estimate"] is not None:
         axes.axvline(rho["estimate"], color=style.ACCENT, linewidth=1.6)
