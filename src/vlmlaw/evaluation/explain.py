@@ -23,10 +23,12 @@ from vlmlaw.data.framing import square
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.metrics import metric_called
-from vlmlaw.evaluation.picture_views import picture_uri, positions_of, what_is_seen
+from vlmlaw.evaluation.picture_views import positions_of, what_is_seen
 from vlmlaw.evaluation.questions import image_reader, read_questions
+from vlmlaw.evaluation.reasons import REASONS, reasons_of, varied
 from vlmlaw.evaluation.settings import ON_A_CPU
 from vlmlaw.evaluation.test_split import judge
+from vlmlaw.evaluation.thumbnail import picture_uri
 from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.tokens.subset import subset
 from vlmlaw.tokens.token_table import TokenTable
@@ -36,12 +38,6 @@ from vlmlaw.vlm.load import load_cell
 
 if TYPE_CHECKING:
     from vlmlaw.evaluation.settings import ExplainedBenchmark, ExplainedCell, ExplainPlan
-
-REASONS = {
-    "larger": "answered by the larger LLM alone",
-    "tokens": "answered with more visual tokens alone",
-    "neither": "answered by none of these cells",
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +67,8 @@ def explain(cells: Path, out: Path, *, plan: ExplainPlan, test: TestFiles | None
     items = [(source, place) for source in sources for place in range(len(source.keys))]
     right_QC = np.concatenate([source.right_QC for source in sources])
     suites = np.array([source.suites[place] for source, place in items])
-    reasons = _reasons(right_QC, plan.cells)
+    v = [cell.measured.n_visual_tokens for cell in plan.cells]
+    reasons = reasons_of(right_QC, is_large=[cell.is_largest for cell in plan.cells], v=v)
     chosen = {
         (suite, reason): _chosen([items[i] for i in np.flatnonzero((suites == suite) & (reasons == reason))], plan.n)
         for suite in sorted(set(suites))
@@ -97,34 +94,8 @@ def explain(cells: Path, out: Path, *, plan: ExplainPlan, test: TestFiles | None
         partial.write_text(json.dumps(made), encoding="utf-8")
 
 
-def _reasons(right_QC: np.ndarray, cells: Sequence[ExplainedCell]) -> np.ndarray:
-    """What each question shows: larger, tokens, neither, all, or nothing ("")."""
-    is_large = np.array([cell.is_largest for cell in cells])
-    v = np.array([cell.measured.n_visual_tokens for cell in cells])
-    few, many = v == v.min(), v == v.max()
-
-    def wrong(of: np.ndarray) -> np.ndarray:
-        return np.asarray(~right_QC[:, of].any(axis=1))
-
-    def good(of: np.ndarray) -> np.ndarray:
-        return np.asarray(right_QC[:, of].all(axis=1))
-
-    every = np.ones(len(cells), dtype=bool)
-    conditions = [good(is_large) & wrong(~is_large), good(many) & wrong(few), wrong(every), good(every)]
-    return np.select(conditions, [*REASONS, "all"], default="")
-
-
 def _chosen(items: Sequence[tuple[Asked, int]], n: int) -> list[tuple[Asked, int]]:
-    """Up to `n` of these questions, of other kinds and other pictures where there are any."""
-    left, found = list(items), list[tuple[Asked, int]]()
-    kinds, shown = dict[str, int](), set[str]()
-    while left and len(found) < n:
-        best = min(left, key=lambda item: (kinds.get(item[0].kinds[item[1]], 0), _picture_of(item) in shown))
-        left.remove(best)
-        found.append(best)
-        kinds[best[0].kinds[best[1]]] = kinds.get(best[0].kinds[best[1]], 0) + 1
-        shown.add(_picture_of(best))
-    return found
+    return varied(items, n, kind=lambda item: item[0].kinds[item[1]], picture=_picture_of)
 
 
 def _picture_of(item: tuple[Asked, int]) -> str:

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from vlmlaw.compressors import Compressor
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-MOST_PIXELS = 224  # a side of a picture on the page
-LOSSLESS_PIXELS = 128  # up to which it is kept as it is
 
 
 @contextmanager
@@ -72,13 +66,3 @@ def _is_regular(places_V2: np.ndarray, side: int) -> bool:
 
 def _rounded(places_V2: Tensor) -> list[list[float]]:
     return [[round(float(x), 2) for x in place] for place in places_V2]
-
-
-def picture_uri(pixels_HWC: np.ndarray) -> str:
-    """A picture as a data URI: as it is where it is small, else smaller and as a JPEG."""
-    image, buffer = Image.fromarray(pixels_HWC), io.BytesIO()
-    kind = "png" if max(image.size) <= LOSSLESS_PIXELS else "jpeg"
-    image.thumbnail((MOST_PIXELS, MOST_PIXELS))
-    options: dict[str, Any] = {"optimize": True} if kind == "png" else {"quality": 80}
-    image.save(buffer, format=kind.upper(), **options)
-    return f"data:image/{kind};base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,15 @@ HOW = {
 
 @dataclass(frozen=True)
 class View:
-    """A picture as the cells of one V saw it: what is drawn over it, in units of patches, and who answered right."""
+    """A picture as the cells of one V saw it: what is drawn over it, and who answered right.
 
-    v: int
-    side: int
+    picture: by number, None where none was seen. width, height: of the picture in the units of what is drawn over it.
+    """
+
+    v: float
+    picture: int | None
+    width: int
+    height: int
     lines: str  # paths of an SVG
     dimmed: str
     points: Sequence[tuple[float, float]]
@@ -42,9 +47,8 @@ class View:
 
 @dataclass(frozen=True)
 class Explained:
-    """A question with its picture, by number, and its views."""
+    """A question with its views."""
 
-    picture: int
     question: str
     answer: str
     kind: str
@@ -126,9 +130,9 @@ def _shares(suites: Mapping[str, Any]) -> Table:
 
 def _explained(made: Mapping[str, Any], cells: Sequence[tuple[str, int]], numbers: Mapping[str, int]) -> Explained:
     right = dict(zip(cells, map(bool, made["right"]), strict=True))
-    views = [_view(int(v), seen, right) for v, seen in made["seen"].items()]
+    picture = numbers[made["picture"]]
+    views = [_view(int(v), seen, right, picture=picture) for v, seen in made["seen"].items()]
     return Explained(
-        picture=numbers[made["picture"]],
         question=str(made["question"]),
         answer=str(made["answer"]),
         kind=str(made["kind"]),
@@ -136,11 +140,11 @@ def _explained(made: Mapping[str, Any], cells: Sequence[tuple[str, int]], number
     )
 
 
-def _view(v: int, seen: Mapping[str, Any], right: Mapping[tuple[str, int], bool]) -> View:
+def _view(v: int, seen: Mapping[str, Any], right: Mapping[tuple[str, int], bool], *, picture: int) -> View:
     """What is drawn over the picture: the grid of cells, all but the kept patches dimmed, or points.
 
     >>> seen = {"side": 2, "how": "patches", "places": [[0, 1]]}
-    >>> _view(1, seen, {("7b", 1): True}).dimmed
+    >>> _view(1, seen, {("7b", 1): True}, picture=0).dimmed
     'M0 0H2V2H0Z M1 0h1v1h-1z'
     """
     side, how = int(seen["side"]), str(seen["how"])
@@ -148,7 +152,7 @@ def _view(v: int, seen: Mapping[str, Any], right: Mapping[tuple[str, int], bool]
     lines, dimmed, points, text = "", "", [], HOW.get(how, "")
     if how == "cells":
         n = round(len(places) ** 0.5)
-        lines = " ".join(_grid(side, n))
+        lines = grid_lines(side, side, n, n)
         text = f"{n} × {n} cells, a token each" if n > 1 else "the whole picture in one token"
     elif how == "patches":
         dimmed = f"M0 0H{side}V{side}H0Z " + " ".join(f"M{c:g} {r:g}h1v1h-1z" for r, c in places)
@@ -157,10 +161,14 @@ def _view(v: int, seen: Mapping[str, Any], right: Mapping[tuple[str, int], bool]
     elif how not in HOW:
         raise ValueError(f"tokens are seen as {how!r}; expected cells or one of {', '.join(HOW)}")
     answers = [(size, is_right) for (size, of), is_right in right.items() if of == v]
-    return View(v, side, lines, dimmed, points, text, answers)
+    return View(v, picture, side, side, lines, dimmed, points, text, answers)
 
 
-def _grid(side: int, n: int) -> Iterator[str]:
-    for place in range(n + 1):
-        at = f"{side * place / n:.4g}"
-        yield f"M{at} 0V{side}M0 {at}H{side}"
+def grid_lines(width: float, height: float, n_rows: int, n_columns: int) -> str:
+    """The path of a grid of so many rows and columns over a picture.
+
+    >>> grid_lines(4, 2, 1, 2)
+    'M0 0H4 M0 2H4 M0 0V2 M2 0V2 M4 0V2'
+    """
+    rows = [f"M0 {height * place / n_rows:.4g}H{width:.4g}" for place in range(n_rows + 1)]
+    return " ".join([*rows, *(f"M{width * place / n_columns:.4g} 0V{height:.4g}" for place in range(n_columns + 1))])

@@ -12,10 +12,12 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from vlmlaw.evaluation.measuring.conclude import Conclusions
+from vlmlaw.evaluation.thumbnail import MOST_PIXELS
 from vlmlaw.report import measured_words as words
 from vlmlaw.report import provenance
 from vlmlaw.report.figures import gallery, style, svg
-from vlmlaw.report.page import Block
+from vlmlaw.report.measured_explained import MOST_CELLS, explained_groups
+from vlmlaw.report.page import Block, theme_colors
 from vlmlaw.report.templating import environment
 from vlmlaw.runtime.git import commit
 from vlmlaw.runtime.whole_files import whole_file
@@ -26,6 +28,7 @@ def write_measured_page(found: Conclusions, out: Path, *, facts: Mapping[str, st
     templates = environment()
     models = list(dict.fromkeys(found.measured.table.model))
     sizes = {"light": style.size_colors(len(models)), "dark": style.size_colors(len(models), dark=True)}
+    groups, pictures = explained_groups(found.measured.explained)
     page = templates.get_template("measured.html").render(
         title="Which model, at how many visual tokens?",
         facts=facts,
@@ -38,6 +41,10 @@ def write_measured_page(found: Conclusions, out: Path, *, facts: Mapping[str, st
         least=words.least_table(found),
         laws=words.laws(found),
         filled=words.filled_tables(found),
+        explained=groups,
+        pictures=pictures,
+        pixels=MOST_PIXELS,
+        most_cells=MOST_CELLS,
         models=models,
         blocks=_blocks(found, models),
         commit=commit(),
@@ -51,8 +58,7 @@ def write_measured_page(found: Conclusions, out: Path, *, facts: Mapping[str, st
 def _blocks(found: Conclusions, models: list[str]) -> list[Block]:
     """The figures as SVG."""
     color = dict(zip(models, style.size_colors(len(models)), strict=True))
-    named = {"INK": "ink", "QUIET": "quiet", "GRID": "grid", "PAPER": "paper", "ACCENT": "accent", "NEUTRAL": "neutral"}
-    css = {getattr(style, name): f"var(--{value})" for name, value in named.items()}
+    css = theme_colors()
     css |= {color[model]: f"var(--size-{rank})" for rank, model in enumerate(models)}
     unit = found.decision.unit
     pictures: list[tuple[str, str, str, Any]] = [
@@ -67,7 +73,8 @@ def _blocks(found: Conclusions, models: list[str]) -> list[Block]:
         (
             "cost",
             "Error against cost",
-            f"The line joins the cells than which none is both cheaper and better. Cost: {unit}.",
+            f"Each cell is marked with the V that was asked for. The line joins the cells than which none is both "
+            f"cheaper and better. Cost: {unit}.",
             partial(_against_cost, found=found, color=color),
         ),
     ]

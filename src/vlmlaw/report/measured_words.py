@@ -76,8 +76,8 @@ def pairs_table(found: Conclusions) -> Table:
         wishes.cost,
     ]
     caption = (
-        "Paired differences of the error. `worse by at most` and the confidence hold for all cells at once, against "
-        f"whichever cell is truly best. `questions more`: how many would tell the two apart ({wishes.level:.0%}, power "
+        'Paired differences of the error. "Worse by at most" and the confidence hold for all cells at once, against '
+        f'whichever cell is truly best. "Questions more": how many would tell the two apart ({wishes.level:.0%}, power '
         "80 %) were they as different as measured."
     )
     return Table(head, rows, left=(0, 2, 5), caption=caption)
@@ -236,10 +236,10 @@ def _check(check: LawCheck, cost: str) -> str:
     ranking, measured = check.beside_ranking, check.beside_measured
     return (
         f"{check.family}: within each of {check.n_limits} limits of {cost} the law, fitted on other images, chose "
-        f"better than a ranking of the models at their fewest tokens {check.better} times, as well {check.same} times, "
-        f"worse {check.worse} times: {ranking.value:+.3f} in error ({ranking.lower:+.3f} to {ranking.upper:+.3f}). "
-        f"Beside a choice by the measured errors themselves: {measured.value:+.3f} ({measured.lower:+.3f} to "
-        f"{measured.upper:+.3f})."
+        f"better than a ranking of the models at their fewest tokens {_times(check.better)}, as well "
+        f"{_times(check.same)}, worse {_times(check.worse)}: {ranking.value:+.3f} in error ({ranking.lower:+.3f} to "
+        f"{ranking.upper:+.3f}). Beside a choice by the measured errors themselves: {measured.value:+.3f} "
+        f"({measured.lower:+.3f} to {measured.upper:+.3f})."
     )
 
 
@@ -269,6 +269,10 @@ def _number(value: float | None, digits: int) -> str:
 
 def _cost(value: float) -> str:
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def _times(n: int) -> str:
+    return {0: "never", 1: "once"}.get(n, f"{n} times")
 
 
 def _share(value: float) -> str:

@@ -70,7 +70,11 @@ class PatchGrid:
         return grids[fits]
 
     def n_tokens(self, height: int, width: int) -> int:
-        return math.prod(self._grid(height, width, self.most))
+        return math.prod(self.grid(height, width))
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of an image of this size as it is, a token each."""
+        return self._grid(height, width, self.most)
 
     def _grid(self, height: int, width: int, most: int) -> tuple[int, int]:
         """Rows and columns of cells with `most` tokens at most."""

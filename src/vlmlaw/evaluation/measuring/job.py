@@ -26,7 +26,7 @@ from vlmlaw.evaluation.measuring.decide import Wishes
 from vlmlaw.evaluation.measuring.load import Load, load_of, with_rates
 from vlmlaw.evaluation.measuring.prices import Price
 from vlmlaw.evaluation.measuring.questions_of import QuestionSet, read_question_set
-from vlmlaw.evaluation.measuring.run import Measured, image_sizes, judge_all
+from vlmlaw.evaluation.measuring.run import Measured, judge_all
 from vlmlaw.evaluation.measuring.speed_files import read_speed, with_speed
 from vlmlaw.evaluation.questions import image_reader
 from vlmlaw.runtime.whole_files import whole_file
@@ -210,8 +210,8 @@ def judge_job(
         cell = Cell(model, _budget_of(folder))
         cells.append(cell)
         answers[cell.name] = _answers_in(folder / REPLIES, asked)
-    sizes = image_sizes(image_reader(asked.images, list(asked.questions), source=asked.source))
-    measured = judge_all(asked, cells, answers, image_size=sizes)
+    images = image_reader(asked.images, list(asked.questions), source=asked.source)
+    measured = judge_all(asked, cells, answers, read_image=images)
     timed = [Load(**load) for path in loads for load in json.loads(path.read_text(encoding="utf-8"))]
     timed = [load for load in timed if load.cell in set(measured.table.cell)]
     return replace(measured, loads=timed, table=with_speed(with_rates(measured.table, timed), times))

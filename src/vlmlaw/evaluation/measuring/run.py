@@ -14,6 +14,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.evaluation.backends.interface import Backend
 from vlmlaw.evaluation.measuring.ask import Answers, Asking, ask_cell
 from vlmlaw.evaluation.measuring.cells import Cell
+from vlmlaw.evaluation.measuring.explained import Compared, compared
 from vlmlaw.evaluation.measuring.judge import judged_rows, silent_caps
 from vlmlaw.evaluation.measuring.load import Load, load_of, with_rates
 from vlmlaw.evaluation.measuring.questions_of import FEW, QuestionSet
@@ -34,6 +35,7 @@ class Measured:
     warnings: Sequence[str]
     incomplete: Mapping[str, str]  # cells without a row, and why
     loads: Sequence[Load] = ()  # cells under several questions at a time
+    explained: Sequence[Compared] = ()  # questions that tell models and tokens apart
 
 
 def ask_all(
@@ -71,7 +73,7 @@ def ask_all(
                 file = journal.with_name("load.json")
                 loads += load_of(backend, asking, budget=cell.budget, levels=levels, file=file, cell=cell.name)
         backends[name].close()
-    measured = judge_all(asked, cells, answers, image_size=image_sizes(images))
+    measured = judge_all(asked, cells, answers, read_image=images)
     loads = [load for load in loads if load.cell in set(measured.table.cell)]
     return replace(measured, loads=loads, table=with_rates(measured.table, loads))
 
@@ -86,14 +88,14 @@ def judge_all(
     cells: Sequence[Cell],
     answers: Mapping[str, Answers],
     *,
-    image_size: Callable[[str], tuple[int, int]],
+    read_image: Callable[[str], np.ndarray],
 ) -> Measured:
     """Judge the replies of all cells; one that lacks a reply is left out and named, since others could not be compared.
 
     Raises UserError if no cell is whole.
     """
     blind = {cell.model.name: answers[cell.name].replies for cell in cells if cell.budget == 0}
-    incomplete, frames = {}, []
+    incomplete, frames, image_size = {}, [], image_sizes(read_image)
     for cell in cells:
         own = answers[cell.name]
         n_missing = len(asked.questions) - len(own.replies)
@@ -123,7 +125,9 @@ def judge_all(
     warnings += [
         f"every image has the same tokens in {cell} as in {same}, shown once" for cell, same in doubles.items()
     ]
-    return Measured(judged, table, cells, warnings, incomplete)
+    replies = {name: own.replies for name, own in answers.items()}
+    explained = compared(judged, cells, asked.questions, replies, read_image=read_image)
+    return Measured(judged, table, cells, warnings, incomplete, explained=explained)
 
 
 def image_sizes(read: Callable[[str], np.ndarray]) -> Callable[[str], tuple[int, int]]:
