@@ -76,8 +76,10 @@ def run_report(args: argparse.Namespace) -> None:
         _report_several(args, out, title=settings.title, formats=formats)
         return
     name, law, measurements = _one_table(args, out)
-    read = partial(read_study, law, measurements, compressor=settings.compressor, **_reading(args))
     title = args.title or name or settings.title
+    if _written_one_axis(law, measurements, out, title=title):
+        return
+    read = partial(read_study, law, measurements, compressor=settings.compressor, **_reading(args))
     description = read_description(args.experiment) if args.experiment else None
     study = read(title=title, experiment=description)
     families = [own for own in study.families if settings.compressor in ("", own)]
@@ -92,6 +94,19 @@ def run_report(args: argparse.Namespace) -> None:
     gallery.draw_figures(study, out / "figures", formats=formats, cells=run.cells, every=bool(run.cells))
     write_page(study, out / "index.html", run=run)
     print(f"written: {out / 'index.html'}")
+
+
+def _written_one_axis(law: Path, measurements: Path, out: Path, *, title: str) -> bool:
+    """Whether the table has one size or one V, and so no law in both; then its page is written."""
+    from vlmlaw.laws.analysis import read_analysis
+    from vlmlaw.report.one_axis_page import write_one_axis
+
+    analysis = read_analysis(law)
+    if analysis["fits"]:
+        return False
+    write_one_axis(analysis, out / "index.html", law=law, measurements=measurements, title=title)
+    print(f"written: {out / 'index.html'}")
+    return True
 
 
 def _one_table(args: argparse.Namespace, out: Path) -> tuple[str, Path, Path]:
