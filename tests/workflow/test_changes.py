@@ -98,6 +98,23 @@ def test_the_page_of_a_finished_run_explains_what_its_evaluations_found(finished
     assert finished.planned() == {}
 
 
+def test_a_grid_of_one_size_has_its_page_and_numbers(finished):
+    """There is no law in N and V to draw, and every figure that the rule declares is there all the same."""
+    finished.change("grid.sizes", ["14k"])
+    finished.change("grid.held_out", None)
+    finished.change("grid.more", [])
+    finished.snakemake()
+    results = finished.folder / "results"
+    assert "error along" in (results / "report/index.html").read_text()
+    drawn = (results / "report/figures/error_against_tokens.svg").stat().st_size
+    assert drawn > 2 * (results / "report/figures/contour.svg").stat().st_size > 0
+    table = pd.read_csv(results / "measurements.csv").query("suite == 'reading' and kind == 'all'")
+    numbers = json.loads((results / "headline/metrics/reading.json").read_text())
+    assert numbers["mean_error"] == pytest.approx(table.error.mean(), abs=1e-4)
+    assert "reading: At " in finished.vlmlaw("summary").stdout
+    assert finished.planned() == {}
+
+
 def test_the_order_of_keys_is_no_change(finished):
     size = finished.params["sizes"]["14k"]
     finished.change("sizes.14k", dict(reversed(size.items())))

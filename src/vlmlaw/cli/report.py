@@ -77,7 +77,7 @@ def run_report(args: argparse.Namespace) -> None:
         return
     name, law, measurements = _one_table(args, out)
     title = args.title or name or settings.title
-    if _written_one_axis(law, measurements, out, title=title):
+    if _written_one_axis(law, measurements, out, title=title, formats=formats if args.cells else ()):
         return
     read = partial(read_study, law, measurements, compressor=settings.compressor, **_reading(args))
     description = read_description(args.experiment) if args.experiment else None
@@ -96,14 +96,19 @@ def run_report(args: argparse.Namespace) -> None:
     print(f"written: {out / 'index.html'}")
 
 
-def _written_one_axis(law: Path, measurements: Path, out: Path, *, title: str) -> bool:
-    """Whether the table has one size or one V, and so no law in both; then its page is written."""
+def _written_one_axis(law: Path, measurements: Path, out: Path, *, title: str, formats: tuple[str, ...]) -> bool:
+    """Whether the table has one size or one V, and so no law in both; then its page is written.
+
+    With `formats` also the files of figures, which a rule of the workflow declares.
+    """
     from vlmlaw.laws.analysis import read_analysis
-    from vlmlaw.report.one_axis_page import write_one_axis
+    from vlmlaw.report.one_axis_page import draw_one_axis_figures, write_one_axis
 
     analysis = read_analysis(law)
     if analysis["fits"]:
         return False
+    if formats:
+        draw_one_axis_figures(analysis, out / "figures", formats=formats)
     write_one_axis(analysis, out / "index.html", law=law, measurements=measurements, title=title)
     print(f"written: {out / 'index.html'}")
     return True

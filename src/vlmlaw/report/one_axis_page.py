@@ -60,6 +60,22 @@ def write_one_axis(analysis: Mapping[str, Any], out: Path, *, law: Path, measure
         partial_file.write_text(page, encoding="utf-8")
 
 
+def draw_one_axis_figures(analysis: Mapping[str, Any], folder: Path, *, formats: Sequence[str]) -> None:
+    """Write to `folder` every figure that a workflow declared before it was known that there is no law.
+
+    Error against tokens is drawn where that is the axis; every other figure is a note.
+    """
+    tokens = [group for group in analysis["axes"] if group["axis"] == "V" and phrasing.is_whole_suite(group)]
+    panels = [
+        gallery.Panel(phrasing.label(group, with_compressor=True), partial(draw_curve, group=group)) for group in tokens
+    ]
+    with style.look():
+        for name in (*(picture.name for picture in gallery.LAW_PICTURES), "training"):
+            drawn = panels if name == "error_against_tokens" else []
+            figure = gallery.draw_panels(drawn, n_columns=min(3, len(drawn))) if drawn else gallery.nothing_to_show()
+            gallery.write_figure(figure, folder, name, formats=formats)
+
+
 def _groups(axes: Sequence[Mapping[str, Any]]) -> list[Group]:
     several = phrasing.several_compressors(axes)
     inches = SMALL_INCHES if len(axes) > 2 else style.PANEL_INCHES

@@ -1,5 +1,6 @@
 """Summary of the laws in a few lines, printed at the end of a run."""
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,30 @@ WIDTH = 78
 def summary(law: Path, *, page: Path | None, question_tokens: float | None = None) -> str:
     """The summary: advice, rho and V* at `question_tokens` for each suite, and the path of the page."""
     analysis = read_analysis(law)
-    options, q = analysis["provenance"]["options"], question_tokens or DEFAULT_QUESTION_TOKENS
+    lines = _laws(analysis, question_tokens or DEFAULT_QUESTION_TOKENS) if analysis["fits"] else _axes(analysis)
+    n_warnings = len(analysis["lint"])
+    if n_warnings:
+        lines.append(f"{phrasing.plural(n_warnings, 'warning')} about the measurements; the page has them")
+    if page is not None:
+        lines += ["", f"report: {page}" if page.exists() else f"report: {page} is not there yet; run snakemake"]
+    return "\n".join(lines)
+
+
+def _axes(analysis: dict[str, Any]) -> list[str]:
+    """What is said of cells of one size, or with one number of tokens, which have no law in both."""
+    lines = ["", "Error along one axis", "─" * WIDTH]
+    groups = [group for group in analysis["axes"] if phrasing.is_whole_suite(group)] or analysis["axes"]
+    several = phrasing.several_compressors(groups)
+    for group in groups:
+        sentence, _, without = str(group["sentence"]).partition(" There is no rho")
+        said = f"{phrasing.label(group, with_compressor=several)}: {sentence}"
+        lines += textwrap.wrap(said, WIDTH, subsequent_indent="  ")
+    lines += [f"{phrasing.label(group)}: {group['why']}" for group in analysis["skipped"]]
+    return [*lines, *([f"There is no rho{without}"] if groups else []), "─" * WIDTH]
+
+
+def _laws(analysis: dict[str, Any], q: float) -> list[str]:
+    options = analysis["provenance"]["options"]
     fits = [fit for fit in analysis["fits"] if phrasing.is_whole_suite(fit)] or analysis["fits"]
     several = phrasing.several_compressors(fits)
     labels = [phrasing.label(fit, with_compressor=several) for fit in fits]
@@ -25,12 +49,7 @@ def summary(law: Path, *, page: Path | None, question_tokens: float | None = Non
     lines.append("─" * WIDTH)
     for label, fit in zip(labels, fits, strict=True):
         lines.append(f"{label}: {fit['formula']}, {fit['n_cells']} cells{_held_out_error(fit)}")
-    n_warnings = len(analysis["lint"])
-    if n_warnings:
-        lines.append(f"{phrasing.plural(n_warnings, 'warning')} about the measurements; the page has them")
-    if page is not None:
-        lines += ["", f"report: {page}" if page.exists() else f"report: {page} is not there yet; run snakemake"]
-    return "\n".join(lines)
+    return lines
 
 
 def _row(fit: dict[str, Any], options: dict[str, Any], q: float) -> list[str]:

@@ -223,7 +223,7 @@ def draw_figures(
     A figure without data is left out, or with `every` is written with a note, since a workflow declares its outputs
     beforehand.
     """
-    written = []
+    written: list[Path] = []
     with style.look():
         sheets = {picture.name: sheet(picture, study) for picture in LAW_PICTURES}
         for picture in LAW_PICTURES:
@@ -231,17 +231,24 @@ def draw_figures(
                 del sheets[picture.name]
         panels = training_panels(cells, study)
         sheets["training"] = draw_panels(panels, n_columns=min(4, len(panels)), legend_of=study) if panels else None
-        figures = {name: figure or (_nothing_to_show() if every else None) for name, figure in sheets.items()}
+        figures = {name: figure or (nothing_to_show() if every else None) for name, figure in sheets.items()}
         for name, figure in figures.items():
-            for suffix in formats if figure else ():
-                path = folder / f"{name}.{suffix}"
-                with whole_file(path) as partial:
-                    save(figure, partial, suffix)  # type: ignore[arg-type]
-                written.append(path)
+            if figure is not None:
+                written += write_figure(figure, folder, name, formats=formats)
     return written
 
 
-def _nothing_to_show() -> Figure:
+def write_figure(figure: Figure, folder: Path, name: str, *, formats: Sequence[str]) -> list[Path]:
+    """Save the figure to `folder` in each format, and return the paths."""
+    paths = [folder / f"{name}.{suffix}" for suffix in formats]
+    for path, suffix in zip(paths, formats, strict=True):
+        with whole_file(path) as partial:
+            save(figure, partial, suffix)
+    return paths
+
+
+def nothing_to_show() -> Figure:
+    """The figure of what these measurements cannot show, for a workflow that declared its file beforehand."""
     figure = Figure(figsize=style.PANEL_INCHES)
     figure.text(0.5, 0.5, "these measurements have nothing to show here", ha="center")
     return figure
