@@ -69,7 +69,7 @@ def test_images_do_not_touch_each_other(name, n_tokens):
     together = compressor(**inputs)
     for i in range(3):
         alone = compressor(**{key: tensor[i : i + 1] for key, tensor in inputs.items()})
-        torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(alone, together[i : i + 1], rtol=1e-5, atol=1e-5)
 
 
 @every_case

@@ -1,5 +1,6 @@
 """The estimate of memory against what torch allocates in real steps, and keeps for the backward pass."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,7 @@ def packed_row(text):
 
 def allocated(text, dtype, *, recompute, vision=None):
     """The most bytes that torch's allocator held in two optimizer steps, the model's own among them."""
+    gc.collect()  # what earlier tests left behind is not to be freed while this is watched
     torch.manual_seed(0)
     compute = ComputeSettings(recompute=recompute, logs=())
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
