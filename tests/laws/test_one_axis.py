@@ -3,11 +3,13 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import expit
 
 from vlmlaw.cli.main import main
 from vlmlaw.errors import UserError
+from vlmlaw.laws.analysis import analyse
 from vlmlaw.laws.cells import Cells
 from vlmlaw.laws.one_axis import along_one_axis
 
@@ -45,7 +47,7 @@ def test_the_flat_region_depends_on_how_many_questions_were_asked():
     cells = cells_of(-0.2 + 0.9 * np.minimum(X, 0.6), noise=0.0005)
     few, many = (along_one_axis(cells, questions=n) for n in (100, 100_000))
     assert few.flat_from < many.flat_from <= 64
-    assert f"from {few.flat_from:g} tokens on nothing is gained that 100 questions could show" in few.sentence
+    assert few.flat_from == 1 and "from 1 token on nothing is gained that 100 questions could show" in few.sentence
 
 
 @pytest.mark.parametrize(("questions", "laws"), [(float("nan"), ["line"]), (1000, ["plateau", "peak"])])
@@ -102,3 +104,23 @@ def test_four_cells_show_a_line_where_noise_could_not_make_it(errors, law):
     curve = along_one_axis(Cells.of([7] * len(v), v, errors))
     assert curve.law == law
     assert ("does not change" in curve.sentence) == (law == "flat")
+
+
+def test_a_kind_with_the_same_error_everywhere_does_not_stop_the_others():
+    rows = [
+        {
+            "suite": "reading",
+            "kind": kind,
+            "N": 1,
+            "V": v,
+            "error": 1.0 if kind == "hard" else error,
+            "n_questions": 500,
+        }
+        for v, error in zip((1, 4, 16, 64), (0.6, 0.5, 0.42, 0.36), strict=True)
+        for kind in ("all", "hard")
+    ]
+    result = analyse(pd.DataFrame(rows))
+    found = {group["kind"]: group for group in result["axes"]}
+    assert set(found) == {"all", "hard"} and found["hard"]["law"] == "flat" and found["all"]["law"] != "flat"
+    with pytest.raises(UserError, match="the error is 1 everywhere"):
+        analyse(pd.DataFrame([row | {"error": 1.0} for row in rows]))

@@ -168,9 +168,14 @@ def analyse_group(rows: Measurements, options: LawOptions) -> dict[str, Any]:
 
 
 def _require_usable(table: Measurements, options: LawOptions) -> list[Finding]:
-    """The linter's warnings; a table of one size or one V is usable, too. Raises UserError for other errors."""
+    """The linter's warnings; a table of one size or one V is usable, too. Raises UserError for other errors.
+
+    Along one axis a kind of question may have the same error everywhere, as long as not every kind has.
+    """
     found = lint(table, allow_missing=options.allow_missing)
-    if all(finding.code in ONE_AXIS for finding in found if finding.severity == "error"):
+    errors = {finding.code for finding in found if finding.severity == "error"}
+    varies = any(np.ptp(table.select(**group).frame["error"].to_numpy(dtype=float)) > 0 for group in table.groups)
+    if errors <= {*ONE_AXIS, *(["constant-error"] if varies else [])}:
         return [replace(finding, severity="warning") for finding in found]
     return require_clean(table, allow_missing=options.allow_missing)
 

@@ -202,7 +202,7 @@ def _sentence(
     axis: str, at: float, places: Array, chosen: str, *, best: float, inside: bool, flat: float, asked: float
 ) -> str:
     where = f"At {format_size(at)}" if axis == "V" else f"At V = {at:g}"
-    name = (lambda x: f"{x:g} token{'s' * (x != 1)}") if axis == "V" else format_size
+    name = (lambda x: f"{x:g} token" + ("" if x == 1 else "s")) if axis == "V" else format_size
     other = "size" if axis == "V" else "number of visual tokens"
     text = f"{where}, the one {other} measured, "
     if chosen == "flat":
