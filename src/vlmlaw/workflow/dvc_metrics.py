@@ -69,7 +69,7 @@ def _suites(analysis: dict[str, Any], table: pd.DataFrame) -> dict[str, dict[str
         numbers |= _interval("rho", fit["rho"], "estimate") | _interval("v_star", star, "v_star")
         numbers |= {"question_tokens": star and star["question_tokens"], "law": fit["law"]}
         found[name.replace(" ", "_")] = numbers
-    for group in analysis["axes"]:  # of one size, or one V: no rho
+    for group in analysis.get("axes", []):  # of one size, or one V: no rho; analyses of before have none
         name, of = group["suite"], table[table.suite == group["suite"]]
         if group.get("compressor"):
             name, of = f"{name}_{group['compressor']}", of[of.compressor == group["compressor"]]
