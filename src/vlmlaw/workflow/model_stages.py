@@ -55,10 +55,11 @@ def _images(catalogue: Catalogue) -> Callable[[Wildcards], str]:
     return images
 
 
-def _asking(catalogue: Catalogue) -> Stage:
-    def settings(w: Wildcards) -> str:
-        return to_json(catalogue.ask_settings(w["model"], w["budget"], w["benchmark"]))
+def _ask_settings(catalogue: Catalogue) -> Callable[[Wildcards], str]:
+    return lambda w: to_json(catalogue.ask_settings(w["model"], w["budget"], w["benchmark"]))
 
+
+def _asking(catalogue: Catalogue) -> Stage:
     return Stage(
         rule=ASK,
         message="Ask {wildcards.model} at V = {wildcards.budget} the questions of {wildcards.benchmark}",
@@ -69,7 +70,7 @@ def _asking(catalogue: Catalogue) -> Stage:
         files=(REPLIES, MODEL),
         made=(REPLIES, MODEL),
         theirs=_questions(catalogue) | {"weights": lambda w: catalogue.files_of(w["model"])},
-        params={"settings": settings, "images": _images(catalogue)},
+        params={"settings": _ask_settings(catalogue), "images": _images(catalogue)},
         resources={
             "serving": lambda _: to_json(catalogue.asking),
             "endpoint": lambda w: catalogue.models[w["model"]].endpoint or "none",
@@ -82,9 +83,6 @@ def _asking(catalogue: Catalogue) -> Stage:
 
 
 def _loading(catalogue: Catalogue) -> Stage:
-    def settings(w: Wildcards) -> str:
-        return to_json(catalogue.ask_settings(w["model"], w["budget"], w["benchmark"]))
-
     return Stage(
         rule=TIME,
         message="Time {wildcards.model} at V = {wildcards.budget} under load",
@@ -96,7 +94,7 @@ def _loading(catalogue: Catalogue) -> Stage:
         reads={"replies": lambda w: [Read(ASK, w, (REPLIES,))]},
         theirs=_questions(catalogue),
         params={
-            "settings": settings,
+            "settings": _ask_settings(catalogue),
             "images": _images(catalogue),
             "load": lambda _: to_json([*catalogue.asking.load]),
         },
