@@ -237,7 +237,15 @@ REFUSED = {
     "unknown mixture": ("Model,V,MMMU\nFoo-8x9B,64,50\n", "write it, as 46.7B-A12.9B"),
     "both kinds of commas": ("size;V;acc\n7B;64;60,5\n13B;64;61.5\n", "decimal commas and decimal points"),
     "held out in other words": ("size,V,acc,held_out\n7B,64,60,maybe\n", "'maybe'; expected yes or no"),
-    "HTML": ("<table><tr><td>7B</td></tr></table>", "is HTML"),
+    "HTML": ("<html><table><tr><td>7B</td></tr></table></html>", "is HTML without a table of two rows"),
+    "a benchmark at resolutions": (
+        "model,GQA@336,GQA@672\nA-7B,60,61\nA-13B,62,63\n",
+        "is 336 in the column 'GQA@336' a resolution, or visual tokens",
+    ),
+    "an interval of another unit": (
+        "size,V,acc,95% CI\n7B,64,60.1,0.59-0.61\n13B,64,61,0.60-0.62\n",
+        "line 2: the interval 0.59-0.61 of `95% CI` does not hold its value 60.1",
+    ),
     "a typing error in a benchmark": (
         "size,V,GQA\n7B,64,60\n13B,64,6l.5\n9B,64,61\n",
         "line 3: column 'GQA' holds '6l.5'",

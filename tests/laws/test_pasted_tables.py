@@ -50,8 +50,55 @@ README = """<div align=center>
 | GPT-4V | - | 70.0 | - |
 """
 
+# As arXiv's HTML of a paper (LaTeXML) has it: an equation is a table too, and a cell of two lines holds one.
+HTML = """<!DOCTYPE html><html><body>
+<table class="ltx_equation"><tr><td>a</td><td><math alttext="x"><mi>x</mi></math></td></tr></table>
+<table class="ltx_tabular"><thead>
+<tr class="ltx_tr"><th class="ltx_td" rowspan="2">Method</th>
+<th class="ltx_td" rowspan="2"><math alttext="\\#"><semantics><mi>#</mi></semantics></math> Tokens</th>
+<th colspan="2" class="ltx_td">Reasoning</th></tr>
+<tr class="ltx_tr"><th class="ltx_td">GQA</th><th class="ltx_td">VQA<sup>v2</sup></th></tr></thead>
+<tr class="ltx_tr"><td rowspan="2"><span class="ltx_font_bold">LLaVA-1.5-7B</span></td><td>576</td>
+<td><math alttext="61.9_{\\pm 0.3}"><mn>61.9</mn><mo>±</mo></math></td><td>78.5</td></tr>
+<tr class="ltx_tr"><td>192<td>52.7<sup>†</sup><td><table class="ltx_tabular"><tr><td>70.1</td></tr></table></td></tr>
+</table>
+<span class="ltx_tabular">
+<span class="ltx_tr"><span class="ltx_td">Model</span><span class="ltx_td">Licence</span></span>
+<span class="ltx_tr"><span class="ltx_td">LLaVA-7B</span><span class="ltx_td">MIT</span></span></span>
+</body></html>"""
+BENCHMARKS_AT_TOKENS = "model,{},{},{},{}\nA-7B,60,61,80,81\nA-13B,62,63,82,83\n"
+OF_GQA_AND_POPE = [(7, 64, 0.4, "GQA"), (7, 576, 0.39, "GQA"), (13, 64, 0.18, "POPE"), (13, 576, 0.17, "POPE")]
+
 # name -> (text, options, what the sentence about the reading says, cells (N, V, error, suite))
 READ = {
+    "HTML of a paper": (
+        HTML,
+        {},
+        "V from `# Tokens`; error = 1 - `GQA`, `VQAv2`, percent",
+        [(7, 576, 0.381, "GQA"), (7, 192, 0.473, "GQA"), (7, 192, 0.299, "VQAv2")],
+    ),
+    **{
+        f"headings such as {names[0]}": (
+            BENCHMARKS_AT_TOKENS.format(*names), {}, "V from the names of columns", OF_GQA_AND_POPE
+        )
+        for names in (
+            ("GQA@64", "GQA@576", "POPE@64", "POPE@576"),
+            ("64/GQA", "576/GQA", "64/POPE", "576/POPE"),
+            ("GQA (64)", "GQA (576)", "POPE (64)", "POPE (576)"),
+        )
+    },
+    "maxima behind names": (
+        "model,V,MME (2000),OCRBench (1000)\nA-7B,64,1500,600\nA-13B,64,1600,650\n",
+        {},
+        "V from `V`",
+        [(7, 64, 0.25, "MME (2000)"), (13, 64, 0.35, "OCRBench (1000)")],
+    ),
+    "columns that nothing reads": (
+        "size,V,acc,split,who\n7B,64,60,test,a\n13B,64,61,test,b\n",
+        {},
+        "not read: `split`, `who`",
+        [(7, 64, 0.4, "all")],
+    ),
     "README": (README, {}, "left out: 1 rows without `#Visual Tokens`", [(7, 576, 0.38, None), (13, 144, 0.399, None)]),
     "LaTeX, rows merged": (
         LATEX["rows merged"],
@@ -350,6 +397,30 @@ def test_standard_errors_are_those_of_their_cells(tmp_path):
     assert frame[7, "GQA"] == pytest.approx(0.005)
     assert frame[13, "GQA"] == pytest.approx(0.004)
     assert frame.xs("POPE", level=1).isna().all()
+
+
+@pytest.mark.parametrize(
+    ("header", "fields", "half"),
+    [
+        ("acc,95% CI", '60,"[58.9, 61.1]"', 1.1),
+        ("acc,CI", "60,±1.1", 1.1),
+        ("acc,ci95", "60,58.9-61.1", 1.1),
+        ("acc,lo,hi", "60,58.9,61.1", 1.1),
+        ("acc,ci_lower,ci_upper", "60,58.9,61.1", 1.1),
+        ("GQA (95% CI)", '"60 [58.9, 61.1]"', 1.1),
+        ("GQA (95% CI)", "60 ± 1.1", 1.1),
+        ("GQA,other,GQA CI", "60,5,59.0–61.2", 1.1),
+        ("acc,99% CI", "60,±1.1", 1.1 * 1.959964 / 2.575829),
+    ],
+)
+def test_intervals_become_standard_errors(header, fields, half, tmp_path):
+    """Half of a 95 % interval of a normal estimate is 1.959964 standard errors (2.575829 at 99 %)."""
+    path = tmp_path / "pasted.csv"
+    path.write_text(f"size,V,{header}\n7B,64,{fields}\n13B,64,{fields}\n", encoding="utf-8")
+    table = read_measurements(path)
+    assert table.frame["error_se"].tolist() == pytest.approx([half / 1.959964 / 100] * 2, rel=1e-5)
+    assert table.frame["error"].tolist() == pytest.approx([0.4, 0.4])
+    assert "% intervals of `" in table.units["read"]
 
 
 REFUSED = {

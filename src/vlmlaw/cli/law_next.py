@@ -46,10 +46,12 @@ def run_next(args: argparse.Namespace, table: "Measurements") -> int:
 
     from vlmlaw.laws.analysis import plain
     from vlmlaw.laws.design import cost_of_all, next_cells
+    from vlmlaw.laws.linter.lint import require_unmixed
     from vlmlaw.laws.replicates import collapse_questions
     from vlmlaw.laws.table import ALL_KINDS
 
-    table = collapse_questions(table)
+    require_unmixed(table)
+    reading, table = table.units.get("read"), collapse_questions(table)
     grid, unit = _grid(args, table)
     budget, unit = _budget(args, grid, unit)
     groups = [group for group in table.groups if group["kind"] == ALL_KINDS] or table.groups
@@ -69,6 +71,7 @@ def run_next(args: argparse.Namespace, table: "Measurements") -> int:
             )
         )
         return 0
+    print(f"{reading}\n")
     for suite, plan in found:
         print(_state(suite, plan, until=args.until))
     print("\n" + _proposal(plan, unit=unit, budget=budget, whole=cost_of_all(grid)))

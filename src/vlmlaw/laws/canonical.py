@@ -17,6 +17,7 @@ COLUMNS = (
     "n_questions",
 )
 ALL_KINDS = "all"
+USED_ELSEWHERE = ("active_params_b", "question_tokens")  # by the cost
 
 
 def canonical_frame(
@@ -117,7 +118,19 @@ def _sentence(layout: Layout, measured: str, unit: str, scales: Mapping[str, str
         for role in ("kind", "compressor", "seed", "held_out", "n_questions", "training", "error_se")
         if role in names
     ]
-    parts += ["error_se from the ±"] * (with_se and "error_se" not in names)
+    from_interval = any(said.startswith("error_se") for said in layout.tidied)
+    parts += ["error_se from the ±"] * (with_se and "error_se" not in names and not from_interval)
     parts += [f"left out: {sayings.get('left_out')}"] * ("left_out" in sayings)
-    parts += [f"not read: {', '.join(f'`{name}`' for name in layout.unread)}"] * bool(layout.unread)
+    unread = [*_unread(layout), *layout.unread]
+    parts += [f"not read: {', '.join(f'`{name}`' for name in unread)}"] * bool(unread)
     return "; ".join([*parts, *layout.tidied])
+
+
+def _unread(layout: Layout) -> list[str]:
+    """Columns that no law reads; `--where`, `--cost` and `--column` still reach them."""
+    raw, names = layout.raw, layout.names
+    read = {*names.values(), "line", *USED_ELSEWHERE}
+    if "compressor" in names and "family" in raw and raw["family"].equals(raw[names["compressor"]]):
+        read.add("family")
+    named = " ".join(layout.sayings.values())  # columns whose names of models or headings state N or V
+    return [str(name) for name in raw.columns if name not in read and f"`{name}`" not in named]

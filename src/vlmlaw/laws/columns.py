@@ -78,12 +78,10 @@ def lay_out(
     if scores and holds == "auto" and len({is_error(name) for name in suites}) > 1:
         errors = ", ".join(name for name in suites if is_error(name))
         raise UserError(f"{source}: --scores names errors ({errors}) beside scores; read each kind by itself")
-    kept = {*suites, *names.values(), "line", "active_params_b"}
-    unread = tuple(name for name in raw.columns if name not in kept)
     raw = melt(raw, suites, "suite")
     names |= {"suite": "suite", "score": "score"}
     layout = _finish(raw, names, holds=holds, sayings=sayings, wide=True)
-    return replace(layout, unread=(*unread, *layout.unread), found_suites=not scores)
+    return replace(layout, found_suites=not scores)
 
 
 def _named(
@@ -114,6 +112,11 @@ def _candidates(raw: pd.DataFrame, role: str, *, taken: Iterable[str]) -> list[s
             continue
         if role == "seed" and not _are_seeds(raw, name):
             continue  # SEED, the benchmark
+        if (
+            plain_name(name) == "checkpoint"
+            and raw[name].str.fullmatch(r"(?i)(step|iter|epoch|ckpt|checkpoint)?[\s_-]*\d+k?").all()
+        ):
+            continue  # a training's steps
         own = plain_name(name) == ALIASES[role][0]
         if role == "n_params" and plain_name(name).endswith("size") and not raw[name].map(_is_size).any():
             continue  # names of sizes, such as "small"
@@ -299,5 +302,4 @@ def _finish(
     if wide and holds == "error":
         names["error"] = names.pop("score")
     raw, names = compressor_of_copies(raw, names)
-    unread += tuple(name for name in raw.columns if name not in names.values() and is_benchmark(name))
     return Layout(raw, names, unread, sayings=sayings, wide=wide)

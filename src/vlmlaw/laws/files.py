@@ -1,4 +1,4 @@
-"""Files of tables: CSV in any usual encoding, Markdown pasted from a README, LaTeX and spreadsheets, all as text.
+"""Files of tables: CSV in any usual encoding, Markdown pasted from a README, HTML, LaTeX and spreadsheets, as text.
 
 Every fault of the file raises a UserError that names the file, the line and what was expected. What the texts mean is
 read in `texts.py`, which column is what in `columns.py`.
@@ -14,6 +14,7 @@ import pandas as pd
 
 from vlmlaw.errors import UserError
 from vlmlaw.laws.headers import to_frame
+from vlmlaw.laws.html_tables import tables_of_html
 from vlmlaw.laws.latex import tables_of_latex
 from vlmlaw.laws.separated import rows_of_text
 
@@ -60,8 +61,8 @@ def parse_tables(path: Path, blob: bytes) -> list[pd.DataFrame]:
     """Parse the tables of a file, every field as text without outer spaces; Markdown and spreadsheets may hold several.
 
     `line` is the line in the file, of a spreadsheet the row. A file of text is Markdown where it has a line |---|---|,
-    LaTeX where lines end in \\\\, and else is separated by commas, semicolons, tabs or spaces. Raises UserError for a
-    file that holds no table.
+    HTML where it has a <table>, LaTeX where lines end in \\\\, and else is separated by commas, semicolons, tabs or
+    spaces. Raises UserError for a file that holds no table.
     """
     if blob.startswith(b"PK\x03\x04"):
         return [to_frame(rows, path.name) for rows in _of_spreadsheet(path, blob)]
@@ -70,8 +71,8 @@ def parse_tables(path: Path, blob: bytes) -> list[pd.DataFrame]:
         text = re.sub(r"^```.*$", "", text, flags=re.MULTILINE)  # a fence of Markdown around it
     lines = [re.sub(r"^\s*>\s?(?=.*\|)", "", line) for line in text.splitlines()]
     has_rules = any(_is_rule(line) for line in lines)
-    if re.match(r"\s*<(!doctype|html|table|div)", text, re.IGNORECASE) and not has_rules:
-        raise UserError(f"{path.name} is HTML; open it in a browser and save its table as CSV, or paste it as Markdown")
+    if not has_rules and re.search(r"<table\b|ltx_tabular|^\s*<(!doctype|html|div)\b", text, re.IGNORECASE):
+        return _of_html(text, path.name)
     if text.lstrip()[:1] in ("{", "["):
         raise UserError(f"{path.name} is JSON, not a CSV or another table; write its cells as a CSV file, a row each")
     if has_rules:
@@ -124,6 +125,19 @@ def _of_markdown(lines: list[str], source: str) -> list[Rows]:
     if not tables:
         raise UserError(f"{source} has a line |---| without a header above it; expected a table as Markdown has it")
     return [rows for rows in tables.values() if len(rows) > 1] or list(tables.values())[:1]
+
+
+def _of_html(text: str, source: str) -> list[pd.DataFrame]:
+    """The tables of a page in HTML that have a header and rows. Raises UserError where there is none."""
+    frames, refused = [], f"{source} is HTML without a table of two rows; paste the table's own rows"
+    for rows in tables_of_html(text):
+        try:
+            frames.append(to_frame(rows, source))
+        except UserError as error:
+            refused = str(error)
+    if not frames:
+        raise UserError(refused)
+    return frames
 
 
 def _markdown_fields(line: str) -> list[str]:

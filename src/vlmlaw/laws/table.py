@@ -247,7 +247,7 @@ def _layout_of(
     for table in tables:
         try:
             raw, stated = _maxima_of_row(clean(table, path.name))
-            raw, said = tidy(raw, (*columns.values(), *scores))
+            raw, said = tidy(raw, (*columns.values(), *scores), source=path.name)
             layout = lay_out(raw, columns, scores=scores, holds=holds, source=path.name)
             found.append((replace(layout, tidied=tuple(said)), stated))
         except UserError as error:

@@ -6,24 +6,22 @@ What was done is returned in words, for the sentence that says how the table was
 import re
 from collections.abc import Collection
 
-import numpy as np
 import pandas as pd
 
-from vlmlaw.laws.names import ALIASES, WEAK, is_score_like, may_be, plain_name
+from vlmlaw.laws.names import WEAK, is_score_like, may_be, plain_name
+from vlmlaw.laws.spread import with_deviations, with_intervals
 from vlmlaw.laws.texts import is_left_out, is_missing, size, sizes_in_name
 
 _SUMMARY = re.compile(r"(the )?(mean|averages?|avg\.?|totals?|sum|overall|median)( \(.*\)|:)?", re.IGNORECASE)
-_DEVIATION = re.compile(r"(.+?)[\s_./,-]*[(\[]?(stderr|std_?err(?:or)?|standard error|s\.?e\.?|±|\+/-)[)\]]?")
-_SPREAD = re.compile(r"(.+?)[\s_./,-]*[(\[]?(std|sd|stdev|std\.? ?dev\.?)[)\]]?", re.IGNORECASE)
 _REPLICATE = re.compile(r"(.*?)[\s_/(,-]*(?:seed|run|trial|rep|replicate)[\s_#=]*(\d+)\)?", re.IGNORECASE)
 _CORRECT = ("correct", "n_correct", "num_correct", "right", "n_right", "hits")
 _ASKED = ("total", "n_total", "n", "n_questions", "num_questions", "questions", "count", "n_samples", "samples")
 
 
-def tidy(raw: pd.DataFrame, named: Collection[str] = ()) -> tuple[pd.DataFrame, list[str]]:
+def tidy(raw: pd.DataFrame, named: Collection[str] = (), *, source: str = "table") -> tuple[pd.DataFrame, list[str]]:
     """The table as one row for each measurement, and what was left out or put together for it.
 
-    named: columns that the user gave a role, which stay as they are.
+    named: columns that the user gave a role, which stay as they are. source: the file's name, for messages.
     """
     said: list[str] = []
     if not may_be_cells(raw) and may_be_cells(turned := _turned(raw)):
@@ -38,7 +36,8 @@ def tidy(raw: pd.DataFrame, named: Collection[str] = ()) -> tuple[pd.DataFrame, 
         (_merged_cells, "" in texts),
     ):
         raw = step(raw, said) if needed else raw
-    for change in (_with_deviations, _replicates, _counts):
+    raw = with_intervals(raw, named, said, source)
+    for change in (with_deviations, _replicates, _counts):
         raw = change(raw, named, said)
     return raw, said
 
@@ -138,55 +137,6 @@ def _merged_cells(raw: pd.DataFrame, said: list[str]) -> pd.DataFrame:
 
 def _may_be_merged(name: str) -> bool:
     return _kind(name) != "" or plain_name(name) in ("model", "llm", "method", "compressor")
-
-
-def _with_deviations(raw: pd.DataFrame, named: Collection[str], said: list[str]) -> pd.DataFrame:
-    """Write the standard errors of a column of their own beside the values that they belong to, as 60.1 ± 0.4.
-
-    A standard deviation is that of seeds or of questions, which its name does not tell, and is not read.
-    """
-    own = ALIASES["error_se"]
-    for name in [name for name in raw.columns if name not in (*named, "line") and plain_name(name) not in own]:
-        text = str(name)
-        if (found := _DEVIATION.fullmatch(text.lower())) and (base := _column(raw, found[1], but=name)):
-            both = raw[base].map(_is_plain) & raw[name].map(_is_plain)
-            joined = raw[base].str.rstrip("% ") + " ± " + raw[name].str.rstrip("% ")
-            percent = raw[base].str.endswith("%")
-            joined = joined + np.where(percent, "%", "")
-            raw = raw.assign(**{base: raw[base].where(~both, joined)}).drop(columns=name)
-        elif (found := _SPREAD.fullmatch(text)) and (base := _column(raw, found[1], but=name)):
-            said.append(f"not read: `{name}`, of seeds or of questions")
-            raw = raw.drop(columns=name)
-        elif found and raw[name].str.contains("±").mean() > 0.5:
-            said.append(f"not read: ± of `{name}`, a deviation of seeds or of questions")
-            base = re.sub(r"[\s(\[]*(mean)?[\s±]*$", "", found[1]) or text
-            raw = raw.assign(**{name: raw[name].str.replace(r"\s*±.*", "", regex=True)}).rename(columns={name: base})
-        elif (found or _DEVIATION.fullmatch(text.lower())) and raw[name].str.fullmatch(_BRACKETS).mean() > 0.5:
-            raw = _brackets(raw, text, said)
-    return raw
-
-
-_BRACKETS = r"[-\d.]+\s*%?\s*\([\d.]+\s*%?\)"
-
-
-def _brackets(raw: pd.DataFrame, name: str, said: list[str]) -> pd.DataFrame:
-    """Read 60.1 (0.4) as its column's name says: with a standard error, or a standard deviation to leave out."""
-    spread = _SPREAD.fullmatch(name)
-    base = (spread or _DEVIATION.fullmatch(name.lower()) or ["", name])[1]
-    base = name[: len(base)].rstrip(" (") or name
-    if spread:
-        said.append(f"not read: deviations in brackets of `{base}`, of seeds or of questions")
-    parts = raw[name].str.replace(r"\s*\(([\d.]+)\s*%?\)$", "" if spread else r" ± \1", regex=True)
-    return raw.assign(**{name: parts}).rename(columns={name: base})
-
-
-def _column(raw: pd.DataFrame, base: str, *, but: str) -> str | None:
-    wanted = plain_name(base)
-    return next((name for name in raw.columns if name != but and plain_name(name) == wanted and name != "line"), None)
-
-
-def _is_plain(text: str) -> bool:
-    return bool(re.fullmatch(r"[-+]?[\d.]+(e-?\d+)?\s*%?", text))
 
 
 def _replicates(raw: pd.DataFrame, named: Collection[str], said: list[str]) -> pd.DataFrame:

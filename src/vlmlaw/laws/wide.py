@@ -30,6 +30,9 @@ _ALONE = re.compile(
     r"(?:[vV]|[mM]|#?[tT]okens?|T)?\s*[=_]?\s*(\d+)(?:\.0)?\s*(?:visual |image |vision )?(?:tokens?|tok\.?)?"
     r"(?:(?:\s+|\s*[(\[])[↓-]?\s*[\d.]+\s*%\s*↓?[)\]]?)?"  # 192 tokens (66.7% ↓)
 )
+_COUNT_BEHIND = re.compile(r"(?P<suite>.+?)[\s_@/:|(\[×,-]+(?P<count>\d+)[)\]]?")
+_COUNT_BEFORE = re.compile(r"(?P<count>\d+)[\s_@/:|×,-]+(?P<suite>.+)")
+RESOLUTIONS = frozenset((224, 336, 384, 448, 672, 768, 896, 1344))  # of vision encoders, in pixels
 _SIZE = r"\d+(?:\.\d+)?\s*[bBmM]"
 
 
@@ -63,6 +66,8 @@ def unwind_design(
             continue
         free = [name for name in raw.columns if name != "line" and name not in names.values()]
         parts = {name: part for name in free if (part := _level_of(str(name), role))}
+        if role == "n_visual_tokens" and not parts:
+            parts = _plain_counts(free, source)
         levels = {level for level, _ in parts.values()}
         if len(parts) < 2 or (len(levels) < 2 and len(set(parts.values())) == len(parts)):
             continue
@@ -108,6 +113,29 @@ def _level_of(name: str, role: str) -> tuple[str, str] | None:
         return (name, "") if role == "n_params" and sizes_in_name(name) else None
     except ValueError:
         return None
+
+
+def _plain_counts(names: list[str], source: str) -> dict[str, tuple[str, str]]:
+    """Token counts without a word beside benchmarks, as in `GQA@576` or `576/GQA`: the same ones for each benchmark.
+
+    Raises UserError where the counts are as likely resolutions.
+    """
+    parts: dict[str, tuple[str, str]] = {}
+    levels: dict[str, set[str]] = {}
+    for name in names:
+        found = _COUNT_BEHIND.fullmatch(name.strip()) or _COUNT_BEFORE.fullmatch(name.strip())
+        if found and is_benchmark(found["suite"]) and not is_relative(name):
+            parts[name] = (found["count"], found["suite"].strip())
+            levels.setdefault(found["suite"].strip(), set()).add(found["count"])
+    if not levels or len(first := next(iter(levels.values()))) < 2 or any(other != first for other in levels.values()):
+        return {}
+    if {int(count) for count in first} <= RESOLUTIONS:
+        shown, (count, suite) = next(iter(parts.items()))
+        raise UserError(
+            f"{source}: is {count} in the column {shown!r} a resolution, or visual tokens? An encoder with patches of "
+            f"14 makes (resolution / 14)^2 tokens. Write the tokens into the names, as `{suite} V=576`"
+        )
+    return parts
 
 
 def _require_different(parts: Mapping[str, tuple[str, str]], what: str, source: str) -> None:

@@ -86,6 +86,40 @@ def test_equal_copies_and_disagreeing_copies(grid_frame):
     assert codes(unlike) == {"unbalanced-seeds": "warning"}
 
 
+@pytest.mark.parametrize("column", ["split", "prompt", "shots", "model family", "step", "checkpoint", "decoder"])
+def test_rows_of_a_cell_that_an_unread_column_tells_apart_are_no_copies(column, grid_frame):
+    two = [grid_frame.assign(error=grid_frame["error"] + 0.01 * i, **{column: str(i)}) for i in range(2)]
+    both = pd.concat(two, ignore_index=True)
+    code = "mixed-splits" if column == "split" else "mixed-cells"
+    assert codes(both) == {code: "error"}
+    with pytest.raises(UserError, match=f"--where '{column}=1'.*--column 'kind={column}'"):
+        require_clean(both)
+    assert codes(as_measurements(both).select(**{column: "1"})) == {}
+    assert codes(both.assign(kind=both[column])) == {}
+    assert codes(both.assign(seed=both[column])) == ({code: "error"} if column == "split" else {})
+
+
+def test_cells_of_different_splits_are_refused(grid_frame):
+    split = np.where(grid_frame["N"] > grid_frame["N"].median(), "test", "dev")
+    assert codes(grid_frame.assign(split=split))["mixed-splits"] == "error"
+    assert codes(grid_frame.assign(split="test")) == {}
+
+
+def test_measures_and_dates_that_differ_between_repeats_are_named(grid_frame):
+    for column, values in (("latency_ms", (5, 6)), ("date", ("May", "June")), ("power_draw", (0.25, 0.5))):
+        two = [grid_frame.assign(error=grid_frame["error"] + 0.01 * i, **{column: values[i]}) for i in range(2)]
+        found = lint(pd.concat(two, ignore_index=True))
+        assert [finding.code for finding in found] == ["disagreeing-copies"]
+        assert found[0].found.endswith(f", and differ in {column}")
+
+
+def test_topics_of_questions_are_averaged_and_prompts_are_not(grid_frame):
+    cells = pd.concat([grid_frame.assign(error=float(i % 2), topic=f"t{i % 3}", prompt="a") for i in range(30)])
+    assert "mixed-cells" not in codes(cells)
+    cells["prompt"] = np.where(cells["topic"] == "t1", "a", "b")
+    assert codes(cells) == {"mixed-cells": "error"}
+
+
 def test_same_value_in_different_cells_is_suspect_only_where_chance_is_unlikely(grid_frame):
     same = spoil(grid_frame, 3, error=grid_frame["error"].iloc[9])
     assert codes(same) == {"equal-values": "warning"}

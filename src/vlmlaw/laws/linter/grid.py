@@ -8,7 +8,7 @@ import pandas as pd
 
 from vlmlaw.laws.cells import Array, format_size, format_value
 from vlmlaw.laws.linter.values import MAX_PLACES, Check, Finding
-from vlmlaw.laws.table import Measurements
+from vlmlaw.laws.table import COLUMNS, Measurements
 
 STEP_SHARE, STEP_LEAST_DROP = 0.8, 0.1  # a fall of a tenth, four fifths of it at once
 COLLINEAR = 0.95  # |correlation| of ln N and ln V from which their effects are hard to tell apart
@@ -39,10 +39,18 @@ def repeated_cells(rows: Measurements) -> Iterator[Finding]:
             "error" if seeded else "warning",
             "disagreeing-copies",
             _places(frame[unlike]),
-            f"{int(unlike.sum())} rows give the same cell different errors",
+            f"{int(unlike.sum())} rows give the same cell different errors{_differences(frame[unlike], keys)}",
             "only one of them can be right" if seeded else "without a seed column they are taken as replicates",
             "keep the right one" if seeded else "name the seed column (--column seed=YOURS) if they are, else keep one",
         )
+
+
+def _differences(copies: pd.DataFrame, keys: list[str]) -> str:
+    """In which further columns copies of a cell differ."""
+    grouped = copies.groupby(keys, dropna=False)
+    further = [name for name in copies if name not in (*COLUMNS, "line", "note")]
+    found = [str(name) for name in further if grouped[name].nunique().max() > 1]
+    return f", and differ in {', '.join(found)}" if found else ""
 
 
 def equal_values(rows: Measurements) -> Iterator[Finding]:

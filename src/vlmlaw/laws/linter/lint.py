@@ -12,6 +12,7 @@ import pandas as pd
 from vlmlaw.errors import UserError
 from vlmlaw.laws.linter.designs import DESIGN_CHECKS
 from vlmlaw.laws.linter.grid import GRID_CHECKS, missing_cells
+from vlmlaw.laws.linter.mixtures import MIXTURE_CHECKS
 from vlmlaw.laws.linter.values import VALUE_CHECKS, Finding
 from vlmlaw.laws.table import ALL_KINDS, Measurements, as_measurements
 
@@ -43,6 +44,14 @@ def lint(table: Measurements | pd.DataFrame, *, allow_missing: bool = False) -> 
     return sorted(merged, key=lambda finding: finding.severity != "error")
 
 
+def require_unmixed(table: Measurements) -> None:
+    """Raise UserError where a column that no law reads tells the rows of a cell apart; other findings do not count."""
+    groups = [table.select(**group) for group in table.groups]
+    errors = list(dict.fromkeys(finding for rows in groups for check in MIXTURE_CHECKS for finding in check(rows)))
+    if errors:
+        raise UserError("\n".join([f"{table.source}:", *(f"  {finding}" for finding in errors)]))
+
+
 def group_label(group: Mapping[str, str]) -> str:
     """The name of a group: its suite, and its kind and compressor if it has them."""
     parts = [group["suite"], group["kind"] if group["kind"] != ALL_KINDS else "", group.get("compressor", "")]
@@ -50,8 +59,8 @@ def group_label(group: Mapping[str, str]) -> str:
 
 
 def _lint_group(rows: Measurements, *, missing: str) -> list[Finding]:
-    found = [finding for check in VALUE_CHECKS for finding in check(rows)]
-    # Values that are not numbers make every later check misleading.
+    found = [finding for check in (*VALUE_CHECKS, *MIXTURE_CHECKS) for finding in check(rows)]
+    # Values that are not numbers, and cells that are several, make every later check misleading.
     if not any(finding.severity == "error" for finding in found):
         found += [finding for check in GRID_CHECKS for finding in check(rows)]
         if all(finding.severity != "error" or finding.code in POOR for finding in found):
