@@ -67,6 +67,22 @@ def test_generation_with_a_cache_sees_the_positions_of_the_whole(spanned, n_visu
 
 
 @torch.no_grad()
+def test_several_tokens_behind_a_cached_image_stand_one_behind_the_other(spanned):
+    """As in a dialogue that goes on: the next turn is read at once, by a caller who gives no mask."""
+    given = asked(spanned, 9, n_text=6)
+    whole = spanned(**given, use_cache=False).logits[:, -3:]
+    out = spanned(**{**given, "input_ids": given["input_ids"][:, :-3]}, use_cache=True)
+    turn = {"input_ids": given["input_ids"][:, -3:], "n_visual_tokens": 9}
+    found = spanned(**turn, past_key_values=out.past_key_values, use_cache=True).logits
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_positions_are_made_on_the_device_of_the_tokens():
+    is_image = torch.tensor([[True, True, False]], device="meta")
+    assert spanned_positions(None, is_image, span=SPAN, n_visual_tokens=2).device.type == "meta"
+
+
+@torch.no_grad()
 def test_rows_padded_on_the_left_and_packed_rows_give_the_same(spanned):
     given = asked(spanned, 9)
     alone = spanned(**given).logits[0, -3:]

@@ -432,16 +432,16 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         cu_seq_lens: Tensor | None,
         cache: Any,
     ) -> tuple[Tensor, Tensor | None]:
-        """Positions in which an image's tokens share a span, and the mask with which transformers takes them.
+        """Return positions in which an image's tokens share a span, and a mask with which transformers accepts them.
 
-        Raises ValueError where neither the tokens nor a cache say where the image is.
+        Raises ValueError without `input_ids`, which show where the image is.
         """
         is_cached = cache is not None and cache.get_seq_length() > 0
-        if input_ids is None and not is_cached:
+        if input_ids is None:
             raise ValueError("a model with a visual_span must see which tokens are an image's; give input_ids")
         position_ids = spanned_positions(
             position_ids,
-            None if is_cached or input_ids is None else input_ids == self.config.image_token_id,
+            input_ids == self.config.image_token_id,
             span=self.config.visual_span,
             n_visual_tokens=n_visual_tokens,
             attention_mask=attention_mask,

@@ -1,7 +1,7 @@
-"""Positions of visual tokens: one span whatever V, so that a question stands as far behind the image at any V.
+"""Positions of visual tokens that span the same distance for any V, so that V does not move the question.
 
-V tokens of an image share `span` positions, at fractional steps of span / V, and what follows goes on behind them:
-V2PE (Ge et al. 2024, arXiv 2412.09616) takes steps of 1 to 1/256 so. Rotary embeddings take any number.
+The V tokens of an image share `span` positions in fractional steps of span / V, and the text goes on behind them, as in
+V2PE (Ge et al. 2024, arXiv 2412.09616), which uses steps of 1 to 1/256. Rotary embeddings accept fractions.
 B sequences, T tokens.
 """
 
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-SAVED = "vlmlaw_saved_positions"  # on a key-value cache: by how much its image moved what follows to the front
+SAVED = "vlmlaw_saved_positions"  # attribute of a key-value cache: positions (B, 1) that its images saved
 
 
 def spanned_positions(
     position_ids: Tensor | None,
-    is_image_BT: Tensor | None,
+    is_image_BT: Tensor,
     *,
     span: float,
     n_visual_tokens: int,
@@ -25,9 +25,10 @@ def spanned_positions(
     cu_seq_lens: Tensor | None = None,
     cache: Any = None,
 ) -> Tensor:
-    """(B, T) fractional positions of tokens whose consecutive ones are position_ids (None: by mask and cache).
+    """Return fractional positions (B, T) for tokens whose consecutive ones are `position_ids`.
 
-    `is_image_BT` is None for tokens behind a cached image. `cu_seq_lens` are the bounds of documents in a packed row.
+    Without `position_ids` the consecutive ones follow from the mask and the cache. A cache that is not empty holds the
+    image, so that none of the new tokens is one of its. `cu_seq_lens` are the bounds of documents in a packed row.
 
     >>> is_image = torch.tensor([[False, True, True, True, True, False, False]])
     >>> spanned_positions(None, is_image, span=2, n_visual_tokens=4)
@@ -35,9 +36,8 @@ def spanned_positions(
     """
     saved_each = 1 - span / n_visual_tokens
     n_cached = 0 if cache is None else cache.get_seq_length()
-    if is_image_BT is None:
-        before = getattr(cache, SAVED, None)
-        saved: Tensor | float = 0.0 if before is None else before
+    if n_cached:
+        saved: Tensor | float = getattr(cache, SAVED, 0.0)
     else:
         images_before_BT = is_image_BT.cumsum(-1) - is_image_BT.long()
         if cu_seq_lens is not None:  # count from each document's own first token
@@ -52,8 +52,8 @@ def spanned_positions(
     return position_ids - saved
 
 
-def _consecutive(is_image_BT: Tensor | None, attention_mask: Tensor | None, n_cached: int) -> Tensor:
+def _consecutive(is_image_BT: Tensor, attention_mask: Tensor | None, n_cached: int) -> Tensor:
+    """Positions (B, T), or (1, T) without padding, that rise by one from token to token."""
     if attention_mask is not None and attention_mask.ndim == 2:
         return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, n_cached:]
-    n_new = 1 if is_image_BT is None else is_image_BT.shape[-1]
-    return torch.arange(n_cached, n_cached + n_new)[None]
+    return torch.arange(n_cached, n_cached + is_image_BT.shape[-1], device=is_image_BT.device)[None]
