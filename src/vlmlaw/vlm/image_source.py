@@ -1,9 +1,10 @@
-"""An image as a message names it: PIL image, array, file, URL or base64, read by the project's one decoder."""
+"""Read an image as messages give it (PIL image, array, file, URL or base64) by the project's one decoder."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import os
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -13,12 +14,12 @@ from PIL import Image
 
 from vlmlaw.data.image_file import UnreadableImage, as_rgb, open_rgb
 
-TIMEOUT = 30  # seconds for an image to arrive
-SHOWN = 80  # characters of a source in a message
+TIMEOUT = 30  # seconds
+SHOWN = 80  # characters of a source in an error message
 
 
 def picture(source: Any) -> Image.Image:
-    """The image as upright RGB. Raises ValueError that names a source which is no image.
+    """Return the image as upright RGB. Raises ValueError with the name of a source that is no image.
 
     >>> picture(np.zeros((2, 3, 3), np.uint8)).size
     (3, 2)
@@ -40,7 +41,7 @@ def picture(source: Any) -> Image.Image:
 
 
 def _content(source: str) -> bytes | Path:
-    """What a text stands for: a file, or the bytes behind a URL or in base64."""
+    """Return what a text stands for: a file, or the bytes behind a URL or in base64."""
     if source.startswith(("http://", "https://")):
         try:
             with urlopen(source, timeout=TIMEOUT) as reply:
@@ -49,7 +50,7 @@ def _content(source: str) -> bytes | Path:
             raise UnreadableImage(f"cannot be fetched ({error})") from error
     if source.startswith("file://"):
         return Path(source.removeprefix("file://"))
-    if not source.startswith("data:") and (len(source) < 4096 and Path(source).is_file()):
+    if not source.startswith("data:") and os.path.isfile(source):  # noqa: PTH113 Path raises for a name too long
         return Path(source)
     try:
         return base64.b64decode(source.partition("base64,")[2] or source, validate=True)
