@@ -42,14 +42,16 @@ def results(tmp_path, monkeypatch):
     return tmp_path / "results"
 
 
-def recorded(path, *, verb, settings="{}", record=None, content="made"):
-    """A result with the record that its verb would write."""
+def recorded(path, *, verb, settings="{}", record=None, content="made", model=None):
+    """A result with the record that its verb would write; `model` is an input that it names."""
     from argparse import Namespace
 
     out = path.with_suffix(".json")
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(content)
     beside = path.parent / (record or f"{path.name}.record.json")
-    given = {"settings": settings, "code": "c0de", "upstream": "0123", "read": [], "made": [], "made_from": []}
+    given = {"settings": settings, "code": "c0de", "upstream": "0123", "read": [], "made": []}
+    given["made_from"] = [f"model={model}"] if model else []
     records.write(Namespace(verb="evaluate", out=out, record=beside, **given))
     record = json.loads(beside.read_text()) | {"verb": verb}
     del record[records.SEAL]  # which is of the other verb
@@ -95,7 +97,21 @@ def test_a_number_of_one_cell_leads_to_its_settings_code_and_files(asked, number
     assert status == 0
     for wanted in (f"error of {CELL}, reading all", '{"learning_rate": 0.01}', "code c0de", "whole", "reading 0.4062"):
         assert wanted in told
-    assert f"snakemake results/cells/{CELL}/evaluation.json --cores all --forcerun train_cell" in told
+    assert f"snakemake results/cells/{CELL}/training.json --cores all --forcerun train_cell" in told
+
+
+@pytest.mark.parametrize(
+    ("training", "rule"), [("3k_average_elastic_s0", "train_elastic"), ("3k_v144_all_patches_s0", "train_cell")]
+)
+def test_a_cell_with_weights_of_another_training_leads_to_that(asked, results, training, rule):
+    """One training serves many cells, and a cell may be measured by benchmarks alone."""
+    cells, cell = results / "cells", "3k_v9_average_elastic_s0"
+    recorded(cells / training / "training", verb="train")
+    recorded(cells / cell / "benchmarks" / "gqa", verb="benchmark", model=cells / training / "training.json")
+    status, told = asked(cell)
+    assert status == 0
+    assert f"{training}/training.json" in told and f"{cell}/training.json" not in told
+    assert f"{cell}/benchmarks/gqa.json --cores all --forcerun {rule}" in told
 
 
 @pytest.mark.parametrize(
@@ -110,7 +126,7 @@ def test_a_number_of_one_cell_leads_to_its_settings_code_and_files(asked, number
 )
 def test_a_number_of_a_law_leads_to_its_record(asked, number, what):
     status, told = asked(number)
-    assert status == 0 and what in told and "every cell in results/law" in told
+    assert status == 0 and what in told and "the measurements of all cells" in told
 
 
 def test_a_number_of_several_cells_lists_them(asked, results):

@@ -1,9 +1,13 @@
-"""`vlmlaw provenance NUMBER-or-CELL`: from a number of the report to its cell, settings, data and commit."""
+"""Trace a number, cell or file of the results to the settings, data and commit that it comes from.
+
+This is what `vlmlaw provenance NUMBER-or-CELL` prints.
+"""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +18,13 @@ from vlmlaw.runtime.git import git
 from vlmlaw.workflow import records
 
 DATA = ("train", "development", "dataset", "tokens", "tokenizer", "images")  # inputs that are data
-MOST_SHOWN = 12
+MOST_SHOWN = 12  # lines of matches for a number
+TRAINING, EVALUATION = "training.json", "evaluation.json"
 
 
 @dataclass(frozen=True)
 class Match:
-    """Something in the results that holds a number: what it is, its value, and the file or cell that it comes from."""
+    """A number in the results: what it is, its value, and the file and cell that it comes from."""
 
     what: str
     value: float
@@ -28,7 +33,7 @@ class Match:
 
 
 def print_origin(what: str, results: Path, *, as_json: bool) -> None:
-    """Print the origin. Raises UserError where nothing in the results is called so or holds that number."""
+    """Print the origin of `what`. Raises UserError if no number, cell or file of the results matches it."""
     digits = _digits(what)
     cell = results / "cells" / what
     if cell.is_dir():
@@ -45,7 +50,7 @@ def print_origin(what: str, results: Path, *, as_json: bool) -> None:
 
 
 def _digits(text: str) -> tuple[float, float] | None:
-    """A number as it is printed and half of its last digit's unit: what rounds to it lies within."""
+    """Parse a printed number: its value, and half a unit of its last digit. None if the text is no number."""
     plain = text.replace("−", "-").replace("\u202f", "").replace(" ", "").replace(",", "")
     percent = plain.endswith("%")
     plain = plain.rstrip("%")
@@ -84,7 +89,7 @@ def _print_matches(value: float, half: float, what: str, results: Path, *, as_js
 
 
 def _numbers(results: Path) -> Iterator[Match]:
-    """Every error that was measured, and what the laws say."""
+    """Yield every measured error, and every number of the laws."""
     import csv
 
     from vlmlaw.laws.analysis import read_analysis
@@ -121,23 +126,33 @@ def _of_law(fit: dict[str, Any]) -> Iterator[tuple[str, float | None]]:
 
 
 def _print_cell(folder: Path, *, as_json: bool) -> None:
-    found = {name: records.read(folder / f"{name}.record.json") for name in ("training", "evaluation")}
+    benchmarks = [path for path in sorted(folder.glob("benchmarks/*.json")) if not path.stem.endswith(".record")]
+    results = [folder / TRAINING, folder / EVALUATION, *benchmarks]
+    found = {result: records.read(result.with_suffix(".record.json")) for result in results}
     if not any(found.values()):
         raise UserError(f"{folder} has no record of what made it; `snakemake --cores all` makes the cell with one.")
     if as_json:
-        print(json.dumps(found, indent=1))
+        print(json.dumps({result.stem: record for result, record in found.items()}, indent=1))
         return
     print(folder.name)
-    evaluation = folder / "evaluation.json"
-    if evaluation.exists():
-        scores = json.loads(evaluation.read_text())["scores"]
+    if (folder / EVALUATION).exists():
+        scores = json.loads((folder / EVALUATION).read_text())["scores"]
         _line("error", ", ".join(f"{suite} {kinds['all']['error']:.4f}" for suite, kinds in scores.items()))
-    for name, record in found.items():
+    for result, record in found.items():
         if record:
-            _print_record(name, record, folder=folder)
-    _line("config", f"{folder}/training.json")
+            _print_record(result.stem, record, folder=result.parent)
+    evaluation = next((result for result in results[1:] if found[result]), None)
+    training = _training_of(folder, found[evaluation] if evaluation else None)
+    rule = "train_cell" if re.search(r"_v\d+_", training.name) else "train_elastic"
+    _line("config", f"{training / TRAINING}")
     _line("recorded by", _ledger(folder.parent))
-    _line("made again by", f"snakemake {evaluation} --cores all --forcerun train_cell")
+    _line("made again by", f"snakemake {evaluation or training / TRAINING} --cores all --forcerun {rule}")
+
+
+def _training_of(folder: Path, evaluation: dict[str, Any] | None) -> Path:
+    """The folder of the training whose weights a cell has; its evaluation's record names one that cells share."""
+    model = ((evaluation or {}).get("inputs") or {}).get("model")
+    return Path(model["path"]) if model else folder
 
 
 def _print_result(path: Path, *, as_json: bool) -> None:
@@ -152,7 +167,7 @@ def _print_result(path: Path, *, as_json: bool) -> None:
     _print_record("made", record, folder=at.parent)
     _line("recorded by", _ledger(path))
     if record["verb"] in ("collect", "law", "headline", "report"):
-        _line("from", f"every cell in {path.parent}; `vlmlaw provenance CELL` goes on from there")
+        _line("from", "the measurements of all cells; `vlmlaw provenance CELL` traces one of them")
 
 
 def _print_record(name: str, record: dict[str, Any], *, folder: Path) -> None:
@@ -179,7 +194,7 @@ def _print_record(name: str, record: dict[str, Any], *, folder: Path) -> None:
 
 
 def _ledger(path: Path) -> str:
-    """The commit whose dvc.lock first has the DVC output that holds `path` as it has it now."""
+    """Say which DVC output holds `path`, and which commit first recorded its present content in dvc.lock."""
     import yaml
 
     try:
