@@ -125,3 +125,34 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match=r"the projector's weights are"):
         import_checkpoint(checkpoint, tower, tmp_path / "cell")
     assert not (tmp_path / "cell").exists() and FOLDER.is_dir()
+
+
+def test_a_connector_with_one_v_is_not_asked_for_another(tmp_path):
+    checkpoint, tower = tmp_path / "checkpoint", tmp_path / "tower"
+    checkpoint.mkdir()
+    g = golden("quecc_g12_V16")
+    write_tower(tower, 12, g.width)
+    write_checkpoint(checkpoint, g.weights)
+    with pytest.raises(UserError, match="quecc, makes 16 visual tokens of this tower's 144 patches, and 36 were asked"):
+        import_checkpoint(checkpoint, tower, tmp_path / "cell", n_visual_tokens=36)
+
+
+def test_weights_of_another_shape_than_the_config_says_are_named(tmp_path):
+    checkpoint, tower = tmp_path / "checkpoint", tmp_path / "tower"
+    checkpoint.mkdir()
+    write_tower(tower, 4, 32)
+    write_checkpoint(checkpoint, golden("m3_g12").weights)
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"vocab_size": 41}))
+    with pytest.raises(UserError, match=r"do not fit its config.json: size mismatch .*\[40, 48\]"):
+        import_checkpoint(checkpoint, tower, tmp_path / "cell")
+
+
+def test_a_damaged_tokenizer_is_named(tmp_path):
+    checkpoint, tower = tmp_path / "checkpoint", tmp_path / "tower"
+    checkpoint.mkdir()
+    write_tower(tower, 4, 32)
+    write_checkpoint(checkpoint, golden("m3_g12").weights)
+    (checkpoint / "tokenizer.json").write_text("{}")
+    with pytest.raises(UserError, match="checkpoint cannot be loaded as a tokenizer"):
+        import_checkpoint(checkpoint, tower, tmp_path / "cell")

@@ -9,7 +9,7 @@ from vlmlaw.data.message_template import MESSAGE_CONTENT
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.hub.fetch import fetch_tokenizer_files
-from vlmlaw.runtime.whole_files import whole_folder
+from vlmlaw.runtime.whole_files import refused_if_damaged, whole_folder
 from vlmlaw.tokens.prompt import ChatTokenizer
 
 if TYPE_CHECKING:
@@ -57,10 +57,8 @@ def require_same_tokens(folder: Path, shared: Path, *, settings: ModelSettings) 
 def _load(folder: Path, settings: ModelSettings) -> Any:
     from transformers import AutoTokenizer
 
-    try:
+    with refused_if_damaged(folder, "a tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=settings.trust_remote_code)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{settings.source}: its tokenizer cannot be loaded ({error}).") from error
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(f"{settings.source} has no fast tokenizer (tokenizer.json), which labels need; take another.")
     return tokenizer

@@ -22,7 +22,7 @@ from vlmlaw.compressors import ALL_PATCHES, split_published
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.hub.pins import open_model
-from vlmlaw.runtime.whole_files import whole_folder
+from vlmlaw.runtime.whole_files import refused_if_damaged, whole_folder
 from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.model import VlmForConditionalGeneration
 from vlmlaw.vlm.processor import VlmProcessor
@@ -76,7 +76,9 @@ def import_checkpoint(
         vision_config=vision.config,
         text_config=llm.config,
         compressor=layout.compressor,
-        n_visual_tokens=_visual_tokens(config, connector, layout, grid_side(vision.config), n_visual_tokens),
+        n_visual_tokens=_visual_tokens(
+            folder, config, connector, layout, side=grid_side(vision.config), wanted=n_visual_tokens
+        ),
         feature_layers=feature_layers or layout.levels,
         position_embedding=False,
         projector_norm=False,
@@ -139,7 +141,14 @@ def _language_model(folder: Path, config: Mapping[str, Any], weights: Mapping[st
     of_llm = {k: w for k, w in weights.items() if not k.startswith((CONNECTOR, TOWER)) and not k.endswith("inv_freq")}
     dtype = of_llm[next(iter(of_llm))].dtype if of_llm else torch.float32
     llm = AutoModelForCausalLM.from_config(text_config, dtype=dtype)
-    missing, unknown = llm.load_state_dict(of_llm, strict=False)
+    try:
+        missing, unknown = llm.load_state_dict(of_llm, strict=False)
+    except RuntimeError as error:  # of another shape
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"{folder}: weights of the language model do not fit its config.json: {reason} Put the config.json there "
+            "that belongs to the weights."
+        ) from error
     missing = [key for key in missing if not (key == "lm_head.weight" and text_config.tie_word_embeddings)]
     if missing or unknown:
         raise UserError(
@@ -150,10 +159,8 @@ def _language_model(folder: Path, config: Mapping[str, Any], weights: Mapping[st
 
 
 def _tokenizer(folder: Path, chat_template: str) -> tuple[Any, str]:
-    try:
+    with refused_if_damaged(folder, "a tokenizer"):
         words = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, ImportError) as error:
-        raise UserError(f"{folder}: its tokenizer cannot be loaded ({error}).") from error
     if IMAGE_PLACEHOLDER not in words.get_vocab():
         words.add_tokens([IMAGE_PLACEHOLDER], special_tokens=True)
     if words.pad_token is None:
@@ -167,14 +174,26 @@ def _tokenizer(folder: Path, chat_template: str) -> tuple[Any, str]:
 
 
 def _visual_tokens(
-    config: Mapping[str, Any], connector: Mapping[str, Tensor], layout: Layout, side: int, wanted: int | None
+    folder: Path,
+    config: Mapping[str, Any],
+    connector: Mapping[str, Tensor],
+    layout: Layout,
+    *,
+    side: int,
+    wanted: int | None,
 ) -> int:
-    if layout.compressor == "quecc":
-        return (side // connector["0.q_downsample.weight"].shape[-1]) ** 2
-    if layout.compressor == ALL_PATCHES:
-        return side**2
-    factor = config.get("scale_factor", 2)  # the released models' config.json may leave its default out
-    return wanted or math.floor(side / factor) ** 2
+    """Return V. Raises UserError if another one is wanted than the only one that the weights can make."""
+    if layout.compressor not in ("quecc", ALL_PATCHES):
+        factor = config.get("scale_factor", 2)  # the released models' config.json may leave its default out
+        return wanted or math.floor(side / factor) ** 2
+    of_cell = connector["0.q_downsample.weight"].shape[-1] if layout.compressor == "quecc" else 1
+    found: int = (side // of_cell) ** 2
+    if wanted not in (None, found):
+        raise UserError(
+            f"{folder}: its connector, {layout.compressor}, makes {found} visual tokens of this tower's {side**2} "
+            f"patches, and {wanted} were asked for; leave --visual-tokens out."
+        )
+    return found
 
 
 def _load_connector(
