@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     CLIPVisionConfig,
     CLIPVisionModel,
@@ -50,6 +51,24 @@ def test_flops_of_llms(kind, n_tokens):
         found = counted(lambda n=n_predicted: model(input_ids=ids, logits_to_keep=n, use_cache=False))
         expected = llm_flops(config, n_tokens=n_tokens, n_predicted=n_predicted)
         assert found == expected
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["gpt2", "gpt_neox", "granite", "jais2", "nanochat", "olmo2", "opt", "persimmon", "phi", "phi3", "starcoder2"],
+)
+def test_flops_of_other_decoders(kind):
+    """MLPs with and without a gate, and the names that configurations have for their width and their key heads."""
+    own = {"gpt2": {"n_inner": 40}, "opt": {"ffn_dim": 40, "word_embed_proj_dim": 32}}.get(
+        kind, {"intermediate_size": 40}
+    )
+    names = ("n_embd", "n_layer", "n_head") if kind == "gpt2" else tuple(SHAPE)[:3]
+    shape = dict(zip(names, (32, 2, 4), strict=True)) | own | {"vocab_size": 60}
+    shape |= {"num_key_value_heads": 2} if kind in ("granite", "olmo2", "phi", "phi3", "starcoder2") else {}
+    config = AutoConfig.for_model(kind, **shape, pad_token_id=0, bos_token_id=0, eos_token_id=1)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    found = counted(lambda: model(input_ids=torch.arange(9)[None], use_cache=False))
+    assert found == llm_flops(config, n_tokens=9, n_predicted=9)
 
 
 @pytest.mark.parametrize("kind", TOWERS)
@@ -130,8 +149,6 @@ def test_a_layer_has_12_times_its_width_squared(small, words):
 @pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral", "qwen2_moe"])
 def test_experts_that_a_token_does_not_pass_are_no_part_of_n(make_vlm, words, kind):
     """Against the same model with only as many experts as a token passes; the router differs by their number."""
-    from transformers import AutoConfig
-
     from vlmlaw.vlm.cost import layer_flops
 
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}

@@ -177,9 +177,7 @@ def explanation_flops(compressor: Compressor, config: PreTrainedConfig, *, n_tok
     explains = isinstance(compressor, InsideLlm) and compressor.explains
     if not explains or compressor.n_visual_tokens == compressor.n_patches:
         return 0
-    width, n_layers, n_heads = config.hidden_size, config.num_hidden_layers, config.num_attention_heads
-    head_width = getattr(config, "head_dim", None) or width // n_heads
-    heads, kv_heads = n_heads * head_width, config.num_key_value_heads * head_width
+    (width, heads, kv_heads), n_layers = attention_widths(config), config.num_hidden_layers
     product = 2 * n_tokens**2 * heads
     forward = llm_flops(config, n_tokens=n_tokens, n_predicted=1)
     unneeded = 3 * product + 2 * n_tokens * width * (heads + 2 * kv_heads)
@@ -231,7 +229,7 @@ def training_flops(model: VlmForConditionalGeneration, *, with_tower: bool) -> T
 
 
 def llm_flops(config: PreTrainedConfig, *, n_tokens: int, n_predicted: int) -> int:
-    """FLOPs to prefill T = n_tokens in a Llama-like decoder, with logits for n_predicted of them."""
+    """FLOPs to prefill T = n_tokens in a decoder, with logits for n_predicted of them (see `layer_flops`)."""
     layers = config.num_hidden_layers * layer_flops(config, n_tokens=n_tokens)
     return layers + head_flops(config, n_predicted=n_predicted)
 
@@ -242,29 +240,52 @@ def head_flops(config: PreTrainedConfig, *, n_predicted: int) -> int:
 
 
 def layer_flops(config: PreTrainedConfig, *, n_tokens: int) -> int:
-    """FLOPs of one layer of a Llama-like decoder for T = n_tokens.
+    """FLOPs of one layer of a decoder for T = n_tokens.
 
     With H = heads * head width: 2 T D H each for the query and output projections, 2 T D H_kv each for key and value,
-    3 * 2 T D M for a gated MLP, and 2 * 2 T^2 H for both of attention's products (the whole square). In
-    a mixture of experts, M sums the experts that a token is routed to and the shared ones, and the router is added.
+    3 * 2 T D M for a gated MLP or 2 * 2 T D M for one without a gate, and 2 * 2 T^2 H for both of attention's products
+    (the whole square). In a mixture of experts, the router is added, and M is as `mlp_width` has it.
     """
-    width, n_heads = config.hidden_size, config.num_attention_heads
-    head_width = getattr(config, "head_dim", None) or width // n_heads
-    heads, kv_heads = n_heads * head_width, config.num_key_value_heads * head_width
-    per_token = 2 * width * (2 * heads + 2 * kv_heads) + 3 * 2 * width * _mlp_width(config)
+    width, heads, kv_heads = attention_widths(config)
+    per_token = 2 * width * (2 * heads + 2 * kv_heads) + 2 * mlp_matrices(config) * width * mlp_width(config)
     n_experts, _ = experts_of(config)
     per_token += 2 * width * n_experts if n_experts > 1 else 0
     return n_tokens * per_token + 2 * 2 * n_tokens**2 * heads
 
 
-def _mlp_width(config: PreTrainedConfig) -> int:
+def attention_widths(config: Any) -> tuple[int, int, int]:
+    """Return D, the width of all heads of the queries, and that of all heads of the keys."""
+    n_heads = config.num_attention_heads
+    head = getattr(config, "head_dim", None) or config.hidden_size // n_heads
+    return config.hidden_size, n_heads * head, (getattr(config, "num_key_value_heads", None) or n_heads) * head
+
+
+# Decoders whose MLP is two matrices, without a gate; others that have a Llama's layout have three.
+UNGATED = (
+    *("apertus", "arcee", "bloom", "gpt2", "gpt_bigcode", "gpt_neox", "jais2", "nanochat", "nemotron", "opt"),
+    *("persimmon", "phi", "starcoder2"),
+)
+MLP_WIDTH_NAMES = ("intermediate_size", "ffn_dim", "n_inner")  # of Llama and most others, of OPT, of GPT-2
+
+
+def mlp_matrices(config: Any) -> int:
+    """Return how many matrices of D x M an MLP has: three with a gate, else two."""
+    return 2 if getattr(config, "model_type", "") in UNGATED else 3
+
+
+def mlp_width(config: Any, *, all_experts: bool = False) -> int:
+    """Return M, the width of a layer's MLP.
+
+    In a mixture of experts, M is the sum over the shared experts and those that a token is routed to, or over all.
+    """
+    own = next((n for name in MLP_WIDTH_NAMES if (n := getattr(config, name, None))), 4 * config.hidden_size)
     n_experts, n_of_token = experts_of(config)
-    own: int = config.intermediate_size
     if n_experts == 1:
         return own
     of_expert = getattr(config, "moe_intermediate_size", None) or own
     shared = getattr(config, "shared_expert_intermediate_size", None) or 0
-    return n_of_token * of_expert + shared + (getattr(config, "n_shared_experts", None) or 0) * of_expert
+    n_read = (n_experts if all_experts else n_of_token) + (getattr(config, "n_shared_experts", None) or 0)
+    return n_read * of_expert + shared
 
 
 HAVE_CLASS_TOKEN = ("clip", "dinov2", "dinov3_vit", "vit", "deit", "beit", "data2vec-vision", "altclip", "chinese_clip")

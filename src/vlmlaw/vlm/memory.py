@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlmlaw.vlm.cost import class_tokens, experts_of
+from vlmlaw.vlm.cost import attention_widths, class_tokens, experts_of, mlp_matrices, mlp_width
 from vlmlaw.vlm.loss import LOGITS_AT_ONCE
 
 FLOAT = 4
@@ -53,18 +53,18 @@ def adapter_of(config: Any, *, rank: int, target_modules: Sequence[str], drops: 
 
     Experts are tensors in transformers' layers, which `all-linear` leaves out.
     """
-    width, heads, kv_heads = _widths(config)
+    width, heads, kv_heads = attention_widths(config)
     known = {"q_proj": (width, heads), "k_proj": (width, kv_heads), "v_proj": (width, kv_heads)}
     known["o_proj"] = (heads, width)
     if experts_of(config)[0] == 1:
-        mlp = config.intermediate_size
+        mlp = mlp_width(config)
         known |= {"gate_proj": (width, mlp), "up_proj": (width, mlp), "down_proj": (mlp, width)}
     names = list(known) if list(target_modules) == ["all-linear"] else [name.split(".")[-1] for name in target_modules]
     # A frozen layer keeps no input for its weights: an adapter does that drops none of it.
     inputs = {
         ("q_proj", "k_proj", "v_proj"): width,
         ("gate_proj", "up_proj"): width,
-        ("down_proj",): _active_mlp(config),
+        ("down_proj",): mlp_width(config),
     }
     read: set[str] = set() if drops else set(names)
     unread = 2 * width + sum(n for layers, n in inputs.items() if not read.intersection(layers))  # both norms, too
@@ -117,10 +117,8 @@ class Memory:
 
 def text_parameters(config: Any) -> tuple[int, int]:
     """Parameters of one decoder layer, all experts included, and of embedding and head together."""
-    width, heads, kv_heads = _widths(config)
-    n_experts, _ = experts_of(config)
-    of_expert = getattr(config, "moe_intermediate_size", None) or config.intermediate_size
-    mlp = 3 * width * (config.intermediate_size if n_experts == 1 else n_experts * of_expert)
+    width, heads, kv_heads = attention_widths(config)
+    mlp = mlp_matrices(config) * width * mlp_width(config, all_experts=True)
     tied = getattr(config, "tie_word_embeddings", False)
     return width * (2 * heads + 2 * kv_heads) + mlp, config.vocab_size * width * (1 if tied else 2)
 
@@ -132,13 +130,6 @@ def vision_parameters(config: Any) -> int:
     return config.num_hidden_layers * width * (4 * width + 2 * mlp)
 
 
-def _widths(config: Any) -> tuple[int, int, int]:
-    """D, and the widths of all heads of queries and of keys."""
-    n_heads = config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // n_heads
-    return config.hidden_size, n_heads * head, (getattr(config, "num_key_value_heads", None) or n_heads) * head
-
-
 def kept_by_layer(config: Any, *, size: int, longest: int, compiled: bool = False, on_gpu: bool = True) -> float:
     """Bytes that one decoder layer keeps of each token for its backward pass; `size` bytes a number.
 
@@ -147,8 +138,8 @@ def kept_by_layer(config: Any, *, size: int, longest: int, compiled: bool = Fals
     >>> kept_by_layer(Qwen2Config(**shape), size=2, longest=150, on_gpu=False)  # as counted by torch
     2264
     """
-    width, heads, kv_heads = _widths(config)
-    n_heads, mlp = config.num_attention_heads, _active_mlp(config)
+    width, heads, kv_heads = attention_widths(config)
+    n_heads, mlp = config.num_attention_heads, mlp_width(config)
     kind = str(getattr(config, "model_type", ""))
     has_inner_norms = kind.startswith(("qwen3", "gemma3", "olmo2"))  # of queries and keys
     if compiled:  # what torch's minimal cut keeps: factors of matrix products; the activation is computed again
@@ -166,14 +157,6 @@ def kept_by_layer(config: Any, *, size: int, longest: int, compiled: bool = Fals
     if getattr(config, "attn_logit_softcapping", None):  # scores of all pairs are made: capped, weighed, cast
         attention += n_heads * longest * (2 * FLOAT + size)
     return norms + attention + 4 * size * mlp
-
-
-def _active_mlp(config: Any) -> int:
-    """The MLP's width that a token passes."""
-    n_experts, n_of_token = experts_of(config)
-    if n_experts == 1:
-        return config.intermediate_size
-    return n_of_token * (getattr(config, "moe_intermediate_size", None) or config.intermediate_size)
 
 
 def training_memory(load: MemoryLoad) -> Memory:
@@ -198,7 +181,7 @@ def training_memory(load: MemoryLoad) -> Memory:
     states, gathered = states + tower["states"], gathered + tower["gathered"]
     kept = kept_by_layer(text, size=size, longest=load.longest, compiled=load.compile, on_gpu=load.on_gpu)
     kept += load.adapter.kept(size, on_gpu=load.on_gpu) if load.adapter else 0
-    passing = size * (text.hidden_size + 3 * _active_mlp(text))  # gradients on their way through a layer
+    passing = size * (text.hidden_size + 3 * mlp_width(text))  # gradients on their way through a layer
     if load.recompute:
         of_token, of_one = n_layers * size * text.hidden_size, kept + passing
     else:
@@ -256,10 +239,10 @@ def kept_by_tower_layer(vision: Any, *, size: int, on_gpu: bool = True) -> float
 
 def reply_memory(text: Any, *, size: int, n_prompt: int, n_new: int) -> float:
     """Bytes of one reply while it is generated: its cache of keys and values, a layer's vectors, its logits."""
-    width, heads, kv_heads = _widths(text)
+    width, heads, kv_heads = attention_widths(text)
     n_tokens = n_prompt + n_new
     cache = 2 * size * text.num_hidden_layers * kv_heads * n_tokens
-    layer = n_prompt * size * (4 * width + 2 * heads + 2 * kv_heads + 3 * _active_mlp(text))
+    layer = n_prompt * size * (4 * width + 2 * heads + 2 * kv_heads + 3 * mlp_width(text))
     return 2 * cache + layer + (FLOAT + size) * text.vocab_size  # a cache that grows is copied
 
 

@@ -43,7 +43,6 @@ def load_tower(opened: Opened, *, dtype: torch.dtype | None = None) -> PreTraine
             opened.folder, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
     require_complete(opened.folder, type(tower), info["missing_keys"])
-    features.grid_side(tower.config)
     tower = tower.requires_grad_(False).eval()
     return resized(tower, opened.pin.image_size) if opened.pin and opened.pin.image_size else tower
 
