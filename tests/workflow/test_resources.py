@@ -10,6 +10,7 @@ from snakemake.iocontainers import Wildcards
 from vlmlaw.experiment.budget import estimate
 from vlmlaw.experiment.experiment import Experiment, read_experiment
 from vlmlaw.workflow import attempts
+from vlmlaw.workflow.plan import Plan
 from vlmlaw.workflow.resources import Needs
 from vlmlaw.workflow.stage import wildcards_of
 
@@ -105,7 +106,14 @@ def test_benchmarks_and_features_ask_by_what_they_compute(request):
 
 
 def test_a_rule_that_records_no_attempts_gets_twice_as_much_with_each():
-    assert [Needs.doubling(30)(None, attempt) for attempt in (1, 2, 3)] == [30, 60, 120]
+    assert [Needs.doubling(30, most=100)(None, attempt) for attempt in (1, 2, 3)] == [30, 60, 100]
+
+
+def test_such_a_rule_asks_for_no_more_than_the_limits(file):
+    plan = Plan(file | {"compute": file.get("compute", {}) | {"max_memory_mb": 1500, "max_minutes": 15}})
+    asked = plan.resources("write_cards")
+    assert [asked["mem_mb"](None, attempt) for attempt in (1, 2)] == [1000, 1500]
+    assert [asked["runtime"](None, attempt) for attempt in (1, 2)] == [10, 15]
 
 
 def test_small_things_stay_small(file):

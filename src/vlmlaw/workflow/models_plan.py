@@ -55,11 +55,11 @@ class ModelsPlan(Plan):
         return {}
 
     def resources(self, rule: str) -> dict[str, Any]:
-        """Memory, minutes and GPUs; twice as much of the first two with each attempt."""
+        """Memory, minutes and GPUs; memory and minutes double with each attempt, up to the experiment's limits."""
         stage = self.stages[rule]
         asked: dict[str, Any] = {
-            "mem_mb": Needs.doubling(stage.memory_mb),
-            "runtime": Needs.doubling(stage.minutes),
+            "mem_mb": Needs.doubling(stage.memory_mb, most=self.compute.max_memory_mb),
+            "runtime": Needs.doubling(stage.minutes, most=self.compute.max_minutes),
         }
         if rule == ASK:
             asked |= {"mem_mb": self._memory_mb, "gpu": lambda w: limits(self.catalogue, plain_wildcards(w))}
@@ -70,7 +70,7 @@ class ModelsPlan(Plan):
         files = self.catalogue.files_of(wildcards.model)
         weights = sum(Path(file).stat().st_size for file in files if file.endswith(".safetensors"))
         megabytes = MEMORY_MB + round(WEIGHTS_IN_MEMORY * weights / BYTES_PER_MB)
-        return min(self.compute.max_memory_mb, Needs.doubling(megabytes)(wildcards, attempt))
+        return Needs.doubling(megabytes, most=self.compute.max_memory_mb)(wildcards, attempt)
 
     def threads(self, rule: str, workflow: Any) -> Any:
         return self.compute.threads if rule == ASK else 1

@@ -113,8 +113,12 @@ class Plan:
         stage, needs = self.stages[rule], self.needs
         own = _of_wildcards(stage.resources)
         if not stage.measured:
-            memory = needs.tokenizing_memory_mb if rule == "tokenize" else needs.doubling(stage.memory_mb)
-            return {"mem_mb": memory, "runtime": needs.doubling(stage.minutes), **own}
+            memory = needs.doubling(stage.memory_mb, most=self.compute.max_memory_mb)
+            return {
+                "mem_mb": needs.tokenizing_memory_mb if rule == "tokenize" else memory,
+                "runtime": needs.doubling(stage.minutes, most=self.compute.max_minutes),
+                **own,
+            }
         asked = {
             "mem_mb": needs.memory_mb(rule, least=stage.memory_mb),
             "runtime": needs.minutes(rule, least=stage.minutes),

@@ -77,7 +77,7 @@ class Needs:
         data = self.experiment.data
         n_records = 0 if isinstance(data, DataSettings) else self._n_images(wildcards.split)
         megabytes = TOKENIZING_MB + TOKENIZING_BYTES * n_records // 10**6
-        return min(self.compute.max_memory_mb, GROWTH ** (attempt - 1) * megabytes)
+        return self.doubling(megabytes, most=self.compute.max_memory_mb)(wildcards, attempt)
 
     def minutes(self, rule: str, *, least: int = 0) -> Request:
         """Run time. Doubled for each attempt that ran out of it."""
@@ -91,9 +91,9 @@ class Needs:
         return request
 
     @staticmethod
-    def doubling(amount: int) -> Request:
-        """Memory or minutes of a rule that records no attempts: twice as much with each."""
-        return lambda wildcards, attempt=1: amount * GROWTH ** (attempt - 1)
+    def doubling(amount: int, *, most: int) -> Request:
+        """Request for a rule that records no attempts: twice as much with each, but no more than `most`."""
+        return lambda wildcards, attempt=1: min(most, amount * GROWTH ** (attempt - 1))
 
     def gpus(self, rule: str) -> Request:
         """GPUs: those of the experiment, or as many more as the weights with their training state fill."""
