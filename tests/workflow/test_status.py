@@ -119,6 +119,16 @@ def test_a_running_job_of_this_machine_is_its_process(grid):
     assert states(grid)[CELLS[0]] == "failed"
 
 
+def test_on_a_system_without_proc_a_process_is_asked_itself(grid, monkeypatch, tmp_path):
+    """As on macOS, where every running cell was called failed."""
+    monkeypatch.setattr("vlmlaw.workflow.status.PROC", tmp_path / "none")
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as process:
+        attempt(CELLS[0], host=socket.gethostname(), pid=process.pid, silent_s=2 * SIGN_OF_LIFE_S)
+        assert states(grid)[CELLS[0]] == "running"
+        process.kill()
+    assert states(grid)[CELLS[0]] == "failed"
+
+
 def test_hours_used_count_failed_attempts_and_gpus(grid):
     attempt(CELLS[0], hours=2, cause="out of time", gpus=2)
     attempt(CELLS[0], hours=1, cause="done", gpus=2)

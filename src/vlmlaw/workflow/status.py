@@ -5,13 +5,13 @@ So it works beside a running workflow, whose lock it does not touch, after one t
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlmlaw.experiment.experiment import Experiment
+from vlmlaw.runtime.processes import ProcessId
 from vlmlaw.workflow.attempts import DONE, KILLED, Attempt, cause_of, read_attempts
 from vlmlaw.workflow.design import design_of
 from vlmlaw.workflow.reads import evaluations_of, training_of
@@ -19,6 +19,7 @@ from vlmlaw.workflow.resources import Needs
 from vlmlaw.workflow.stage import TRAIN, Read
 from vlmlaw.workflow.stages import stages_of
 
+PROC = Path("/proc")  # of Linux
 SIGN_OF_LIFE_S = 300  # a job writes into its log far more often, but for the reading of large weights
 
 
@@ -130,12 +131,13 @@ def _cell_status(results: Path, cell: str, stages: Sequence[_Job]) -> CellStatus
 
 
 def is_alive(attempt: Attempt, log: Path) -> bool:
-    """Whether an attempt without an end goes on: its process is there, or on another machine its log grows."""
-    if attempt.host == socket.gethostname():
+    """Return whether an attempt without an end still runs: its process exists or, on another machine, its log grows."""
+    process = ProcessId(attempt.host, attempt.pid)
+    if process.is_here:
         try:
-            return b"vlmlaw" in Path(f"/proc/{attempt.pid}/cmdline").read_bytes()
-        except OSError:
-            return False
+            return b"vlmlaw" in (PROC / str(attempt.pid) / "cmdline").read_bytes()
+        except OSError:  # the process has ended, or the system has no such files, as macOS
+            return not PROC.is_dir() and process.is_alive
     return cause_of(attempt) == KILLED and time.time() - _last_sign(log, attempt) < SIGN_OF_LIFE_S
 
 
