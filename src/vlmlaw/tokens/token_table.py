@@ -24,8 +24,8 @@ from vlmlaw.tokens.prompt import ChatTokenizer, TokenizedChat
 if TYPE_CHECKING:
     from vlmlaw.data.settings import TokenSettings
 
-IGNORE_INDEX = -100
-NO_TOKEN = -1
+IGNORE_INDEX = -100  # torch's cross-entropy leaves such targets out
+NO_TOKEN = -1  # the image token's id for a tokenizer without one
 RECORDS_AT_ONCE = 8192
 PREFIX = 0  # the segment that every other segment of its document sees
 

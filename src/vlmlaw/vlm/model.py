@@ -29,6 +29,7 @@ from transformers.models.auto.modeling_auto import (
 
 from vlmlaw.compressors import Compressor, InsideLlm, build_compressor, compressor_class
 from vlmlaw.compressors.base import AFTER, ATTENTION, EMBEDDING, PROJECTED, WHOLE_ATTENTION, patch_positions
+from vlmlaw.tokens.token_table import IGNORE_INDEX
 from vlmlaw.vlm import pruning
 from vlmlaw.vlm.auto_files import write_auto_module
 from vlmlaw.vlm.config import VlmConfig
@@ -40,7 +41,6 @@ from vlmlaw.vlm.projector import PlaceEmbedding, Projector
 from vlmlaw.vlm.towers import attention, features, load
 
 NOT_FOR_FORWARD = ("tokenizer", "assistant_tokenizer")  # `generate` hands them on where it was given them
-IGNORE_INDEX = -100  # torch's cross-entropy leaves such targets out
 
 
 class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):

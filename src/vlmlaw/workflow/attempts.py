@@ -24,7 +24,7 @@ from types import SimpleNamespace
 from vlmlaw.errors import UserError
 from vlmlaw.training.distributed import EXIT_RUN_ME_AGAIN
 
-SLURM_LOGS = Path(".snakemake/slurm_logs")
+SLURM_LOGS = Path(".snakemake/slurm_logs")  # where Snakemake's plugin for Slurm writes the logs of its jobs
 
 # Causes of an end. DONE aside, each says what a further attempt needs.
 DONE = "done"

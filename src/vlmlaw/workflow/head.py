@@ -19,11 +19,11 @@ from vlmlaw.errors import UserError
 from vlmlaw.runtime.ownership import Owner, living_owners
 from vlmlaw.runtime.processes import ProcessId
 from vlmlaw.workflow import slurm
+from vlmlaw.workflow.attempts import SLURM_LOGS
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_TO_SAVE = 60.0  # that a new run gives jobs of a lost one to save and end
 TRAININGS = ("train", "align", "encoder", "language-model")  # verbs
-SLURM_LOGS = Path(".snakemake") / "slurm_logs"
 
 
 def pass_stop_on_to_jobs(results: Path) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlmlaw.errors import UserError
+from vlmlaw.workflow.attempts import SLURM_LOGS
 
 ENDED = (
     "BOOT_FAIL",
@@ -47,7 +48,7 @@ def jobs_of(folder: Path) -> list[SlurmJob] | None:
 
 def refuse_orphans(folder: Path) -> None:
     """Raises UserError while an earlier run's jobs are in the queue: a new one would start the same cells again."""
-    if not (folder / ".snakemake" / "slurm_logs").is_dir():
+    if not (folder / SLURM_LOGS).is_dir():
         return
     orphans = jobs_of(folder)
     if orphans:

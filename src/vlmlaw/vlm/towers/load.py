@@ -17,7 +17,7 @@ from transformers.utils import logging
 from vlmlaw.errors import UserError
 from vlmlaw.hub.pins import Opened
 from vlmlaw.runtime.whole_files import refused_if_damaged
-from vlmlaw.vlm.towers import conv_tower, feature_map, features  # noqa: F401  makes the project's own towers known to AutoModel
+from vlmlaw.vlm.towers import conv_tower, feature_map  # noqa: F401  registers the project's own towers with AutoModel
 from vlmlaw.vlm.towers.resize import resized
 
 if TYPE_CHECKING:
