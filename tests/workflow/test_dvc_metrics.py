@@ -125,7 +125,7 @@ def test_cells_measured_elsewhere_took_no_hours_here(headline):
 def test_an_account_that_was_cut_off_is_an_error(headline, tmp_path):
     trained(tmp_path / "results" / "encoder", hours=1, gpus=1)
     (tmp_path / "results" / "encoder" / "training.json").write_text('{"wall_')
-    with pytest.raises(UserError, match=r"encoder/training\.json is no account of a training .*; train it again"):
+    with pytest.raises(UserError, match=r"encoder/training\.json is not what a training writes .*; train it again"):
         headline([fit("reading")], [row()])
     assert not (tmp_path / "out").exists()
 

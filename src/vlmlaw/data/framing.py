@@ -1,4 +1,4 @@
-"""How a picture of any shape becomes the square that a vision tower reads: when data are prepared, and in a chat."""
+"""Make a picture of any shape the square that a vision tower reads, when data are prepared and in a chat."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLIP_GREY = (122, 116, 104)  # CLIP's mean color, with which LLaVA-1.5 pads; aft
 
 
 def square(image: Image, side_px: int, *, fit: str, pad_color: Sequence[int]) -> Image:
-    """The picture as RGB and as a square: padded to one, stretched, or its middle; resized bicubically.
+    """Return the picture as an RGB square: padded, stretched, or cropped to its middle; resized bicubically.
 
     `pad` is LLaVA-1.5's way (Liu et al. 2023, arXiv 2310.03744), `crop` is CLIP's, `stretch` is SigLIP's.
     Raises UnreadableImage for a picture that `as_rgb` refuses, or whose padded square is larger than what is decoded.

@@ -1,7 +1,7 @@
-"""The one way from an image file to RGB pixels: for data sets, benchmarks, chat, processor and shards alike.
+"""The one decoder of image files to RGB pixels, for data sets, benchmarks, chat, processor and shards.
 
-What a file means is settled here once: its orientation, more than 8 bits, floats, palettes, transparency, its size. An
-image is either read right or refused by name.
+It decides what a file means: orientation, more than 8 bits, floats, palettes, transparency, size. An image is either
+read correctly or refused by name.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MOST_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs, twice its MAX_IMAGE_PIXELS: 537 MB as RGB
-GROUND = (255, 255, 255)  # behind transparent pixels, as on a white page
+GROUND = (255, 255, 255)  # the color behind transparent pixels, as on a white page
 SIXTEEN_BITS = 65535
 GREY_16 = ("I;16", "I;16L", "I;16B", "I;16N")
-FORMATS_OF_16_BITS = ("PNG", "PPM")  # whose whole numbers of mode I are of 16 bits
+FORMATS_OF_16_BITS = ("PNG", "PPM")  # in which mode I holds numbers of 16 bits
 
 
 class UnreadableImage(UserError):
@@ -29,9 +29,9 @@ class UnreadableImage(UserError):
 
 
 def open_rgb(source: bytes | Path) -> Image:
-    """The image of a file, or of a file's content, as RGB in the orientation that it is to be looked at.
+    """Decode a file, or a file's content, to RGB in the orientation in which it is meant to be seen.
 
-    Raises UnreadableImage where it cannot be decoded, is too large, or does not say what its numbers mean.
+    Raises UnreadableImage if it cannot be decoded, is too large, or does not say what its numbers mean.
     """
     from PIL import Image as images
 
@@ -45,15 +45,15 @@ def open_rgb(source: bytes | Path) -> Image:
         raise UnreadableImage(
             f"is too large ({error}); at most {MOST_PIXELS / 1e6:,.0f} megapixels are decoded"
         ) from error
-    except Exception as error:  # a damaged file makes Pillow and its codecs raise whatever they stumble over
+    except Exception as error:  # for a damaged file Pillow and its codecs raise errors of any kind
         failed = "read" if isinstance(error, OSError) and error.errno else "decoded"  # no such file, or no image
         raise UnreadableImage(f"cannot be {failed} ({error or type(error).__name__})") from error
 
 
 def as_rgb(image: Image) -> Image:
-    """An opened image as RGB: upright, 16 bits and floats scaled to 8, transparency on GROUND, the first frame.
+    """Convert an opened image to RGB: its first frame, upright, with 16 bits and floats scaled to 8, and on GROUND.
 
-    Raises UnreadableImage for floats beyond 0 to 1 and for 32-bit numbers, whose white is nowhere stated.
+    Raises UnreadableImage for floats beyond 0 to 1, and for 32-bit numbers, which do not say which number is white.
 
     >>> from PIL import Image
     >>> as_rgb(Image.new("I;16", (1, 1), 65535)).getpixel((0, 0))
@@ -70,7 +70,7 @@ def as_rgb(image: Image) -> Image:
 
 
 def require_size(size: tuple[int, int], *, what: str = "is") -> None:
-    """Raises UnreadableImage for an image of no pixel, or of more than are decoded."""
+    """Raise UnreadableImage for an image without pixels, or with more than are decoded."""
     width, height = size
     if not 0 < width * height <= MOST_PIXELS:
         raise UnreadableImage(
@@ -88,13 +88,13 @@ def _on_ground(image: Image) -> Image:
 
 
 def _in_8_bits(image: Image) -> Image:
-    """Grey of 16 bits and floats from 0 to 1 as grey of 8 bits; anything else as it is."""
+    """Convert grey of 16 bits, and floats from 0 to 1, to grey of 8 bits; return any other image as it is."""
     if image.mode in GREY_16 or (image.mode == "I" and image.format in FORMATS_OF_16_BITS):
         values = np.asarray(image).astype(np.float64) / SIXTEEN_BITS
     elif image.mode == "F":
         values = np.asarray(image).astype(np.float64)
     elif image.mode == "I":
-        raise UnreadableImage("holds 32-bit whole numbers, whose white nothing states; save it with 8 or 16 bits")
+        raise UnreadableImage("holds 32-bit whole numbers, and does not say which is white; save it with 8 or 16 bits")
     else:
         return image
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
@@ -105,7 +105,7 @@ def _in_8_bits(image: Image) -> Image:
 
 
 def _grey(image: Image, values: np.ndarray) -> Image:
-    """Values from 0 to 1 as grey of 8 bits, turned as the file says and with its transparent value."""
+    """Return values from 0 to 1 as grey of 8 bits, with the file's orientation and its transparent value."""
     from PIL import Image as images
 
     grey = images.fromarray(np.rint(values * 255).astype(np.uint8))

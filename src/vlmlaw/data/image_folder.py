@@ -1,6 +1,6 @@
-"""Images by their names in data, below one folder: a name or a link that leaves the folder is refused.
+"""Find images by their names in data, below one folder; a name or link that leads out of the folder is refused.
 
-Names come with downloaded data. One that leaves its folder would read, and put into a data set, whatever lies there.
+Names come with downloaded data. One that leads out of its folder could copy any file of this machine into a data set.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import os
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
-FOLLOW_LINKS = "VLMLAW_FOLLOW_LINKS"  # 1: links of the folder are the user's own and may lead anywhere
+FOLLOW_LINKS = "VLMLAW_FOLLOW_LINKS"  # an environment variable; 1: links in the folder may lead anywhere
 
 
 def fault_of(folder: Path, name: str) -> str:
-    """Why no image of this name can be read below the folder, as the end of a sentence; "" where one can.
+    """Say why no image of this name can be read below the folder, as the end of a sentence; "" if one can.
 
     >>> fault_of(Path("images"), "../secret.png")
     'is no name of a file below the folder of images'
@@ -36,7 +36,7 @@ def fault_of(folder: Path, name: str) -> str:
 
 
 def _target(path: Path) -> Path:
-    """Where a file really lies. Folders are looked up once: there are many files in each."""
+    """Return where a file really lies. Folders are resolved once, because each has many files."""
     return Path(os.path.realpath(path)) if path.is_symlink() else _real(path.parent) / path.name
 
 
@@ -47,7 +47,7 @@ def _real(folder: Path) -> Path:
 
 @lru_cache(maxsize=100)
 def _roots(folder: Path) -> tuple[Path, ...]:
-    """Where the folder's files may lie: in itself, and for one of the hub's cache where that keeps their content."""
+    """Return where the folder's files may lie: in itself and, in the hub's cache, in the folder of their content."""
     real = _real(folder)
     caches = [parent.parent / "blobs" for parent in real.parents if parent.name == "snapshots"]
     return (real, *(blobs for blobs in caches if blobs.is_dir()))

@@ -1,7 +1,7 @@
-"""LLaVA's data (conversations as JSON, images in a folder or a .zip archive) into the project's one format.
+"""Convert LLaVA's data (conversations as JSON, images in a folder or a .zip archive) to the project's format.
 
 Every image is decoded, made a square and stored once for the whole grid. A record that cannot be learned from, or whose
-image is missing or broken, is an error, or is left out and told of in `skipped.json` while the user's limit allows it.
+image is missing or broken, is an error or, within the user's limit, is left out and listed in `skipped.json`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from vlmlaw.data.settings import LlavaFile, SplitSettings
 
 SKIPPED = "skipped.json"
-IMAGES_AHEAD = 64  # of each thread
+IMAGES_AHEAD = 64  # images in memory for each thread
 FORMAT = "JPEG"
 
 
@@ -43,7 +43,7 @@ class Broken:
 
 
 class Pictures:
-    """The images of one file of conversations, by name: of a folder or of a .zip archive."""
+    """The images of one file of conversations by name, from a folder or a .zip archive."""
 
     def __init__(self, place: Path):
         self._place = place
@@ -62,29 +62,29 @@ class Pictures:
         return frozenset(self._archive.namelist()) if self._archive else frozenset()
 
     def fault(self, name: str) -> str:
-        """Why there is no image of this name, as the end of a sentence; "" where there is one."""
+        """Say why there is no image of this name, as the end of a sentence; "" if there is one."""
         if self._archive:
             return "" if name in self._archived else "is missing"
         return fault_of(self._place, name)
 
     def read(self, name: str) -> bytes:
-        """The content of an image's file. Raises UnreadableImage: no access, a damaged or encrypted archive."""
+        """Return the content of an image's file. Raises UnreadableImage if it cannot be read."""
         try:
             return self._archive.read(name) if self._archive else (self._place / name).read_bytes()
-        except Exception as error:  # zlib, lzma, bz2, zipfile and the file system each have their own
+        except Exception as error:  # zlib, lzma, bz2, zipfile and the file system raise errors of their own
             raise UnreadableImage(f"cannot be read ({error or type(error).__name__})") from error
 
 
 def prepare_split(out: Path, *, settings: SplitSettings, n_threads: int = 1) -> None:
-    """Write the dataset of one split to `out`: images as squares, records, and which records were left out.
+    """Write the dataset of one split to `out`: images as squares, records, and the list of records left out.
 
-    Raises UserError where more records are broken than the settings allow, naming the first of them with its file.
+    Raises UserError if more records are broken than the settings allow, with the first one too many and its file.
     """
     tally = _Tally(settings.skip_at_most)
     with whole_folder(out) as folder:
-        # One shard, whatever the number of images: the workflow names each file that a later job reads.
+        # One shard for any number of images, because the workflow names each file that a later job reads.
         with ShardWriter(folder, image_format=FORMAT, images_per_shard=2**62) as writer:
-            folders: dict[tuple[str, ...], str] = {}  # files of a training that share images store each once
+            folders: dict[tuple[str, ...], str] = {}  # files of a training split that share images store each once
             for name, file in settings.files.items():
                 suite = name if settings.one_question_each else ""
                 prefix = (
@@ -93,7 +93,7 @@ def prepare_split(out: Path, *, settings: SplitSettings, n_threads: int = 1) -> 
                     else folders.setdefault((file.images, file.repository, file.revision, file.fit or ""), name)
                 )
                 _add_file(writer, file, suite, prefix, settings=settings, tally=tally, n_threads=n_threads)
-        tally.demand_some(out)
+        tally.require_some(out)
         (folder / SKIPPED).write_text(json.dumps(tally.as_data(), indent=1), encoding="utf-8")
 
 
@@ -142,7 +142,7 @@ def _of_file(file: LlavaFile, settings: SplitSettings) -> SplitSettings:
 
 
 def _missing(record: Record, pictures: Pictures | None, place: Path | None) -> str:
-    """Why an image of the record is not there, or lies elsewhere; "" where all are."""
+    """Say why an image of the record cannot be used; "" if all can."""
     if not record.images:
         return ""
     if pictures is None:
@@ -152,9 +152,9 @@ def _missing(record: Record, pictures: Pictures | None, place: Path | None) -> s
 
 
 def read_record(row: Any, position: int, *, source: str) -> Record | Broken:
-    """One record of LLaVA's JSON, or why it cannot be used.
+    """Read one record of LLaVA's JSON, or say why it cannot be used.
 
-    As in LLaVA's own reader, a first turn of the assistant's that answers nothing is dropped.
+    As in LLaVA's own reader, a first turn of the assistant, which answers nothing, is dropped.
     """
     if not isinstance(row, dict):
         return Broken(f"#{position}", f"found {str(row)[:60]!a}, expected an object with `conversations`")
@@ -170,7 +170,7 @@ def read_record(row: Any, position: int, *, source: str) -> Record | Broken:
 
 
 def _stored_name(name: str, prefix: str) -> str:
-    """An image's name among those of all files."""
+    """Return an image's name among those of all files."""
     return f"{prefix}/{name}" if prefix else name
 
 
@@ -183,7 +183,7 @@ def _add_images(
     settings: SplitSettings,
     n_threads: int,
 ) -> dict[str, str]:
-    """Add the images, in order; returns those that cannot be read, and why."""
+    """Add the images in order; return those that cannot be read, and why."""
 
     def make(name: str) -> bytes | str:
         try:
@@ -195,7 +195,7 @@ def _add_images(
 
     names = [name for name in names if not writer.has(_stored_name(name, prefix))]
     broken = {}
-    with ThreadPoolExecutor(n_threads) as pool:  # Pillow works without Python's lock
+    with ThreadPoolExecutor(n_threads) as pool:  # Pillow releases Python's global lock
         made = _mapped(pool, make, names, at_once=IMAGES_AHEAD * n_threads)
         for name, result in zip(names, progress(made, len(names), "images"), strict=True):
             if isinstance(result, str):
@@ -206,14 +206,14 @@ def _add_images(
 
 
 def _mapped(pool: ThreadPoolExecutor, function: Any, items: Iterable[str], *, at_once: int) -> Iterator[Any]:
-    """pool.map, but never more than so many results in memory."""
+    """Map like pool.map, with at most `at_once` results in memory."""
     left = iter(items)
     while part := list(islice(left, at_once)):
         yield from pool.map(function, part)
 
 
 def _located(file: LlavaFile) -> tuple[Path, Path | None]:
-    """Where the file of conversations and its images lie, downloaded where they are of the hub."""
+    """Return the paths of the conversations and their images, downloaded if they are on the hub."""
     folder = Path()
     if file.repository:
         wanted = [name for name in (file.conversations, file.images) if name]
@@ -223,9 +223,9 @@ def _located(file: LlavaFile) -> tuple[Path, Path | None]:
 
 
 def read_rows(path: Path, *, n_expected: int | None = None) -> list[Any]:
-    """The rows of a JSON list, of JSON lines (.jsonl) or of a table (.parquet).
+    """Read the rows of a JSON list, of JSON lines (.jsonl) or of a table (.parquet).
 
-    Raises UserError where the file holds no or other rows.
+    Raises UserError if the file holds no rows, or another number of them than expected.
     """
     rows = _parquet_rows(path) if path.suffix.lower() == ".parquet" else _json_rows(path)
     if not isinstance(rows, list) or not rows:
@@ -239,14 +239,14 @@ def read_rows(path: Path, *, n_expected: int | None = None) -> list[Any]:
 
 
 def _parquet_rows(path: Path) -> list[Any]:
-    """The rows of a parquet file, a column for each key; what a row lacks is None."""
+    """Read the rows of a parquet file with a column for each key; what a row lacks is None."""
     try:
         from pyarrow import parquet
     except ImportError as error:
         raise UserError(f"{path}: parquet needs pyarrow; install it by `pip install 'vlmlaw[parquet]'`.") from error
     try:
         return parquet.read_table(path).to_pylist()
-    except Exception as error:  # a damaged file ends in any of pyarrow's, which have no common kind
+    except Exception as error:  # for a damaged file pyarrow raises errors without a common class
         raise UserError(f"{path} cannot be read as parquet ({error}); expected LLaVA's records.") from error
 
 
@@ -260,7 +260,7 @@ def _json_rows(path: Path) -> Any:
 
 
 class _Tally:
-    """Counts what is left out, against the share that the user allows."""
+    """Counts the records left out, against the share that the user allows."""
 
     def __init__(self, skip_at_most: float):
         self._share = skip_at_most
@@ -274,7 +274,7 @@ class _Tally:
         self._n_allowed = int(self._share * self._n_records)
 
     def skip(self, broken: Broken) -> None:
-        """Raises UserError where that is one too many."""
+        """Count a record as left out. Raises UserError if that is one too many."""
         self._skipped.append({"id": broken.id, "file": self._source.name, "reason": broken.reason})
         if len(self._skipped) > self._n_allowed:
             limit = f"{self._n_allowed} of {self._n_records} may be left out (skip_at_most: {self._share:g})"
@@ -283,7 +283,7 @@ class _Tally:
                 "set data.skip_at_most to the share of records that may be left out."
             )
 
-    def demand_some(self, out: Path) -> None:
+    def require_some(self, out: Path) -> None:
         if not self.n_kept:
             raise UserError(f"no record of {out.name} can be used; there is nothing to learn from.")
 

@@ -1,7 +1,7 @@
-"""The part of a chat template that writes a message's content: a text, or transformers' parts.
+"""The part of a chat template that writes a message's content, which is a text or a list of transformers' parts.
 
-It is what `vlmlaw.tokens.prompt` makes of parts, for programs that use the template alone: an image stands on a line of
-its own, texts follow one another.
+For programs that use the template alone, it gives the text that `vlmlaw.tokens.prompt` makes of parts: an image stands
+on a line of its own, texts follow one another.
 """
 
 MESSAGE_CONTENT = (

@@ -2,7 +2,7 @@
 
 Everything has the formats of the real thing (config.json, safetensors, tokenizer.json, chat template, conversations as
 JSON, JPEG images), so that the whole path can be tried in minutes, without a download. The images are pieces of the two
-photographs that scikit-learn brings, with a number written on some; the questions can be answered from them.
+photographs that come with scikit-learn, with a number written on each; the questions can be answered from them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PLAIN_TALK = "What do you need to see?", "An image, and a question about it."
 def write_practice(out: Path, *, seed: int = 0, language_models: str = "qwen2", vision: str = "clip") -> None:
     """Write the practice set to the folder `out`: vision/, language_models/<size>/, images/ and JSON files.
 
-    Models of other kinds than Qwen2 and CLIP have what real ones may have: LANGUAGE_MODELS and TOWERS name them.
+    LANGUAGE_MODELS and TOWERS name kinds beside Qwen2 and CLIP, with features that real models may have.
     """
     rng = np.random.default_rng(seed)
     with whole_folder(out) as folder:
@@ -61,7 +61,7 @@ def write_practice(out: Path, *, seed: int = 0, language_models: str = "qwen2", 
 
 
 def _images(rng: np.random.Generator, n_images: int) -> Iterator[tuple[Any, dict[str, str]]]:
-    """Pieces of photographs with what is true of them."""
+    """Yield pieces of the photographs, and what is true of each."""
     from PIL import Image, ImageDraw
     from sklearn.datasets import load_sample_images
 
@@ -84,7 +84,7 @@ def _name(index: int) -> str:
 
 
 def _asking(index: int, facts: dict[str, str], kinds: Sequence[str]) -> dict[str, Any]:
-    """A dialogue of these questions about one image."""
+    """Return a dialogue with these questions about one image."""
     turns = []
     for number, kind in enumerate(kinds):
         turns.append(
@@ -95,7 +95,7 @@ def _asking(index: int, facts: dict[str, str], kinds: Sequence[str]) -> dict[str
 
 
 def _captioned(index: int, facts: dict[str, str]) -> dict[str, Any]:
-    """One instruction and a caption, as in LLaVA's data for stage 1."""
+    """Return a record with one instruction and a caption, as in LLaVA's data for stage 1."""
     caption = f"{facts['what']}, mostly {facts['color']}, with the number {facts['number']}"
     asked = {"from": "human", "value": f"Describe the photograph.\n{IMAGE_PLACEHOLDER}"}
     turns = [asked, {"from": "gpt", "value": caption}]
@@ -108,7 +108,7 @@ def _text_only(n_records: int) -> list[dict[str, Any]]:
 
 
 def _write_models(folder: Path, texts: list[str], *, seed: int, language_models: str, vision: str) -> None:
-    """A tower with its preprocessor, and language models of two sizes with a tokenizer of their own."""
+    """Write a tower with its preprocessor, and language models of two sizes with a tokenizer."""
     import torch
 
     torch.manual_seed(seed)
@@ -135,7 +135,7 @@ def _write_models(folder: Path, texts: list[str], *, seed: int, language_models:
 
 
 def _clip() -> Any:
-    """A CLIP, vision and text, as on the hub."""
+    """Make a CLIP with its vision and text parts, as on the hub."""
     from transformers import CLIPConfig, CLIPModel
 
     tower = TOWER | {"image_size": IMAGE_PX, "patch_size": PATCH_PX}
@@ -145,7 +145,7 @@ def _clip() -> Any:
 
 
 def _dinov2_with_registers() -> Any:
-    """A DINOv2 with a class token and four registers before its patches (Darcet et al. 2023, arXiv 2309.16588)."""
+    """Make a DINOv2 with a class token and four registers before its patches (Darcet et al. 2023, arXiv 2309.16588)."""
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
     shape: dict[str, Any] = {name: size for name, size in TOWER.items() if name != "intermediate_size"}
@@ -160,7 +160,7 @@ def _qwen2(shape: dict[str, Any]) -> Any:
 
 
 def _gemma2(shape: dict[str, Any]) -> Any:
-    """A Gemma 2: every other layer sees a window, shorter than these records; scores and logits have soft caps."""
+    """Make a Gemma 2, whose every other layer sees a window and whose scores and logits have soft caps."""
     from transformers import Gemma2Config, Gemma2ForCausalLM
 
     head = shape["hidden_size"] // shape["num_attention_heads"]
@@ -173,7 +173,7 @@ LANGUAGE_MODELS = {"qwen2": _qwen2, "gemma2": _gemma2}
 
 
 def _tokenizer(texts: list[str]) -> Any:
-    """A byte-level BPE as Qwen's, trained on the texts."""
+    """Train a byte-level BPE tokenizer like Qwen's on the texts."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 

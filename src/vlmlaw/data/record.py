@@ -1,4 +1,4 @@
-"""One record: images and questions with answers, in LLaVA's layout, read strictly.
+"""A record of images and questions with answers, read strictly from LLaVA's layout.
 
 `{"id", "image", "conversations": [{"from": "human" | "gpt", "value"}, ...]}` as in LLaVA's instruction data
 (github.com/haotian-liu/LLaVA), and beside it `context` (text before every question), `suite` and `kinds` (one for each
@@ -19,7 +19,7 @@ IMAGE_PLACEHOLDER = "<image>"
 SPEAKERS = ("human", "gpt")
 KEYS = ("id", "image", "images", "conversations", "context", "suite", "kinds")
 TURN_KEYS = ("from", "value")
-# Bookkeeping of published data sets, which says nothing to a model.
+# Bookkeeping of published data sets, which a model does not read.
 NOT_READ = ("model", "source", "data_source", "dataset", "unique_id", "image_id", "question_id", "width", "height")
 
 
@@ -27,8 +27,8 @@ NOT_READ = ("model", "source", "data_source", "dataset", "unique_id", "image_id"
 class Record:
     """Images (or none) and their questions with answers.
 
-    One image is shown before every question, or with a dialogue's first, unless the questions say by `<image>` where
-    it stands; several stand where they say it, in order.
+    A single image is shown before every question, or with a dialogue's first question, unless `<image>` in a question
+    gives it another place. Several images always stand where the questions have `<image>`, in order.
     """
 
     id: str
@@ -42,21 +42,21 @@ class Record:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The names of all images, in the order of their places."""
+        """Names of all images, in the order of their places."""
         return () if self.image is None else (self.image, *self.more_images)
 
     def with_images(self, images: Sequence[str]) -> Record:
-        """The same record with these images."""
+        """Return the same record with these images."""
         return replace(self, image=images[0] if images else None, more_images=tuple(images[1:]))
 
     def prompt(self, question: str) -> str:
-        """What the user says: the image's placeholder unless it has a place of its own, the context, the question."""
+        """Return the user's turn: the image's placeholder unless a question has it, the context, and the question."""
         has_place = any(IMAGE_PLACEHOLDER in one for one in self.questions)
         shown = IMAGE_PLACEHOLDER if self.image and not has_place else ""
         return "\n".join(part for part in (shown, self.context, question) if part)
 
     def each_question(self) -> list[Record]:
-        """Each question as a record of its own, with the images that were shown until then."""
+        """Return each question as a record of its own, with the images shown up to it."""
         kinds = self.kinds or ("",) * len(self.questions)
         parts, seen = [], 0
         places = [question.count(IMAGE_PLACEHOLDER) for question in self.questions]
@@ -71,7 +71,7 @@ class Record:
         return parts
 
     def to_json(self) -> dict[str, Any]:
-        """The record in LLaVA's layout; the placeholder of an image without a place stands in the first question."""
+        """Return the record in LLaVA's layout, with the placeholder in the first question if no question has it."""
         has_place = any(IMAGE_PLACEHOLDER in question for question in self.questions)
         turns = []
         for index, (question, answer) in enumerate(zip(self.questions, self.answers, strict=True)):
@@ -85,10 +85,10 @@ class Record:
 
     @classmethod
     def from_json(cls, row: dict[str, Any], *, source: str) -> Record:
-        """Parse one record. Raises UserError that names record and file: whatever would not be learned as it stands.
+        """Parse one record. Raises UserError with record and file for all that could not be learned as it stands.
 
-        Turns that do not alternate, an empty answer, a key that nobody reads, another number of `<image>` than of
-        images, a value of the wrong type, text that is no Unicode.
+        That is: turns that do not alternate, an empty answer, an unknown key, another number of `<image>` than of
+        images, a value of the wrong type, text that is not Unicode.
         """
         if not isinstance(row, dict) or "id" not in row:
             raise UserError(f"{source}: found {str(row)[:80]}; expected records with at least `id`, `conversations`.")
@@ -106,7 +106,7 @@ class Record:
             questions = (questions[0].replace(IMAGE_PLACEHOLDER, "").strip(), *questions[1:])
         context = _text(row.get("context") or "", "context", where)
         if IMAGE_PLACEHOLDER in context:
-            raise UserError(f"{where}: its context has {IMAGE_PLACEHOLDER}, which belongs into a question.")
+            raise UserError(f"{where}: its context has {IMAGE_PLACEHOLDER}, which belongs in a question.")
         return cls(
             id=_name(row["id"], "id", where),
             questions=questions,
@@ -118,12 +118,12 @@ class Record:
 
 
 def place_of(record_id: Any, source: str) -> str:
-    """How an error names a record."""
+    """Name a record in an error message."""
     return f"record {str(record_id)[:80]!a} of {source}"
 
 
 def at_its_place(text: str) -> str:
-    """A user's turn with its one `<image>` in front, as LLaVA trains it; several stay where they stand, as LLaVA-NeXT.
+    """Move a turn's only `<image>` to its front, as LLaVA does in training; several stay in place, as in LLaVA-NeXT.
 
     >>> at_its_place("What is in <image>?")
     '<image>\\nWhat is in ?'
@@ -137,7 +137,7 @@ def at_its_place(text: str) -> str:
 
 
 def require_unicode(text: str, what: str, where: str) -> None:
-    """Raises UserError for text with half of a surrogate pair, which JSON can write and no file or tokenizer takes."""
+    """Raise UserError for half of a surrogate pair, which JSON can contain but no file or tokenizer accepts."""
     if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
         raise UserError(
             f"{where}: its {what} holds half of a character (a lone surrogate) in {text[:60]!a}; write it as UTF-8."
@@ -154,7 +154,7 @@ def _require_known_keys(row: dict[str, Any], known: Sequence[str], where: str) -
 
 
 def _turns(turns: Any, where: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Questions, each with its images at their places, and answers."""
+    """Return the questions, each with its images in place, and the answers."""
     turns = [] if turns is None else turns
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         raise UserError(f"{where}: it has no list of `conversations`.")
@@ -188,7 +188,7 @@ def _images(row: dict[str, Any], where: str) -> tuple[str, ...]:
 
 
 def _name(value: Any, what: str, where: str) -> str:
-    """A name as text: of a record, or of an image within the folder of images."""
+    """Return a record's or an image's name as text; an image's must lie within the folder of images."""
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise UserError(f"{where}: its {what} is {str(value)[:60]!a}; expected text or a whole number.")
     text = str(value)

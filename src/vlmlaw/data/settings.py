@@ -22,9 +22,9 @@ class TextSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings:
-    """Pictures and questions. A stage that draws one split sees the number of its own images only.
+    """The miniature's pictures and questions. A stage that draws one split sees only that split's number of images.
 
-    source: the pictures are drawn here
+    source: the miniature, whose pictures are drawn by this project
     seed: of everything drawn; another one makes other pictures, questions and facts
     n_relations: how many kinds of facts the language models learn and are asked about
     questions_per_image: how many questions each picture is asked
@@ -99,7 +99,7 @@ class LlavaData:
         return given if isinstance(given, tuple) else (() if given is None else (given,))
 
     def whole(self, split: str) -> LlavaFile:
-        """One file in place of all of a split's, for estimates: the records of all, mean tokens of a record."""
+        """Return one file in place of all of a split's, for estimates: with all records and mean token counts."""
         files = self.files(split)
         counts = [file.records or 0 for file in files]
         weights = counts if all(counts) else [1] * len(files)
@@ -112,7 +112,7 @@ class LlavaData:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitSettings:
-    """One split's records, and its images as squares of `image_px`. Questions of a test become records each."""
+    """One split's files, and how images become squares of `image_px`. Each question of a test becomes a record."""
 
     files: Mapping[str, LlavaFile]  # by suite; of a training split without a name, or by number after the first
     image_px: int = number(least=1)

@@ -1,4 +1,4 @@
-"""The one on-disk format of images with conversations, and its one loader.
+"""The project's format on disk for images with conversations: its writer and its reader.
 
 A dataset is a folder: images in tar shards (readable by any tar tool and by WebDataset), `index.npz` saying where in
 which shard each image lies, and `conversations.json`, a list of records as in LLaVA's instruction data (record.py).
@@ -28,9 +28,9 @@ SUFFIX_OF_FORMAT = {"PNG": ".png", "JPEG": ".jpg"}
 
 
 def encoded(image: Image.Image, image_format: str) -> bytes:
-    """The image as a file's content, without loss for PNG."""
+    """Encode the image as a file's content; PNG is lossless."""
     buffer = io.BytesIO()
-    # Level 1 is a third of the default's time for 5 % more bytes on the miniature's images.
+    # Level 1 takes a third of the default's time and 5 % more bytes on the miniature's images.
     options = {"compress_level": 1} if image_format == "PNG" else {"quality": 95}
     image.save(buffer, format=image_format, **options)
     return buffer.getvalue()
@@ -39,7 +39,7 @@ def encoded(image: Image.Image, image_format: str) -> bytes:
 class ShardWriter:
     """Writes a dataset folder; used as a context manager, it closes the shards and writes the index.
 
-    An image's name is said once: writing another of that name raises UserError.
+    Writing a second image of the same name raises UserError.
     """
 
     def __init__(self, folder: Path, *, image_format: str = "PNG", images_per_shard: int = IMAGES_PER_SHARD):
@@ -52,7 +52,7 @@ class ShardWriter:
         self._tar: tarfile.TarFile | None = None
 
     def add_image(self, name: str, pixels: np.ndarray) -> None:
-        """Store pixels_HWC (uint8) under `name`, without loss for PNG."""
+        """Store pixels_HWC (uint8) under `name`; PNG is lossless."""
         self.add_encoded(name, encoded(Image.fromarray(pixels), self._format))
 
     def add_encoded(self, name: str, image: bytes) -> None:
@@ -72,7 +72,7 @@ class ShardWriter:
         self._names[name] = None
 
     def has(self, name: str) -> bool:
-        """Whether an image of this name is there already."""
+        """Return whether an image of this name has been stored."""
         return name in self._names
 
     def add_record(self, record: Record) -> None:
@@ -96,9 +96,9 @@ class ShardWriter:
 
 
 class Dataset:
-    """A dataset folder, read. Images are read by position, so processes and threads can share it.
+    """Reads a dataset folder. Images are read by position, so processes and threads can share it.
 
-    Conversations are read when they are asked for: a training needs images alone, and 665,000 records take 5 GB.
+    Conversations are read only on demand, because a training needs images alone and 665,000 records take 5 GB.
     """
 
     def __init__(self, folder: Path):
@@ -119,7 +119,7 @@ class Dataset:
 
     @cached_property
     def records(self) -> list[Record]:
-        """Every record. Raises UserError for a file that is none, a broken record, an image that no shard holds."""
+        """All records. Raises UserError for an unreadable file, a broken record, or an image that no shard holds."""
         path = self.folder / "conversations.json"
         try:
             rows = json.loads(path.read_text(encoding="utf-8"))
@@ -139,12 +139,12 @@ class Dataset:
         return {name: row for row, name in enumerate(self.image_names)}
 
     def image_row(self, record: Record) -> int:
-        """The position of the record's first image in shard order, which is also its row in a feature cache."""
+        """Return the position of the record's first image in shard order, which is also its row in a feature cache."""
         assert record.image is not None
         return self._row_of_image[record.image]
 
     def image(self, row: int) -> np.ndarray:
-        """pixels_HWC (uint8) of the image at position `row`. Raises UserError when it cannot be decoded."""
+        """Return pixels_HWC (uint8) of the image at position `row`. Raises UserError if it cannot be decoded."""
         shard, offset, size = (int(n) for n in self._places[row])
         path = self.folder / f"images-{shard:05d}.tar"
         try:

@@ -1,4 +1,4 @@
-"""The hub's files, through its own cache; a name that is neither there nor here is an error at once."""
+"""Download files of the hub through its own cache; a name that exists neither there nor here fails at once."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ NAMES_SHOWN = 8
 
 
 def download(source: str, revision: str, files: Sequence[str], *, kind: str = "model") -> Path:
-    """The folder of a repository's files of these names (patterns); its own name is the commit.
+    """Download a repository's files that match these patterns; the name of the folder returned is the commit.
 
-    Raises UserError where the hub does not give it. hf_hub_download would try again for half a minute when offline.
+    Raises UserError if the hub does not deliver them. hf_hub_download would retry for half a minute when offline.
     """
     from huggingface_hub import snapshot_download
 
@@ -29,7 +29,7 @@ def download(source: str, revision: str, files: Sequence[str], *, kind: str = "m
 
 
 def _what_is_here(path: Path) -> str:
-    """What lies beside a folder that is not there: its name may be misspelt."""
+    """List the folders beside a missing one, whose name may be misspelt."""
     if path.parent == Path() or not path.parent.is_dir():
         return ""
     names = sorted(folder.name for folder in path.parent.iterdir() if folder.is_dir())

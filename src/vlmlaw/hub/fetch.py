@@ -1,7 +1,7 @@
-"""Fetch the files of a pretrained model, of the hub or of a folder here.
+"""Fetch the files of a pretrained model from the hub or a local folder.
 
 A stage's result is a small file, `model.json`, that pins commit and contents; the weights stay where they are. Only
-safetensors are read, since unpickling a weights file can run whatever its author wished.
+safetensors are read, because unpickling a file of weights can run any code of its author.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ TOKENIZER_PATTERNS = ("tokenizer*", "vocab*", "merges.txt", "special_tokens_map.
 
 
 def fetch_tokenizer_files(settings: ModelSettings) -> Path:
-    """A folder with the files of a model's tokenizer."""
+    """Return a folder with the files of a model's tokenizer."""
     return fetch_files(settings, (*CONFIG_FILES, *TOKENIZER_PATTERNS), weights=False)[0]
 
 
 def fetch_files(settings: ModelSettings, patterns: Sequence[str], *, weights: bool = True) -> tuple[Path, str]:
-    """The model's folder, downloaded where it is of the hub, and its commit. Raises UserError: unsafe or incomplete."""
+    """Return the model's folder, downloaded if it is on the hub, and its commit.
+
+    Raises UserError for a model that needs code of its own without permission, or that has no safetensors.
+    """
     folder, commit = Path(settings.source), ""
     if not folder.is_dir():
         folder = download(settings.source, settings.revision, patterns)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PIN = "model.json"
 CONFIG_FILES = ("config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json")
 WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json")
-HASHED_AT_LOADING = 16 * 2**20  # bytes; larger files were hashed when fetched and are known by their size since
+HASHED_AT_LOADING = 16 * 2**20  # bytes; larger files are hashed when fetched, and compared by size afterwards
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,18 @@ class Pin:
     """The identity of a pretrained model: its source, and the size and SHA-256 of each file that is read."""
 
     source: str
-    commit: str  # of the hub; empty for a folder
+    commit: str  # of the hub; "" for a local folder
     dtype: str
     trust_remote_code: bool
     files: Mapping[str, tuple[int, str]]
     image_mean: Sequence[float] = field(default_factory=list)  # of a vision tower
     image_std: Sequence[float] = field(default_factory=list)
-    image_size: int | None = None  # of a vision tower, where it is not its own
+    image_size: int | None = None  # of a vision tower, if its position embeddings are to be interpolated
 
 
 @dataclass(frozen=True)
 class Opened:
-    """The folder of a model, checked against its pin; a model made by our own stages has no pin."""
+    """A model's folder, checked against its pin; models made by our own stages have no pin."""
 
     folder: Path
     pin: Pin | None
@@ -48,7 +48,7 @@ class Opened:
 
 
 def open_model(folder: Path) -> Opened:
-    """The model that a stage's folder pins, or that lies in it. Raises UserError where its files have changed."""
+    """Open the model that a stage's folder pins or contains. Raises UserError if its files have changed."""
     path = folder / PIN
     if not path.exists():
         return Opened(folder, None)
@@ -68,12 +68,13 @@ def open_model(folder: Path) -> Opened:
 
 
 def origins_of(**folders: Path) -> dict[str, dict[str, str]]:
-    """Source and commit of each model that was loaded, by its part in the VLM; of our own stages' there are none."""
+    """Return source and commit of each pinned model by its part in the VLM; models of our own stages are left out."""
     pins = {part: read_pin(folder / PIN) for part, folder in folders.items() if (folder / PIN).exists()}
     return {part: {"source": pin.source, "commit": pin.commit} for part, pin in pins.items()}
 
 
 def pin_of(folder: Path, settings: ModelSettings, *, commit: str, **more: Any) -> Pin:
+    """Pin the files of a model in `folder`; `more` are the fields of a vision tower."""
     names = [path.name for pattern in (*CONFIG_FILES, *WEIGHT_FILES) for path in sorted(folder.glob(pattern))]
     files = {name: ((folder / name).stat().st_size, _sha256(folder / name)) for name in names}
     return Pin(
@@ -92,6 +93,7 @@ def write_pin(pin: Pin, folder: Path) -> None:
 
 
 def read_pin(path: Path) -> Pin:
+    """Read a pin. Raises UserError if the file is not one."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         return Pin(**fields | {"files": {name: (int(size), sha) for name, (size, sha) in fields["files"].items()}})

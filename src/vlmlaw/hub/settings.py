@@ -1,4 +1,4 @@
-"""Settings of what is fetched: a pretrained model, and its tokenizer."""
+"""Settings of pretrained models and tokenizers that are fetched."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,7 @@ from vlmlaw.settings import choice, number
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """A pretrained model: an id of the hub or a folder. `dtype` is that of its arithmetic.
+    """A pretrained model, from the hub or a local folder.
 
     source: an id of the hub, or a folder
     revision: a branch, tag or commit of the hub

@@ -1,8 +1,8 @@
 """The architecture of a pretrained model, from its config.json, without its weights.
 
-This is how an experiment can be checked and its cost estimated without a download: if the config is neither in a local
-folder nor in the hub's cache, it comes from a table of well-known models (models.json). When a model is fetched, its
-config is compared with the table; sizes and costs in the results are counted on the loaded model.
+It lets an experiment be checked, and its cost be estimated, without a download: a config that is neither in a local
+folder nor in the hub's cache comes from a table of well-known models (models.json). When a model is fetched, its config
+is compared with the table; sizes and costs in the results are counted on the loaded model.
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ class Tower:
 
 
 def config_of(source: str, revision: str = "main") -> Mapping[str, Any]:
-    """A model's config.json from a folder, the hub's cache, the table or the hub. Raises UserError if none has it."""
+    """Return a model's config.json from a folder, the hub's cache, the table or the hub.
+
+    Raises UserError if none has it.
+    """
     folder = Path(source)
     return _config_in(folder.resolve()) if folder.is_dir() else _config_from_hub(source, revision)
 
@@ -72,12 +75,12 @@ def _config_from_hub(source: str, revision: str) -> Mapping[str, Any]:
 
 
 def known_shape(source: str) -> Mapping[str, Any] | None:
-    """The model's entry in the table of well-known models; None if it has none."""
+    """Return the model's entry in the table of well-known models; None if it has none."""
     return json.loads(TABLE.read_text(encoding="utf-8")).get(source)
 
 
 def vision_config(config: Mapping[str, Any], *, image_size: int | None = None) -> Mapping[str, Any]:
-    """The vision tower's part of a config (CLIP's and SigLIP's configs also describe a text model).
+    """Return the vision tower's part of a config (CLIP's and SigLIP's configs also describe a text model).
 
     `image_size` replaces the config's own. Raises UserError if the tower has no square grid of patches of a fixed size,
     or if its patches do not fill images of that size.
@@ -103,7 +106,7 @@ def vision_config(config: Mapping[str, Any], *, image_size: int | None = None) -
 
 
 def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The language model's part of a config. Raises UserError if it lacks a hidden size or number of layers."""
+    """Return the language model's part of a config. Raises UserError if it lacks a hidden size or number of layers."""
     own = config.get("text_config", config)
     if not isinstance(own.get("hidden_size"), int) or not isinstance(own.get("num_hidden_layers"), int):
         raise UserError(f"{own.get('model_type')} is not a language model that AutoModelForCausalLM can load.")
@@ -111,7 +114,7 @@ def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def shape_of(config: Mapping[str, Any]) -> Any:
-    """The config as an object with attributes, as the functions that count FLOPs and memory expect it."""
+    """Return the config as an object with attributes, which the functions that count FLOPs and memory expect."""
     return SimpleNamespace(**{"num_key_value_heads": config.get("num_attention_heads"), **config})
 
 

@@ -1,7 +1,7 @@
 """Render conversations with a tokenizer's chat template, and locate each answer in the text.
 
-Running a Jinja template takes tens of microseconds, for each of a million turns. So it runs once per sequence of roles,
-with placeholders for the messages, and messages are then filled in, wherever that is sure to give the same text.
+Running a Jinja template takes tens of microseconds for each of a million turns. It therefore runs once per sequence of
+roles, with placeholders into which messages are then filled, wherever that is certain to give the same text.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Renderer:
             ) from error
 
     def slow(self, chat: Chat) -> Rendered:
-        """Do the same as `__call__` by running the template, which is slow but always right."""
+        """Do the same as `__call__` by running the template, which is slow but always correct."""
         text = self.text(chat)
         spans = []
         for answer in (index for index, (role, _) in enumerate(chat) if role == "assistant"):
@@ -66,7 +66,7 @@ class Renderer:
         return text, spans
 
     def user_turns(self) -> UserTurns:
-        """What the template writes around a user's message."""
+        """Return what the template writes around a user's message."""
         if self._tokenizer.chat_template is None:
             return UserTurns("", "")
         form = self._form(("user", "assistant", "user"))
@@ -125,7 +125,7 @@ class _Form:
         return [(sum(end <= a for end in ends), sum(end <= b for end in ends)) for a, b in self._spans]
 
     def fill(self, chat: Sequence[str]) -> Rendered:
-        """Insert these messages, and shift the spans of answers by what they are longer than the placeholders."""
+        """Insert these messages, and shift the spans of answers by the difference to the placeholders' lengths."""
         grown = [0]
         for said, n_mark in zip(chat, self._n_mark, strict=True):
             grown.append(grown[-1] + len(said) - n_mark)

@@ -1,8 +1,8 @@
 """Read control tokens inside a message as plain text.
 
 A tokenizer matches its control tokens (`<|im_end|>`, `</s>`, `<image>`) anywhere in a text. Inside a message they must
-not act as such: a question about ChatML must not end its own turn. So each is split by a mark before the template is
-filled in, and the text is then encoded by a copy of the tokenizer in which the control tokens have other names.
+have no effect: a question about ChatML must not end its own turn. Each is therefore split by a mark before the template
+is filled in, and the text is then encoded by a copy of the tokenizer in which the control tokens have other names.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Tokens:
 
 
 def literal(text: str) -> str:
-    """Split each `<image>` in the text by a mark, so that it stands for no image."""
+    """Split each `<image>` in the text by a mark, so that it does not stand for an image."""
     return text.replace(IMAGE_PLACEHOLDER, IMAGE_PLACEHOLDER[0] + MARK + IMAGE_PLACEHOLDER[1:])
 
 

@@ -34,7 +34,7 @@ class Batch:
 
 
 def expand_image(table: TokenTable, record: int, *, n_visual_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ids, targets and segments of one record, its image token repeated V times."""
+    """Return ids, targets and segments of one record, with its image token repeated V times."""
     own = slice(table.starts[record], table.starts[record + 1])
     ids, targets, segments = table.ids[own], table.targets[own], table.segments[own]
     repeats = np.where(ids == table.image_token_id, n_visual_tokens, 1)
@@ -44,7 +44,7 @@ def expand_image(table: TokenTable, record: int, *, n_visual_tokens: int) -> tup
 def make_batch(
     table: TokenTable, records: Iterable[int], *, n_visual_tokens: int, pad_id: int, reads_question: bool = False
 ) -> Batch:
-    """Pad these records to one batch.
+    """Pad these records into one batch.
 
     With `reads_question`, each question becomes a row of its own, since a compressor that reads the question outputs
     different visual tokens for each; the image itself is in the batch once.
@@ -80,7 +80,7 @@ def make_batch(
 
 
 def _positions(segments_BT: np.ndarray) -> np.ndarray:
-    """Positions (B, T): each segment continues counting from the end of the prefix; 0 at padding."""
+    """Return positions (B, T): each segment counts on from the end of the prefix; 0 at padding."""
     places = np.arange(segments_BT.shape[1])
     begins = np.diff(segments_BT, axis=1, prepend=segments_BT[:, :1] - 1) != 0
     start_of = np.maximum.accumulate(np.where(begins, places, 0), axis=1)
@@ -90,7 +90,7 @@ def _positions(segments_BT: np.ndarray) -> np.ndarray:
 
 
 def attention_rule(segments_BT: np.ndarray) -> np.ndarray:
-    """attends (B, 1, T, T): a token attends to earlier ones of the prefix and of its own segment; padding to itself."""
+    """Return attends (B, 1, T, T): each token attends to earlier ones of the prefix and of its own segment."""
     query, key = segments_BT[:, :, None], segments_BT[:, None, :]
     n_tokens = segments_BT.shape[1]
     causal = np.tri(n_tokens, dtype=bool)
@@ -111,7 +111,7 @@ def _split_questions(document: Expanded) -> list[Expanded]:
 
 
 def questions_alone(table: TokenTable, documents: list[Expanded], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """The question about each image (images of all documents, Q), padded on the right, with a mask."""
+    """Return the question about each image (images of all documents, Q), padded on the right, with a mask."""
     return padded_questions(
         [asked for record, _, _, segments in documents for asked in table.questions(record, int(segments.max()))],
         pad_id,
@@ -119,7 +119,7 @@ def questions_alone(table: TokenTable, documents: list[Expanded], pad_id: int) -
 
 
 def padded_questions(questions: Sequence[Sequence[int] | np.ndarray], pad_id: int) -> tuple[np.ndarray, np.ndarray]:
-    """Questions (B, Q) padded on the right, with a mask; Q is at least 1, so that a model has something to read.
+    """Pad questions on the right to (B, Q), with a mask; Q is at least 1, so that a model has something to read.
 
     >>> padded_questions([[5, 6], []], pad_id=0)[1].tolist()
     [[True, True], [False, False]]
@@ -134,20 +134,20 @@ def padded_questions(questions: Sequence[Sequence[int] | np.ndarray], pad_id: in
 
 @lru_cache(maxsize=2)
 def record_order(n_records: int, *, seed: int, epoch: int) -> np.ndarray:
-    """Shuffled order of an epoch's records, a pure function of (seed, epoch). The array is shared and read-only."""
+    """Return an epoch's order of records, a pure function of (seed, epoch). The array is shared and read-only."""
     order = np.random.default_rng([seed, epoch]).permutation(n_records)
     order.setflags(write=False)
     return order
 
 
 def records_of_step(n_records: int, batch_size: int, *, seed: int, step: int) -> np.ndarray:
-    """Records of one step, a pure function of (seed, step), so that a resumed run trains on the same ones."""
+    """Return the records of one step, a pure function of (seed, step), so that a resumed run sees the same ones."""
     epoch, index = divmod(step, max(n_records // batch_size, 1))
     return record_order(n_records, seed=seed, epoch=epoch)[index * batch_size : (index + 1) * batch_size].copy()
 
 
 def tensors(batch: Batch) -> dict[str, Tensor]:
-    """Text of a batch as arguments of a language model's forward.
+    """Return a batch's text as arguments of a language model's forward.
 
     The mask is (B, 1, T, T) if questions share a prefix; otherwise padding is marked (B, T), and the model makes its
     own causal masks.

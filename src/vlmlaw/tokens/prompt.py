@@ -1,6 +1,6 @@
-"""One prompt: from a list of messages to the tokens that a model reads, and to what each image is asked.
+"""Turn messages into the tokens that a model reads, and into the question about each image.
 
-Training, benchmarks, chat and the processor all come here, so that a model is asked in the words that it learned.
+Training, benchmarks, chat and the processor all use this module, so that a model is prompted as it was trained.
 A message is transformers': `{"role", "content"}`, the content a text with `<image>` in each image's place, or a list
 of parts, `{"type": "image", "image" or "url" or "path" or "base64"}` and `{"type": "text", "text"}`.
 """
@@ -23,15 +23,15 @@ IMAGE_KEYS = ("image", "url", "path", "base64", "image_url")  # where a part may
 
 @dataclass(frozen=True)
 class TokenizedChat:
-    """A chat's tokens, one for each image."""
+    """A chat's tokens, with one token for each image."""
 
     ids: list[int]
     answers: list[tuple[int, int]]  # first token and end of each of the assistant's answers
-    questions: list[list[int]]  # what each image is asked, alone through the tokenizer
+    questions: list[list[int]]  # the question about each image, tokenized alone
 
 
 def plain_chat(messages: Sequence[Mapping[str, Any]]) -> tuple[Chat, list[Any]]:
-    """Each message as (role, text) with `<image>` in each image's place, and the images of its parts, in order.
+    """Return messages as (role, text) with `<image>` in each image's place, and the images of their parts in order.
 
     An image's part stands on a line of its own; other parts follow one another. Raises UserError for a part that is
     neither text nor image.
@@ -50,7 +50,7 @@ def plain_chat(messages: Sequence[Mapping[str, Any]]) -> tuple[Chat, list[Any]]:
 
 
 def _joined(parts: Sequence[Mapping[str, Any]]) -> tuple[str, list[Any]]:
-    """A message's parts as one text, and their images."""
+    """Join a message's parts to one text, and return it with their images."""
     text, images, before = "", list[Any](), "text"
     for part in parts:
         kind = part.get("type")
@@ -68,7 +68,7 @@ def _joined(parts: Sequence[Mapping[str, Any]]) -> tuple[str, list[Any]]:
 
 
 def bare(text: str) -> str:
-    """A text without its images: what is asked about them.
+    """Return a text without its images: the question about them.
 
     >>> bare("<image>\\n<image>\\nWhat differs?")
     'What differs?'
@@ -77,9 +77,9 @@ def bare(text: str) -> str:
 
 
 def questions_of(chat: Chat) -> list[str]:
-    """What each image of a chat is asked: the bare text of the user's turn in which it stands (QueCC's released rule).
+    """Return the question about each image: the bare text of the user's turn that shows it (QueCC's released rule).
 
-    An image without words is asked what the user says next, before anyone answers.
+    For an image without words it is what the user says next, before anyone answers.
 
     >>> questions_of((("user", "<image>\\nWhat is it?"), ("assistant", "A cat."), ("user", "Its color?")))
     ['What is it?']
@@ -96,7 +96,7 @@ def questions_of(chat: Chat) -> list[str]:
 
 
 class ChatTokenizer:
-    """Messages to tokens, with a tokenizer and its chat template.
+    """Turns messages into tokens, with a tokenizer and its chat template.
 
     >>> from vlmlaw.data.miniature.write import build_tokenizer
     >>> words = build_tokenizer()
@@ -111,14 +111,14 @@ class ChatTokenizer:
         self._controls = ControlTokens(tokenizer)
 
     def end_of_answer(self) -> int | None:
-        """The control token that the template puts behind an answer; None where it puts none."""
+        """Return the control token that the template puts behind an answer; None if it puts none."""
         text, ((start, end),) = self._render((("user", "mark"), ("assistant", "mark")))
         behind = text[start:end].partition("mark")[2]
         ids = self._tokenizer(behind, add_special_tokens=False)["input_ids"]
         return next((token for token in ids if token in self._controls.ids), None)
 
     def require_end(self) -> None:
-        """Raises UserError for a template with which a model would not learn to end its answers."""
+        """Raise UserError for a template with which a model would not learn to end its answers."""
         if self.end_of_answer() is None:
             raise UserError(
                 "the chat template puts no control token behind an answer, so a model would not learn to end it and "
@@ -127,9 +127,9 @@ class ChatTokenizer:
             )
 
     def dialogues(self, chats: Sequence[Chat]) -> list[TokenizedChat]:
-        """Whole chats, to learn their answers.
+        """Tokenize whole chats, whose answers are to be learned.
 
-        Raises UserError where a token holds the end of a prompt and the start of an answer.
+        Raises UserError if a token holds the end of a prompt and the start of an answer.
         """
         chats = [self._controls.guard(chat) for chat in chats]
         texts, spans_of_text = zip(*map(self._render, chats), strict=True) if chats else ((), ())
@@ -142,20 +142,20 @@ class ChatTokenizer:
         return self._tokenized(read, places, [questions_of(chat) for chat in chats])
 
     def text(self, chat: Chat, **options: Any) -> str:
-        """The chat's text; `options` are the template's own."""
+        """Return the chat's text; `options` are the template's own."""
         return self._render.text(chat, **options).replace(MARK, "")
 
     def prompts(self, chats: Sequence[Chat], **options: Any) -> list[TokenizedChat]:
-        """Chats that the assistant is to answer; `options` are the template's own."""
+        """Tokenize chats that the assistant is to answer; `options` are the template's own."""
         options = {"add_generation_prompt": True} | options
         chats = [self._controls.guard(chat) for chat in chats]
         read = self._controls.encode([self._render.text(chat, **options) for chat in chats])
         return self._tokenized(read, [[] for _ in chats], [questions_of(chat) for chat in chats])
 
     def rendered(self, texts: Sequence[str]) -> list[TokenizedChat]:
-        """Texts that the template has made already: each image's question is found by the template's marks.
+        """Tokenize texts that the template has made; the question about an image is found by the template's marks.
 
-        A text without them is asked as a whole.
+        A text without them is a question as a whole.
         """
         asked = [self._questions_in(text) for text in texts]
         return self._tokenized(self._controls.encode(texts), [[] for _ in texts], asked)
@@ -172,7 +172,7 @@ class ChatTokenizer:
         self, read: Sequence[Tokens], places: Sequence[list[tuple[int, int]]], asked: Sequence[list[str]]
     ) -> list[TokenizedChat]:
         different = list(dict.fromkeys(question for questions in asked for question in questions))
-        # As the released code calls it: with the special tokens that the tokenizer itself puts around a text.
+        # As in QueCC's released code, with the special tokens that the tokenizer itself puts around a text.
         ids_of = self._controls.ids_of(different)
         return [
             TokenizedChat(tokens.ids, answers, [ids_of[question] for question in questions])
@@ -192,7 +192,7 @@ def _require_own_tokens(
 
 
 def _tokens_within(encoding: Any, span: tuple[int, int]) -> tuple[int, int]:
-    """First token and end of those that hold the characters of a span; an empty range where there are none."""
+    """Return first token and end of those that hold the characters of a span; an empty range if there are none."""
     ends = []
     for places in (range(*span), reversed(range(*span))):
         tokens = (encoding.char_to_token(place) for place in places)  # None between tokens

@@ -1,7 +1,7 @@
-"""Conversations to tokens, once for every cell.
+"""Turn conversations into tokens, once for all cells.
 
 One document is one record. Its questions may be independent: each then sees the record's prefix (the image, a
-description) and itself, never another question, so that one prefix serves them all. A dialogue has one segment, in
+description) and itself, but no other question, so that one prefix serves all of them. A dialogue has one segment, in
 which later turns see earlier ones. R records, S segments, T tokens.
 """
 
@@ -34,12 +34,12 @@ PREFIX = 0  # the segment that every other segment of its document sees
 class TokenTable:
     """All records of a dataset as flat arrays; record r owns tokens starts[r]:starts[r + 1].
 
-    `targets` is the token that a place should predict, IGNORE_INDEX where it is not an answer's. `segments` is
-    PREFIX or the number of the question, from 1. The image is one token, which a batch expands to V.
-    What each image is asked (vlmlaw.tokens.prompt) stands in `question_ids`, entry e in question_starts[e]:
-    question_starts[e + 1]; record r has entries question_rows[r]:question_rows[r + 1], for each question that it shows
-    its images to one for each image. Record r shows the images shown_images[image_starts[r]:image_starts[r + 1]], in
-    the order of their places.
+    `targets` is the token that a place should predict, or IGNORE_INDEX if that is not part of an answer. `segments` is
+    PREFIX or the number of the question, from 1. An image is one token, which a batch expands to V.
+    The questions about images (vlmlaw.tokens.prompt) are in `question_ids`, entry e at question_starts[e]:
+    question_starts[e + 1]. Record r has the entries question_rows[r]:question_rows[r + 1], one for each image and
+    question of the record. It shows the images shown_images[image_starts[r]:image_starts[r + 1]], in the order of their
+    places.
     """
 
     ids: np.ndarray
@@ -73,23 +73,23 @@ class TokenTable:
 
     @property
     def n_images(self) -> np.ndarray:
-        """How many images each record shows (R,)."""
+        """Number of images of each record (R,)."""
         return np.diff(self.image_starts)
 
     @property
     def image_rows(self) -> np.ndarray:
-        """The position of each record's first image in the dataset (R,), -1 for a record without."""
+        """Position in the dataset of each record's first image (R,); -1 for a record without images."""
         rows = np.full(len(self), -1, dtype=np.int64)
         rows[self.n_images > 0] = self.shown_images[self.image_starts[:-1][self.n_images > 0]]
         return rows
 
     def images(self, records: Iterable[int]) -> np.ndarray:
-        """The positions of these records' images in the dataset, one record's after another's."""
+        """Return the positions in the dataset of these records' images, record by record."""
         rows = [self.shown_images[self.image_starts[r] : self.image_starts[r + 1]] for r in records]
         return np.concatenate(rows) if rows else self.shown_images[:0]
 
     def questions(self, record: int, segment: int) -> list[np.ndarray]:
-        """What each image of a record is asked in a segment (1 for a dialogue); [] for a record without image."""
+        """Return the question about each image of a record in a segment (1 for a dialogue); [] without an image."""
         first, end = self.question_rows[record : record + 2]
         n_segments = int(self.segments[self.starts[record] : self.starts[record + 1]].max())
         n_each = int(end - first) // n_segments
@@ -100,11 +100,11 @@ class TokenTable:
 def tokenize(
     dataset: Dataset, tokenizer: Any, *, independent: bool, max_text_tokens: int = 0, skip_at_most: float = 0.0
 ) -> TokenTable:
-    """Every record through the tokenizer's chat template, labels on answers only.
+    """Tokenize every record by the tokenizer's chat template, with labels on answers only.
 
-    A dialogue is cut off after max_text_tokens (0: never), each image being one; images behind the cut are left out.
-    Raises UserError when there is no record, or naming the one in which an answer would have no label, or, of those
-    that the cut leaves without any label, the first beyond the share skip_at_most, up to which they are left out.
+    A dialogue is cut off after max_text_tokens (0: never), of which an image takes one; images behind the cut are left
+    out. Records that the cut leaves without a label are left out up to the share skip_at_most of all. Raises UserError
+    for the first record beyond that share, for one in which an answer would have no label, and if there is no record.
     """
     if not dataset.records:
         raise UserError(f"{dataset.folder} holds no record; there is nothing to learn from.")
@@ -151,12 +151,12 @@ def tokenize(
 def _documents(
     records: Sequence[Record], tokenizer: Any, image_token_id: int, *, independent: bool
 ) -> Iterator[tuple[Record, Document, list[list[int]]]]:
-    """Each record, its document and its questions, some thousand at a time, so that memory stays small."""
+    """Yield each record with its document and its questions, tokenized in groups so that memory stays small."""
     read = ChatTokenizer(tokenizer)
     for start in range(0, len(records), RECORDS_AT_ONCE):
         part = records[start : start + RECORDS_AT_ONCE]
         chats_of_record = [_chats(record, independent=independent) for record in part]
-        # Many records ask the same; each chat is rendered and tokenized once.
+        # Many records have the same chats; each is rendered and tokenized once.
         different = list(dict.fromkeys(chat for chats in chats_of_record for chat in chats))
         try:
             turns = dict(zip(different, read.dialogues(different), strict=True))
@@ -178,7 +178,7 @@ def _documents(
 
 
 def _raise_for_record(records: Sequence[Record], chats_of_record: Sequence[list[Chat]], read: ChatTokenizer) -> None:
-    """Raise the error of the first record that cannot be tokenized, with the record's name."""
+    """Raise the error of the first record that cannot be tokenized, with its id."""
     for record, chats in zip(records, chats_of_record, strict=True):
         try:
             read.dialogues(chats)
@@ -202,15 +202,15 @@ def _require_few_skipped(skipped: list[str], n_records: int, max_text_tokens: in
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder, as its tokenizer.json has it.
+    """Load the tokenizer of a folder by its tokenizer.json.
 
-    AutoTokenizer goes by the model beside it: next to a Qwen2 it makes a Qwen2Tokenizer, whatever the file says, which
-    splits the miniature's words and drops the pieces.
+    AutoTokenizer would go by the model beside it: next to a Qwen2 it makes a Qwen2Tokenizer, whatever the file says,
+    which splits the miniature's words and drops the pieces.
     """
     from transformers import PreTrainedTokenizerFast
 
     with refused_if_damaged(folder, "a tokenizer"):
-        if (folder / "tokenizer_config.json").is_dir():  # which would be read as if there were none
+        if (folder / "tokenizer_config.json").is_dir():  # which transformers would ignore
             raise UserError(f"{folder / 'tokenizer_config.json'} is a folder; expected a file: restore it.")
         return PreTrainedTokenizerFast.from_pretrained(folder)
 
@@ -239,7 +239,7 @@ def _require_image_token(record: Record, n_image_tokens: int) -> None:
 
 
 def _chats(record: Record, *, independent: bool) -> list[Chat]:
-    """The record's chats: one for each question, or one dialogue."""
+    """Return the record's chats: one for each question, or one dialogue."""
     pairs = list(zip(record.questions, record.answers, strict=True))
     if independent:
         return [(("user", record.prompt(question)), ("assistant", answer)) for question, answer in pairs]
@@ -253,7 +253,7 @@ Document = tuple[list[int], list[int], list[int]]  # ids, targets, segments
 
 
 def _targets_of(turn: TokenizedChat) -> list[int]:
-    """targets_T of a chat: its next token where that belongs to an answer."""
+    """Return targets_T of a chat: the next token where that is part of an answer."""
     ids = turn.ids
     targets = [IGNORE_INDEX] * len(ids)
     for first, end in turn.answers:
@@ -262,14 +262,14 @@ def _targets_of(turn: TokenizedChat) -> list[int]:
 
 
 def _independent(turns: Sequence[TokenizedChat]) -> Document:
-    """One segment for each turn, behind the longest prefix that all prompts share."""
+    """Make one segment for each turn, behind the longest prefix that all prompts share."""
     # The prompt's last token predicts the answer, so it is never of the prefix.
     n_prefix = _n_common([turn.ids[: turn.answers[0][0] - 1] for turn in turns])
     ids = turns[0].ids[:n_prefix]
     targets, segments = [IGNORE_INDEX] * n_prefix, [PREFIX] * n_prefix
     for number, turn in enumerate(turns, start=1):
-        # The last token of a turn predicts nothing, so it is no input. That an answer ends is learned from one turn
-        # of each record: in all of them it would be a quarter of the miniature's tokens and half of its loss.
+        # The last token of a turn predicts nothing, so it is no input. The end of an answer is learned from one turn of
+        # each record: with all turns it would be a quarter of the miniature's tokens and half of its loss.
         own = slice(n_prefix, len(turn.ids) - (1 if number == len(turns) else 2))
         ids = ids + turn.ids[own]
         targets += _targets_of(turn)[own]
@@ -278,12 +278,12 @@ def _independent(turns: Sequence[TokenizedChat]) -> Document:
 
 
 def _n_common(lists: Sequence[list[int]]) -> int:
-    """How many first items all lists share: as many as the least and the greatest do."""
+    """Return how many first items all lists share: as many as the least and the greatest list do."""
     least, greatest = min(lists), max(lists)
     return next((i for i, (a, b) in enumerate(zip(least, greatest, strict=False)) if a != b), len(least))
 
 
 def _dialogue(turns: Sequence[TokenizedChat]) -> Document:
-    """All turns of the one chat in one segment; its last token predicts nothing, so it is no input."""
+    """Make one segment of all turns of the chat; its last token predicts nothing, so it is no input."""
     (turn,) = turns
     return turn.ids[:-1], _targets_of(turn)[:-1], [1] * (len(turn.ids) - 1)

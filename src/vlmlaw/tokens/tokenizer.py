@@ -15,8 +15,8 @@ from vlmlaw.tokens.prompt import ChatTokenizer
 if TYPE_CHECKING:
     from vlmlaw.hub.settings import ModelSettings, TokenizerSettings
 
-# The template of Qwen and many others without the system prompt that theirs may add, which would cost every question
-# some twenty tokens, and without the rewriting of earlier turns that reasoning models' templates do.
+# The template of Qwen and many others, without the system prompt that theirs may add, which would cost each question
+# about twenty tokens, and without the rewriting of earlier turns in the templates of reasoning models.
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n" + MESSAGE_CONTENT + "<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -42,7 +42,7 @@ def take_tokenizer(out: Path, *, settings: TokenizerSettings) -> None:
 
 
 def require_same_tokens(folder: Path, shared: Path, *, settings: ModelSettings) -> None:
-    """Raises UserError where the model in `folder` has another tokenizer than the one that the grid shares."""
+    """Raise UserError if the model in `folder` has another tokenizer than the one that the grid shares."""
     from vlmlaw.tokens.token_table import load_tokenizer
 
     # Each call of get_vocab makes a new dict of all words.
@@ -65,7 +65,7 @@ def _load(folder: Path, settings: ModelSettings) -> Any:
 
 
 def _template(name: str, tokenizer: Any, *, source: str) -> str:
-    """The chat template's text. Raises UserError: no such template or file, or tokens that it needs are missing."""
+    """Return the chat template's text. Raises UserError if it, or a token that it needs, is missing."""
     if name == "chatml":
         missing = [token for token in CHATML_TOKENS if token not in tokenizer.get_vocab()]
         if missing:
@@ -85,7 +85,7 @@ def _template(name: str, tokenizer: Any, *, source: str) -> str:
 
 
 def _require_same_splitting(tokenizer: Any, folder: Path) -> None:
-    """The stages read tokenizer.json alone; it must split text as the model's own class does."""
+    """Raise UserError unless tokenizer.json, which alone the stages read, splits text as the model's own class does."""
     from vlmlaw.tokens.token_table import load_tokenizer
 
     ours = load_tokenizer(folder)

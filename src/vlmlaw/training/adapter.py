@@ -1,7 +1,7 @@
 """Low-rank adapters of the language model (LoRA, Hu et al. 2021, arXiv 2106.09685), by peft.
 
-The language model stays as it was loaded, in the arithmetic's type; what is trained beside its layers is float32. A
-finished cell holds the merged weights, so that it loads as any other.
+The language model stays as it was loaded, in the arithmetic's dtype; the adapters beside its layers are float32. A
+finished cell holds the merged weights, so that it loads like any other.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class Adapter:
-    """Adapters in a language model, all else of which is frozen; before training they change nothing.
+    """Adapters in a language model whose own weights are frozen; before training they change nothing.
 
-    `folder` is where they are kept in peft's own layout once trained, `base` the model that it says they belong to.
-    Raises UserError where the language model has no layers of the names that the settings give.
+    Trained adapters are written to `folder` in peft's own layout, with `base` as the model that they belong to.
+    Raises UserError if the language model has no layers with the names in the settings.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class Adapter:
             ) from error
 
     def in_copy(self, language_model: PreTrainedModel) -> Adapter:
-        """Adapters of the same shapes, without weights yet, in another copy of the language model."""
+        """Make adapters of the same shapes, without weights yet, in another copy of the language model."""
         return Adapter(language_model, self._settings, folder=self._folder, base=self._base, empty=True)
 
     def finish(self) -> None:
-        """Keep the adapters in their folder, and add them to the weights beside them.
+        """Write the adapters to their folder and merge them into the weights.
 
-        The language model is then again of the class and the layers that it was.
+        The language model then has its own class and layers again.
         """
         config = self._adapted.peft_config["default"]
         config.base_model_name_or_path, config.target_modules = self._base, sorted(config.target_modules)

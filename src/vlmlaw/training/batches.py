@@ -1,8 +1,8 @@
 """Divide the records of a training step over processes and passes, each pass within a token limit.
 
-Which records a step has, and where each goes, is a pure function of the step's number. Dialogues are packed: one stands
-behind the other in one row, and attention keeps them apart (vlm/packed_attention.py). Records whose questions share a
-prefix are rows with a mask of who sees whom. R records, T tokens.
+The records of a step, and their processes and passes, are a pure function of the step's number. Dialogues are packed:
+they stand one behind the other in one row, and attention keeps them apart (vlm/packed_attention.py). Records whose
+questions share a prefix are rows with a mask of which token sees which. R records, T tokens.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def model_inputs(batch: Batch, images: ImageInputs) -> dict[str, Any]:
-    """The arguments that a VLM's forward takes: the text, and `images` (of batch.image_rows) with what is asked."""
+    """Return the arguments of a VLM's forward: the text, and `images` (of batch.image_rows) with any questions."""
     if batch.question_ids is None or batch.question_mask is None or batch.image_of is None:
         return {**tensors(batch), "images": images}
     asked = ImageInputs(
@@ -44,13 +44,13 @@ def model_inputs(batch: Batch, images: ImageInputs) -> dict[str, Any]:
 
 
 def places_of(ids: np.ndarray, targets: np.ndarray, *, image_token_id: int) -> dict[str, Tensor]:
-    """Flat indices of the places that predict, and of visual tokens: to count them would halt a device's queue."""
+    """Return flat indices of labels and of visual tokens, because finding them on a GPU would stall its queue."""
     found = {"target_places": targets != IGNORE_INDEX, "image_places": ids == image_token_id}
     return {name: torch.from_numpy(np.flatnonzero(mask)) for name, mask in found.items()}
 
 
 class StepPasses:
-    """Makes this process's passes of a step. `images_of` gives what the model reads of image rows."""
+    """Makes this process's passes of a step. `images_of` turns image rows into the model's inputs."""
 
     def __init__(
         self,
@@ -66,9 +66,10 @@ class StepPasses:
         machine: Machine,
         tokens_of_step: Callable[[int], Sequence[int]] | None = None,
     ):
-        """`tokens_of_step` gives the V of a step's passes where they are not `n_visual_tokens` alone.
+        """Choose the layouts. `tokens_of_step` gives the Vs of a step's passes if they are not `n_visual_tokens` alone.
 
-        Raises UserError where a batch has fewer records than there are processes."""
+        Raises UserError if a batch has fewer records than there are processes.
+        """
         if batch_size < machine.n_processes:
             raise UserError(
                 f"batch_size is {batch_size}, but {machine.n_processes} processes need a record each; "
@@ -90,18 +91,18 @@ class StepPasses:
     def use(self, layout: str) -> None:
         """Make passes in one of `layouts`: `packed`, `shared` (questions behind their prefix), `padded` (rows)."""
         self.packed = layout == "packed"
-        if layout == "padded" and self.layouts[0] == "shared":  # the row of a question has its prefix to itself
+        if layout == "padded" and self.layouts[0] == "shared":  # each question's row repeats the prefix
             self.layout["reads_question"] = True
             self._sizes.clear()
 
     def records(self) -> Records:
-        """What an estimate of memory has to know of the records."""
+        """Return the figures of the records that an estimate of memory needs."""
         sizes = self._sizes_at(self.n_visual_tokens)
         n_tokens, n_targets = float(sizes.n_tokens.mean()), float(sizes.n_targets.mean())
         return Records(n_tokens, n_targets, float(self.table.n_images.mean()), int(sizes.n_tokens.max()))
 
     def halve(self) -> int:
-        """Make passes of half as many tokens from now on; returns how many. Raises UserError: one record is a pass."""
+        """Halve the tokens of later passes and return them. Raises UserError if a pass is one record already."""
         longest, mean = self.records().longest, self.records().n_tokens
         before = self.tokens_per_pass or math.ceil(mean * self.batch_size / self.n_processes)
         if before <= mean:
@@ -113,13 +114,13 @@ class StepPasses:
         return self.tokens_per_pass
 
     def records_to_check(self) -> np.ndarray:
-        """A few records of the first step, the longest among them."""
+        """Return a few records of the first step, including the longest."""
         records = records_of_step(len(self.table), self.batch_size, seed=self.seed, step=0)
         by_length = records[np.argsort(self._sizes_at(self.n_visual_tokens).n_tokens[records], kind="stable")]
         return np.unique(np.concatenate([by_length[:2], by_length[-1:]]))
 
     def checked_and_alone(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The model's arguments for these records in the layout of the training, and with a row for each question."""
+        """Return the model's arguments for these records in the training's layout, and with a row for each question."""
         records = self.records_to_check()
         made = self._make(records, self.n_visual_tokens, share=1.0).inputs
         layout = {"pad_id": self.layout["pad_id"], "n_visual_tokens": self.n_visual_tokens, "reads_question": True}
@@ -139,7 +140,7 @@ class StepPasses:
         ]
 
     def over(self, table: TokenTable) -> Iterator[Pass]:
-        """This process's passes over every record of another table, in the layout and passes of the training."""
+        """Yield this process's passes over every record of another table, in the layout of the training."""
         other = copy.copy(self)
         other.table, other._sizes = table, {}
         for records in np.array_split(np.arange(len(table)), max(1, len(table) // self.batch_size)):
@@ -180,7 +181,7 @@ def _work_of(batch: Batch, *, n_samples: int) -> Work:
         n_samples=n_samples,
         n_tokens=n_tokens,
         n_places=batch.input_ids.size,
-        n_pairs=int(batch.position_ids.sum()) + n_tokens,  # each token sees as many before it as its position says
+        n_pairs=int(batch.position_ids.sum()) + n_tokens,  # a token sees as many tokens before it as its position
         n_targets=int((batch.targets != IGNORE_INDEX).sum()),
         n_images=len(batch.image_rows if batch.image_of is None else batch.image_of),
     )
@@ -227,7 +228,7 @@ def packed_inputs(
 
 @dataclass(frozen=True)
 class _RecordSizes:
-    """Token count of each record, V visual tokens included and repeated as the layout does, and its target count."""
+    """Tokens of each record, with its visual tokens and as often as the layout repeats them, and its targets."""
 
     n_tokens: np.ndarray
     n_targets: np.ndarray
@@ -240,7 +241,7 @@ class _RecordSizes:
         n_prefix = np.add.reduceat(in_prefix, first, dtype=np.int64)
         visual = table.n_images * (n_visual_tokens - 1)
         n_tokens = np.diff(table.starts) + visual
-        if reads_question:  # each question has the prefix to itself
+        if reads_question:  # the prefix is repeated for each question
             n_questions = np.maximum.reduceat(table.segments, first)
             n_tokens = n_tokens + (n_questions - 1) * np.where(n_prefix > 0, n_prefix + visual, 0)
         n_targets = np.add.reduceat(table.targets != IGNORE_INDEX, first, dtype=np.int64)
@@ -248,9 +249,9 @@ class _RecordSizes:
 
 
 def share_out(lengths: np.ndarray, *, n_processes: int, tokens_per_pass: int | None) -> list[list[np.ndarray]]:
-    """Which of these records each pass of each process has: as many passes for each, about as many tokens in each.
+    """Divide records over the passes of processes, which have equal numbers of passes and about equal tokens in each.
 
-    The longest records go first, each into the pass that has the fewest tokens (Graham 1969, doi 10.1137/0117039).
+    The longest records go first, each into the pass with the fewest tokens (Graham 1969, doi 10.1137/0117039).
     A record beyond the limit has a pass of its own. Raises UserError for fewer records than processes.
     """
     n_records = len(lengths)
@@ -265,7 +266,7 @@ def share_out(lengths: np.ndarray, *, n_processes: int, tokens_per_pass: int | N
         if fits or n_each == n_records // n_processes:
             break
         n_each += 1
-    passes.sort(key=lambda own: -lengths[own].sum())  # so that processes compute passes of like size at a time
+    passes.sort(key=lambda own: -lengths[own].sum())  # so that processes run passes of similar size together
     return [passes[rank::n_processes] for rank in range(n_processes)]
 
 

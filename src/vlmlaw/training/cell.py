@@ -1,8 +1,8 @@
-"""One cell's training: tower (its cached features, or the images), compressor to V tokens, projector and LLM.
+"""Train one cell: tower (its cached features, or the images), compressor to V tokens, projector and LLM.
 
-Where there are two stages, as in LLaVA-1.5 (Liu et al. 2023, arXiv 2310.03744), stage 1 trains compressor and projector
-beside the frozen LLM, and stage 2 goes on from them with the LLM. The tower is frozen, or trained in stage 2 at a rate
-of its own.
+With two stages, as in LLaVA-1.5 (Liu et al. 2023, arXiv 2310.03744), stage 1 trains compressor and projector beside the
+frozen LLM, and stage 2 continues from them with the LLM. The tower is frozen, or trained in stage 2 at a rate of its
+own.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from vlmlaw.training.distributed import Machine, is_first_launched, join
 from vlmlaw.training.forward_check import check_forward, choose_layout
 from vlmlaw.training.loop import fit
 from vlmlaw.training.optimizer import make_optimizer
-from vlmlaw.training.passes import PassLimit, plan_passes, told
+from vlmlaw.training.passes import PassLimit, described, plan_passes
 from vlmlaw.training.records import records_of
 from vlmlaw.training.settings import ComputeSettings
 from vlmlaw.training.sharding import gathered, prepare, reshard, save_whole
@@ -58,9 +58,9 @@ CONNECTOR, ADAPTER = "connector.safetensors", "adapter"
 
 
 def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) -> VlmForConditionalGeneration:
-    """The cell's VLM: pretrained LLM and tower, compressor and projector untrained.
+    """Build the cell's VLM: pretrained LLM and tower, untrained compressor and projector.
 
-    The tower is frozen in its own type, or trained: then it lies in float32 and computes, at last, as the LLM does.
+    A frozen tower keeps its own dtype. A trained one is in float32, and in the finished cell in the training's dtype.
     """
     words: Any = load_tokenizer(language_model)
     opened = open_model(encoder)
@@ -94,12 +94,12 @@ def build_vlm(language_model: Path, encoder: Path, *, settings: CellSettings) ->
 
 
 def load_language_model(folder: Path, *, settings: CellSettings) -> PreTrainedModel:
-    """The LLM: in float32 where it is trained, which AdamW's small steps need, else in the arithmetic's own type.
+    """Load the LLM: in float32 if it is trained, which AdamW's small steps need, else in the arithmetic's dtype.
 
-    With `lora` it is frozen, too; an `Adapter` is trained beside it. Of several processes the first loads the weights,
-    and `prepare` hands them on; the others have shapes alone.
+    With `lora` it is frozen as well, and an `Adapter` is trained beside it. Of several processes the first loads the
+    weights and `prepare` passes them on; the others have only shapes.
 
-    Raises UserError where weights of it are missing.
+    Raises UserError if some of its weights are missing.
     """
     opened = open_model(folder)
     trained = settings.trains_language_model and settings.training.lora is None
@@ -123,12 +123,12 @@ def load_language_model(folder: Path, *, settings: CellSettings) -> PreTrainedMo
 
 
 def _name_places(model: VlmForConditionalGeneration, words: Any) -> None:
-    """Start the places from the LLM's embeddings of the words for them, where it has such words."""
+    """Initialise the place embeddings with the LLM's embeddings of the words for places, if it has such words."""
     place_ids = words.convert_tokens_to_ids(place_words())
     if model.places is not None and words.unk_token_id not in place_ids:
         embeddings: Any = model.get_input_embeddings().weight
         if embeddings.is_meta:
-            return  # the first process hands them on
+            return  # the first process passes them on
         model.places.start_from(embeddings[place_ids])
 
 
@@ -145,9 +145,9 @@ def align_cell(
     settings: CellSettings,
     compute: ComputeSettings | None = None,
 ) -> None:
-    """Stage 1. The folder `out` gets CONNECTOR, train.jsonl and training.json.
+    """Train stage 1 of a cell, and write CONNECTOR, train.jsonl and training.json to the folder `out`.
 
-    Where several processes train, each calls it.
+    If several processes train, each must call this.
     """
     compute = compute or ComputeSettings(logs=())
     use_repeatable_arithmetic(settings.seed, deterministic=compute.deterministic)
@@ -174,10 +174,10 @@ def train_cell(
     compute: ComputeSettings | None = None,
     aligned: Path | None = None,
 ) -> None:
-    """Train one cell. Its folder `out` gets model/ (weights and processor), train.jsonl and training.json.
+    """Train one cell, and write model/ (weights and processor), train.jsonl and training.json to its folder `out`.
 
-    With `lora` the weights are merged, and adapter/ has the adapter alone, in peft's layout.
-    Where several processes train, each calls it.
+    With `lora` the weights are merged, and adapter/ holds the adapter alone in peft's layout.
+    If several processes train, each must call this.
     """
     compute = compute or ComputeSettings(logs=())
     use_repeatable_arithmetic(settings.seed, deterministic=compute.deterministic)
@@ -205,12 +205,12 @@ def train_cell(
 
 
 def _most_tokens(compressor: str, vision_config: Any) -> int:
-    """V of a model whose training serves any: what it is saved with."""
+    """Return the V with which a model is saved whose training serves every V: the largest."""
     return compressor_class(compressor).allowed_tokens(grid_side(vision_config))[-1]
 
 
 def load_connector(model: VlmForConditionalGeneration, path: Path) -> None:
-    """Compressor and projector from stage 1. Raises UserError where they are of another cell."""
+    """Load compressor and projector from stage 1. Raises UserError if they belong to another cell."""
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -238,7 +238,7 @@ def _train(
     save: Save,
     origins: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Train what is not frozen, save it, and write what it was made from and took."""
+    """Train what is not frozen, save it, and write the training's origins, time and memory."""
     words = load_tokenizer(language_model)
     table, validated = records_of(tokens, model, words, settings=settings)
     plan = replace(settings.training, steps=settings.training.steps_of(len(table)), epochs=0.0)
@@ -294,7 +294,7 @@ def _passes(
     compute: ComputeSettings,
     machine: Machine,
 ) -> StepPasses:
-    """The passes of every step over the records of `table`, at the V of the cell or, of an elastic one, of the step."""
+    """Return the passes of every step over the records of `table`, at the V of the cell or, if elastic, of the step."""
     tokens_of_step = functools.partial(
         model.compressor.tokens_of_step, seed=settings.seed, aligning=not settings.trains_language_model
     )
@@ -321,7 +321,7 @@ def _choose_passes(
     compute: ComputeSettings,
     machine: Machine,
 ) -> PassLimit:
-    """Settle `auto` by the estimate of memory, or what an earlier attempt had come down to; says what does not fit."""
+    """Resolve `auto` by the estimate of memory or an earlier attempt's limit, and print the choice on a GPU."""
     memory_gb = compute.gpu_memory_gb
     if machine.device.type == "cuda":
         memory_gb = min(memory_gb, torch.cuda.get_device_properties(machine.device).total_memory / 1e9)
@@ -337,5 +337,5 @@ def _choose_passes(
     limit = PassLimit(workspace, plan.of(compute))
     passes_of.tokens_per_pass = limit.tokens_per_pass
     if machine.is_first and compute.gpus:
-        print(f"{settings.name}: {told(plan)}.", file=sys.stderr)
+        print(f"{settings.name}: {described(plan)}.", file=sys.stderr)
     return limit

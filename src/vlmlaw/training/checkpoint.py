@@ -1,7 +1,7 @@
-"""Checkpoints of a training, in torch's distributed format: written by so many processes, read by as many as there are.
+"""Checkpoints of a training in torch's distributed format, which any number of processes can read.
 
-A checkpoint is the folder `checkpoint-{step}`, of which `state.json` is written last: without it there is none. The log
-is put back to the checkpoint's step, so that it never holds a step twice.
+A checkpoint is the folder `checkpoint-{step}`; `state.json` is written last, and without it the checkpoint does not
+count. The log is cut to the checkpoint's step, so that it never holds a step twice.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def save(
     spent: Mapping[str, Any],
     machine: Machine,
 ) -> None:
-    """Write the checkpoint of a step in place of an earlier one. Every process must take part.
+    """Write the checkpoint of a step and remove earlier ones. Every process must call this.
 
-    The earlier one is removed beside the training: no process waits for it but at `wait_for_removal`.
+    The removal runs beside the training; only `wait_for_removal` waits for it.
     """
     import torch.distributed.checkpoint as dcp
 
@@ -58,11 +58,11 @@ def save(
     machine.wait_for_all()
 
 
-_removals: list[threading.Thread] = []  # of this process, at most one
+_removals: list[threading.Thread] = []  # at most one
 
 
 def _remove_in_background(folders: list[Path]) -> None:
-    """Remove them in a thread: a checkpoint of a 14 B model is 170 GB, minutes on some shared disks."""
+    """Remove folders in a thread: for the 170 GB of a 14 B model's checkpoint, some shared disks take minutes."""
 
     def remove() -> None:
         for folder in folders:
@@ -74,7 +74,7 @@ def _remove_in_background(folders: list[Path]) -> None:
 
 
 def wait_for_removal() -> None:
-    """Wait until an earlier checkpoint is gone that this process is removing."""
+    """Wait until this process has removed earlier checkpoints."""
     while _removals:
         _removals.pop().join()
 
@@ -87,9 +87,9 @@ def resume(
     log: Path,
     machine: Machine,
 ) -> tuple[int, dict[str, Any]]:
-    """The step to start from and what was spent before; weights, optimizer and log are put back to that step.
+    """Restore weights, optimizer and log to the last checkpoint; return its step and what was spent before it.
 
-    Raises UserError where a checkpoint is damaged or another training's.
+    Raises UserError if the checkpoint is damaged or belongs to another training.
     """
     folder = next((folder for folder in reversed(_folders(workspace)) if (folder / STATE).exists()), None)
     if folder is None:
@@ -117,21 +117,21 @@ def resume(
 
 @contextmanager
 def _alone_without_warning() -> Iterator[None]:
-    """torch warns of every checkpoint that one process writes or reads alone, also when it is told so."""
+    """Silence torch's warning that a checkpoint is written or read by one process alone, which `no_dist` says."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
 
 
 def _folders(workspace: Path) -> list[Path]:
-    """The checkpoints there, by step."""
+    """Return the checkpoints in a workspace by step."""
     return sorted(workspace.glob("checkpoint-*"), key=lambda folder: int(folder.name.partition("-")[2]))
 
 
 def _tensors(
     trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, machine: Machine
 ) -> dict[str, Tensor]:
-    """All tensors of a training's state by name."""
+    """Return all tensors of a training's state by name."""
     state: dict[str, Tensor] = {f"{WEIGHT}{name}": parameter.detach() for name, parameter in trained.items()}
     for name, parameter in trained.items():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -150,7 +150,7 @@ def _random_names(machine: Machine) -> tuple[str, str]:
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """What a checkpoint holds: shapes of whole tensors by name."""
+    """Return the shapes of a checkpoint's whole tensors by name."""
     from torch.distributed.checkpoint import FileSystemReader
 
     metadata = FileSystemReader(folder).read_metadata().state_dict_metadata

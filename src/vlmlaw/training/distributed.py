@@ -1,7 +1,7 @@
-"""Where a training runs: one process on a CPU or a GPU, or several that share the work and the model (FSDP2).
+"""Processes of a training: one on a CPU or a GPU, or several that share the work and the model (FSDP2).
 
-Several processes are told who they are as torchrun tells them (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
-`launch` starts them on this machine; torchrun itself or `srun` serve as well, also on several machines.
+Several processes learn their rank from torchrun's variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
+`launch` starts them on this machine; torchrun itself and `srun` work as well, also on several machines.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from vlmlaw.training.settings import ComputeSettings
 
-EXIT_RUN_ME_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: stopped from outside, with a checkpoint to go on from
+EXIT_RUN_ME_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: stopped from outside, with a checkpoint to continue from
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Machine:
         return self.rank == 0
 
     def total(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over the processes, all of which must ask."""
+        """Sum each value over the processes, all of which must call this."""
         if self.n_processes == 1:
             return list(values)
         import torch
@@ -52,11 +52,11 @@ class Machine:
         return summed.tolist()
 
     def any(self, *flags: bool) -> list[bool]:
-        """Each flag, true where it is on any process, all of which must ask."""
+        """Return for each flag whether it is true in any process; all must call this."""
         return [value > 0 for value in self.total([float(flag) for flag in flags])]
 
     def from_first(self, value: Any) -> Any:
-        """The first process's value, which others need not have; all must ask."""
+        """Return the first process's value, which the others need not have; all must call this."""
         if self.n_processes == 1:
             return value
         import torch.distributed as dist
@@ -71,11 +71,10 @@ class Machine:
 
 @contextmanager
 def join(compute: ComputeSettings, *, sharded: bool = False) -> Iterator[Machine]:
-    """This process's part of the machine, as the environment tells it; alone where it tells nothing.
+    """Join the group of processes that the environment describes, and yield this one's device and rank.
 
-    With `sharded`, a process alone makes the group of one that FSDP2 needs.
-
-    Raises UserError where GPUs are asked for that torch does not see.
+    Without such variables the process is alone; with `sharded` it then makes the group of one that FSDP2 needs.
+    Raises UserError if GPUs are requested that torch does not see.
     """
     import torch
 
@@ -105,26 +104,26 @@ def join(compute: ComputeSettings, *, sharded: bool = False) -> Iterator[Machine
 
 
 def is_launched() -> bool:
-    """Whether this process is one of several that something has started."""
+    """Return whether this process was started as one of several."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
 def is_first_launched() -> bool:
-    """Whether this process is alone or the first of several: the one that loads what it hands on to the others."""
+    """Return whether this process is alone or the first of several, which loads weights for the others."""
     return rank() == 0
 
 
 def rank() -> int:
-    """This process's number among those of a training; 0 for one alone."""
+    """Return this process's number among those of a training; 0 if it is alone."""
     return int(os.environ.get("RANK", 0))
 
 
 def launch(arguments: Sequence[str], *, n_processes: int) -> int:
-    """Run `python -m vlmlaw ARGUMENTS` in so many processes on this machine; returns their exit status.
+    """Run `python -m vlmlaw ARGUMENTS` in `n_processes` processes on this machine, and return their exit status.
 
-    torchrun would do, but for what it makes of an exit status (any failure is 1, where a cluster must see 75) and of
-    SIGTERM (30 s to write a checkpoint, then it kills). A process that fails takes the others with it. SIGTERM and
-    Ctrl-C become one SIGTERM to each, and a second Ctrl-C ends all at once.
+    torchrun is not used because it turns any failure into status 1, where a cluster must see 75, and kills processes
+    30 s after SIGTERM, which may be too soon for a checkpoint. A process that fails ends the others. SIGTERM and Ctrl-C
+    send one SIGTERM to each process, and a second Ctrl-C kills all.
     """
     shared = {"WORLD_SIZE": str(n_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     if "OMP_NUM_THREADS" in os.environ:  # the job's threads, which its processes share
@@ -148,7 +147,7 @@ def launch(arguments: Sequence[str], *, n_processes: int) -> int:
 
 
 def _end_with_parent() -> None:
-    """Ask Linux to end this process when its parent is killed, which can then pass nothing on."""
+    """Have Linux end this process when its parent is killed and can no longer pass on signals."""
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
     with suppress(AttributeError, OSError):  # where this is not Linux
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
@@ -169,7 +168,7 @@ def _free_port() -> int:
 
 @contextmanager
 def _passing_on(workers: Sequence[subprocess.Popen[Any]]) -> Iterator[None]:
-    """Signals to this process go to the workers, who decide what to save before they end."""
+    """Within this block, pass SIGTERM and Ctrl-C on to the workers, which save their work before they end."""
 
     def pass_on(number: int, _: Any) -> None:
         signal.signal(number, before[number])
@@ -188,7 +187,7 @@ def _passing_on(workers: Sequence[subprocess.Popen[Any]]) -> Iterator[None]:
 
 
 def _status_of(workers: Sequence[subprocess.Popen[Any]]) -> int:
-    """0 when all end well, else the status of the first that does not; the others are then ended, too."""
+    """Wait for all workers; return 0, or 75 if any is to run again. If one fails, kill the rest, return its status."""
     waiting = list(workers)
     while waiting:
         for worker in list(waiting):

@@ -1,4 +1,4 @@
-"""The miniature's vision encoder: trained once on what each patch shows, then frozen.
+"""Train the miniature's vision encoder to name what each patch shows; cells use it frozen.
 
 B images, P patches in raster order, C width.
 """
@@ -35,21 +35,21 @@ if TYPE_CHECKING:
 
 IMAGES_AT_ONCE = 64
 EMPTY = 0
-FIRST_LETTER = 1 + len(GLYPHS)  # among what a patch shows: nothing, glyphs, letters
-QUIET = 0.1  # weight of the empty patches' loudness in the encoder's loss
+FIRST_LETTER = 1 + len(GLYPHS)  # classes of a patch: empty, then glyphs, then letters
+QUIET = 0.1  # weight in the loss of the squared features of empty patches
 
 
 def normalise(pixels_BHWC: np.ndarray) -> Tensor:
-    """pixel_values (B, 3, H, W) of the miniature's pictures."""
+    """Return pixel_values (B, 3, H, W) of the miniature's pictures."""
     return load.normalise(pixels_BHWC, [PIXEL_MEAN] * 3, [PIXEL_STD] * 3)
 
 
 class PatchReader(nn.Module):
     """A tower with linear heads that name what each patch shows, and in which color.
 
-    Two heads, not one for the pairs: a mean over patches then still holds which glyphs and which colors there are, but
-    not which belongs to which, so that objects must be kept apart by tokens. Empty patches are trained to have features
-    near zero, or the few objects of a scene would be lost in the mean over all of its patches.
+    With two heads rather than one for pairs, a mean over patches still holds which glyphs and which colors there are,
+    but not which belongs to which, so that tokens are needed to keep objects apart. Empty patches are trained to have
+    features near zero, because the few objects of a scene would be lost in the mean over all of its patches.
     """
 
     def __init__(self, tower: PreTrainedModel):
@@ -59,15 +59,15 @@ class PatchReader(nn.Module):
         self.color = nn.Linear(tower.config.hidden_size, 1 + len(COLORS))
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (B, P, C), and logits (B, P, number of classes) of what is shown and of its color."""
+        """Return features (B, P, C), and logits (B, P, number of classes) of what is shown and of its color."""
         features_BPC = features.patch_features(self.tower, pixel_values, layers=[-1])
         return features_BPC, self.shown(features_BPC), self.color(features_BPC)
 
     def loss(self, pixel_values: Tensor, shown_BP: Tensor, color_BP: Tensor) -> Tensor:
-        """Cross-entropies of both heads, and the mean square of empty patches' features.
+        """Return the cross-entropies of both heads plus the weighted mean square of empty patches' features.
 
-        Objects, letters and empty patches weigh the same: by their number, the few patches of objects would be learned
-        last.
+        Objects, letters and empty patches have the same weight; weighted by their number, the few patches of objects
+        would be learned last.
         """
         features_BPC, *logits = self(pixel_values)
         loudness = features_BPC[shown_BP == EMPTY].square().sum() / features_BPC.numel()
@@ -81,7 +81,7 @@ class PatchReader(nn.Module):
 
 
 def patch_groups(shown: Tensor) -> dict[str, Tensor]:
-    """Which patches show objects, letters, nothing."""
+    """Return masks of the patches that show objects, letters and nothing."""
     return {
         "objects": (shown > EMPTY) & (shown < FIRST_LETTER),
         "letters": shown >= FIRST_LETTER,
@@ -90,7 +90,7 @@ def patch_groups(shown: Tensor) -> dict[str, Tensor]:
 
 
 def _load(folder: Path, what: str) -> tuple[np.ndarray, Tensor, Tensor]:
-    """pixels_NHWC, and what each patch shows (N, P) and its color, of a whole dataset."""
+    """Load a whole dataset: pixels_NHWC, and for each patch (N, P) what it shows and its color."""
     dataset = Dataset(folder)
     rows = range(len(dataset.image_names))
     pixels = np.stack(list(progress(dataset.images(rows), len(rows), what)))
@@ -103,7 +103,7 @@ def _load(folder: Path, what: str) -> tuple[np.ndarray, Tensor, Tensor]:
 
 
 def train_encoder(train: Path, development: Path, out: Path, *, settings: VisionSettings) -> None:
-    """Train the encoder on `train`, measure it on `development`, and write it with `training.json` to `out`."""
+    """Train the encoder on `train`, measure it on `development`, and write it to `out` with `training.json`."""
     use_repeatable_arithmetic(settings.seed)
     config = conv_tower.ConvTowerConfig(hidden_size=settings.hidden_size, num_hidden_layers=settings.num_hidden_layers)
     reader = PatchReader(AutoModel.from_config(config))
@@ -135,7 +135,7 @@ def train_encoder(train: Path, development: Path, out: Path, *, settings: Vision
 
 @torch.no_grad()
 def accuracy(reader: PatchReader, folder: Path) -> dict[str, float]:
-    """Shares of patches named rightly, glyph and color: of objects, letters and empty ones, as far as there are any."""
+    """Return the shares of patches with correct glyph and color, of objects, letters and empty ones that exist."""
     pixels, *classes = _load(folder, "encoder: development images")
     logits = [reader(normalise(batch))[1:] for batch in _chunks(pixels)]
     named = [torch.cat([of_head.argmax(-1) for of_head in heads]) for heads in zip(*logits, strict=True)]

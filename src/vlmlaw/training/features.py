@@ -1,4 +1,4 @@
-"""The stage that caches a tower's features of every image, once for all cells."""
+"""Cache a tower's features of every image, once for all cells."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ IMAGES_AT_ONCE = 64
 
 @torch.no_grad()
 def cache_features(encoder: Path, dataset: Path, out: Path, *, layers: Sequence[int]) -> None:
-    """Features (n_images, P, C) in half precision of every image, one file for each of `layers`.
+    """Write the features (n_images, P, C) of every image in half precision, one file for each of `layers`.
 
-    The files are written image by image through a memory map, so that memory stays small whatever their size.
-    Raises UserError where a feature is beyond half precision.
+    The files are written in batches through a memory map, so that memory stays small whatever their size.
+    Raises UserError if a feature is beyond half precision.
     """
     opened = open_model(encoder)
     tower, (mean, std) = load_tower(opened), statistics_of(opened)
-    torch.nn.Module.to(tower, best_device())  # whose type, unlike transformers' own, says what it takes
+    torch.nn.Module.to(tower, best_device())  # typed more precisely than transformers' own `to`
     data = Dataset(dataset)
     n_images = len(data.image_names)
     shape = (n_images, features.grid_side(tower.config) ** 2, tower.config.hidden_size)

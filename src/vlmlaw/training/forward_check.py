@@ -1,4 +1,4 @@
-"""A small batch as a training reads it, held against the language model's own forward before the first step."""
+"""Before the first step, compare a small batch as the training reads it with the language model's own forward."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from vlmlaw.training.distributed import Machine
     from vlmlaw.vlm.model import VlmForConditionalGeneration
 
-# Mean difference of a token's loss. Arithmetic in bfloat16 has errors of about 0.01 in a loss of this size.
+# Mean difference of a token's loss, of which bfloat16 rounding causes about 0.01.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 
 
 def choose_layout(model: VlmForConditionalGeneration, passes_of: StepPasses, *, what: str, machine: Machine) -> None:
-    """Have the passes made in the first layout that is exact for this language model; tell if it is not the first.
+    """Choose the first layout that is exact for this language model, and say so if it is not the preferred one.
 
-    The first process finds it, which alone has the weights as yet. Raises UserError where there is none.
+    The first process finds it, because it alone has the weights yet. Raises UserError if no layout is exact.
     """
     llm = model.language_model
     found = require_layout(llm, preferred=passes_of.layouts) if machine.is_first else None
@@ -42,10 +42,10 @@ def choose_layout(model: VlmForConditionalGeneration, passes_of: StepPasses, *, 
 def check_forward(
     model: VlmForConditionalGeneration, passes_of: StepPasses, *, what: str, machine: Machine, dtype: torch.dtype
 ) -> None:
-    """Compare the loss of a few records' tokens with that of the language model's own forward, a record at a time.
+    """Compare the token losses of a few records with those of the language model's own forward, record by record.
 
-    Raises UserError, with the numbers, where they differ by more than arithmetic in `dtype` does. Compressors that
-    work inside the language model change what it reads, and are left out.
+    Raises UserError with the numbers if they differ by more than rounding in `dtype`. Compressors inside the language
+    model change what it reads, and are not checked.
     """
     if model.compressor.inside_llm:
         return
@@ -71,6 +71,6 @@ def _token_losses(logits_nV: Tensor, targets_BT: Tensor) -> Tensor:
 
 
 def _moved(inputs: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Arguments of the model on its device."""
+    """Move the model's arguments to its device."""
     takes = (Tensor, ImageInputs)
     return {name: value.to(device) if isinstance(value, takes) else value for name, value in inputs.items()}

@@ -1,4 +1,4 @@
-"""How a training that is to stop ends, and the clock of its checkpoints."""
+"""The exception that ends a training on request, and the clock of its checkpoints."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from contextlib import contextmanager
 
 from vlmlaw.training.distributed import EXIT_RUN_ME_AGAIN
 
-LEAST_TIME_BETWEEN_CHECKPOINTS = 20  # times what the last one took, so that they take 5 % of the time at most
+LEAST_TIME_BETWEEN_CHECKPOINTS = 20  # times the duration of the last one, so that they take 5 % of the time at most
 
 
 class Stopped(SystemExit):
-    """A stop was asked for (SIGTERM or Ctrl-C) and the work so far is saved."""
+    """Raised after a request to stop (SIGTERM or Ctrl-C), when the work so far is saved."""
 
     def __init__(self) -> None:
         super().__init__(EXIT_RUN_ME_AGAIN)
 
 
 class CheckpointClock:
-    """Says when a checkpoint is due: after so many seconds, and never so often that it takes much of the time."""
+    """Says when a checkpoint is due: after `seconds`, or later if checkpoints take much of the time."""
 
     def __init__(self, seconds: float):
         self._seconds, self._between, self._saved = seconds, seconds, time.monotonic()

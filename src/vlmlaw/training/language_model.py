@@ -1,4 +1,4 @@
-"""The miniature's language models: Qwen2 architectures, pretrained once for each size on text, shared by its cells."""
+"""Pretrain the miniature's language models: a Qwen2 for each size, trained once on text and shared by its cells."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ROPE_THETA = 1000.0  # prompts of the miniature are short; Qwen2's 1e6 would lea
 
 
 def qwen2_config(settings: ShapeSettings, *, vocab_size: int, pad_token_id: int, eos_token_id: int) -> Qwen2Config:
-    """A Qwen2 of that shape. Unless the settings say otherwise its MLP is 8/3 wide: 12 d^2 parameters a layer."""
+    """Return a Qwen2 of that shape. By default its MLP has 8/3 of its width d, so a layer has 12 d^2 parameters."""
     width = settings.hidden_size
     unless_set = {
         "num_key_value_heads": settings.num_attention_heads,
@@ -50,7 +50,7 @@ def qwen2_config(settings: ShapeSettings, *, vocab_size: int, pad_token_id: int,
 
 
 def answer_loss(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
-    """Mean cross-entropy over the batch's targets; the output head runs only where there is one."""
+    """Return the mean cross-entropy over the batch's targets; the output head runs only there."""
     targets_BT = batch.pop("targets")
     hidden_BTD = read(model, **batch, use_cache=False).last_hidden_state
     wanted_BT = targets_BT != IGNORE_INDEX
@@ -58,10 +58,10 @@ def answer_loss(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
 
 
 def move_questions_away(batch: Batch, *, seed: int, step: int) -> None:
-    """Put the questions of half of the rows up to N_PATCHES positions further behind their context, in place.
+    """Move the questions of half of the rows up to N_PATCHES positions further behind their context, in place.
 
-    The text's contexts are short, and an LLM that never saw a question far behind what it asks about answers worse
-    the more visual tokens stand between (Zhu et al. 2023, PoSE, arXiv 2309.10400). A pure function of (seed, step).
+    The contexts in the text are short, and an LLM that never saw a question far behind its context answers worse the
+    more visual tokens lie between them (Zhu et al. 2023, PoSE, arXiv 2309.10400). A pure function of (seed, step).
     """
     n_rows = len(batch.segments)
     rng = np.random.default_rng([seed, step])
@@ -70,7 +70,7 @@ def move_questions_away(batch: Batch, *, seed: int, step: int) -> None:
 
 
 def pretrain(tokens: Path, tokenizer: Path, out: Path, *, settings: SizeSettings) -> None:
-    """Train a language model of one size on tokenized text; writes model, tokenizer and `training.json` to `out`."""
+    """Train a language model of one size on tokenized text; write it, its tokenizer and `training.json` to `out`."""
     use_repeatable_arithmetic(settings.seed)
     words = load_tokenizer(tokenizer)
     config = qwen2_config(

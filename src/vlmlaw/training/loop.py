@@ -1,7 +1,7 @@
-"""The one training loop, of encoder, language models and cells alike: AdamW, warm-up, cosine, clipping, checkpoints.
+"""The training loop of encoder, language models and cells: AdamW, warm-up, cosine, clipping, checkpoints.
 
-What a step trains on is a pure function of its number, so a run that was interrupted and resumed from its checkpoint
-ends bit for bit where an uninterrupted one does.
+The data of a step is a pure function of its number, so a run that was interrupted and resumed from its checkpoint ends
+bit for bit where an uninterrupted one does.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def fit(
 
 
 class PassTooLarge(Exception):
-    """The device ran out of memory in a forward or backward pass; no weight has changed."""
+    """Raised if the device runs out of memory in a forward or backward pass; no weight has changed."""
 
 
 class _Inputs:
-    """Steps and their passes; a step for which the device was too small comes again, in smaller passes."""
+    """Yields steps and their passes; a step that did not fit into memory comes again in smaller passes."""
 
     def __init__(
         self,
@@ -128,14 +128,16 @@ class _Inputs:
                     break
             if not self._again:
                 return
-            fed.close()  # what was made ahead is of the old size
+            fed.close()  # the passes made ahead have the old size
             self._again = False
             if self._machine.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def again(self, step: int, *, why: str) -> None:
-        """Have the step again. Raises UserError where passes cannot be smaller; SystemExit among several processes,
-        the others of which wait for this one: the next attempt has the smaller passes.
+        """Repeat the step in smaller passes. Raises UserError if passes cannot be smaller.
+
+        Raises SystemExit among several processes, because the others wait for this one; the next attempt has smaller
+        passes.
         """
         if self._halve is None:
             raise UserError(f"{self._what}: the device's memory does not hold a step ({why}); take a smaller batch.")
@@ -158,7 +160,7 @@ def _update(
     what: str,
     machine: Machine,
 ) -> dict[str, float]:
-    """One step: rate, loss and gradient of each pass, update. Returns its line of the log."""
+    """Make one step: learning rate, loss and gradient of each pass, update. Return its line of the log."""
     rate_share = learning_rate_share(
         step, steps=settings.steps, warmup_share=settings.warmup_share, final_share=settings.final_rate_share
     )
@@ -180,12 +182,12 @@ def _update(
 
 
 def _gradients(loss: Callable[..., Tensor], passes: Sequence[Pass], *, machine: Machine) -> Tensor:
-    """Add up the gradients of a step's passes; returns this process's part of the loss."""
+    """Add up the gradients of a step's passes, and return this process's part of the loss."""
     total = torch.zeros((), device=machine.device)
     for one in passes:
         part = loss(**one.inputs)
         part = part if one.share == 1 else part * one.share
-        # Several processes' gradients are averaged (FSDP2), and each holds a share of the sum.
+        # FSDP2 averages the gradients of processes, but each has a share of their sum.
         (part if machine.n_processes == 1 else part * machine.n_processes).backward()
         total = total + part.detach()
     return total
@@ -200,5 +202,5 @@ def _require_finite(step: int, loss: float, norm: float, what: str) -> None:
 
 
 def _note(loss: float, rates: dict[str, float]) -> str:
-    """What the progress bar says of a step."""
+    """Return the progress bar's note on a step."""
     return f"loss {loss:.3f}" + (f", MFU {100 * rates['mfu']:.1f} %" if rates else "")

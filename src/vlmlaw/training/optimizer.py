@@ -1,4 +1,4 @@
-"""AdamW, and its learning rate over a training: a linear rise, then a cosine down."""
+"""AdamW and its learning-rate schedule: a linear rise, then a cosine decay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BETA1 = 0.9
 
 
 def learning_rate_share(step: int, *, steps: int, warmup_share: float, final_share: float) -> float:
-    """The share of the peak learning rate at a step: a linear rise, then a cosine down to `final_share`."""
+    """Return the share of the peak learning rate at a step: a linear rise, then a cosine decay to `final_share`."""
     warm = max(1, round(steps * warmup_share))
     if step < warm:
         return (step + 1) / warm
@@ -23,7 +23,7 @@ def learning_rate_share(step: int, *, steps: int, warmup_share: float, final_sha
 def make_optimizer(
     groups: Iterable[tuple[float, Iterable[nn.Parameter]]], *, weight_decay: float, beta2: float
 ) -> torch.optim.AdamW:
-    """AdamW over (learning rate, parameters) groups. Gains and biases are not decayed, as is usual."""
+    """Make AdamW over (learning rate, parameters) groups. Gains and biases are not decayed, as is usual."""
     made = []
     for rate, parameters in groups:
         trained = [p for p in parameters if p.requires_grad]
@@ -31,5 +31,5 @@ def make_optimizer(
         for decay, chosen in ((weight_decay, matrices), (0.0, vectors)):
             if chosen:
                 made.append({"params": chosen, "lr": rate, "peak_lr": rate, "weight_decay": decay})
-    # One kernel for all: a quarter of the time of a loop over a small model's many small tensors.
+    # One kernel for all tensors takes a quarter of the time of a loop over the many small ones of a small model.
     return torch.optim.AdamW(made, betas=(BETA1, beta2), fused=True)

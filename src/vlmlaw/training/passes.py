@@ -1,7 +1,7 @@
-"""How large a pass of a training is, and whether activations are computed again: as the estimate of memory allows.
+"""Choose the size of a training's passes, and whether activations are recomputed, by the estimate of memory.
 
-Smaller passes cost little while they fill the device, computing again a third more FLOPs: so passes shrink to
-LEAST_UNRECOMPUTED tokens first, then layers are computed again, then passes shrink further.
+Smaller passes cost little while they fill the device, and recomputing costs a third more FLOPs. Passes therefore shrink
+to LEAST_UNRECOMPUTED tokens first, then layers are recomputed, then passes shrink further.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LIMIT = "tokens_per_pass.json"
 
 @dataclass(frozen=True)
 class Records:
-    """What an estimate has to know of a training's records: mean tokens, those of them that predict, images."""
+    """Figures of a training's records for estimates: means of tokens, labels and images, and the longest record."""
 
     n_tokens: float  # V visual ones included
     n_targets: float
@@ -35,7 +35,7 @@ class Records:
 
 @dataclass(frozen=True)
 class PassPlan:
-    """Tokens of a pass (None: the whole batch), whether layers are computed again, and the memory that this takes."""
+    """Tokens of a pass (None: the whole batch), whether layers are recomputed, and the memory that this takes."""
 
     tokens_per_pass: int | None
     recompute: bool
@@ -43,7 +43,7 @@ class PassPlan:
     fits: bool
 
     def of(self, compute: ComputeSettings) -> ComputeSettings:
-        """The settings with what was chosen in place of `auto`."""
+        """Return the settings with the choice in place of `auto`."""
         return replace(compute, tokens_per_pass=self.tokens_per_pass, recompute=self.recompute)
 
 
@@ -57,7 +57,7 @@ def plan_passes(
     n_processes: int,
     memory_gb: float,
 ) -> PassPlan:
-    """The first choice that fits a device of `memory_gb`, or the smallest. Without GPUs, `auto` means neither."""
+    """Take the first choice that fits a device of `memory_gb`, or the smallest. Without GPUs, `auto` means neither."""
     found = None
     for recompute, limit in _choices(compute):
         load = _load(cell, records, limit, text=text, vision=vision, n_processes=n_processes)
@@ -90,7 +90,7 @@ def _choices(compute: ComputeSettings) -> Iterator[tuple[bool, int | None]]:
 def _load(
     cell: CellSettings, records: Records, limit: int | None, *, text: Any, vision: Any, n_processes: int
 ) -> MemoryLoad:
-    """One process's pass: the batch's part of it, or what the limit leaves, at least the longest record."""
+    """Return the load of a process's pass: its part of the batch up to the limit, but at least the longest record."""
     n_tokens = max(1.0, cell.training.batch_size / n_processes) * records.n_tokens
     if limit is not None:
         n_tokens = min(n_tokens, limit)
@@ -113,15 +113,15 @@ def _load(
 
 
 def adapter_of_cell(cell: CellSettings, text: Any) -> Adapter | None:
-    """The shape of a cell's adapters (LoRA), where it has some."""
+    """Return the shape of a cell's adapters (LoRA); None if it has none."""
     lora = cell.training.lora
     if lora is None:
         return None
     return adapter_of(text, rank=lora.rank, target_modules=lora.target_modules, drops=lora.dropout > 0)
 
 
-def told(plan: PassPlan) -> str:
-    """The choice and what it takes, as text."""
+def described(plan: PassPlan) -> str:
+    """Describe the choice and the memory that it takes."""
     size = "the whole batch in one pass" if plan.tokens_per_pass is None else f"passes of {plan.tokens_per_pass} tokens"
     again = "activations computed again" if plan.recompute else "activations kept"
     fits = "" if plan.fits else ", which does not fit"
@@ -129,7 +129,7 @@ def told(plan: PassPlan) -> str:
 
 
 class PassLimit:
-    """The limit of a pass that a training has come down to after its device ran out, kept in its workspace."""
+    """The token limit of passes that a training reached after its device ran out of memory, kept in its workspace."""
 
     def __init__(self, workspace: Path, compute: ComputeSettings):
         self._path, self.compute = workspace / LIMIT, compute
@@ -140,12 +140,12 @@ class PassLimit:
 
     @property
     def tokens_per_pass(self) -> int | None:
-        """What it is now, `auto` being settled."""
+        """The present limit; None: the whole batch."""
         limit = self.compute.tokens_per_pass
         return None if limit is None else int(limit)
 
     def keep(self, tokens_per_pass: int) -> int:
-        """Write the limit down for the next attempt, and return it."""
+        """Save the limit for the next attempt, and return it."""
         with whole_file(self._path) as partial:
             partial.write_text(json.dumps({"tokens_per_pass": tokens_per_pass}))
         return tokens_per_pass

@@ -1,7 +1,7 @@
-"""No vision encoder: the pixels of each patch in the place of an encoder's features.
+"""Give the pixels of each patch in place of a vision encoder's features.
 
-So that compressors can be trained without a tower's help, as in encoder-free models: Fuyu maps flattened patches by a
-matrix, BREEN (Li et al. 2025, arXiv 2503.12446) gathers patches into learned queries.
+Compressors can then be trained without a tower, as in encoder-free models: Fuyu maps flattened patches by a matrix,
+BREEN (Li et al. 2025, arXiv 2503.12446) gathers patches into learned queries.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def patch_tower(image_px: int, patch_px: int) -> SiglipVisionModel:
-    """A SigLIP whose patch embedding is the identity: color by color, each in raster order; its places are zero.
+    """Make a SigLIP whose patch embedding is the identity: color by color in raster order, with zero positions.
 
-    So it is loaded and cached as every other tower, its first hidden state the patches. It has one layer, of zeros,
-    which nobody reads: transformers' towers have at least one. The FLOPs of the tower count it, since it is computed.
+    It is loaded and cached like any other tower, and its first hidden state is the patches. It has one layer of zeros,
+    which is not read, because transformers' towers have at least one. The FLOPs of the tower count that layer, as it is
+    computed.
 
     >>> pixels = torch.arange(48.0).reshape(1, 3, 4, 4)
     >>> states = patch_tower(4, 2)(pixels, output_hidden_states=True).hidden_states
@@ -52,7 +53,7 @@ def patch_tower(image_px: int, patch_px: int) -> SiglipVisionModel:
 
 
 def write_patch_tower(out: Path, *, settings: PatchSettings) -> None:
-    """Write the tower with a `training.json`, as of a training of no steps, to `out`."""
+    """Write the tower to `out`, with the `training.json` of a training without steps."""
     start, start_cpu = time.perf_counter(), time.process_time()
     with whole_folder(out) as folder:
         patch_tower(settings.image_px, settings.patch_px).save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""The input of a training: made ahead by threads while the device computes, and copied to it beside the computation."""
+"""Make a training's inputs ahead in threads, and copy them to the device while it computes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Passes = Sequence[Pass]
 def feed(
     passes_of: Callable[[int], Passes], steps: range, *, device: torch.device, ahead: int
 ) -> Generator[tuple[int, Passes], None, None]:
-    """Each step's number and its passes, on the device.
+    """Yield each step's number and its passes, on the device.
 
-    With `ahead`, that many threads make the next steps' passes; without, each is made when its turn comes. What a
-    thread raises is raised here, at its step.
+    With `ahead`, that many threads make the passes of the next steps; without, each step's are made in turn. An error
+    of a thread is raised here, at its step.
     """
     upload = _Upload(device) if device.type == "cuda" else None
 
@@ -57,7 +57,7 @@ class _Upload:
         self._device, self._stream = device, torch.cuda.Stream(device)
 
     def start(self, passes: Passes) -> Passes:
-        torch.cuda.set_device(self._device)  # each thread has its own, at first GPU 0, where pinning makes a context
+        torch.cuda.set_device(self._device)  # a thread starts with GPU 0, where pinning would create a context
         with torch.cuda.stream(self._stream):
             moved = [_changed(one, lambda t: t.pin_memory().to(self._device, non_blocking=True)) for one in passes]
             done = self._stream.record_event()

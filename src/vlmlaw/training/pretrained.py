@@ -1,4 +1,4 @@
-"""The stages that fetch a vision tower or a language model, and refuse one that a training could not use."""
+"""Fetch a vision tower or a language model, and refuse one that a training could not use."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def fetch_vision(out: Path, *, settings: ModelSettings | TowerSettings) -> None:
-    """Fetch a vision tower; `out` gets its pin. Raises UserError where it cannot be one, or would not load whole."""
+    """Fetch a vision tower and write its pin to `out`. Raises UserError if it cannot be used or lacks weights."""
     from vlmlaw.vlm.cost import vision_flops
     from vlmlaw.vlm.towers.features import require_usable
     from vlmlaw.vlm.towers.load import load_tower, pixel_statistics
@@ -42,9 +42,9 @@ def fetch_vision(out: Path, *, settings: ModelSettings | TowerSettings) -> None:
 
 
 def fetch_language_model(tokenizer: Path, out: Path, *, settings: ModelSettings) -> None:
-    """Fetch a language model; `out` gets its pin, and the tokenizer that all sizes share.
+    """Fetch a language model and write its pin to `out`, with the tokenizer that all sizes share.
 
-    Raises UserError where its own tokenizer is another.
+    Raises UserError if its own tokenizer differs from that.
     """
     import shutil
 
@@ -62,7 +62,7 @@ def fetch_language_model(tokenizer: Path, out: Path, *, settings: ModelSettings)
 
 
 def _require_same_shape(source: str, planned: Mapping[str, Any], found: Mapping[str, Any]) -> None:
-    """Raises UserError where the model is not what the experiment was planned with."""
+    """Raise UserError if the model does not have the shape that the experiment was planned with."""
     wrong = {key: value for key, value in planned.items() if key in found and found[key] != value}
     if wrong:
         told = ", ".join(f"{key} {value} but has {found[key]}" for key, value in wrong.items())

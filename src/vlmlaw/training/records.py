@@ -1,4 +1,4 @@
-"""The records that a cell learns from, and those held out for its validation."""
+"""The records that a cell is trained on, and those held out for its validation."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 def records_of(
     tokens: Path, model: VlmForConditionalGeneration, words: Any, *, settings: CellSettings
 ) -> tuple[TokenTable, TokenTable | None]:
-    """The training's records, cut off where the settings say so, and the held-out ones where there are any.
+    """Return the training's records, truncated if the settings say so, and the held-out ones, if any.
 
-    Raises UserError for what the model cannot read, and for a stage 1 without any image.
+    Raises UserError for records that the model cannot read, and for a stage 1 without any image.
     """
     table = TokenTable.load(tokens)
     if settings.max_tokens is not None:

@@ -26,7 +26,7 @@ class OptimizerSettings:
     clip_norm: the norm that the gradient is cut to
     beta2: AdamW's decay of the mean squared gradient
     final_rate_share: the share of the highest learning rate that is left at the end
-    checkpoint_seconds: how often a training is saved; changing it reruns nothing
+    checkpoint_seconds: seconds between checkpoints; changing it reruns nothing
     """
 
     steps: int = number(least=0, default=0)
@@ -37,9 +37,9 @@ class OptimizerSettings:
     warmup_share: float = number(least=0, most=1, default=0.05)
     clip_norm: float = number(above=0, default=1.0)
     dtype: str = choice("float32", "bfloat16", default="float32")  # of the arithmetic; weights are kept in float32
-    # Of AdamW. 0.98 and not the usual 0.999 (LLaVA's): small studies are shorter than the memory of 0.999.
+    # Of AdamW. 0.98 rather than LLaVA's 0.999, because small studies are shorter than the memory of 0.999.
     beta2: float = later(number(above=0, most=0.999999, default=0.98))
-    # Of the peak learning rate, where the cosine ends; not at 0 (LLaVA's), where the last steps would be wasted.
+    # Of the peak learning rate, at the end of the cosine; not LLaVA's 0, with which the last steps would be wasted.
     final_rate_share: float = later(number(least=0, most=1, default=0.02))
     checkpoint_seconds: float = passive(number(above=0, default=60.0))
 
@@ -54,7 +54,7 @@ class OptimizerSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """Low-rank adapters in place of the language model's own weights, by peft; defaults are LLaVA's.
+    """Low-rank adapters by peft, trained in place of the language model's own weights; defaults are LLaVA's.
 
     rank: peft's `r`, of each adapter
     alpha: peft's `lora_alpha`: an adapter's output is scaled by alpha / rank
@@ -78,7 +78,7 @@ class TrainingSettings(OptimizerSettings):
 
     new_learning_rate: the highest learning rate of compressor and projector
     vision_learning_rate: the highest learning rate of the vision tower in stage 2; null: it stays frozen
-    lora: train low-rank adapters and not the language model's own weights; null: train these
+    lora: train low-rank adapters instead of the language model's own weights; null: train the weights
     """
 
     new_learning_rate: float = number(above=0)
@@ -89,7 +89,7 @@ class TrainingSettings(OptimizerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class AlignmentSettings(OptimizerSettings):
-    """Settings of stage 1, which trains compressor and projector with not the LLM; with `seed`, all seeds share it.
+    """Settings of stage 1, which trains compressor and projector but not the LLM; with `seed`, all seeds share it.
 
     seed: one stage 1 for all seeds of a cell; null: one for each
     """
@@ -110,7 +110,7 @@ class VisionSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PatchSettings:
-    """What stands in the place of a vision tower where there is none: pixels, patch by patch."""
+    """Pixels of patches in place of a vision tower's features."""
 
     image_px: int = number(least=1)
     patch_px: int = number(least=1)
@@ -118,9 +118,9 @@ class PatchSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ShapeSettings:
-    """Architecture of a size's language model: options of transformers' Qwen2Config under their names there.
+    """Architecture of a size's language model: options of transformers' Qwen2Config under the same names.
 
-    A line here is a new option of a size, for the file, the stage and the model. Let its default be None: then
+    A line here adds an option of a size to the file, the stage and the model. Its default should be None: then
     `qwen2_config` decides, the settings' JSON leaves the option out, and sizes that do not set it keep their results.
 
     hidden_size: its width
@@ -154,7 +154,7 @@ class ValidationSettings:
     """Loss on records that stage 2 does not learn from.
 
     records: how many of the training records are held out
-    every: after how many steps the loss on them is taken each time
+    every: steps between two computations of the loss on them
     """
 
     records: int = number(least=1)
@@ -163,7 +163,7 @@ class ValidationSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CellSettings:
-    """Everything that a training depends on besides its inputs. Without V, it is a training that serves every V."""
+    """All that a training depends on besides its inputs. Without V, the training serves every V."""
 
     size: str
     n_visual_tokens: int | None
@@ -174,7 +174,7 @@ class CellSettings:
     training: TrainingSettings
     fit: str = choice(*FITS, default="stretch")  # how an image becomes a square
     pad_color: tuple[int, ...] = number(least=0, most=255, default=CLIP_GREY)
-    place_embedding: bool = True  # whether visual tokens carry where they are from
+    place_embedding: bool = True  # whether visual tokens carry an embedding of their place in the image
     trains_language_model: bool = True  # False in stage 1
     visual_span: float | None = number(above=0, default=None)  # positions that an image's tokens share
     projector_norm: bool = later(field(default=True))  # whether a LayerNorm stands before the projector
@@ -207,30 +207,29 @@ class CellSettings:
 class ComputeSettings:
     """How jobs use the machine. Changing it reruns nothing: results change by rounding at most.
 
-    `gpus` is of a training; with several, each has a process, and they share out the model (FSDP2) and the batch.
+    With several GPUs a training has one process for each, and they share the model (FSDP2) and the batch.
 
-    gpus: of a training; 0: it runs on the CPU
+    gpus: GPUs of a training; 0: it runs on the CPU
     threads: CPU threads of a job
     tokens_per_pass: of one forward and backward pass; null: the whole batch; auto: what the estimate of memory allows
-    recompute: whether activations are computed again in the backward pass; auto: where the estimate of memory says so
+    recompute: whether activations are recomputed in the backward pass; auto: if the estimate of memory requires it
     logs: where curves of a training go, beside its own train.jsonl
     """
 
     gpus: int = number(least=0, default=0)
     processes: int = number(least=0, default=0)  # of a training; 0: one for each GPU, or one
     threads: int = number(least=1, default=1)
-    # Of one forward and backward pass; null: the whole batch. auto: as many as the estimate of memory allows.
     tokens_per_pass: int | str | None = number(least=1, or_word=AUTO, default=AUTO)
     layout: str = choice("packed", "padded", default="packed")  # of dialogues: one behind the other, or a row each
-    # Activations again in the backward pass: less memory, a third more FLOPs. auto: where the estimate says so.
+    # Recomputing takes less memory and a third more FLOPs.
     recompute: bool | str = truth(or_word=AUTO, default=AUTO)
-    compile: bool = False  # the LLM's layers by torch.compile: pays on a GPU, for long trainings
-    deterministic: bool = True  # the same bits again; slower on a GPU
-    inputs_ahead: int = number(least=0, default=0)  # threads that make the next batches while this one is computed
+    compile: bool = False  # compile the LLM's layers by torch.compile; pays on a GPU for long trainings
+    deterministic: bool = True  # reproduce results bit for bit; slower on a GPU
+    inputs_ahead: int = number(least=0, default=0)  # threads that make the next batches during a step
     peak_tflops: float = number(above=0, default=989.0)  # of a GPU in bf16, dense (H100 and H200 data sheet)
     utilisation: float = number(above=0, most=1, default=0.4)  # of that peak; both for estimates only
     logs: tuple[str, ...] = choices("tensorboard", "wandb", "dvclive", default=("tensorboard",))
-    gpu_memory_gb: float = number(above=0, default=80.0)  # of each; where weights need more, a cluster gives more GPUs
+    gpu_memory_gb: float = number(above=0, default=80.0)  # of each GPU; trainings that need more request more GPUs
     max_minutes: int = number(least=1, default=24 * 60)  # that a cluster grants a job; trainings go on in the next
     max_memory_mb: int = number(least=1, default=500_000)  # of a node
 

@@ -37,7 +37,7 @@ def prepare(
 ) -> None:
     """Move the model to its device; compile, recompute and shard its layers as `compute` requests.
 
-    Do it before the optimizer is made, since sharding replaces the parameters.
+    Call this before the optimizer is made, because sharding replaces the parameters.
     """
     choose_kernel(machine.device)
     layers = list(_layers(model.language_model))
@@ -67,13 +67,13 @@ def _layers(language_model: nn.Module) -> Iterator[nn.Module]:
 def _recompute(layer: nn.Module, language_model: PreTrainedModel) -> None:
     """Keep only the layer's inputs for the backward pass, and recompute the rest.
 
-    Within its forward, where the compiler sees it: under transformers' own switch a compiled layer runs uncompiled.
-    The backward pass comes when the call, and its choice of attention, is over, so that choice is made once more. What
-    the compiler made computes the same in both.
+    This is done within the layer's forward, where torch.compile sees it; with transformers' own switch a compiled layer
+    would run uncompiled. The backward pass runs when the call, and with it the choice of attention, is over, so that
+    choice is made again. Compiled layers compute the same in both passes.
     """
     inner = layer.forward
 
-    def forward(*args: Any, **kwargs: Any) -> Any:  # a function of ours: the compiler starts at none of torch's own
+    def forward(*args: Any, **kwargs: Any) -> Any:  # our own function, because torch.compile does not start at torch's
         if torch.compiler.is_compiling():
             return checkpoint(inner, *args, use_reentrant=False, **kwargs)
         chosen = language_model.config._attn_implementation
@@ -87,7 +87,7 @@ def _recompute(layer: nn.Module, language_model: PreTrainedModel) -> None:
 
 
 def _recompute_plainly(layer: nn.Module) -> None:
-    """The same for a layer of the tower, whose attention is its own in every call."""
+    """Do the same for a layer of the tower, whose attention is the same in every call."""
     inner = layer.forward
 
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -102,17 +102,16 @@ def _shard(
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    # A frozen tower is small beside its activations: each process has it whole, in the tower's own type. The rest goes
-    # onto the device layer by layer, of which each process keeps its part, so that a model larger than one GPU's memory
-    # gets there.
+    # A frozen tower is small beside its activations, so each process has it whole in its own dtype. The rest moves to
+    # the device layer by layer, and each process keeps its part, so that a model may be larger than a GPU's memory.
     whole = set() if model.trains_tower else set(model.vision_tower.parameters())
     if whole:
         nn.Module.to(model.vision_tower, device=machine.device)
     options: dict[str, Any] = {
-        # Said, since torch would take a GPU wherever there is one, also for a training on the CPU.
+        # Given explicitly, because torch would use a GPU if there is one, even for a training on the CPU.
         "mesh": init_device_mesh(machine.device.type, (machine.n_processes,)),
         "mp_policy": MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32),
-        # Alone, gathering again in the backward pass would save no memory worth its time.
+        # For a single process, gathering again in the backward pass would not save enough memory for its time.
         "reshard_after_forward": machine.n_processes > 1,
     }
     for layer in layers:
@@ -123,16 +122,16 @@ def _shard(
 
 
 def _hand_on(part: nn.Module, machine: Machine, *, beside: Collection[nn.Parameter]) -> None:
-    """Give every process the first one's weights and buffers of a part, on the device, but for those `beside`.
+    """Give every process the first one's weights and buffers of a part, on the device, except for those `beside`.
 
-    A layer at a time, so that one process alone ever holds a whole language model. What is sharded already stays.
+    Called layer by layer, so that only one process ever holds a whole language model. Sharded parts stay as they are.
     """
     if machine.n_processes == 1:
         return
     import torch.distributed as dist
     from torch.distributed.tensor import DTensor
 
-    # By identity, so that tied weights stay tied; with the old tensor, whose identity no new one may take.
+    # By identity, so that tied weights stay tied; old tensors are kept, so that no new one gets their identity.
     given: dict[int, tuple[Tensor, Tensor]] = {id(parameter): (parameter, parameter) for parameter in beside}
     for module in part.modules():
         for table in (module._parameters, module._buffers):
@@ -142,7 +141,7 @@ def _hand_on(part: nn.Module, machine: Machine, *, beside: Collection[nn.Paramet
                 if id(own) not in given:
                     whole = own.detach() if machine.is_first else torch.empty_like(own, device=machine.device)
                     whole = whole.to(machine.device).contiguous()
-                    dist.broadcast(whole.reshape(-1).view(torch.uint8), src=0)  # bytes: every type there is
+                    dist.broadcast(whole.reshape(-1).view(torch.uint8), src=0)  # as bytes, for all dtypes
                     is_weight = isinstance(own, nn.Parameter)
                     new = nn.Parameter(whole, requires_grad=own.requires_grad) if is_weight else whole
                     given[id(own)] = own, new
@@ -150,10 +149,10 @@ def _hand_on(part: nn.Module, machine: Machine, *, beside: Collection[nn.Paramet
 
 
 def reshard(model: nn.Module) -> None:
-    """Have a sharded model's parameters be its own part again, after a forward pass that no backward pass follows.
+    """Return a sharded model to its own part of the parameters, after a forward pass without a backward pass.
 
-    Where layers stay gathered after the forward pass, they hold passing copies until the backward pass; an optimizer
-    made of these would train nothing.
+    Layers that stay gathered after the forward pass hold temporary copies until the backward pass; an optimizer made
+    with these would train nothing.
     """
     from torch.distributed.fsdp import FSDPModule
 
@@ -172,8 +171,8 @@ def save_whole(
 ) -> None:
     """Gather the model from all processes and save it in transformers' format. Every process must call this.
 
-    In the arithmetic's precision, what the model was trained to compute with; a frozen tower in its own. An adapter is
-    merged, in float32, before the sum is rounded.
+    Weights are saved in the arithmetic's dtype, with which the model was trained; a frozen tower keeps its own. An
+    adapter is merged in float32 before the sum is rounded.
     """
     from vlmlaw.vlm.model import VlmForConditionalGeneration
 
@@ -195,12 +194,13 @@ def save_whole(
     plain.tie_weights()
     if adapter is not None:
         adapter.finish()
-    plain.generation_config = model.generation_config  # chat models name more ends there than in their configuration
+    # Chat models list more ends of text there than in their configuration.
+    plain.generation_config = model.generation_config
     plain.save_pretrained(folder)
 
 
 def gathered(model: nn.Module, machine: Machine, *, names: Collection[str] | None = None) -> dict[str, Tensor]:
-    """The named weights (None: all) on the first process's CPU. Every process must call this."""
+    """Gather the named weights (None: all) on the first process's CPU. Every process must call this."""
     from torch.distributed.tensor import DTensor
 
     whole = {}

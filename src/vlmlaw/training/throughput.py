@@ -1,8 +1,8 @@
-"""What a training step computes, and how fast: tokens, FLOPs, the device's measured peak, time and memory.
+"""Measure the work of training steps and its speed: tokens, FLOPs, the device's measured peak, time and memory.
 
-FLOPs utilisation (MFU) is that of Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix B): FLOPs that the model
-needs, not those that recomputing activations or padding add, over what the device could do in the same time. The peak
-is measured with a product of matrices and not taken from a data sheet, which no device reaches.
+FLOPs utilisation (MFU) is that of Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix B): the FLOPs that the model
+needs, without those of recomputed activations and padding, over those that the device could do in the same time. The
+peak is measured with a matrix product, because no device reaches that of its data sheet.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from vlmlaw.training.distributed import Machine
     from vlmlaw.vlm.cost import TrainingFlops
 
-PEAK_SIDE = {"cpu": 512, "cuda": 8192}  # of the matrices, so large that the product alone counts
+PEAK_SIDE = {"cpu": 512, "cuda": 8192}  # of the matrices: so large that overheads do not count
 PEAK_TRIES = {"cpu": 5, "cuda": 20}
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a pass computes. `n_pairs` are the places that each token sees, itself included, summed over tokens."""
+    """The work of a pass. `n_pairs` counts the tokens that each token sees, itself included, summed over tokens."""
 
     n_samples: int = 0
     n_tokens: int = 0
@@ -37,7 +37,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward and backward: the arguments of the loss, and the share of the step's loss that it is."""
+    """One forward and backward pass: the arguments of the loss, its share of the step's loss, and its work."""
 
     inputs: Mapping[str, Any]
     share: float = 1.0
@@ -45,15 +45,15 @@ class Pass:
 
 
 def whole_step(step: int) -> Sequence[Pass]:
-    """The passes of a training whose loss needs nothing but the number of the step."""
+    """Return the single pass of a training whose loss is a function of the step's number."""
     return [Pass({"step": step})]
 
 
 def measured_peak(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOPs a second of this process's best product of two square matrices; at most 0.1 s."""
+    """Measure the FLOPs per second of this process's fastest product of two square matrices; takes 0.1 s at most."""
     kind = device.type
     side = PEAK_SIDE[kind]
-    draws = torch.Generator(device).manual_seed(0)  # its own: the training's stay what they are
+    draws = torch.Generator(device).manual_seed(0)  # a generator of its own, so that the training's draws do not change
     a, b = (torch.randn(side, side, generator=draws, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(PEAK_TRIES[kind]):
@@ -71,7 +71,7 @@ def _wait_for(device: torch.device) -> None:
 
 
 class Meter:
-    """Time, work and peak memory of a training, added up over the parts of an interrupted one."""
+    """Adds up time, work and peak memory of a training over all its interruptions."""
 
     def __init__(
         self, spent: Mapping[str, float], machine: Machine, *, flops: TrainingFlops | None, dtype: torch.dtype
@@ -85,7 +85,7 @@ class Meter:
             torch.cuda.reset_peak_memory_stats(machine.device)
 
     def add(self, passes: Sequence[Pass], *, waited: float) -> None:
-        """Count the passes of a step and the seconds that it waited for its input."""
+        """Count the passes of a step, and the seconds that it waited for its input."""
         for one in passes:
             for name in self._work:
                 self._work[name] += getattr(one.work, name)
@@ -93,14 +93,14 @@ class Meter:
         self._waited += waited
 
     def rates(self) -> dict[str, float]:
-        """This process's speed since it started: MFU and real tokens a second; nothing where no work is counted."""
+        """Return this process's speed so far: MFU and tokens per second without padding; {} if work is not counted."""
         if not self._flops:
             return {}
         seconds = max(time.monotonic() - self._wall, 1e-9)
         return {"mfu": self._done / seconds / self._peak, "tokens_per_second": self._work["n_tokens"] / seconds}
 
     def read(self) -> dict[str, Any]:
-        """The whole training's figures, over all processes and parts of it so far. Every process must ask."""
+        """Return the figures of the whole training so far, over all processes. Every process must call this."""
         here = {
             "cpu_seconds": time.process_time() - self._cpu,
             "model_flops": self._done,
@@ -118,7 +118,7 @@ class Meter:
         return figures
 
     def summary(self) -> dict[str, Any]:
-        """`read`, with what follows from it."""
+        """Return the figures of `read` and the rates that follow from them."""
         figures = self.read()
         seconds, n_processes = figures["wall_seconds"], self._machine.n_processes
         on_gpu = self._machine.device.type == "cuda"

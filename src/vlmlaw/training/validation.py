@@ -1,4 +1,4 @@
-"""Loss on held-out records while a training runs."""
+"""Compute the loss on held-out records during a training."""
 
 from __future__ import annotations
 
@@ -24,11 +24,12 @@ Validate = Callable[[int, int], dict[str, float]]
 def validation_of(
     model: Any, table: TokenTable | None, passes_of: StepPasses, *, settings: CellSettings, machine: Machine
 ) -> Validate | None:
-    """A function of a step and their number: what the log says beside the step's loss, nothing where it is not due.
+    """Return a function of a step and the number of steps that gives further entries of the log, {} if none is due.
 
-    That is `validation_loss`, the mean over all labelled tokens of the held-out records, in the training's layout,
-    arithmetic and passes. Every process must ask. It draws nothing, so a resumed training ends where another does.
-    None without held-out records. Raises UserError where these are fewer than processes.
+    The entry is `validation_loss`, the mean over all labelled tokens of the held-out records, in the training's layout,
+    arithmetic and passes. Every process must call the function. It draws no random numbers, so a resumed training ends
+    where an uninterrupted one does. Returns None without held-out records. Raises UserError if there are fewer of them
+    than processes.
     """
     if table is None or settings.validation is None:
         return None

@@ -15,7 +15,7 @@ from vlmlaw.runtime.workspace import workspace_of as workspace_of
 
 
 def use_repeatable_arithmetic(seed: int, *, deterministic: bool = True) -> None:
-    """Seed torch and, where it is asked for, refuse operations whose result differs from run to run."""
+    """Seed torch and, if `deterministic`, refuse operations whose result differs from run to run."""
     torch.manual_seed(seed)
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -24,7 +24,7 @@ def use_repeatable_arithmetic(seed: int, *, deterministic: bool = True) -> None:
 
 
 def account(settings: Any, spent: dict[str, Any]) -> dict[str, Any]:
-    """The content of training.json: the settings and inputs of a training, its time and its memory."""
+    """Return the content of training.json: settings, versions and threads of a training, and what it `spent`."""
     versions = {
         "python": platform.python_version(),
         "torch": torch.__version__,

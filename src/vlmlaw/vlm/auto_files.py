@@ -1,6 +1,6 @@
-"""What lets transformers load a cell by itself, with `trust_remote_code=True`: in a pipeline, `transformers serve`.
+"""Files that let transformers load a cell with `trust_remote_code=True`, as pipelines and `transformers serve` do.
 
-A saved cell names its classes in `auto_map`, and holds a file of one import: the package must be installed.
+A saved cell names its classes in `auto_map` and holds a module that imports them, so the package must be installed.
 """
 
 from pathlib import Path
@@ -19,5 +19,5 @@ from vlmlaw.auto import VlmConfig, VlmForConditionalGeneration, VlmProcessor  # 
 
 
 def write_auto_module(folder: str | Path) -> None:
-    """Write the file that `auto_map` names."""
+    """Write the module that `auto_map` names into a cell's folder."""
     (Path(folder) / f"{MODULE}.py").write_text(TEXT, encoding="utf-8")

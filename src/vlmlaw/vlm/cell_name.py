@@ -1,15 +1,15 @@
-"""What a cell is called and what it is measured as: size, visual tokens, compressor, seed."""
+"""Names of cells, and the identity that a cell is measured as: size, visual tokens, compressor, seed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-CELL_KEYS = ("size", "n_visual_tokens", "compressor", "seed")  # what names a cell
+CELL_KEYS = ("size", "n_visual_tokens", "compressor", "seed")  # the fields of a cell's name
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasuredCell:
-    """Which cell a model is evaluated as; one whose weights serve many cells does not tell by itself."""
+    """The cell that a model is evaluated as; weights that serve many cells do not say so by themselves."""
 
     size: str
     n_visual_tokens: int
@@ -19,10 +19,10 @@ class MeasuredCell:
 
 
 def cell_name(size: str, n_visual_tokens: int | None, compressor: str, seed: int) -> str:
-    """A cell's name; without a V that of a training whose weights serve cells of any V."""
+    """Return a cell's name or, without a V, that of a training whose weights serve cells of any V."""
     return "_".join([size, *([] if n_visual_tokens is None else [f"v{n_visual_tokens}"]), compressor, f"s{seed}"])
 
 
-def cell_named_in(told: Mapping[str, Any]) -> str:
-    """The name of the cell of which something tells, be it settings or a result."""
-    return cell_name(**{key: told[key] for key in CELL_KEYS})
+def cell_named_in(fields: Mapping[str, Any]) -> str:
+    """Return the name of the cell that settings, or a result, belong to."""
+    return cell_name(**{key: fields[key] for key in CELL_KEYS})

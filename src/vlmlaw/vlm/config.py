@@ -1,18 +1,18 @@
-"""The configuration of a VLM; importing this module makes it known to transformers' AutoConfig."""
+"""The configuration of a VLM; importing this module registers it with transformers' AutoConfig."""
 
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
 from vlmlaw.vlm.auto_files import AUTO_MAP
-from vlmlaw.vlm.towers import conv_tower, feature_map  # noqa: F401  their import makes the project's own towers known
+from vlmlaw.vlm.towers import conv_tower, feature_map  # noqa: F401  registers the project's own towers
 
 
 class VlmConfig(PreTrainedConfig):
-    """What a VLM consists of. `feature_layers` index the tower's hidden states, shallow to deep.
+    """Configuration of a VLM. `feature_layers` index the tower's hidden states, shallow to deep.
 
     `projector_norm`: whether a LayerNorm stands before the projector; released LLaVA models have none.
-    `vision_dtype` is the type of the tower's weights and arithmetic, whatever the rest has; None: the rest's.
+    `vision_dtype` is the dtype of the tower's weights and arithmetic; None: that of the rest of the model.
     `visual_span` is how many positions an image's tokens share (see positions.py); None: one each, as is usual.
 
     >>> config = VlmConfig(compressor="m3", n_visual_tokens=4, vision_dtype="float32")

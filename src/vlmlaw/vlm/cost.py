@@ -157,7 +157,7 @@ def mean_visual_tokens(model: VlmForConditionalGeneration) -> float:
 
 
 def importance_flops(compressor: Compressor, vision_config: PreTrainedConfig) -> int:
-    """FLOPs to rate the patches, beyond the tower's: its attention again, or else `received_attention`."""
+    """FLOPs to rate the patches beside the tower's own: its attention once more, or else `received_attention`."""
     n_patches = compressor.n_patches
     if compressor.inside_llm:
         return 0
@@ -169,10 +169,11 @@ def importance_flops(compressor: Compressor, vision_config: PreTrainedConfig) ->
 
 
 def explanation_flops(compressor: Compressor, config: PreTrainedConfig, *, n_tokens: int) -> int:
-    """FLOPs to rate tokens by what explains the answer (`vlm.explanation`): a pass over all and its gradient, else 0.
+    """FLOPs to rate tokens by how they explain the answer (`vlm.explanation`), forward and backward; 0 for others.
 
-    Backward each linear map takes its input's gradient, and each product of attention those of both factors; in the
-    first layer only the attention itself gets one. Last, a row through the T x T shares of each layer.
+    In the backward pass each linear map computes its input's gradient, and each product of attention the gradients of
+    both factors; in the first layer only the attention weights need one. At the end one row is multiplied by the T x T
+    shares of each layer.
     """
     explains = isinstance(compressor, InsideLlm) and compressor.explains
     if not explains or compressor.n_visual_tokens == compressor.n_patches:

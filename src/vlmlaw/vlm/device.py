@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def best_device() -> torch.device:
-    """Where one process evaluates: on a GPU where it sees one."""
+    """Return the GPU if this process sees one, else the CPU."""
     import torch
 
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,4 +1,4 @@
-"""What an LLM's answer is explained by: how much each token of the prompt counts for the token that is answered first.
+"""Explain an LLM's answer: how relevant each token of the prompt is to the first token of the answer.
 
 Generic attention explainability (Chefer et al. 2021, arXiv 2103.15679): attention times its gradient, where positive,
 from layer to layer. B sequences, T tokens, D width, H heads.
@@ -17,15 +17,15 @@ from vlmlaw.vlm.own_forward import head_logits
 
 
 def token_relevance(llm: Any, embeds_BTD: Tensor, given: Mapping[str, Any], *, asking_B: Tensor) -> Tensor:
-    """(B, T) how much each token counts for the answer's first token: a row of (I + C_L) ... (I + C_1).
+    """Return the relevance (B, T) of each token to the answer's first token: a row of (I + C_L) ... (I + C_1).
 
-    C_l = mean over heads of (A * dy/dA)+ in layer l, A its attention and y the greatest logit at the token that asks
-    (`asking_B`), whose row it is. `given` are the arguments of the LLM's layers for this prompt; nothing is cached.
-    Runs the LLM forward and backward, also where gradients are off. Raises ValueError unless attention is eager, which
-    shows its weights.
+    C_l = mean over heads of (A * dy/dA)+ in layer l, where A is its attention and y the largest logit at the question's
+    last token (`asking_B`), whose row is returned. `given` are the arguments of the LLM's layers for this prompt;
+    nothing is cached. Runs the LLM forward and backward, even where gradients are off. Raises ValueError unless
+    attention is eager, which returns its weights.
     """
     with torch.inference_mode(mode=False), torch.enable_grad():
-        # Copies: what was made in inference mode cannot take part in a gradient.
+        # Copied, because tensors made in inference mode cannot take part in a gradient.
         asking_B = asking_B.clone()
         rows = torch.arange(len(asking_B), device=asking_B.device)
         arguments = dict(given) | {"past_key_values": None, "use_cache": False}
@@ -41,7 +41,7 @@ def token_relevance(llm: Any, embeds_BTD: Tensor, given: Mapping[str, Any], *, a
 
 
 def _weights_and_states(llm: Any, states_BTD: Tensor, arguments: dict[str, Any]) -> tuple[list[Tensor], Tensor]:
-    """Attention of each layer, and the states after the last, of a pass that keeps what a gradient needs."""
+    """Return the attention weights of each layer and the last layer's states, in a graph that gradients can use."""
     weights: list[Tensor] = []
     thread = threading.get_ident()
 

@@ -1,8 +1,8 @@
-"""Greedy replies of a VLM to many prompts: batched, padded on the left, with a key-value cache, to the end of the turn.
+"""Generate a VLM's greedy replies to many prompts: batched, padded on the left, with a key-value cache.
 
-The loop is our own, since `generate` would mix in what a checkpoint's generation_config.json asks for (Qwen's has
-sampling and a repetition penalty). A prompt's reply is the same in any batch: in float32, where padding changes logits
-in their last bits only, unless two tokens are equally likely to within those bits.
+The loop is our own, because `generate` would apply the settings of a checkpoint's generation_config.json (Qwen's asks
+for sampling and a repetition penalty). A prompt's reply is the same in any batch in float32, where padding changes only
+the last bits of the logits, unless two tokens are equally likely to within those bits.
 B prompts, T tokens.
 """
 
@@ -28,18 +28,18 @@ from vlmlaw.vlm.readable import room_for_replies
 if TYPE_CHECKING:
     from vlmlaw.vlm.model import VlmForConditionalGeneration
 
-# images, as prompts name them, to what the tower makes of them
+# from the images that prompts name to the inputs that the tower makes of them
 PatchesOf = Callable[[Sequence[Any]], ImageInputs]
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads before it replies; `images` are whatever `patches_of` knows them by."""
+    """What a model reads before it replies; `images` are the keys by which `patches_of` finds them."""
 
     ids: tuple[int, ...]  # V tokens for each image included
     n_text_tokens: int  # without them
     images: tuple[Hashable, ...] = ()
-    questions: tuple[tuple[int, ...], ...] = ()  # what each image is asked (see vlmlaw.tokens.prompt)
+    questions: tuple[tuple[int, ...], ...] = ()  # the question about each image (see vlmlaw.tokens.prompt)
 
 
 class Prompter:
@@ -59,9 +59,9 @@ class Prompter:
         self._n_visual_tokens, self._image_token_id = n_visual_tokens, image_token_id
 
     def __call__(self, said: str, *images: Hashable) -> Prompt:
-        """The prompt of one question, its images before it, or where it has `<image>` for each of several.
+        """Return the prompt of one question; images stand before it, or where it has `<image>` for each of several.
 
-        Raises UserError where an image loses its place.
+        Raises UserError if the template loses an image's place.
         """
         if len(images) > 1 and said.count(IMAGE_PLACEHOLDER) == len(images):
             return self._prompt((("user", said),), images)
@@ -70,7 +70,7 @@ class Prompter:
         return self.of_messages([{"role": "user", "content": [*parts, words]}])
 
     def of_messages(self, messages: Sequence[Mapping[str, Any]]) -> Prompt:
-        """The prompt of messages in transformers' format. Raises UserError where an image loses its place."""
+        """Return the prompt of messages in transformers' format. Raises UserError if an image's place is lost."""
         chat, images = plain_chat(messages)
         return self._prompt(chat, images)
 
@@ -86,7 +86,7 @@ class Prompter:
         return Prompt(tuple(ids), len(read.ids) - n_places, tuple(images), tuple(map(tuple, read.questions)))
 
     def stop_ids(self) -> list[int]:
-        """The tokens that end a reply: the tokenizer's end of text, and what the template puts behind an answer."""
+        """Return the tokens that end a reply: the tokenizer's end of text, and the template's end of an answer."""
         ends = {self._read.end_of_answer(), self._tokenizer.eos_token_id}
         known = sorted(token for token in ends if token is not None)
         if not known:
@@ -106,12 +106,11 @@ def replies(
     max_new_tokens: int,
     n_visual_tokens: int | None = None,
 ) -> Iterator[tuple[int, list[int]]]:
-    """(which prompt, the tokens of its reply without the one that ends it), in an order of the generator's choice.
+    """Yield (index of a prompt, tokens of its reply without the one that ends it), in any order.
 
-    Prompts that share an image are asked one after another, so that it is encoded once for a batch. An elastic model
-    is asked at V = `n_visual_tokens`, for which the prompts must be made; None: at its configuration's.
-    A reply ends with the language model's last position. Raises UserError, before the first one, for a prompt that is
-    beyond it.
+    Prompts that share an image are read one after another, so that a batch encodes it once. An elastic model works at
+    V = `n_visual_tokens`, for which the prompts must be made; None: at that of its configuration. A reply ends at the
+    language model's last position at the latest. Raises UserError, before the first reply, for a longer prompt.
     """
     sizes = [(prompt.n_text_tokens, len(prompt.images)) for prompt in prompts]
     rooms = [min(n, max_new_tokens) for n in room_for_replies(model, sizes, n_visual_tokens=n_visual_tokens)]
@@ -134,7 +133,7 @@ def replies(
         except torch.OutOfMemoryError:
             if len(chosen) == 1:
                 raise
-            # Replies are the same in any batch.
+            # Smaller batches give the same replies.
             batches = batches_of([row for batch in batches for row in batch], len(chosen) // 2)
             continue
         del batches[0]
@@ -147,7 +146,7 @@ def replies(
 def prompt_tensors(
     model: VlmForConditionalGeneration, batch: Sequence[Prompt], *, patches_of: PatchesOf, pad_id: int
 ) -> dict[str, Any]:
-    """The prompts as arguments of the model's forward, padded on the left."""
+    """Return the prompts as arguments of the model's forward, padded on the left."""
     input_ids, mask = _padded([prompt.ids for prompt in batch], pad_id)
     positions, images = (mask.cumsum(-1) - 1).clamp(min=0), ImageInputs()
     shown = [(image, prompt) for prompt in batch for image in prompt.images]
@@ -171,7 +170,7 @@ def _greedy(
     pad_id: int,
     most: Sequence[int],
 ) -> Tensor:
-    """said_BT: the most likely token again and again, `most` of each row, padding behind the one that stops it."""
+    """Return the most likely tokens said_BT, at most `most` of each row, with padding behind the one that stops it."""
     stops, most_B = torch.tensor(stop_ids, device=model.device), torch.tensor(most, device=model.device)
     mask, position = given["attention_mask"], given["position_ids"][:, -1:]
     out = model(**given, use_cache=True, logits_to_keep=1)
@@ -197,7 +196,7 @@ def _greedy(
 
 
 def spread(ids: Sequence[int], image_token_id: int, *, n_visual_tokens: int) -> list[int]:
-    """Tokens with V in each image's place.
+    """Repeat each image's token V times.
 
     >>> spread([5, 1, 6], 1, n_visual_tokens=3)
     [5, 1, 1, 1, 6]
@@ -206,7 +205,7 @@ def spread(ids: Sequence[int], image_token_id: int, *, n_visual_tokens: int) -> 
 
 
 def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    """(B, T) ids padded on the left and, 1 where there is one, their mask."""
+    """Return ids (B, T) padded on the left, and a mask that is 1 at ids."""
     n_tokens = max(map(len, rows))
     ids, mask = np.full((len(rows), n_tokens), pad_id), np.zeros((len(rows), n_tokens), dtype=np.int64)
     for row, own in enumerate(rows):

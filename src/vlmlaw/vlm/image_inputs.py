@@ -1,4 +1,4 @@
-"""What a model reads of images, and of the questions about them, as one value."""
+"""All that a model call is given about its images, as one value."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ImageInputs:
-    """The images of a call: as pixels or as patch features, and what a compressor reads beside them.
+    """The images of a call, as pixels or patch features, and the further inputs that some compressors read.
 
     A field that a call does not have is None. Shapes: I images, B sequences with an image, P patches, K = levels *
     tower width, H key width, Q question tokens, S pixels a side. `image_of` may be left out where I = B and the
@@ -46,20 +46,20 @@ class ImageInputs:
     class_token: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
-        """The fields that are there, by name: as a forward takes them one by one."""
+        """Return the fields that are set, by name, as a forward takes them one by one."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
     def map(self, change: Callable[[Tensor], Tensor]) -> ImageInputs:
-        """The same with each tensor changed."""
+        """Return a copy with `change` applied to each tensor."""
         return ImageInputs(**{name: change(tensor) for name, tensor in self.tensors().items()})
 
     def to(self, device: Any) -> ImageInputs:
-        """The same on another device."""
+        """Return a copy on another device."""
         return self.map(lambda tensor: tensor.to(device))
 
     def joined(self, more: ImageInputs) -> ImageInputs:
-        """These with those of `more`. Raises ValueError where both have a field.
+        """Return the fields of both. Raises ValueError if a field is set in both.
 
         >>> import torch
         >>> pixels = ImageInputs(pixel_values=torch.zeros(1, 3, 8, 8))
@@ -75,7 +75,7 @@ class ImageInputs:
         return ImageInputs(**own, **other)
 
     def rows(self, index: Any) -> ImageInputs:
-        """The same fields at these rows of each, as an image that several sequences show is repeated.
+        """Return these rows of each tensor; an index may repeat an image that several sequences show.
 
         >>> import torch
         >>> ImageInputs(patches=torch.arange(4.0).view(2, 2, 1)).rows([1, 1]).patches.flatten().tolist()
@@ -85,7 +85,7 @@ class ImageInputs:
 
     @property
     def n_sequences(self) -> int:
-        """B: how many times an image stands in the text."""
+        """B, the number of times that the texts show an image."""
         images = self.pixel_values if self.patches is None else self.patches
         if images is None:
             return 0

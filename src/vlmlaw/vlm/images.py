@@ -81,7 +81,10 @@ def feature_file(folder: Path, layer: int) -> Path:
 
 
 def load_features(folder: Path, *, layers: Sequence[int]) -> Callable[[np.ndarray], Tensor]:
-    """Return a function from indices of images to features (B, P, K), layers concatenated. Raises UserError."""
+    """Return a function from indices of images to features (B, P, K), layers concatenated.
+
+    Raises UserError if a layer's features cannot be read.
+    """
     try:
         files: list[Any] = [np.load(feature_file(folder, layer), mmap_mode="r") for layer in layers]
     except UNREADABLE as error:
@@ -90,7 +93,7 @@ def load_features(folder: Path, *, layers: Sequence[int]) -> Callable[[np.ndarra
         ) from error
 
     def features_of(rows: np.ndarray) -> Tensor:
-        # A batch holds several questions on the same image; each image is read, and converted to float32, once.
+        # A batch may ask several questions about one image, which is read and converted to float32 once.
         different, which = np.unique(rows, return_inverse=True)
         features_BPK = torch.from_numpy(np.concatenate([file[different] for file in files], axis=-1)).float()
         return features_BPK[torch.from_numpy(which)]

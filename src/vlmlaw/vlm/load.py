@@ -1,4 +1,4 @@
-"""A trained model loaded as a cell: its own, another V of an elastic one, a training-free compressor on its weights."""
+"""Load a trained model as a cell: its own, another V of an elastic one, or with a training-free compressor."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def load_cell(model: Path, *, dtype: str = "", cell: MeasuredCell | None = None) -> tuple[Any, Any]:
-    """The VLM in a folder, where one process evaluates best, in `dtype` ("": as it was saved), and its tokenizer."""
+    """Load the VLM of a folder in `dtype` ("": as it was saved) onto this process's device, and its tokenizer."""
     options: dict[str, Any] = {"dtype": getattr(torch, dtype)} if dtype else {}
     with refused_if_damaged(model, "a cell's model"):
         vlm: Any = AutoModelForImageTextToText.from_pretrained(model, config=config_of(model, cell), **options)
@@ -28,9 +28,9 @@ def load_cell(model: Path, *, dtype: str = "", cell: MeasuredCell | None = None)
 
 
 def config_of(model: Path, cell: MeasuredCell | None = None) -> Any:
-    """The configuration of the model in a folder, as `cell` has it: with another V or a training-free compressor.
+    """Return the configuration of a folder's model for `cell`, which may have another V or a training-free compressor.
 
-    Raises UserError where the model's weights do not serve that cell.
+    Raises UserError if the model's weights do not serve that cell.
     """
     with refused_if_damaged(model, "a cell's model"):
         config = AutoConfig.from_pretrained(model)

@@ -1,7 +1,7 @@
-"""The output head and its loss, where there is something to predict and nowhere else.
+"""Output head and cross-entropy, computed only at places that have a label.
 
-Logits of a whole vocabulary are a training's largest tensor: 20,000 labels times Qwen's 152,000 words are 12 GB in
-float32. Beyond a limit they are made part by part, and again for the gradient. n labels, D width.
+Logits over a vocabulary are the largest tensor of a training: 20,000 labels times Qwen's 152,000 words are 12 GB in
+float32. Beyond LOGITS_AT_ONCE they are computed in parts, and recomputed for the gradient. n labels, D width.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from transformers import PreTrainedModel
 
 from vlmlaw.vlm.own_forward import head_logits
 
-LOGITS_AT_ONCE = 2**28
+LOGITS_AT_ONCE = 2**28  # numbers
 
 
 def prediction_loss(
     language_model: PreTrainedModel, hidden_nD: Tensor, targets_n: Tensor
 ) -> tuple[Tensor, Tensor | None]:
-    """Mean cross-entropy by the model's own head, and the logits (n, vocab).
+    """Return the mean cross-entropy by the model's own head, and the logits (n, vocab).
 
-    They are None where they were too many to keep for a gradient.
+    The logits are None if they were too many to keep for a gradient.
     """
     n_words = language_model.config.get_text_config().vocab_size
     if not torch.is_grad_enabled() or hidden_nD.shape[0] * n_words <= LOGITS_AT_ONCE:

@@ -1,6 +1,6 @@
 """Masks of packed rows and of questions that share a prefix, for each kind of layer that a model has.
 
-transformers asks for one mask for each kind of layer (full, sliding window) and says its rule as a function of places.
+transformers requests one mask for each kind of layer (full, sliding window) and gives its rule as a function of places.
 B sequences, T tokens, W tokens of a window.
 """
 
@@ -20,22 +20,22 @@ from vlmlaw.errors import UserError
 
 
 class AttentionRefused(UserError):
-    """A model asks for something that this attention does not compute, or not in this layout."""
+    """Raised where a model needs something that this attention does not compute, or not in this layout."""
 
 
 @dataclass(frozen=True)
 class PackedRow:
-    """A call whose documents stand in one row; the longest has that many tokens."""
+    """Layout of a call with all documents in one row; `longest` is the token count of the longest."""
 
     longest: int
 
 
 @dataclass(frozen=True)
 class SharedRows:
-    """A call whose rows hold several questions behind one prefix."""
+    """Layout of a call whose rows hold several questions behind one prefix."""
 
     attends: Tensor  # (B, 1, T, T) True where a query may see a key
-    positions: Tensor  # (B, T), each question's as if it stood there alone
+    positions: Tensor  # (B, T) as if each question stood alone behind the prefix
 
 
 _layout = threading.local()
@@ -43,7 +43,7 @@ _layout = threading.local()
 
 @contextmanager
 def layout_of_call(layout: PackedRow | SharedRows | None) -> Iterator[None]:
-    """The masks that a model makes inside are for that layout (None: padded rows of one document each)."""
+    """Within this block, make masks for `layout` (None: padded rows of one document each)."""
     before = getattr(_layout, "now", None)
     _layout.now = layout
     try:
@@ -55,11 +55,11 @@ def layout_of_call(layout: PackedRow | SharedRows | None) -> Iterator[None]:
 def mask_of_call(
     *, mask_function: Any, local_size: int | None = None, config: Any = None, use_vmap: bool = False, **kwargs: Any
 ) -> Tensor | None:
-    """The mask of one kind of layer, as transformers asks for it: whom a query sees by `mask_function`.
+    """Return the mask of one kind of layer, as transformers requests it: `mask_function` says which keys a query sees.
 
-    In a packed row none is made: None stands for the causal rule, and a (1, 1, 1, W) of no content for a window of W
-    tokens. Raises AttentionRefused for other rules. Questions that share a prefix see it, and themselves, by the rule
-    of their kind of layer at the positions that they have alone.
+    A packed row needs no real mask: None stands for the causal rule, and an empty one of (1, 1, 1, W) for a window of W
+    tokens. Questions that share a prefix see it and themselves, by their layer's rule at the positions that they would
+    have alone. Raises AttentionRefused for other rules.
     """
     layout = getattr(_layout, "now", None)
     if layout is None:
@@ -83,7 +83,7 @@ def mask_of_call(
 
 
 def window_of(mask: Tensor | None, module: Any, n_tokens: int) -> int | None:
-    """The window that a layer's mask of a packed row stands for; None: all tokens before."""
+    """Return the window that a layer's mask of a packed row stands for; None: all earlier tokens."""
     if mask is None:
         return None
     if n_tokens > 1 and mask.shape[-2] != 1:

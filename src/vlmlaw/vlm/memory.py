@@ -19,22 +19,22 @@ from vlmlaw.vlm.cost import attention_widths, class_tokens, experts_of, mlp_matr
 from vlmlaw.vlm.loss import LOGITS_AT_ONCE
 
 FLOAT = 4
-SHARE_TO_FILL = 0.9  # of a device's memory: the estimate is good to some 20 %, and generous where it is off
+SHARE_TO_FILL = 0.9  # of a device's memory: the estimate is within about 20 %, and errs upward
 MOST_REPLIES = 256
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-STATES = 16  # a trained parameter: float32 itself, its gradient, AdamW's two moments
-CONTEXT = 1.5e9  # CUDA's context, its libraries and what the allocator cannot use
+STATES = 16  # bytes of a trained parameter in float32: itself, its gradient, AdamW's two moments
+CONTEXT = 1.5e9  # bytes of CUDA's context, its libraries and what the allocator cannot use
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """Low-rank adapters (LoRA) of each decoder layer: inputs and outputs of the linear layers that have one."""
+    """Low-rank adapters (LoRA) of a decoder layer; `layers` are the widths (in, out) of the linear layers with one."""
 
     rank: int
     layers: tuple[tuple[int, int], ...]
     drops: bool
-    n_unread: int = 0  # numbers of a token that frozen layers do not keep, and no adapter either
-    n_unread_heads: int = 0  # the same, of what attention keeps anyway on a GPU
+    n_unread: int = 0  # numbers of a token that neither frozen layers nor adapters keep
+    n_unread_heads: int = 0  # numbers of a token that only attention keeps, on a GPU
 
     @property
     def n_params(self) -> int:
@@ -42,14 +42,14 @@ class Adapter:
         return self.rank * sum(n_in + n_out for n_in, n_out in self.layers)
 
     def kept(self, size: int, *, on_gpu: bool) -> int:
-        """Bytes that one decoder layer keeps of each token beside what it keeps where its own weights are trained."""
-        of_input = size + (1 if on_gpu else size) if self.drops else 0  # what dropout leaves, and its mask
+        """Return the bytes that a layer keeps of each token beyond those for training the layer's own weights."""
+        of_input = size + (1 if on_gpu else size) if self.drops else 0  # the input after dropout, and dropout's mask
         unread = self.n_unread + (0 if on_gpu else self.n_unread_heads)
         return sum(of_input * n_in + size * self.rank for n_in, _ in self.layers) - size * unread
 
 
 def adapter_of(config: Any, *, rank: int, target_modules: Sequence[str], drops: bool) -> Adapter:
-    """The adapters by the names of Llama-like layers; a layer of another name counts as a square one of width D.
+    """Return the adapters of the named linear layers of a Llama-like decoder; an unknown name counts as D x D.
 
     Experts are tensors in transformers' layers, which `all-linear` leaves out.
     """
@@ -60,7 +60,7 @@ def adapter_of(config: Any, *, rank: int, target_modules: Sequence[str], drops: 
         mlp = mlp_width(config)
         known |= {"gate_proj": (width, mlp), "up_proj": (width, mlp), "down_proj": (mlp, width)}
     names = list(known) if list(target_modules) == ["all-linear"] else [name.split(".")[-1] for name in target_modules]
-    # A frozen layer keeps no input for its weights: an adapter does that drops none of it.
+    # A frozen layer does not keep its input for its weights; an adapter without dropout does.
     inputs = {
         ("q_proj", "k_proj", "v_proj"): width,
         ("gate_proj", "up_proj"): width,
@@ -79,13 +79,13 @@ def adapter_of(config: Any, *, rank: int, target_modules: Sequence[str], drops: 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryLoad:
-    """What one process of a training holds. `text` and `vision` are configurations, of which None is no tower."""
+    """What one process of a training holds. `text` and `vision` are configurations; None: there is no tower."""
 
     text: Any
     vision: Any
     dtype: str
     n_tokens: int  # of a pass, visual ones included
-    n_targets: int  # of them those that predict
+    n_targets: int  # how many of them have a label
     n_images: int  # of a pass
     longest: int  # tokens of the longest document
     n_levels: int = 1  # hidden states of the tower that are read
@@ -100,10 +100,10 @@ class MemoryLoad:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one process, by what holds them; `all` is the peak that is expected."""
+    """Bytes of one process by purpose; `all` is the expected peak."""
 
-    states: float  # weights, gradients, moments: this process's part
-    gathered: float  # weights and gradients of what computes, whole
+    states: float  # this process's part of weights, gradients and moments
+    gathered: float  # whole weights and gradients of the layers that are computing
     activations: float  # kept from the forward pass to the backward pass
     layer: float  # of the layer whose gradient is computed
     logits: float
@@ -111,12 +111,12 @@ class Memory:
 
     @property
     def all(self) -> float:
-        """Tower, head and the last layer's gradient come one after the other, so the largest of the three counts."""
+        """The expected peak. Tower, head and the last layer's gradient follow each other, so the largest counts."""
         return self.states + self.gathered + max(self.tower, self.activations + max(self.layer, self.logits))
 
 
 def text_parameters(config: Any) -> tuple[int, int]:
-    """Parameters of one decoder layer, all experts included, and of embedding and head together."""
+    """Return the parameters of one decoder layer with all experts, and those of embedding and head together."""
     width, heads, kv_heads = attention_widths(config)
     mlp = mlp_matrices(config) * width * mlp_width(config, all_experts=True)
     tied = getattr(config, "tie_word_embeddings", False)
@@ -124,14 +124,14 @@ def text_parameters(config: Any) -> tuple[int, int]:
 
 
 def vision_parameters(config: Any) -> int:
-    """Parameters of a vision transformer's layers: 12 C^2 each, or what its MLP says."""
+    """Return the parameters of a vision transformer's layers: 4 C^2 and the MLP, whose default width is 4 C."""
     width = config.hidden_size
     mlp = getattr(config, "intermediate_size", None) or 4 * width
     return config.num_hidden_layers * width * (4 * width + 2 * mlp)
 
 
 def kept_by_layer(config: Any, *, size: int, longest: int, compiled: bool = False, on_gpu: bool = True) -> float:
-    """Bytes that one decoder layer keeps of each token for its backward pass; `size` bytes a number.
+    """Return the bytes that a decoder layer keeps of each token for its backward pass; `size` is bytes of a number.
 
     >>> from transformers import Qwen2Config
     >>> shape = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 1}
@@ -142,25 +142,26 @@ def kept_by_layer(config: Any, *, size: int, longest: int, compiled: bool = Fals
     n_heads, mlp = config.num_attention_heads, mlp_width(config)
     kind = str(getattr(config, "model_type", ""))
     has_inner_norms = kind.startswith(("qwen3", "gemma3", "olmo2"))  # of queries and keys
-    if compiled:  # what torch's minimal cut keeps: factors of matrix products; the activation is computed again
+    if compiled:  # torch.compile keeps the factors of matrix products, and recomputes the activation
         inner = size * (heads + kv_heads) if has_inner_norms else 0
         return inner + size * (4 * width + 2 * heads + 2 * kv_heads + 3 * mlp) + FLOAT * (n_heads + 2)
     n_norms = 4 if kind.startswith(("gemma2", "gemma3")) else 2
     norms = n_norms * ((FLOAT + 2 * size) * width + FLOAT)
-    if kind.startswith("gemma"):  # these scale in float32
+    if kind.startswith("gemma"):  # their norms scale in float32
         norms += n_norms * (FLOAT - size) * width - (n_norms - 2) * size * width
     if has_inner_norms:
         norms += (FLOAT + size) * (heads + kv_heads) + FLOAT * (heads + kv_heads) // (heads // n_heads)
-    if not on_gpu and heads > kv_heads > heads // n_heads:  # without the kernel, shared keys are written out
+    if not on_gpu and heads > kv_heads > heads // n_heads:  # without the kernel, shared keys are repeated
         kv_heads = heads
     attention = size * ((2 if on_gpu else 3) * heads + 2 * kv_heads) + FLOAT * n_heads
-    if getattr(config, "attn_logit_softcapping", None):  # scores of all pairs are made: capped, weighed, cast
+    # The scores of all pairs are computed, as capped scores, as weights, and cast.
+    if getattr(config, "attn_logit_softcapping", None):
         attention += n_heads * longest * (2 * FLOAT + size)
     return norms + attention + 4 * size * mlp
 
 
 def training_memory(load: MemoryLoad) -> Memory:
-    """The estimate of one process's peak."""
+    """Estimate the peak of one process."""
     text, size = load.text, BYTES[load.dtype]
     n_layers = text.num_hidden_layers
     of_layer, of_ends = text_parameters(text)
@@ -171,8 +172,8 @@ def training_memory(load: MemoryLoad) -> Memory:
     states = ((STATES if trained else size) * n_all + STATES * n_layers * of_adapter) / load.n_processes
     gathered = 0.0
     if sharded:
-        # Alone, layers stay gathered from the forward pass to the backward pass; else two are there at a time. A
-        # layer's gradient comes whole, and once more in float32 to be shared out. Embedding and head stay.
+        # A single process keeps layers gathered from the forward to the backward pass; several processes hold two at
+        # a time. A layer's gradient is there whole, and in float32 to be sharded. Embedding and head stay gathered.
         n_there = n_layers if load.n_processes == 1 else min(2, n_layers)
         gradients = (size + FLOAT) if trained else 0
         gathered = size * n_there * (of_layer + of_adapter) + size * of_ends + gradients * max(of_ends, 2 * of_layer)
@@ -181,7 +182,7 @@ def training_memory(load: MemoryLoad) -> Memory:
     states, gathered = states + tower["states"], gathered + tower["gathered"]
     kept = kept_by_layer(text, size=size, longest=load.longest, compiled=load.compile, on_gpu=load.on_gpu)
     kept += load.adapter.kept(size, on_gpu=load.on_gpu) if load.adapter else 0
-    passing = size * (text.hidden_size + 3 * mlp_width(text))  # gradients on their way through a layer
+    passing = size * (text.hidden_size + 3 * mlp_width(text))  # gradients while they pass through a layer
     if load.recompute:
         of_token, of_one = n_layers * size * text.hidden_size, kept + passing
     else:
@@ -192,14 +193,14 @@ def training_memory(load: MemoryLoad) -> Memory:
 
 
 def _logits(load: MemoryLoad, size: int) -> float:
-    """Logits, their copy in float32, its logarithms, and the gradients of these; part by part beyond a limit."""
+    """Return the bytes of logits, their float32 copy, log-probabilities and gradients, in parts beyond a limit."""
     n_at_once = min(load.n_targets * load.text.vocab_size, LOGITS_AT_ONCE)
     copies = 3 * FLOAT + (size if size != FLOAT else 0)
     return n_at_once * copies + 2 * size * load.n_targets * load.text.hidden_size
 
 
 def _tower(load: MemoryLoad, size: int) -> tuple[dict[str, float], float]:
-    """The tower's weights and passing activations, and what it, compressor and projector keep of the images."""
+    """Return the tower's bytes by purpose, and those that tower, compressor and projector keep of the images."""
     vision = load.vision
     if vision is None or getattr(vision, "patch_size", None) is None:
         return {"states": 0.0, "gathered": 0.0, "passing": 0.0}, 0.0
@@ -207,14 +208,14 @@ def _tower(load: MemoryLoad, size: int) -> tuple[dict[str, float], float]:
     n_tokens = load.n_images * (n_patches + class_tokens(vision))
     mlp = getattr(vision, "intermediate_size", None) or 4 * width
     n_params, n_layers = vision_parameters(vision), vision.num_hidden_layers
-    # Patches as the compressor reads them, and its queries, keys, values, norms.
+    # Patches as the compressor reads them, and its queries, keys, values and norms.
     kept = load.n_images * n_patches * size * (load.n_levels + 8) * width
     if not load.trains_tower:
-        # All hidden states are given back; one layer's vectors pass beside them.
+        # The tower returns all hidden states; one layer's vectors are there beside them.
         passing = n_tokens * size * ((n_layers + 5) * width + 2 * mlp)
         return {"states": float(size * n_params), "gathered": 0.0, "passing": passing}, kept
     of_token = kept_by_tower_layer(vision, size=size, on_gpu=load.on_gpu)
-    again = of_token if load.recompute else 0  # of one layer, when its turn comes
+    again = of_token if load.recompute else 0  # of one layer at a time
     kept += n_tokens * n_layers * (size * width if load.recompute else of_token)
     gathered = 0.0
     if load.n_processes > 1 or load.dtype != "float32":
@@ -225,10 +226,11 @@ def _tower(load: MemoryLoad, size: int) -> tuple[dict[str, float], float]:
 
 
 def kept_by_tower_layer(vision: Any, *, size: int, on_gpu: bool = True) -> float:
-    """Bytes that one layer of a trained tower keeps of each token for its backward pass; `size` bytes a number.
+    """Return the bytes that one layer of a trained tower keeps of each token for its backward pass.
 
-    Inputs and outputs of the norms, queries, keys, values, the attention's output (twice on a CPU); two vectors of the
-    MLP's width, with CLIP's activation a third; with layer scales, as DINOv2's, what each scales.
+    `size` is the bytes of a number. Kept are inputs and outputs of the norms, queries, keys, values and the attention's
+    output (twice on a CPU); two vectors of the MLP's width, three with CLIP's activation; and with layer scales, as in
+    DINOv2, what each of them scales.
     """
     mlp = getattr(vision, "intermediate_size", None) or vision.hidden_size * getattr(vision, "mlp_ratio", 4)
     n_vectors = (7 if on_gpu else 8) + (2 if hasattr(vision, "layerscale_value") else 0)
@@ -238,23 +240,23 @@ def kept_by_tower_layer(vision: Any, *, size: int, on_gpu: bool = True) -> float
 
 
 def reply_memory(text: Any, *, size: int, n_prompt: int, n_new: int) -> float:
-    """Bytes of one reply while it is generated: its cache of keys and values, a layer's vectors, its logits."""
+    """Return the bytes of one reply in generation: its key-value cache, a layer's vectors, its logits."""
     width, heads, kv_heads = attention_widths(text)
     n_tokens = n_prompt + n_new
     cache = 2 * size * text.num_hidden_layers * kv_heads * n_tokens
     layer = n_prompt * size * (4 * width + 2 * heads + 2 * kv_heads + 3 * mlp_width(text))
-    return 2 * cache + layer + (FLOAT + size) * text.vocab_size  # a cache that grows is copied
+    return 2 * cache + layer + (FLOAT + size) * text.vocab_size  # twice, because a cache is copied when it grows
 
 
 def replies_at_once(text: Any, vision: Any, *, size: int, n_prompt: int, n_new: int, memory: float) -> int:
-    """How many replies fit beside the model into `memory` bytes: a power of two up to MOST_REPLIES."""
+    """Return how many replies fit beside the model into `memory` bytes: a power of two up to MOST_REPLIES."""
     left = SHARE_TO_FILL * memory - CONTEXT - weights_memory(text, vision, size=size)
     fitting = max(1.0, left / reply_memory(text, size=size, n_prompt=n_prompt, n_new=n_new))
     return int(min(MOST_REPLIES, 2 ** math.floor(math.log2(fitting))))
 
 
 def weights_memory(text: Any, vision: Any, *, size: int) -> float:
-    """Bytes of a model that only reads."""
+    """Return the bytes of a model's weights, without gradients."""
     of_layer, of_ends = text_parameters(text)
     of_tower = vision_parameters(vision) if getattr(vision, "patch_size", None) else 0
     return float(size * (text.num_hidden_layers * of_layer + of_ends + of_tower))

@@ -1,7 +1,7 @@
 """The vision-language model: vision tower, compressor to V visual tokens, projector, LLM.
 
-One class for the miniature and for real checkpoints; importing this module makes it known to transformers' Auto
-classes. B sequences, T tokens, P patches, K = levels * width, V visual tokens, C tower width, D LLM width.
+The miniature and real checkpoints share this class; importing the module registers it with transformers' Auto classes.
+B sequences, T tokens, P patches, K = levels * width, V visual tokens, C tower width, D LLM width.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -40,11 +40,11 @@ from vlmlaw.vlm.positions import spanned_positions
 from vlmlaw.vlm.projector import PlaceEmbedding, Projector
 from vlmlaw.vlm.towers import attention, features, load
 
-NOT_FOR_FORWARD = ("tokenizer", "assistant_tokenizer")  # `generate` hands them on where it was given them
+NOT_FOR_FORWARD = ("tokenizer", "assistant_tokenizer")  # `generate` passes these on if it is given them
 
 
 class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
-    """Image and text to text. The prompt holds V image tokens, which the compressed image replaces.
+    """A model from images and text to text. The visual tokens of an image replace its V image tokens in the prompt.
 
     >>> from transformers import Qwen2Config
     >>> from vlmlaw.vlm.towers.conv_tower import ConvTowerConfig
@@ -109,7 +109,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def assemble(
         cls, config: VlmConfig, vision_tower: PreTrainedModel, language_model: PreTrainedModel
     ) -> "VlmForConditionalGeneration":
-        """The model of a loaded tower and LLM; what lies between them starts untrained."""
+        """Build the model of a loaded tower and LLM; the modules between them start untrained."""
         with torch.device("meta"):
             model = cls(config)
         model.vision_tower, model.language_model = vision_tower, language_model
@@ -126,27 +126,27 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @property
     def connector(self) -> dict[str, nn.Module]:
-        """What lies between tower and LLM, by name: what stage 1 trains."""
+        """The modules between tower and LLM by name, which stage 1 trains."""
         parts = {"compressor": self.compressor, "projector": self.projector, "places": self.places}
         return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def _a_connector_weight(self) -> Tensor:
-        """Any: all of the connector have its type and stand where it does."""
+        """Some weight of the connector: all of them have the same dtype and device."""
         return next(p for part in self.connector.values() for p in part.parameters())
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """transformers asks only modules with parameters of their own, so the compressor is initialised as a whole.
+        """Initialise all weights, and the compressor as a whole, because transformers visits its inner modules alone.
 
-        The guard leaves weights alone that a checkpoint has already filled.
+        The guard leaves alone the weights that a checkpoint has already filled.
         """
         super().initialize_weights()
         with guard_torch_init_functions():
             self.compressor.reset_parameters()
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode for all but a frozen tower, which has neither dropout nor jittered positions.
+        """Set training mode, except for a frozen tower, which then has neither dropout nor jittered positions.
 
         Batch normalization in a trained tower keeps its running statistics, as is usual in fine-tuning.
         """
@@ -158,7 +158,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return self
 
     def unfreeze_tower(self) -> None:
-        """Have the tower trained: those of its weights that the features which are read depend on."""
+        """Have the tower trained: those of its weights on which the features that are read depend."""
         tower, image_px = self.vision_tower.eval().requires_grad_(True), self.config.vision_config.image_size
         weights = list(tower.parameters())
         with torch.enable_grad():
@@ -171,11 +171,11 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The LLM's; the tower may have another (`config.vision_dtype`)."""
+        """The LLM's dtype; the tower may have another (`config.vision_dtype`)."""
         return self.language_model.dtype
 
     def save_pretrained(self, save_directory: Any, **options: Any) -> None:  # type: ignore[override]
-        """As transformers', with the file that names the classes."""
+        """Save as transformers does, with the module that `auto_map` names."""
         super().save_pretrained(save_directory, **options)
         write_auto_module(save_directory)
 
@@ -190,14 +190,14 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @property
     def reads_question(self) -> bool:
-        """Whether an image's tokens depend on the question, so that each question is a sequence of its own."""
+        """Whether an image's tokens depend on the question, so that each question needs a sequence of its own."""
         return self.compressor.needs_question or self.compressor.inside_llm
 
     def visual_tokens(self, images: ImageInputs, *, n_visual_tokens: int | None = None) -> Tensor:
-        """Visual tokens (B, V, D) as the LLM reads them, of patch features and, where needed, of the question.
+        """Return the visual tokens (B, V, D) that the LLM reads, made of patch features and perhaps the question.
 
-        `n_visual_tokens` is V where it is not the configuration's. `importance` and `keys` are the tower's (see
-        `tower_attention`); a tower without attention has its patches instead.
+        `n_visual_tokens` is V if it is not the configuration's. `importance` and `keys` are the tower's attention (see
+        `encode_images`); for a tower without attention they are computed from its patches.
         """
         compressor, dtype = self.compressor.with_n_visual_tokens(n_visual_tokens), self._a_connector_weight.dtype
         if images.patches is None:
@@ -208,7 +208,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             if images.question_ids is None or question_mask_BT is None:
                 raise ValueError(f"compressor {self.config.compressor} needs question_ids and question_mask")
             question_BTD, question_mask_BT = self.read_question(images.question_ids, question_mask_BT)
-        if compressor.inside_llm:  # all patches go in
+        if compressor.inside_llm:  # the LLM reads all patches
             visual_BVC = patches_BPK[..., -compressor.width :]
             visual_BVC = visual_BVC if image_of_B is None else visual_BVC[image_of_B]
             places_P2 = patch_positions(compressor.grid_side).to(visual_BVC.device)
@@ -232,7 +232,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         return visual_BVD
 
     def _patch_importance(self, images: ImageInputs, patches_BPK: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """What the compressor weighs and compares patches by, made of the patches where the tower says nothing."""
+        """Return importance and keys for the compressor, computed from the patches if the tower has no attention."""
         compressor, has_attention = self.compressor, attention.has_attention(self.config.vision_config)
         patches_BPC, importance_BP = patches_BPK[..., -compressor.width :], images.importance
         if compressor.needs_importance and importance_BP is None:
@@ -248,18 +248,18 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
 
     @torch.no_grad()
     def read_question(self, question_ids_BT: Tensor, question_mask_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """The question alone as its embeddings, or as the LLM's last hidden states; no gradient flows into either."""
+        """Return the question alone, as embeddings or the LLM's last hidden states without a gradient, and its mask."""
         if self.compressor.question_from == EMBEDDING:
             return self.get_input_embeddings()(question_ids_BT), question_mask_BT
         outputs = read(self.language_model, input_ids=question_ids_BT, attention_mask=question_mask_BT, use_cache=False)
         return outputs.last_hidden_state, question_mask_BT
 
     def encode_images(self, pixel_values: Tensor, *, n_visual_tokens: int | None = None) -> ImageInputs:
-        """What the tower makes of normalised pixel_values (B, 3, H, W), or of bytes (B, H, W, 3).
+        """Run the tower on normalised pixel_values (B, 3, H, W), or on bytes (B, H, W, 3).
 
-        That is `patches` (B, P, K), and `importance` and `keys` where the compressor asks for the tower's attention.
-        Of images that are made smaller first there are V patches, at `n_visual_tokens` where that is not the model's.
-        A tower that is trained gets its gradient through the patches; by importance and keys they are only chosen.
+        The result has `patches` (B, P, K), and `importance` and `keys` if the compressor needs the tower's attention.
+        A compressor that shrinks images first gets V patches, where V is `n_visual_tokens` or else the model's.
+        A trained tower gets its gradient through the patches, and none through importance and keys.
         """
         with torch.set_grad_enabled(self.trains_tower and torch.is_grad_enabled()):
             return self._encode(pixel_values, n_visual_tokens=n_visual_tokens)
@@ -292,12 +292,12 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         n_visual_tokens: int | None = None,
         image_places: Tensor | None = None,
     ) -> Tensor:
-        """Input embeddings (B, T, D): the text's, with the images' visual tokens in the image tokens' places.
+        """Return input embeddings (B, T, D): the text's, with visual tokens in the places of the image tokens.
 
-        `image_places` are these, as flat indices; without them they are looked for.
+        `image_places` are the flat indices of these places; without them they are searched for.
         """
         is_image_BT = input_ids == self.config.image_token_id
-        # The image's token may lie beyond the LLM's vocabulary; what stands in its place is replaced anyway.
+        # The image token may lie beyond the LLM's vocabulary; its embedding is replaced anyway.
         embeds_BTD = self.get_input_embeddings()(input_ids.masked_fill(is_image_BT, 0))
         if images.patches is None and images.pixel_values is not None and len(images.pixel_values):
             seen = self.encode_images(images.pixel_values, n_visual_tokens=n_visual_tokens)
@@ -312,7 +312,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
                 "repeat the image token once for each visual token of each image"
             )
         if images.patches is None or not n_images:
-            # Beside frozen embeddings a text alone would have no gradient at all.
+            # With frozen embeddings a text without images would have no gradient at all.
             needed = self.training and (_shares_work() or not embeds_BTD.requires_grad)
             return embeds_BTD + self._zero_contribution() if needed else embeds_BTD
         visual_BVD = self.visual_tokens(images, n_visual_tokens=n_visual_tokens)
@@ -324,7 +324,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _zero_contribution(self) -> Tensor:
         """A zero that depends on every weight before the LLM, so that all processes reduce the same gradients.
 
-        Processes that train together exchange gradients at every pass, also where one of them has no image.
+        Processes that train together exchange gradients at every pass, even if one of them has no image.
         """
         side, width = self.compressor.tower_side, self.config.vision_config.hidden_size
         device = self._a_connector_weight.device
@@ -459,7 +459,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         pruning_of_call: AbstractContextManager[None] | None,
         **kwargs: Any,
     ) -> Any:
-        """The LLM's outputs in the layout of this call, eager where it prunes."""
+        """Run the LLM in the layout of this call, with eager attention if it prunes, and return its outputs."""
         if kwargs.get("cu_seq_lens_q") is not None:
             parts = self.language_model.modules() if self.training else ()
             if any(getattr(part, "gradient_checkpointing", False) for part in parts):
@@ -478,7 +478,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         *,
         target_places: Tensor | None,
     ) -> CausalLMOutputWithPast:
-        """Logits where they are wanted: where there is a target, with the loss, or else at the places to keep."""
+        """Return logits and loss at the targets or, without targets, logits at the places to keep."""
         hidden_BTD, llm = outputs.last_hidden_state, self.language_model
         if targets is None:
             # As in transformers: the last so many (0: all), or those at these places.
@@ -495,7 +495,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _reference(
         self, embeds_BTD: Tensor, targets_BT: Tensor, *, lengths: list[int], positions_BT: Tensor | None
     ) -> CausalLMOutputWithPast:
-        """Loss and logits at targets by the LLM's own forward, one row at a time."""
+        """Return loss and logits at the targets by the LLM's own forward, one row at a time."""
         logits, targets = [], []
         for row, (goal_T, length) in enumerate(zip(targets_BT, lengths, strict=True)):
             wanted_T = goal_T[:length] != IGNORE_INDEX
@@ -509,7 +509,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def _pruning(
         self, compressor: Compressor, input_ids: Tensor | None, targets: Tensor | None, mask: Any, cache: Any
     ) -> AbstractContextManager[None] | None:
-        """Where the compressor works inside the LLM, what makes it read fewer tokens; it needs eager attention."""
+        """Return the context in which the LLM drops image tokens; None if this call drops none."""
         if not isinstance(compressor, InsideLlm):
             return None
         if compressor.n_visual_tokens == compressor.n_patches and not pruning.is_pruned(cache):
@@ -538,7 +538,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Any, past_key_values: Any = None, **kwargs: Any
     ) -> dict[str, Any]:
-        """The image enters with the first step only; later steps read it from the cache."""
+        """Give the image inputs to the first step only; later steps read them from the cache."""
         parent: Any = super()
         inputs = parent.prepare_inputs_for_generation(input_ids, past_key_values=past_key_values, **kwargs)
         for name in NOT_FOR_FORWARD:
@@ -556,7 +556,7 @@ def _shares_work() -> bool:
 
 
 AutoModelForImageTextToText.register(VlmConfig, VlmForConditionalGeneration, exist_ok=True)
-# `transformers serve` and pipelines ask these tables by name whether a model reads images.
+# `transformers serve` and pipelines look up in these tables whether a model reads images.
 for _names in (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES, MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES):
     _names.setdefault(VlmConfig.model_type, VlmForConditionalGeneration.__name__)
 AutoModelForMultimodalLM.register(VlmConfig, VlmForConditionalGeneration, exist_ok=True)

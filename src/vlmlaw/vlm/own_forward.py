@@ -1,6 +1,6 @@
-"""A language model as its own class computes it: the head at chosen places, the base model's arguments, the reference.
+"""Call a language model through its own class: the head at chosen places, the base model, the reference forward.
 
-What is computed faster (packed rows, heads at labels only) must equal the class's own forward; both are called here.
+What is computed faster (packed rows, the head at labels only) must equal the class's own forward; both are called here.
 B sequences, T tokens, D width, n places.
 """
 
@@ -20,21 +20,23 @@ from vlmlaw.errors import UserError
 from vlmlaw.vlm.masks import AttentionRefused, PackedRow, SharedRows, layout_of_call
 from vlmlaw.vlm.packed_attention import PACKED, attention_of_call, own_attention
 
-# PACKED computes what these do, soft caps and sinks, too, which `sdpa` leaves out; `eager` needs it for layouts only.
+# Implementations that PACKED replaces: `sdpa` always, because it leaves out soft caps and sinks; `eager` has both, so
+# it is replaced only in the layouts that it cannot read.
 TAKEN_OVER, TAKEN_OVER_IN_LAYOUTS = ("sdpa",), ("sdpa", "eager")
-_ONLY_EAGER: set[type] = set()  # classes that PACKED has refused in plain rows: a fact about the class, found once
+_ONLY_EAGER: set[type] = set()  # classes for which PACKED has refused plain rows, found at the first call
 
 
 def head_logits(language_model: PreTrainedModel, hidden_nD: Tensor) -> Tensor:
-    """Logits (n, vocab) of last hidden states, by the model's own head: scaled and capped as its class does it.
+    """Return logits (n, vocab) of last hidden states by the model's own head, scaled and capped as in its class.
 
-    The class's own forward runs on a copy that shares all weights and whose base model gives back what it is given.
+    The class's own forward runs on a copy that shares all weights and whose base model returns its input unchanged.
+    Raises UserError for a model without a base model.
     """
     name = language_model.base_model_prefix
     if not isinstance(getattr(language_model, name, None), nn.Module):
         raise UserError(
-            f"{type(language_model).__name__} has no base model of its own under {name!r}, so that its head cannot run "
-            "at the answers' places alone; take another language model."
+            f"{type(language_model).__name__} has no base model under {name!r}, so its head cannot be run at the "
+            "answers' places alone; take another language model."
         )
     head = copy.copy(language_model)
     head._modules = {**language_model._modules, name: _Given(getattr(language_model, name))}
@@ -42,7 +44,7 @@ def head_logits(language_model: PreTrainedModel, hidden_nD: Tensor) -> Tensor:
 
 
 class _Output(BaseModelOutputWithPast):
-    """What any base model may return, with nothing but hidden states in it."""
+    """A base model's output that holds hidden states alone; any other field is None."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("__"):
@@ -50,7 +52,7 @@ class _Output(BaseModelOutputWithPast):
 
 
 class _Given(nn.Module):
-    """Stands for a base model whose last hidden states are known; it has the base model's other attributes."""
+    """Stand-in for a base model whose last hidden states are known; its other attributes are the base model's."""
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__()
@@ -65,7 +67,7 @@ class _Given(nn.Module):
 
 
 def _accepted(module: nn.Module, **arguments: Any) -> dict[str, Any]:
-    """Those arguments that a module's forward takes."""
+    """Keep the arguments that a module's forward accepts."""
     parameters = inspect.signature(module.forward).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return arguments
@@ -80,11 +82,11 @@ def read(
     eager: bool = False,
     **given: Any,
 ) -> Any:
-    """Outputs of the base model in the layout of its arguments.
+    """Run the base model in the layout that its arguments describe, and return its outputs.
 
-    With `cu_seq_lens_q` (and `max_length_q`) one packed row; with a mask of who sees whom (B, 1, T, T) questions that
-    share a prefix; else rows of one document each, padded where the mask (B, T) is 0. Raises AttentionRefused where the
-    model cannot be read in that layout.
+    `cu_seq_lens_q` (with `max_length_q`) describes one packed row, and a mask (B, 1, T, T) of which token sees which
+    describes questions that share a prefix. Otherwise each row is one document, padded where the mask (B, T) is 0.
+    Raises AttentionRefused if the model cannot be run in that layout.
     """
     packed = given.get("cu_seq_lens_q") is not None
     layout: PackedRow | SharedRows | None = PackedRow(int(given["max_length_q"])) if packed else None
@@ -112,10 +114,10 @@ def read(
 
 
 def _implementation(language_model: PreTrainedModel, taken_over: tuple[str, ...]) -> str:
-    """The attention of a call: ours in place of these where the model takes one from outside, else its own."""
+    """Choose the attention of a call: PACKED in place of `taken_over` where the model allows that, else its own."""
     own = own_attention(language_model)
     if language_model.training and any(getattr(part, "gradient_checkpointing", 0) for part in language_model.modules()):
-        return own  # by transformers' switch: layers are computed again after the call, by the model's own attention
+        return own  # transformers recomputes the layers after this call, with the model's own attention
     if type(language_model) in _ONLY_EAGER and own in taken_over:
         return "eager"
     if own == PACKED or (own in taken_over and getattr(language_model, "_supports_attention_backend", False)):
@@ -124,9 +126,10 @@ def _implementation(language_model: PreTrainedModel, taken_over: tuple[str, ...]
 
 
 def own_logits(language_model: PreTrainedModel, embeds_TD: Tensor, *, positions_T: Tensor | None = None) -> Tensor:
-    """Logits (T, vocab) of one document by the class's own forward, eager, at every place: the reference.
+    """Return logits (T, vocab) of one document by the class's own forward with eager attention: the reference.
 
-    `positions_T` where they are not 0, 1, 2, ...; with a mask of ones, or they would be taken for packed documents.
+    Give `positions_T` unless they are 0, 1, 2, ... They are passed with a mask of ones, because transformers would
+    otherwise take them for packed documents.
     """
     placed: dict[str, Any] = {}
     if positions_T is not None:

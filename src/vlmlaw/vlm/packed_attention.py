@@ -1,4 +1,4 @@
-"""Attention of packed documents and of padded rows: what a model asks of it is honoured, or refused by name.
+"""Attention of packed documents and padded rows: every option that a model passes is honoured, or refused by name.
 
 Documents that stand one behind the other in one row attend to themselves only: torch's variable-length attention (Flash
 Attention, Dao 2023, arXiv 2307.08691) is told where each begins, so nothing is padded and no mask is made. Where that
@@ -25,25 +25,25 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from vlmlaw.vlm.masks import AttentionRefused, mask_of_call, window_of
 
 PACKED = "vlmlaw_packed"
-# Asked here, once, since the compiler cannot look into it. Since torch 2.12; the window and the scale since 2.11.
+# Grouped heads: since torch 2.12 (window and scale: since 2.11). Found out here, because torch.compile cannot.
 TAKES_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 # Flash Attention 2 (github.com/Dao-AILab/flash-attention): Ampere or later, heads of up to 256 in steps of 8.
 KERNEL_CAPABILITY, KERNEL_WIDTH, KERNEL_WIDTH_STEP = (8, 0), 256, 8
 _kernel = {"runs": True}
-# What transformers' models hand to every attention function and what says nothing about who attends to whom, or is
-# in query, key and value already.
+# Arguments that transformers' models pass to every attention function although they do not say which token attends to
+# which, or are part of query, key and value already.
 SAYS_NOTHING = {
     *("position_ids", "position_embeddings", "hidden_states", "input_ids", "past_key_value", "past_key_values"),
     *("cu_seq_lens_k", "max_length_k", "seq_idx", "cache_position", "use_cache", "return_dict", "is_causal"),
     *("output_attentions", "output_hidden_states", "output_router_logits", "logits_to_keep", "num_items_in_batch"),
     "sliding_window",  # the mask says it
-    *("tokenizer", "assistant_tokenizer"),  # of `generate`, which hands them down, as `transformers serve` has it do
+    *("tokenizer", "assistant_tokenizer"),  # of `generate`, which passes them on, as for `transformers serve`
 }
 
 
 @dataclass(frozen=True)
 class Scores:
-    """How a layer's scores become weights: options of transformers' attention functions under their names there."""
+    """How a layer's scores become weights: options of transformers' attention functions, under the same names."""
 
     scaling: float | None
     dropout: float = 0.0
@@ -52,7 +52,7 @@ class Scores:
 
     @property
     def are_plain(self) -> bool:
-        """Whether torch's own kernels compute them."""
+        """Whether torch's own kernels can compute these."""
         return self.softcap is None and self.s_aux is None
 
 
@@ -72,10 +72,10 @@ def packed_attention(
     max_length_q: int = 0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Outputs (B, T, H, E) of one packed row, or, without `cu_seq_lens_q` (where documents begin), of padded rows.
+    """Return outputs (B, T, H, E) of a packed row or, without `cu_seq_lens_q` (where documents begin), of padded rows.
 
-    It is one of transformers' attention functions, and the arguments are named as theirs. The mask says which window a
-    layer has (see `mask_of_call`). Raises AttentionRefused for options that it does not know.
+    This is an attention function of transformers, with the names that its arguments have there. The mask says which
+    window a layer has (see `mask_of_call`). Raises AttentionRefused for options that it does not know.
     """
     if unknown := sorted(name for name in kwargs.keys() - SAYS_NOTHING if kwargs[name] is not None):
         raise AttentionRefused(f"{type(module).__name__} hands {', '.join(unknown)} to its attention")
@@ -94,12 +94,12 @@ def packed_attention(
 
 
 def choose_kernel(device: torch.device) -> None:
-    """Settle whether torch's kernel runs on this device. Asked outside a layer, where no compiler looks in."""
+    """Find out whether torch's kernel runs on this device; called outside of layers, which torch.compile compiles."""
     _kernel["runs"] = device.type != "cuda" or torch.cuda.get_device_capability(device) >= KERNEL_CAPABILITY
 
 
 def kernel_serves(scores: Scores, q: Tensor, v: Tensor) -> bool:
-    """Whether torch's kernel computes these scores of queries (T, H, E) over values, and runs on the device."""
+    """Return whether torch's kernel can compute these scores of queries (T, H, E) over values on this device."""
     width = q.shape[-1]
     fits = width == v.shape[-1] and width % KERNEL_WIDTH_STEP == 0 and width <= KERNEL_WIDTH
     return _kernel["runs"] and fits and scores.are_plain and scores.dropout == 0
@@ -108,7 +108,7 @@ def kernel_serves(scores: Scores, q: Tensor, v: Tensor) -> bool:
 def _variable_length(
     q: Tensor, k: Tensor, v: Tensor, starts: Tensor, longest: int, scaling: float | None, window: int | None
 ) -> Tensor:
-    # A token's window counts itself, the kernel's does not; (-1, 0): all places before a token, none behind it.
+    # A token's window includes the token, the kernel's does not; (-1, 0) means all tokens before it and none behind.
     options: dict[str, Any] = {"scale": scaling, "window_size": (-1 if window is None else window - 1, 0)}
     if TAKES_GROUPS:
         options["enable_gqa"] = True
@@ -130,7 +130,7 @@ def _document_by_document(
 
 
 def _causal(q_THE: Tensor, window: int | None) -> Tensor | None:
-    """Who sees whom in one document, (1, 1, T, T); None: all tokens before and itself."""
+    """Return which token of one document sees which, (1, 1, T, T); None: itself and all tokens before."""
     if window is None or window >= len(q_THE):
         return None
     places_T = torch.arange(len(q_THE), device=q_THE.device)
@@ -139,9 +139,9 @@ def _causal(q_THE: Tensor, window: int | None) -> Tensor | None:
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, sees: Tensor | None, scores: Scores) -> Tensor:
-    """Outputs (B, H, T, E) of queries (B, H, T, E) over S keys; `sees` (B, 1, T, S) is True where one sees another.
+    """Return outputs (B, H, T, E) of queries (B, H, T, E) over S keys that each sees where `sees` (B, 1, T, S) is True.
 
-    Without `sees`, the causal rule; fewer heads of keys and values are shared in groups.
+    Without `sees` the causal rule holds. Keys and values with fewer heads than queries are shared in groups.
 
     >>> x = torch.ones(1, 1, 2, 1)
     >>> value = torch.tensor([[[[0.0], [1.0]]]])
@@ -197,7 +197,7 @@ AttentionMaskInterface.register(PACKED, mask_of_call)
 
 @dataclass
 class _Running:
-    """The calls of a model that run at this moment, all with one attention implementation."""
+    """The calls of a model that are running now, all with one attention implementation."""
 
     implementation: str
     own: str  # the model's
@@ -210,7 +210,7 @@ _turn = threading.Condition()
 
 
 def own_attention(language_model: PreTrainedModel) -> str:
-    """The model's own implementation of attention, also while calls of other threads have another one."""
+    """Return the model's own attention implementation, even while calls of other threads use another one."""
     with _turn:
         running = _running.get(id(language_model.config))
         return running.own if running else language_model.config._attn_implementation or "eager"
@@ -218,11 +218,11 @@ def own_attention(language_model: PreTrainedModel) -> str:
 
 @contextmanager
 def attention_of_call(language_model: PreTrainedModel, implementation: str | None) -> Iterator[str]:
-    """The calls inside compute attention by `implementation` (None: by the model's own); yields its name.
+    """Within this block, compute attention by `implementation` (None: the model's own); yields its name.
 
-    transformers reads the implementation from the configuration, which all calls share. So it is named there for as
-    long as calls run that want it, and the model's own is back when the last of them ends or raises; a thread that
-    wants another one for the same model waits until then.
+    transformers reads the implementation from the configuration, which all calls share. It is set there while calls
+    that want it run, and reset to the model's own when the last of them ends or raises; a thread that wants another one
+    for the same model waits until then.
 
     >>> from transformers import Qwen2Config, Qwen2Model
     >>> shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -258,10 +258,11 @@ def attention_of_call(language_model: PreTrainedModel, implementation: str | Non
 
 
 def _name(language_model: PreTrainedModel, implementation: str) -> list[tuple[PreTrainedConfig, str | None]]:
-    """Name the implementation in every configuration that the model's parts read; returns what they named before."""
+    """Set the implementation in all configurations that the model's parts read; return them with their former one."""
     parts = [part for part in language_model.modules() if isinstance(part, PreTrainedModel)]
     configs = {id(part.config): part.config for part in parts}.values()
     before = [(config, config._attn_implementation) for config in configs]
     for config in configs:
-        config._attn_implementation_internal = implementation  # the property would name it in parts of parts, too
+        # Not by the property, which would also set it in configurations within this one.
+        config._attn_implementation_internal = implementation
     return before

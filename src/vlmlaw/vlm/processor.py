@@ -1,6 +1,6 @@
-"""Messages or text, and images, to a VLM's inputs, as transformers' AutoProcessor gives it: V tokens for each image.
+"""Turn messages or text, and images, into a VLM's inputs, with V tokens for each image.
 
-Importing this module makes it known to AutoProcessor. B texts, T tokens, Q question tokens.
+Importing this module registers it with transformers' AutoProcessor. B texts, T tokens, Q question tokens.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from vlmlaw.vlm.config import VlmConfig
 from vlmlaw.vlm.generate import spread
 from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.image_source import picture
-from vlmlaw.vlm.model import VlmForConditionalGeneration  # its import makes it known, too
+from vlmlaw.vlm.model import VlmForConditionalGeneration  # registers the model, too
 from vlmlaw.vlm.towers.load import normalise
 
 NOT_FOR_TEMPLATES = ("return_assistant_tokens_mask", "sanitize_control_tokens", "load_audio_from_video")
@@ -32,7 +32,7 @@ TOKENIZER_OPTIONS = ("padding", "truncation", "max_length")  # inputs are padded
 
 
 class VlmProcessor(ProcessorMixin):
-    """Makes an image the square that the tower reads, and puts V tokens in the place of each `<image>`.
+    """Processor that makes images the squares that the tower reads, and puts V tokens in the place of each `<image>`.
 
     >>> from PIL import Image
     >>> from vlmlaw.data.miniature.write import build_tokenizer
@@ -67,7 +67,7 @@ class VlmProcessor(ProcessorMixin):
     def of_model(
         cls, model: VlmForConditionalGeneration, tokenizer: Any, *, n_visual_tokens: int | None = None
     ) -> VlmProcessor:
-        """The processor that goes with a model, or with an elastic one's calls at V = `n_visual_tokens`."""
+        """Return the processor of a model, or of calls of an elastic one at V = `n_visual_tokens`."""
         config = model.config
         return cls(
             tokenizer,
@@ -85,12 +85,12 @@ class VlmProcessor(ProcessorMixin):
         return ChatTokenizer(self.tokenizer)
 
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> BatchFeature:
-        """input_ids and attention_mask (B, T), padded on the left; pixel_values (n, 3, H, W) where there are images.
+        """Return input_ids and attention_mask (B, T), padded on the left, and pixel_values (n, 3, H, W) of any images.
 
-        `text` is one or several texts as the chat template makes them, `images` PIL images, paths, URLs or base64.
-        A compressor that reads the question also gets question_ids and question_mask (n, Q): what each image is asked,
-        found by the template's marks (see vlmlaw.tokens.prompt). Raises ValueError unless there is an image for each
-        `<image>`, or where there are videos or sounds.
+        `text` is one or several texts as the chat template makes them, `images` PIL images, paths, URLs or base64. For
+        a compressor that reads the question there are also question_ids and question_mask (n, Q): the question about
+        each image, found by the template's marks (see vlmlaw.tokens.prompt). Raises ValueError unless there is one
+        image for each `<image>`, and for videos and sounds.
         """
         for name in NOT_READ:
             if options.get(name):
@@ -101,10 +101,10 @@ class VlmProcessor(ProcessorMixin):
     def apply_chat_template(  # type: ignore[override]  # it adds arguments from version to version
         self, conversation: Any, chat_template: str | None = None, **options: Any
     ) -> Any:
-        """Messages, or several lists of them, as text, or with `tokenize=True` as the model's inputs.
+        """Return messages, or several lists of them, as text or, with `tokenize=True`, as the model's inputs.
 
-        As transformers' own, but that the text is what the model read in its training, whatever form the messages
-        have (see vlmlaw.tokens.prompt), and that what an image is asked is taken from the messages.
+        It differs from transformers' own in two points: the text is that of the model's training in whichever form the
+        messages come (see vlmlaw.tokens.prompt), and the question about an image is taken from the messages.
         """
         several = not isinstance(conversation[0], Mapping) if len(conversation) else False
         plain = [plain_chat(messages) for messages in (conversation if several else [conversation])]
@@ -141,7 +141,7 @@ class VlmProcessor(ProcessorMixin):
             asked, mask = padded_questions([asked for chat in chats for asked in chat.questions], self._pad_id)
             seen = seen.joined(ImageInputs(question_ids=torch.from_numpy(asked), question_mask=torch.from_numpy(mask)))
         ids = [spread(chat.ids, image_token_id, n_visual_tokens=self.n_visual_tokens) for chat in chats]
-        # One by one, by the names that transformers' `generate` hands on.
+        # Separate entries, by the names that transformers' `generate` passes on.
         return BatchFeature({**self._padded(ids), **seen.tensors()})
 
     @property
@@ -149,7 +149,7 @@ class VlmProcessor(ProcessorMixin):
         return self.tokenizer.pad_token_id or 0
 
     def _padded(self, ids: Sequence[Sequence[int]]) -> dict[str, Tensor]:
-        """input_ids and attention_mask (B, T), padded on the left."""
+        """Return input_ids and attention_mask (B, T), padded on the left."""
         n_tokens = max(map(len, ids), default=0)
         padded = torch.full((len(ids), n_tokens), self._pad_id)
         mask = torch.zeros(padded.shape, dtype=torch.long)
@@ -158,23 +158,23 @@ class VlmProcessor(ProcessorMixin):
         return {"input_ids": padded, "attention_mask": mask}
 
     def to_dict(self) -> dict[str, Any]:
-        """As transformers saves it, with the name of this class for those that do not know it."""
+        """Return what transformers saves, with the `auto_map` by which others find this class."""
         return {**super().to_dict(), "auto_map": PROCESSOR_MAP}
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **options: Any) -> Any:
-        """As transformers', with the file that names the classes."""
+        """Save as transformers does, with the module that `auto_map` names."""
         saved = super().save_pretrained(save_directory, push_to_hub=push_to_hub, **options)
         write_auto_module(save_directory)
         return saved
 
     def pixels(self, pictures: Sequence[Any]) -> Tensor:
-        """pixel_values (n, 3, H, W) of PIL images."""
+        """Return pixel_values (n, 3, H, W) of PIL images."""
         squares = [square(p, self.image_px, fit=self.image_fit, pad_color=self.pad_color) for p in pictures]
         return normalise(np.stack([np.asarray(p) for p in squares]), self.image_mean, self.image_std)
 
 
 def _flat(images: Any) -> list[Any]:
-    """One image, a list of them, or a list for each text, as a list."""
+    """Flatten one image, a list of images, or a list for each text to one list."""
     if images is None:
         return []
     if not isinstance(images, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What stands between compressor and LLM: the projector, and an embedding of where visual tokens are from.
+"""Modules between compressor and LLM: the projector, and an embedding of where in the image visual tokens are from.
 
 B images, V visual tokens, P patches, C tower width, D LLM width.
 """
@@ -12,8 +12,8 @@ class Projector(nn.Module):
 
     A LayerNorm stands before it (as in Qwen2-VL's merger, Wang et al. 2024, arXiv 2409.12191): the mean of many patches
     is far smaller than one patch, and without it the fewest tokens would need the largest weights. `mlp` has the layout
-    of LLaVA's `mm_projector`. Without `norm`, as LLaVA, QueCC and TokenPacker were released. `absent`: tokens stay as
-    they are, behind a compressor that makes them at the LLM's width.
+    of LLaVA's `mm_projector`. Without `norm` it is that of the released LLaVA, QueCC and TokenPacker. With `absent` it
+    changes nothing: the compressor already outputs tokens of the LLM's width.
 
     >>> len(list(Projector(8, 16).parameters())), len(list(Projector(16, 16, absent=True).parameters()))
     (6, 0)
@@ -26,7 +26,7 @@ class Projector(nn.Module):
         self.mlp = nn.Sequential(*(() if absent else layers))
 
     def reset_norm(self) -> None:
-        """Set the norm's initial weights, where there is one."""
+        """Set the initial weights of the norm, if there is one."""
         if isinstance(self.norm, nn.LayerNorm):
             self.norm.reset_parameters()
 
@@ -36,7 +36,7 @@ class Projector(nn.Module):
 
 
 class PlaceEmbedding(nn.Module):
-    """A learned embedding of each patch's place, read between patches by bilinear interpolation.
+    """Learned embedding of each patch's place, interpolated bilinearly between patches.
 
     A visual token that stands for many patches carries the embedding of their centre, whatever V is.
     """
@@ -48,7 +48,7 @@ class PlaceEmbedding(nn.Module):
 
     @torch.no_grad()
     def start_from(self, embeddings_PD: Tensor) -> None:
-        """Let each place start from the embedding of the word that the LLM already knows for it."""
+        """Initialise each place with the embedding of the word that the LLM already knows for it."""
         self.table.weight.copy_(embeddings_PD)
 
     def forward(self, places_BV2: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Image tokens taken out between the layers of an LLM, as a compressor of `compressors.inside_llm` chooses.
+"""Drop image tokens between the layers of an LLM, as a compressor of `compressors.inside_llm` chooses.
 
-The tokens that stay go through the later layers alone, so that those take less time and memory, also in the key-value
-cache. B sequences, S tokens of a sequence now, T of it at first, N image tokens in each, D width, H heads.
+Only the tokens that stay pass the later layers, which saves time and memory, also of the key-value cache.
+B sequences, S tokens of a sequence now, T of it at first, N image tokens in each, D width, H heads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from vlmlaw.vlm.explanation import token_relevance
 
 
 def asking_places(targets_BT: Tensor | None, mask: Tensor | None, shape: torch.Size, device: Any) -> Tensor:
-    """(B,) the last token of each question: before the first answer, or the sequence's last that is no padding.
+    """Return (B,) the last token of each question: that before the first answer, or the last that is no padding.
 
     >>> mask = torch.tensor([[0, 1, 1, 1], [1, 1, 1, 0]])
     >>> asking_places(None, mask, mask.shape, "cpu").tolist()
@@ -43,10 +43,10 @@ def asking_places(targets_BT: Tensor | None, mask: Tensor | None, shape: torch.S
 def batches_for(
     compressor: Compressor, rows: Sequence[int], n_images: Sequence[int], *, batch_size: int
 ) -> list[list[int]]:
-    """The rows in batches that the compressor can read; `n_images` is how many each shows.
+    """Group rows into batches that the compressor can read; `n_images` is how many images each row shows.
 
-    A compressor inside the LLM drops as many tokens of each sequence of a batch, so that texts without an image come in
-    batches of their own, last. Raises UserError where a row shows several images to such a compressor.
+    A compressor inside the LLM drops the same number of tokens from each sequence of a batch, so texts without an image
+    come last, in batches of their own. Raises UserError if a row shows several images to such a compressor.
 
     >>> from vlmlaw.compressors import build_compressor
     >>> batches_for(build_compressor("average", 4, 8, 4), [0, 1, 2, 3], [1, 0, 2, 1], batch_size=3)
@@ -67,20 +67,20 @@ def batches_for(
 
 @dataclass
 class Kept:
-    """What is left of a prompt after some layer: kept with the key-value cache, for the steps that generate."""
+    """The tokens of a prompt that are left from layer `after` on; kept with the cache for the steps that generate."""
 
     after: int
-    places_BS: Tensor  # of the prompt's T tokens, ascending
+    places_BS: Tensor  # indices into the prompt's T tokens, ascending
     n_prompt: int
 
 
 def is_pruned(cache: Any) -> bool:
-    """Whether a key-value cache is of a prompt whose tokens were chosen, so that later steps must keep the choice."""
+    """Return whether tokens were dropped from the prompt of this cache, so that later steps must follow that choice."""
     return getattr(cache, "vlmlaw_kept", None) is not None
 
 
-# Torch numbers hooks by a counter that it reads and raises in two steps: two threads at once would get one number, and
-# the later hook would take the earlier one's place.
+# Torch numbers hooks by a counter that it reads and raises in two steps. Two threads at once could get the same number,
+# and the later hook would replace the earlier one.
 _REGISTERING = threading.Lock()
 
 
@@ -88,11 +88,11 @@ _REGISTERING = threading.Lock()
 def pruned(
     llm: Any, compressor: InsideLlm, *, is_image_BT: Tensor, asking_B: Tensor, cache: Any = None
 ) -> Iterator[None]:
-    """Passes of the LLM inside drop image tokens between layers as the compressor's stages say.
+    """Within this block, passes of the LLM drop image tokens between layers as the compressor's stages say.
 
-    `asking_B` is the token that asks. The choice stays with the `cache`, for the steps that generate. A first pass
-    needs eager attention, the one that shows its weights. What the LLM returns has all T places again, those that were
-    dropped without a meaning. Passes of other threads see what they saw before.
+    `asking_B` is the last token of each question. The choice is kept with the `cache`, for the steps that generate. A
+    first pass needs eager attention, which returns its weights. The LLM's output has all T places again; those of
+    dropped tokens hold no meaning. Passes of other threads are not affected.
     Raises UserError for an LLM that is not of the Llama or Qwen kind, or too shallow; ValueError unless each sequence
     shows one image.
     """
@@ -128,12 +128,12 @@ def _layers(llm: Any, name: str) -> nn.ModuleList:
 
 
 def _renumbered(llm: Any, states_BSD: Tensor, positions: Tensor) -> dict[str, Any]:
-    """Positions and their rotary embeddings in a layer's arguments."""
+    """Return a layer's arguments for these positions: the positions and their rotary embeddings."""
     return {"position_ids": positions, "position_embeddings": llm.base_model.rotary_emb(states_BSD, positions)}
 
 
 class _LaterSteps:
-    """Layers of a step that generates: each reads the keys of its stage's tokens, and of those made since."""
+    """Hooks for a step that generates: layers read the keys of their stage's tokens, and of those generated since."""
 
     def __init__(self, llm: Any, kept: list[Kept], *, renumbers: bool) -> None:
         self.llm, self.kept, self.renumbers = llm, kept, renumbers
@@ -162,7 +162,7 @@ class _LaterSteps:
 
 
 class _FirstPass:
-    """Layers of the pass over the prompt: stages choose, later layers get what is left."""
+    """Hooks for the pass over the prompt: at each stage tokens are chosen, and later layers read only those."""
 
     def __init__(self, llm: Any, compressor: InsideLlm, is_image_BT: Tensor, asking_B: Tensor, cache: Any) -> None:
         n_image_B = is_image_BT.sum(dim=1)
@@ -182,7 +182,7 @@ class _FirstPass:
         self.reading = _Reading(llm, is_image_BT, asking_B, places_BT)
 
     def read(self, attention: Any, _inputs: Any, output: Any) -> None:
-        """Keep the weights of a layer that a stage follows."""
+        """Keep the attention weights of a layer that a stage follows."""
         if threading.get_ident() == self.thread and not self.reading.is_rating:
             self.reading.weights_BHSS = output[1]
 
@@ -209,7 +209,7 @@ class _FirstPass:
         return (states_BSD, *inputs[1:]), given
 
     def _left(self, states_BSD: Tensor) -> dict[str, Any]:
-        """Mask, positions and rotary embeddings of the tokens that are left, from those of the whole prompt."""
+        """Return mask, positions and rotary embeddings of the tokens left, taken from those of the whole prompt."""
         if not self.kept:
             return {}
         places_BS = self.reading.places_BS
@@ -226,7 +226,7 @@ class _FirstPass:
         return changed | _renumbered(self.llm, states_BSD, positions)
 
     def restore(self, _layer: Any, _inputs: Any, output: Any) -> Any:
-        """The states in all T places again, zero where a token was dropped."""
+        """Return the states in all T places again, with zeros where a token was dropped."""
         if threading.get_ident() != self.thread or self.reading.is_rating or not self.kept:
             return None
         states_BSD = output[0] if isinstance(output, tuple) else output
@@ -237,19 +237,19 @@ class _FirstPass:
 
 @dataclass
 class _Reading:
-    """See `compressors.inside_llm.Reading`."""
+    """What a compressor may read between two layers (see `compressors.inside_llm.Reading`)."""
 
     llm: Any
     is_image_BS: Tensor
     asking_B: Tensor
-    places_BS: Tensor  # of the tokens left, in the prompt
+    places_BS: Tensor  # places in the prompt of the tokens left
     given: dict[str, Any] = field(default_factory=dict)  # the arguments of a layer that reads the whole prompt
     embeds_BTD: Tensor | None = None
     weights_BHSS: Tensor | None = None
-    last: Any = None  # the layer just read, what went in, its arguments
+    last: Any = None  # the last layer that ran, its input and its arguments
     coming: Any = None  # the same of the next layer
     keys_BHSE: Tensor | None = None
-    is_rating: bool = False  # a pass of its own runs through the layers, whose hooks let it through
+    is_rating: bool = False  # a pass of its own runs through the layers; hooks leave it alone
 
     def enter(self, embeds_BTD: Tensor, given: dict[str, Any]) -> None:
         self.embeds_BTD, self.given = embeds_BTD, {key: given.get(key) for key in ("attention_mask", "position_ids")}
@@ -261,7 +261,7 @@ class _Reading:
         self.keys_BHSE = getattr(read, "keys", None)
 
     def left(self, chosen_BV: Tensor) -> Tensor:
-        """(B, S') the tokens, as they are now, that stay: all but the image tokens that were not chosen."""
+        """Return (B, S') the present indices of the tokens that stay: all but the image tokens that were not chosen."""
         stays_BS = ~self.is_image_BS
         stays_BS = stays_BS.scatter(1, self.image_BN.gather(1, chosen_BV), value=True)
         n_left = self.is_image_BS.shape[1] - self.image_BN.shape[1] + chosen_BV.shape[1]
@@ -286,7 +286,7 @@ class _Reading:
 
     @property
     def text_BS(self) -> Tensor:
-        """From behind the image to the token that asks."""
+        """True from behind the image to the last token of the question."""
         places_S = torch.arange(self.is_image_BS.shape[1], device=self.is_image_BS.device)
         last_B1 = (self.is_image_BS * places_S).amax(dim=1, keepdim=True)
         return (places_S > last_B1) & (places_S <= self.asking_B.unsqueeze(1))
@@ -318,7 +318,7 @@ class _Reading:
         layer, states_BSD, given = self.last
         scores_BS = _asking_scores(layer, states_BSD, given, self.asking_B).mean(dim=1)
         places_S = torch.arange(scores_BS.shape[1], device=scores_BS.device)
-        # Padding before the prompt is 0, too: neighbours are averaged with it, and a prompt alone has none.
+        # Padding before the prompt is 0, too, as neighbours are averaged with it: a prompt alone has no padding.
         own_BS = (places_S >= self.first_B.unsqueeze(1)) & (places_S < self.asking_B.unsqueeze(1))
         return scores_BS * own_BS
 
@@ -346,9 +346,9 @@ class _Reading:
 
 
 def _asking_scores(layer: Any, states_BSD: Tensor, given: dict[str, Any], asking_B: Tensor) -> Tensor:
-    """(B, H, S) scaled products of the asking token's query with all keys of a layer, with its own rotary places.
+    """Return (B, H, S) scaled products of the last question token's query with all keys of a layer, rotated as in it.
 
-    Raises UserError for a layer whose attention is not put together as Llama's and Qwen's.
+    Raises UserError for a layer whose attention is not built as Llama's and Qwen's.
     """
     attention = layer.self_attn
     turn = getattr(sys.modules[type(attention).__module__], "apply_rotary_pos_emb", None)

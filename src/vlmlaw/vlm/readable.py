@@ -1,7 +1,7 @@
-"""Whether a model can read a table of tokens: each token has a row of its embedding, each place has a position.
+"""Check that a model can read a table of tokens: each token has a row of its embedding, each place has a position.
 
-Asked before the first step: a lookup beyond the embedding ends a GPU's process without a word, and rotary positions
-beyond those of the pretraining are computed without one. R records, T tokens.
+This comes before the first step, because a lookup beyond the embedding ends a GPU's process without a message, and
+rotary positions beyond those of the pretraining are computed without a warning. R records, T tokens.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from vlmlaw.tokens.token_table import TokenTable
     from vlmlaw.vlm.model import VlmForConditionalGeneration
 
-SHOWN = 24  # tokens of a record in a message
+SHOWN = 24  # tokens of a record in an error message
 NO_LIMIT = 2**31
 
 
 def require_readable(model: VlmForConditionalGeneration, table: TokenTable, words: Any, *, source: Path) -> None:
-    """Raise UserError for the first record of `source` with a token or a place that the language model does not have.
+    """Raise UserError for a record of `source` with a token, or more places, than the language model has.
 
-    Also where the padding token, or what an image is asked, is not in the embedding. Call it before sharding.
+    The padding token and the questions about images must be in the embedding, too. Call this before sharding.
     """
     llm = model.language_model
     n_rows = int(llm.get_input_embeddings().weight.shape[0])  # type: ignore[operator,arg-type]
@@ -52,10 +52,10 @@ def room_for_replies(
     *,
     n_visual_tokens: int | None = None,
 ) -> list[int]:
-    """How many tokens each prompt's reply may have before the language model's positions end.
+    """Return how many tokens each prompt's reply may have before the language model's positions end.
 
-    Rotary positions beyond those are computed without a word, and learned ones end the process. Raises UserError for a
-    prompt that is beyond them itself.
+    Rotary positions beyond them would be computed without a warning, and learned ones would end the process. Raises
+    UserError for a prompt that is itself longer than they are.
     """
     llm = model.language_model
     n_positions, span = n_positions_of(llm.config), model.config.visual_span
@@ -72,11 +72,11 @@ def room_for_replies(
             f"tokens), and {type(llm).__name__} has {n_positions} (max_position_embeddings). Shorten the question, or "
             "take fewer images or visual tokens, or a language model with a longer context."
         )
-    return [n_positions - taken + 1 for taken in takes]  # the last token of a reply is not read any more
+    return [n_positions - taken + 1 for taken in takes]  # the last token of a reply is not read again
 
 
 def _require_rows(table: TokenTable, words: Any, *, n_rows: int, kind: str, source: Path) -> None:
-    """Raises UserError for a token without a row."""
+    """Raise UserError for a token without a row in the embedding."""
     remedy = "take the tokenizer that belongs to the model, and a chat template of its tokens"
     if words.pad_token_id is not None and words.pad_token_id >= n_rows:
         raise UserError(
@@ -98,16 +98,16 @@ def _require_rows(table: TokenTable, words: Any, *, n_rows: int, kind: str, sour
 
 
 def _record(record: int, table: TokenTable, words: Any, source: Path) -> str:
-    """How an error names a record of a table, which knows its text and not its id."""
+    """Name a record in an error message by its number and text; a table does not know its id."""
     own = table.ids[table.starts[record] : table.starts[record + 1]]
     text = words.decode([int(token) for token in own[:SHOWN]])
     return f"record {record + 1} of {source}, which begins {text!a},"
 
 
 def n_positions_of(config: Any) -> int | None:
-    """How many positions a language model of this configuration has; None where it does not say so.
+    """Return how many positions a language model has; None if its configuration does not say so.
 
-    A rotary embedding that is scaled (YaRN and others) has its original number, times the factor.
+    With a scaled rotary embedding (YaRN and others) it is the original number times the factor.
 
     >>> from transformers import Qwen2Config
     >>> n_positions_of(Qwen2Config(max_position_embeddings=100))
@@ -123,7 +123,7 @@ def n_positions_of(config: Any) -> int | None:
 
 
 def n_places(table: TokenTable, each: float) -> np.ndarray:
-    """Positions that each record takes (R,), an image taking `each`: the shared prefix and the longest question."""
+    """Return how many positions (R,) each record takes, with `each` for an image: its prefix and longest question."""
     n_records = len(table)
     record_T = np.repeat(np.arange(n_records), np.diff(table.starts))
     begins_T = (np.diff(record_T, prepend=-1) != 0) | (np.diff(table.segments, prepend=-1) != 0)

@@ -1,4 +1,4 @@
-"""Each layout of a language model's forward, held against the forward of its own class.
+"""Compare each layout of a language model's forward with the forward of its own class.
 
 The reference is transformers' own class, eager, one document at a time, on the same embeddings. A packed row, padded
 rows, questions that share a prefix and generation with a cache must give its logits.
@@ -17,15 +17,15 @@ from transformers import PreTrainedModel
 from vlmlaw.errors import UserError
 from vlmlaw.vlm.own_forward import head_logits, own_logits, read
 
-N_PREFIX = 5  # tokens that documents share, in the layout of that name
-# Of the logits' standard deviation: rounding stays far below, and a token seen too many or too few moves a logit more.
+N_PREFIX = 5  # tokens that the documents have in common, for the layout `shared`
+# In standard deviations of the logits. Rounding stays far below; one token seen too many or too few moves a logit more.
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 
 
 def require_layout(language_model: PreTrainedModel, *, preferred: Sequence[str]) -> tuple[str, str]:
-    """The first of these layouts that gives the logits of the model's own forward, and why those before it do not.
+    """Return the first of these layouts that gives the logits of the model's own forward, and why earlier ones do not.
 
-    Raises UserError where none does, or where replies would be another model's.
+    Raises UserError if none does, or if generation does not.
     """
     was_training = language_model.training
     found = differences(language_model.eval())
@@ -42,7 +42,7 @@ def require_layout(language_model: PreTrainedModel, *, preferred: Sequence[str])
 
 
 def _wrong(difference: float | str, dtype: torch.dtype) -> str:
-    """What is wrong with a layout; empty where nothing is."""
+    """Say what is wrong with a layout; "" if nothing is."""
     if isinstance(difference, str):
         return difference
     if difference < TOLERANCE[dtype]:
@@ -54,10 +54,10 @@ def _wrong(difference: float | str, dtype: torch.dtype) -> str:
 def differences(
     language_model: PreTrainedModel, *, lengths: Sequence[int] = (9, 12, 6), seed: int = 0
 ) -> dict[str, float | str]:
-    """The largest difference of a logit from the reference's, by layout, in units of the logits' standard deviation.
+    """Return each layout's largest difference from the reference's logits, in their standard deviations.
 
-    A layout that the model refuses has the reason instead. Documents have random embeddings of these lengths, each
-    above N_PREFIX. Raises what the model's own forward raises.
+    For a layout that the model refuses, the reason stands instead. The documents are random embeddings of these
+    lengths, each above N_PREFIX. Raises what the model's own forward raises.
 
     >>> from transformers import Qwen2Config, Qwen2ForCausalLM
     >>> shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -83,7 +83,7 @@ def differences(
 
 
 def packed(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> list[Tensor]:
-    """Logits of each document, all in one row."""
+    """Return the logits of each document, read in one packed row."""
     lengths = [len(document) for document in documents]
     hidden_1TD = read(
         language_model,
@@ -97,7 +97,7 @@ def packed(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> list
 
 
 def padded(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> list[Tensor]:
-    """Logits of each document, a row each, padded on the right."""
+    """Return the logits of each document, read in a row of its own that is padded on the right."""
     lengths = [len(document) for document in documents]
     embeds_BTD = torch.nn.utils.rnn.pad_sequence(list(documents), batch_first=True)
     places_T = torch.arange(max(lengths), device=embeds_BTD.device)
@@ -113,7 +113,7 @@ def padded(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> list
 
 
 def shared(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> list[Tensor]:
-    """Logits of each document, all in one row behind the prefix that they share."""
+    """Return the logits of each document, all read in one row behind the prefix that they share."""
     own = [document[N_PREFIX:] for document in documents]
     lengths = [N_PREFIX, *map(len, own)]
     segments_T = torch.cat([torch.full((n,), number) for number, n in enumerate(lengths)])
@@ -132,7 +132,7 @@ def shared(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> list
 
 
 def generated(language_model: PreTrainedModel, documents: Sequence[Tensor]) -> list[Tensor]:
-    """Logits of each document as replies are generated: padded on the left, the last tokens one by one by the cache."""
+    """Return the logits of each document, read as replies are: padded on the left, the last tokens one by one."""
     lengths, n_steps = torch.tensor([len(document) for document in documents]), 3
     longest = int(lengths.max())
     embeds_BTD = torch.stack([torch.nn.functional.pad(part, (0, 0, longest - len(part), 0)) for part in documents])

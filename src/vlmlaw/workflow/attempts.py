@@ -1,7 +1,7 @@
-"""What became of each attempt at a job: a file beside its log, with a line when it starts and one when it ends.
+"""Record how each attempt at a job ended: a file beside its log has a line when it starts and one when it ends.
 
-An attempt without an end was killed from outside: memory, a time limit, a node that died. The scheduler's own log,
-where there is one, says which. From these a retry knows what to ask for more of, and whether there is any sense in it.
+An attempt without an end was killed from outside: by a memory or time limit, or by the death of its node. The
+scheduler's log, if there is one, says which. A retry then knows of what to request more, and whether it makes sense.
 """
 
 from __future__ import annotations
@@ -26,21 +26,25 @@ from vlmlaw.training.distributed import EXIT_RUN_ME_AGAIN
 
 SLURM_LOGS = Path(".snakemake/slurm_logs")  # where Snakemake's plugin for Slurm writes the logs of its jobs
 
-# Causes of an end. DONE aside, each says what a further attempt needs.
+# Causes of an end; all but DONE say what a further attempt needs.
 DONE = "done"
 BAD_INPUT = "bad input"  # no attempt can succeed
-DEVICE_MEMORY = "out of GPU memory"  # nor here: a job cannot ask for a larger GPU
+DEVICE_MEMORY = "out of GPU memory"  # no attempt can succeed, because a job cannot request a larger GPU
 MEMORY = "out of memory"
 TIME = "out of time"
-STOPPED = "stopped"  # cancelled or preempted, with a checkpoint to go on from
+STOPPED = "stopped"  # cancelled or preempted; a checkpoint is there to continue from
 ERROR = "error"
 KILLED = "killed"
 DISK = "the disk is full"
 UNRECOVERABLE = (BAD_INPUT, DEVICE_MEMORY)
-EXIT_STATUS = {0: DONE, 2: BAD_INPUT, EXIT_RUN_ME_AGAIN: STOPPED}  # of the command line; any other is an error
+EXIT_STATUS = {
+    0: DONE,
+    2: BAD_INPUT,
+    EXIT_RUN_ME_AGAIN: STOPPED,
+}  # exit statuses of the command line; any other is an error
 
 DISK_FULL_SAYS = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "unexpected pos ")
-# What Slurm writes into a job's log when it ends it; the first that fits counts.
+# What Slurm writes into the log of a job that it ends; the first match counts.
 SLURM_SAYS = (
     (TIME, re.compile(r"DUE TO TIME LIMIT")),
     (MEMORY, re.compile(r"oom[-_]kill|exceeded .{0,8}memory limit|out.of.memory", re.IGNORECASE)),
@@ -50,7 +54,7 @@ SLURM_SAYS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One attempt. `limits` are what it was given; `cause` is None while it has not said how it ended."""
+    """One attempt, with the limits that it was given. `cause` is None until it has recorded how it ended."""
 
     started: float
     memory_mb: int = 0
@@ -60,19 +64,19 @@ class Attempt:
     host: str = ""
     pid: int = 0
     slurm_job: str = ""
-    given: str = ""  # `given_hash` of what the job was given
+    given: str = ""  # `given_hash` of its parameters
     ended: float | None = None
     cause: str | None = None
     message: str = ""
 
 
 def given_hash(settings: str | None, code: str | None, upstream: str | None) -> str:
-    """What a job's result depends on, as one hash: by it an attempt of other settings or code is told."""
+    """Hash the parameters of a job, which tells attempts with other settings or code apart."""
     return hashlib.sha256("\n".join(part or "" for part in (settings, code, upstream)).encode()).hexdigest()[:16]
 
 
 def record_of(log: str | Path) -> Path:
-    """The file of attempts that belongs to a job's log."""
+    """Return the file of attempts that belongs to a job's log."""
     return Path(log).with_suffix(".attempts.jsonl")
 
 
@@ -82,7 +86,7 @@ def recorded(
 ) -> Iterator[SimpleNamespace]:
     """Record the block as an attempt of the job with this log; None records nothing.
 
-    A block that ends by an exit status, as one that only waits for other processes does, puts it into `status`.
+    A block that ends with an exit status, such as one that only waits for other processes, sets `status`.
     """
     result = SimpleNamespace(status=0)
     if log is None:
@@ -115,16 +119,16 @@ def recorded(
 
 
 def _append(path: Path, line: dict[str, object]) -> None:
-    """One write, so that attempts on two machines never mix within a line."""
+    """Append a line in one write, so that attempts on two machines never mix within it."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-    except OSError as error:  # a full disk: what the job itself says of that comes first
+    except OSError as error:  # such as a full disk, of which the job's own message should be the last word
         print(f"{path} cannot be written: {error}", file=sys.stderr)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, is for want of space; torch and safetensors say it in other words."""
+    """Return whether an error or one of its causes is a full disk, for which torch and safetensors have other words."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -150,7 +154,7 @@ def _cause_of_exception(error: BaseException) -> str:
 
 
 def read_attempts(log: str | Path) -> list[Attempt]:
-    """Every attempt at the job with this log, oldest first; a line that was cut off by a crash is passed over."""
+    """Read all attempts at the job with this log, oldest first; lines that a crash cut off are skipped."""
     try:
         lines = record_of(log).read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -167,7 +171,7 @@ def read_attempts(log: str | Path) -> list[Attempt]:
 
 
 def failures(log: str | Path) -> list[str]:
-    """The causes of the failed attempts since the last success, oldest first."""
+    """Return the causes of the failed attempts since the last success, oldest first."""
     causes: list[str] = []
     attempts = read_attempts(log)
     for attempt, following in zip_longest(attempts, attempts[1:]):
@@ -179,13 +183,13 @@ def failures(log: str | Path) -> list[str]:
 
 
 def _requeued(following: Attempt | None) -> tuple[str, ...]:
-    """The Slurm job that went back into the queue, as after its node died: it is the next attempt, too."""
+    """Return the Slurm job of the next attempt; if it is the same one, Slurm requeued it, as after a node's death."""
     number = following.slurm_job if following else os.environ.get("SLURM_JOB_ID", "")
     return (number,) if number else ()
 
 
 def cause_of(attempt: Attempt) -> str:
-    """How an attempt ended, by its own word and, where it had none or was stopped, by its scheduler's."""
+    """Return how an attempt ended: as it recorded or, if it recorded nothing or was stopped, by the scheduler's log."""
     if attempt.cause not in (None, STOPPED):
         return str(attempt.cause)
     if attempt.slurm_job:

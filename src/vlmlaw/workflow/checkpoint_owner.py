@@ -1,6 +1,6 @@
-"""Whose checkpoint is it? One is carried on only by the very training that left it: same settings, code and inputs.
+"""Let a checkpoint be resumed only by the training that left it: with the same settings, code and inputs.
 
-Without this, a training that was killed, then changed, would go on from weights that the old settings made.
+Otherwise a training that was killed and then changed would go on from weights that the old settings made.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ from vlmlaw.runtime.fingerprint import code_version
 from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.settings import to_json
 
-READ_UP_TO = 16 * 2**20  # bytes; a larger input (cached features may be terabytes) is known by its size and time
+READ_UP_TO = 16 * 2**20  # bytes; larger inputs (cached features may be terabytes) are compared by size and time
 OWNER = "made_from.json"
 
 
 def claim(workspace: Path, *, code: str, settings: Any, inputs: Iterable[Path]) -> bool:
-    """Make the workspace this training's own; True where it holds work of the same training to carry on."""
+    """Reserve the workspace for this training; return True if it holds work of the same training to resume."""
     made_from = {
         "settings": to_json(settings),
         "code": code_version(code, compressor=getattr(settings, "compressor", None)),

@@ -17,14 +17,14 @@ from vlmlaw.experiment.path_checks import named_tables
 from vlmlaw.experiment.yaml_file import read_yaml, read_yaml_text
 
 DEFAULT = "params.yaml"
-MEASUREMENTS = "measurements"  # of --config: a table of the user's own, whose law is fitted
-TEMPLATE = "__use_yte__"  # of a file that Snakemake runs as a program before it reads it
+MEASUREMENTS = "measurements"  # a key of --config: a table of the user's own, to which a law is fitted
+TEMPLATE = "__use_yte__"  # a key of files that Snakemake runs as a template before it reads them
 ONCE = {"--config": ("--config", "-C"), "--configfile": ("--configfile", "--configfiles")}
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the experiment comes from: for messages, whether params.yaml is read, and what all that says together."""
+    """Where the experiment comes from: names for messages, whether params.yaml is read, and the merged content."""
 
     name: str
     text: str
@@ -35,12 +35,12 @@ class Source:
 def source_of(
     config: Mapping[str, Any], *, files: Sequence[Path], given: Mapping[str, Any], texts: Sequence[str] = ()
 ) -> Source:
-    """Read what Snakemake reads, by the project's own reader, and say what is read, merged or left out.
+    """Read Snakemake's configuration by the project's own reader, and say what is read, merged or left out.
 
-    `config` is Snakemake's, `files` those of `--configfile`, `given` what `--config` says, `texts` the same as it was
-    typed. A `config` that holds more than those is another workflow's, which uses this one as a module, and its content
-    is taken as it is. Raises UserError for a file that is no mapping, for repeated keys and options, for values that
-    YAML reads differently than they look.
+    `config` is Snakemake's, `files` are those of `--configfile`, `given` are the values of `--config`, and `texts` are
+    these as typed. A `config` that holds more belongs to another workflow that uses this one as a module, and is taken
+    as it is. Raises UserError for a file that is no mapping, for repeated keys and options, and for values that YAML
+    reads differently than they look.
     """
     given = {key: value for key, value in {**given, **_typed(texts, given)}.items() if key != MEASUREMENTS}
     files = [_shortest(file) for file in files]
@@ -76,7 +76,7 @@ def source_of(
 
 
 def refuse_repeated_options(arguments: Sequence[str]) -> None:
-    """Raises UserError where an option of the command line is there twice, of which Snakemake reads the last alone."""
+    """Raise UserError if the command line repeats an option of which Snakemake reads the last one only."""
     for option, names in ONCE.items():
         found = [word for word in arguments if word.partition("=")[0] in names]
         if len(found) > 1:
@@ -87,7 +87,7 @@ def refuse_repeated_options(arguments: Sequence[str]) -> None:
 
 
 def measurements_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """The user's own tables in the configuration, by the names of their folders of results; empty without any.
+    """Return the user's own tables in the configuration by the names of their results folders; {} if there are none.
 
     One file, or a list of files, each as FILE or NAME=FILE. Raises UserError for a name that cannot be a folder's.
     """
@@ -108,7 +108,7 @@ def measurements_of(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _typed(texts: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
-    """What `--config` says, each `key=value` read as YAML; what a caller of Snakemake gave as values stays as it is."""
+    """Return the values of `--config`, each read as YAML from its text; values from a Python caller are kept."""
     found: dict[str, Any] = {}
     for key, _, text in (entry.partition("=") for entry in texts):
         if key in found:
@@ -119,7 +119,7 @@ def _typed(texts: Sequence[str], given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_typed(value: Any, *, inside: bool = False) -> bool:
-    """Whether Snakemake may have made this of a text: a number or text, or text alone in lists and sections."""
+    """Return whether Snakemake can have read this from a text: a scalar, or text alone in lists and sections."""
     if isinstance(value, Mapping):
         return all(_as_typed(item, inside=True) for item in value.values())
     if isinstance(value, list):
@@ -128,7 +128,7 @@ def _as_typed(value: Any, *, inside: bool = False) -> bool:
 
 
 def _laid_over(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Both, key by key; a list or a value replaces what was there. The names 14 and '14' are one."""
+    """Merge both key by key; a list or a value replaces the former one. The names 14 and '14' are the same."""
     result = dict(base)
     names = {str(key): key for key in result}
     for key, value in over.items():
@@ -145,7 +145,7 @@ def _said(first: str, overlays: Mapping[str, Mapping[str, Any]], given: Mapping[
 
 
 def _keys(part: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
-    """The settings in an overlay, as `section.key`."""
+    """Yield the settings of an overlay as `section.key`."""
     for key, value in part.items():
         if isinstance(value, Mapping) and value:
             yield from _keys(value, f"{prefix}{key}.")
@@ -179,5 +179,5 @@ def _read_json(path: Path) -> Any:
 
 
 def _shortest(path: Path) -> Path:
-    """The path as it is from here, where it lies below."""
+    """Return the path relative to the working directory if it lies below it."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

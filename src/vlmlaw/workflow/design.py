@@ -1,7 +1,7 @@
-"""Cells that are chosen while a grid runs: rounds of proposals, each a file that the next round starts from.
+"""Choose cells while a grid runs, in rounds of proposals; each round is a file that the next one starts from.
 
-A round is a job, and a checkpoint of Snakemake's: it reads what was measured of the cells chosen so far and writes
-which come next (`workflow/proposal.py`), or why it is enough. What reads "all cells" reads those of the last round.
+A round is a job and a checkpoint of Snakemake: it reads the measurements of the cells chosen so far and writes which
+come next (`workflow/proposal.py`), or why they are enough. Stages that read all cells read those of the last round.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FOLDER = "cells/design"
 
 
 class Design:
-    """The rounds of an experiment's design, as they lie in its results folder."""
+    """The rounds of an experiment's design, read from its results folder."""
 
     def __init__(self, experiment: Experiment):
         self.experiment = experiment
@@ -36,10 +36,10 @@ class Design:
         self._read: dict[Path, tuple[tuple[int, int], dict[str, Any]]] = {}
 
     def require(self, number: int) -> None:
-        """Replaced by what tells Snakemake that a job needs this round; elsewhere a round is there or not."""
+        """Do nothing; the workflow replaces it by a function that tells Snakemake that a job needs this round."""
 
     def round(self, number: int) -> dict[str, Any]:
-        """What a round wrote. Raises UserError where it is not there."""
+        """Return what a round wrote. Raises UserError if it is not there."""
         self.require(number)
         path = Path(self.experiment.results) / FOLDER / f"{number}.json"
         try:
@@ -56,7 +56,7 @@ class Design:
             ) from error
 
     def rounds(self) -> Iterator[dict[str, Any]]:
-        """Every round up to the one that stops."""
+        """Yield every round up to the one that stops."""
         number = 0
         while True:
             found = self.round(number)
@@ -71,18 +71,18 @@ class Design:
         return sum(1 for _ in self.rounds()) - 1
 
     def chosen(self, *, before: int | None = None) -> list[str]:
-        """Cells of all rounds, or of those before one, without those that cannot be measured."""
+        """Return the cells of all rounds, or of those before one, without those that cannot be measured."""
         last = self.last if before is None else before - 1
         names = self.round(last)["cells"] if last >= 0 else []
         return [name for name in names if not self.missing_because(name)]
 
     def missing(self, *, before: int) -> dict[str, str]:
-        """Cells of the rounds before one that cannot be measured, and why."""
+        """Return the cells of the rounds before one that cannot be measured, and why."""
         names = self.round(before - 1)["cells"] if before else []
         return {name: why for name in names if (why := self.missing_because(name))}
 
     def so_far(self) -> dict[str, Any] | None:
-        """The last round that is there, whether it stops or not; None before the first."""
+        """Return the last round that is there, whether it stops or not; None before the first."""
         last = None
         try:
             for found in self.rounds():
@@ -92,9 +92,9 @@ class Design:
         return last
 
     def missing_because(self, name: str) -> str:
-        """Why no attempt at this cell can succeed, with the settings and code of now; empty where one may.
+        """Return why no attempt at this cell can succeed with the present settings and code; "" if one may.
 
-        The last attempt at a job of it has said so. Any other failure is tried again by the next run.
+        The last attempt at one of its jobs has said so. After any other failure the next run tries again.
         """
         for read in self._jobs_of(name):
             stage = self.stages[read.rule]
@@ -126,10 +126,10 @@ class Design:
     def _lineage(self) -> Lineage:
         return Lineage(self.stages)
 
-    # What a round is given.
+    # Inputs of a round.
 
     def settings_of_round(self, number: int) -> str:
-        """What a round's proposal depends on beside the measurements, as JSON."""
+        """Return as JSON what a round's proposal depends on beside the measurements."""
         asked = self.experiment.design
         assert asked is not None
         limit, unit = asked.limit
@@ -147,7 +147,7 @@ class Design:
 
     @cached_property
     def grid_hash(self) -> str:
-        """Which cells there are to choose from, and what they cost."""
+        """Hash of the cells to choose from and their costs."""
         costs, unit = training_costs(self.experiment)
         cells = {name: trainings_of(self.experiment, cell) for name, cell in self.experiment.cells.items()}
         text = json.dumps([cells, {k: f"{v:.6g}" for k, v in costs.items()}, unit, self.experiment.grid.held_out])
@@ -155,5 +155,5 @@ class Design:
 
 
 def design_of(experiment: Experiment) -> Design | None:
-    """The design of an experiment that has one."""
+    """Return the design of an experiment; None if it has none."""
     return None if experiment.design is None else Design(experiment)

@@ -1,6 +1,6 @@
-"""The study in a few numbers and one table, for tools that compare runs (`dvc metrics`, `dvc plots`).
+"""Summary of a study in a few numbers and one table, for tools that compare runs (`dvc metrics`, `dvc plots`).
 
-metrics/{suite}.json: rho and V*(Q) with intervals, and the mean error; metrics/trainings.json: what training took.
+metrics/{suite}.json: rho and V*(Q) with intervals, and the mean error; metrics/trainings.json: hours of training.
 errors.csv: one row for each suite, size, V and compressor, the mean of its seeds.
 """
 
@@ -25,7 +25,7 @@ CELL = ["suite", "compressor", "size", "n_params", "n_visual_tokens"]
 def write_headline(law: Path, measurements: Path, results: Path, out: Path) -> None:
     """Write the folder metrics/ and errors.csv of a law and its measurements into `out`.
 
-    `results` is the folder with the trainings: encoder/, language_models/ and cells/. Raises UserError where a file
+    `results` is the folder with the trainings: encoder/, language_models/ and cells/. Raises UserError if a file
     cannot be read.
     """
     table = _whole_suites(measurements)
@@ -39,7 +39,7 @@ def write_headline(law: Path, measurements: Path, results: Path, out: Path) -> N
 
 
 def errors_of(table: pd.DataFrame) -> pd.DataFrame:
-    """The mean error of each suite and cell over its seeds, with the FLOPs of the LLM for one question."""
+    """Return the mean error of each suite and cell over its seeds, with the LLM's FLOPs for one question."""
     means = table.groupby(CELL, sort=False, as_index=False).agg(
         error=("error", "mean"), llm_flops=("llm_flops", "mean"), n_seeds=("seed", "nunique")
     )
@@ -55,7 +55,7 @@ def _whole_suites(path: Path) -> pd.DataFrame:
 
 
 def _suites(analysis: dict[str, Any], table: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """The numbers of each suite, and of each compressor where laws were fitted to several."""
+    """Return the numbers of each suite, and of each compressor if laws were fitted to several."""
     question_tokens = table.n_text_tokens.mean()
     fits = [fit for fit in analysis["fits"] if fit["kind"] == ALL_KINDS]
     several = len({fit.get("compressor") for fit in fits}) > 1
@@ -69,7 +69,7 @@ def _suites(analysis: dict[str, Any], table: pd.DataFrame) -> dict[str, dict[str
         numbers |= _interval("rho", fit["rho"], "estimate") | _interval("v_star", star, "v_star")
         numbers |= {"question_tokens": star and star["question_tokens"], "law": fit["law"]}
         found[name.replace(" ", "_")] = numbers
-    for group in analysis.get("axes", []):  # of one size, or one V: no rho; analyses of before have none
+    for group in analysis.get("axes", []):  # of one size or one V, without rho; older analyses have no such entry
         name, of = group["suite"], table[table.suite == group["suite"]]
         if group.get("compressor"):
             name, of = f"{name}_{group['compressor']}", of[of.compressor == group["compressor"]]
@@ -80,14 +80,14 @@ def _suites(analysis: dict[str, Any], table: pd.DataFrame) -> dict[str, dict[str
 
 
 def _interval(name: str, row: dict[str, Any] | None, middle: str) -> dict[str, float | None]:
-    """An estimate and its ends; null where the data do not bound them."""
+    """Return an estimate and the ends of its interval; null where the data do not bound them."""
     keys = {name: middle, f"{name}_lower": "lower", f"{name}_upper": "upper"}
     values = {label: (row or {}).get(key) for label, key in keys.items()}
     return {label: None if value is None else round(value, DIGITS) for label, value in values.items()}
 
 
 def _trainings(results: Path, table: pd.DataFrame) -> dict[str, Any]:
-    """Hours of everything that was trained for the table, and of GPUs: wall time x GPUs of the job."""
+    """Return the hours of everything trained for the table, and GPU-hours: wall time x GPUs of the job."""
     names = set(table.training if "training" in table else table.cell)  # one training may serve many cells
     folders = [results / "cells" / name for name in sorted(names)]
     stages_1 = {_of_any_seed(name) for name in names}
@@ -103,16 +103,16 @@ def _trainings(results: Path, table: pd.DataFrame) -> dict[str, Any]:
 
 
 def _of_any_seed(name: str) -> str:
-    """A training's name without its seed: seeds may share a stage 1."""
+    """Return a training's name without its seed, because seeds may share a stage 1."""
     return name.rpartition("_s")[0]
 
 
 def _account(folder: Path) -> dict[str, Any]:
-    """A training's training.json; nothing for a cell that was measured elsewhere."""
+    """Read a training's training.json; {} for a cell that was measured elsewhere."""
     path = folder / "training.json"
     if not path.exists():
         return {}
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise UserError(f"{path} is no account of a training ({error}); train it again.") from error
+        raise UserError(f"{path} is not what a training writes ({error}); train it again.") from error

@@ -1,7 +1,7 @@
-"""Trainings that a run would do although DVC's cache holds their results: after a switch of branches, for instance.
+"""Find trainings that a run would do although DVC's cache holds their results, such as after a switch of branches.
 
-`git checkout` changes params.yaml and dvc.lock, but not the results: those `dvc checkout` brings. A run in between
-would train what is there for the asking.
+`git checkout` changes params.yaml and dvc.lock, but not the results, which `dvc checkout` restores. A run in between
+would train cells that DVC has.
 """
 
 import json
@@ -20,11 +20,11 @@ from vlmlaw.workflow.plan import Plan
 from vlmlaw.workflow.reads import training_of
 
 LOCK = Path("dvc.lock")
-RETRAIN = "VLMLAW_RETRAIN"  # set to train all the same
+RETRAIN = "VLMLAW_RETRAIN"  # an environment variable: set to train nevertheless
 
 
 def refuse_what_dvc_has(plan: Plan) -> None:
-    """Raises UserError where DVC's cache holds trainings of this experiment that are not what lies here."""
+    """Raise UserError if DVC's cache holds trainings of this experiment that differ from the results here."""
     cells = [] if os.environ.get(RETRAIN) else trainings_in_cache(plan)
     if cells:
         raise UserError(
@@ -35,9 +35,9 @@ def refuse_what_dvc_has(plan: Plan) -> None:
 
 
 def trainings_in_cache(plan: Plan) -> list[str]:
-    """Names of trainings whose result here is of other settings or code, and in DVC's cache is not.
+    """Return trainings whose result here has other settings or code, while that in DVC's cache has the present ones.
 
-    One that was deleted here was perhaps to be trained again.
+    A result that was deleted here does not count, because it may be meant to be trained again.
     """
     cells = _listing(f"{plan.results}/cells")
     if not cells:
@@ -60,7 +60,7 @@ def _is_of(record: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
 
 
 def _listing(out: str) -> dict[str, Path]:
-    """The files of a folder that dvc.lock records, by name, as they lie in DVC's cache; empty where it has none."""
+    """Return the files of a folder in dvc.lock by name, with their paths in DVC's cache; {} if there are none."""
     try:
         stages = yaml.safe_load(LOCK.read_text(encoding="utf-8"))["stages"].values()
         (folder,) = (part["md5"] for stage in stages for part in stage.get("outs", ()) if part["path"] == out)

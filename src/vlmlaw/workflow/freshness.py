@@ -1,8 +1,8 @@
-"""Decide which results are up to date, where the workflow engine itself cannot see it.
+"""Decide which results are up to date, where Snakemake itself cannot tell.
 
-Snakemake asks after settings, code and inputs of a job, but neither whether its outputs are still those that it made
-(a file overwritten by hand would be used), nor, where its own records are missing, after anything but file times. And
-where a cache has to be made again, it reruns all that ever read it. Records beside the results answer all three.
+Snakemake compares settings, code and inputs of a job. It does not see whether outputs are still those that the job made
+(a file overwritten by hand would be used), it knows only file times where its own records are missing, and it reruns
+every job that ever read a cache when that cache is made again. The records beside the results settle all three.
 """
 
 import atexit
@@ -30,12 +30,12 @@ from vlmlaw.workflow.snakemake_patches import (
 from vlmlaw.workflow.stage import Read
 
 DELETES_ALL = "--delete-all-output"
-HOME = Path(".snakemake") / "vlmlaw"  # what this machine knows; nothing breaks where it is deleted
+HOME = Path(".snakemake") / "vlmlaw"  # state of this machine, which may be deleted at any time
 
 
 @dataclass(frozen=True)
 class Job:
-    """A rule with its wildcards filled in: its record and other outputs, and what it would be given now."""
+    """A rule with its wildcards filled in: its record and other outputs, and the parameters that it would get now."""
 
     rule: str
     record: Path
@@ -45,7 +45,7 @@ class Job:
 
     @property
     def recorded_as(self) -> Any:
-        """The output by which Snakemake's own records know the job."""
+        """The output under which Snakemake records the job."""
         return self.files[0]
 
     @property
@@ -55,7 +55,7 @@ class Job:
 
 
 class Freshness:
-    """Questions about the jobs of a plan, in a workflow of Snakemake."""
+    """Decides for the jobs of a plan, in a workflow of Snakemake, whether their results are up to date."""
 
     def __init__(self, workflow: Any, plan: Plan):
         self._workflow, self._plan = workflow, plan
@@ -66,9 +66,9 @@ class Freshness:
         self._current: dict[Path, bool] = {}
 
     def inputs(self, rule: str) -> Callable[[Any], dict[str, list[str]]]:
-        """All inputs of a rule by name, as one function of wildcards: Snakemake takes its time to call each.
+        """Return all inputs of a rule by name as one function of wildcards, because Snakemake is slow to call each.
 
-        Those that are caches are given only where the job has to run.
+        Inputs that are caches are given only if the job has to run.
         """
         named = self._plan.inputs(rule)
 
@@ -81,36 +81,36 @@ class Freshness:
         return read
 
     def _hidden_caches(self, rule: str, wildcards: Mapping[str, str]) -> list[str]:
-        """The inputs that are caches, where the job needs not run.
+        """Return the names of inputs that are caches, if the job need not run; a forced job gets all inputs.
 
-        A cache that is gone, or made again with other bytes on another machine, does not make a job run. Not
-        `ancient()`: Snakemake asks no job that reads an ancient file after its own settings once that file's job runs.
-        A forced job gets them.
+        Hiding them keeps a cache that is gone, or has other bytes on another machine, from making the job run.
+        `ancient()` would not do: once the job of an ancient file runs, Snakemake no longer compares the settings of
+        jobs that read it.
         """
         caches = self._plan.cached_inputs(rule, wildcards)
         options = self._workflow.dag_settings
         forced = options is not None and (options.forceall or options.forcerun)
-        forced = forced or DELETES_ALL in sys.argv  # which is to take the caches, too; Snakemake tells nobody of it
+        forced = forced or DELETES_ALL in sys.argv  # deletes caches, too; Snakemake has no setting that says so
         hidden = caches and not forced and foresees_reruns() and self.is_current(rule, wildcards)
         return caches if hidden else []
 
     def rerun(self, rule: str, wildcards: Mapping[str, str]) -> list[str]:
-        """A file newer than the job's outputs where they cannot be trusted, so that the job runs; else nothing."""
+        """Return a file newer than the job's outputs if these cannot be trusted, so that the job runs; else nothing."""
         job = self._job_of(rule, wildcards)
         trusted, why = self._judge(job)
         if trusted:
             return []
         marker = HOME / "rerun" / job.name
         marker.parent.mkdir(parents=True, exist_ok=True)
-        # Never the same twice: Snakemake knows a file that it saw before by its content.
+        # The content always differs, because Snakemake recognises a file that it saw before by its content.
         marker.write_text(f"{time.time_ns()}: {why}\n")
         return [str(marker)]
 
     def is_current(self, rule: str, wildcards: Mapping[str, str]) -> bool:
-        """Whether the job's outputs are there, whole, and what it and all before it would make now."""
+        """Return whether the job's outputs exist, are whole, and are what it and all jobs before it would make."""
         job = self._job_of(rule, wildcards)
         if job.record not in self._current:
-            # What stands behind comes last: it is the costliest question.
+            # The jobs before it come last, because they cost most.
             self._current[job.record] = (
                 all(path.exists() for path in (job.record, *job.outputs))
                 and self._judge(job)[0]
@@ -121,13 +121,13 @@ class Freshness:
         return self._current[job.record]
 
     def _ended_well(self, job: Job, wildcards: Mapping[str, str]) -> bool:
-        """Whether the job made its outputs from what it would be given now, by Snakemake's word or else by its own."""
+        """Return whether the outputs were made with the present parameters, by Snakemake's record or else the job's."""
         if marked_incomplete(self._workflow.persistence, job.files):
             return accepts_results_of_lost_runs() and self._is_finished(job, wildcards)
         return self._same_as_recorded(job) is not False
 
     def is_verified(self, job: Any, file: str) -> bool:
-        """Whether `file`, an input of Snakemake's `job`, is what the job read, by the record beside its result."""
+        """Return whether Snakemake's `job` read its input `file` as it is now, by the record beside its result."""
         if not hasattr(job.output, "record") or self._waits_for_a_round(job):
             return False
         if file.startswith(f"{self._plan.results}/"):
@@ -137,17 +137,17 @@ class Freshness:
         return record is not None and str(Path(file)) in record.get("read", {}) and self._judge(made)[0]
 
     def is_finished(self, job: Any) -> bool:
-        """Whether the outputs of Snakemake's `job` are whole and what it would make, by the record beside them alone.
+        """Return whether the outputs of Snakemake's `job` are whole and up to date, by the record beside them alone.
 
-        Asked where Snakemake takes them for half made: it does not know that the job, which writes its record last, has
-        ended well.
+        This is asked where Snakemake takes them for incomplete, as it has not heard that the job ended well. The job
+        writes its record last.
         """
         if not hasattr(job.output, "record") or self._waits_for_a_round(job):
             return False
         made = self._job_of(self._plan.rule_of(job.rule.name), job.wildcards_dict)
         finished = self._is_finished(made, job.wildcards_dict)
         if finished and "checkpoint_seconds" in self._plan.stages[made.rule].resources:
-            clear_workspace(made.record.parent)  # which a training that was killed right after its end left
+            clear_workspace(made.record.parent)  # left by a training that was killed right after its end
         return finished
 
     def _is_finished(self, job: Job, wildcards: Mapping[str, str]) -> bool:
@@ -161,21 +161,21 @@ class Freshness:
         )
 
     def _waits_for_a_round(self, job: Any) -> bool:
-        """Whether it is not known yet what the job reads: rounds of a design are still to come."""
+        """Return whether the job's inputs are not known yet, because rounds of a design are still to come."""
         return self._plan.design is not None and any(is_checkpoint_target(file) for file in job.input)
 
     def digest(self, file: str) -> str:
         return self._digests.of(Path(file))
 
     def _job_of(self, name: str, wildcards: Mapping[str, str]) -> Job:
-        """The job of a rule, from the rule itself: its outputs, and its parameters as they are now."""
+        """Return the job of a rule: its outputs by the rule itself, and its present parameters."""
         key = (name, *sorted(wildcards.items()))
         if key not in self._jobs:
             self._jobs[key] = self._filled(name, dict(wildcards.items()))
         return self._jobs[key]
 
     def _filled(self, name: str, wildcards: dict[str, str]) -> Job:
-        names = (rule.name for rule in self._workflow.rules)  # in a module with words before them
+        names = (rule.name for rule in self._workflow.rules)  # with a prefix where this workflow is a module
         rule = self._workflow.get_rule(next(given for given in names if given == name or given.endswith(f"_{name}")))
         record = Path(rule.output.record.apply_wildcards(wildcards))
         files = tuple(output.apply_wildcards(wildcards) for output in rule.output)
@@ -184,14 +184,14 @@ class Freshness:
         return Job(rule=name, record=record, outputs=others, given=given, files=files)
 
     def _same_as_recorded(self, job: Job) -> bool | None:
-        """Whether Snakemake's record of the job has these parameters; None where it has none."""
+        """Return whether Snakemake's record of the job has its present parameters; None if there is no record."""
         record = record_of_output(self._workflow.persistence, job.recorded_as)
         if record is None or record.params is None:
             return None
         return set(record.params) == {repr(value) for value in job.given.values()}
 
     def _same_inputs(self, job: Job, wildcards: Mapping[str, str]) -> bool:
-        """Whether what the job read and lasts is what it was, as far as it has been recorded."""
+        """Return whether the lasting files that the job read are unchanged, as far as they were recorded."""
         record = record_of_output(self._workflow.persistence, job.recorded_as)
         if record is None:
             return self._made_from_what_is_there(job, wildcards)
@@ -200,7 +200,7 @@ class Freshness:
         return all(path.exists() and self._digests.of(path) == digest.split(":")[-1] for path, digest in lasting)
 
     def _made_from_what_is_there(self, job: Job, wildcards: Mapping[str, str]) -> bool:
-        """Whether the results behind a job are those that its own record names; one that names none must be later."""
+        """Return whether the results that a job read are those of its own record, or older than it if it lists none."""
         own = records.read(job.record)
         if own is None:
             return False
@@ -217,7 +217,7 @@ class Freshness:
         return records.read(self._job_of(read.rule, read.wildcards).record)
 
     def _judge(self, job: Job) -> tuple[bool, str]:
-        """Whether the outputs may be used, and else why not; True where there is nothing yet."""
+        """Return whether the outputs may be used, and if not, why; True if there are none yet."""
         if job.record not in self._found:
             self._found[job.record] = self._judged(job)
             trusted, why = self._found[job.record]
@@ -237,25 +237,25 @@ class Freshness:
             if Path(name).exists() and not self._digests.matches(Path(name), identity):
                 return False, f"{name} is not the file that was read"
         other = [name for name in records.GIVEN if name in job.given and record[name] != job.given[name]]
-        # Snakemake's own word does not count where it differs: `--touch` has it say what nobody made. Where it says so
-        # too, it runs the job by itself.
+        # Snakemake's record may not excuse a difference, because `--touch` records results that no job made. Where its
+        # record differs, too, it runs the job by itself.
         if other and self._same_as_recorded(job) is not False:
             return False, f"made from other {' and '.join(other)}"
         return True, ""
 
     def _judged_without_record(self, job: Job) -> tuple[bool, str]:
-        """The same for a job without a record that can be read: where one was damaged, Snakemake's own answers."""
+        """Judge a job without a readable record; if the record is damaged, Snakemake's own counts."""
         left = [path for path in job.outputs if path.exists()]
         if left and job.record.exists() and len(left) == len(job.outputs) and self._same_as_recorded(job):
             print(
-                f"{job.record} is damaged or was altered; by Snakemake's own record the result counts.", file=sys.stderr
+                f"{job.record} is damaged or was altered; the result counts by Snakemake's own record.", file=sys.stderr
             )
             return True, ""
         return not left, f"{left[0].name} has no record of what made it" if left else ""
 
 
 class _Digests:
-    """Hashes of files that are as they were when last hashed."""
+    """Hashes of files, remembered while size and time of a file stay the same."""
 
     def __init__(self, path: Path):
         self._path, self._fresh = path, False
@@ -269,7 +269,7 @@ class _Digests:
         return known if isinstance(known, dict) else {}
 
     def matches(self, path: Path, identity: Mapping[str, Any]) -> bool:
-        """Whether the file is the one of a record; read only where size, time and memory do not tell."""
+        """Return whether the file is that of a record, reading it only if size, time and known hashes do not tell."""
         status = path.stat()
         if not S_ISREG(status.st_mode) or status.st_size != identity["bytes"]:
             return False
@@ -279,7 +279,7 @@ class _Digests:
         return self.of(path) == identity["sha256"]
 
     def of(self, path: Path) -> str:
-        """The file's hash, remembered for as long as its size and time stay the same."""
+        """Return the file's hash, remembered for as long as its size and time stay the same."""
         status = path.stat()
         size, time, digest = self._known.get(str(path)) or (None, None, "")
         if (size, time) != (status.st_size, status.st_mtime_ns):
@@ -295,4 +295,4 @@ class _Digests:
             with whole_file(self._path) as partial:
                 partial.write_text(json.dumps(self._known))
         except OSError:
-            pass  # a folder that cannot be written: the next process hashes again
+            pass  # the folder cannot be written, so the next process hashes again

@@ -1,7 +1,7 @@
-"""The process that plans and starts jobs: how it stops them, and what it does about jobs of one that was lost.
+"""The head process, which plans and starts jobs: how it stops them, and how it treats jobs of a head that was lost.
 
-A training that shares the head's machine ends when the head does, with its work saved (`runtime/stop_switch.py`). Other
-jobs, and those of a cluster, go on. Each is found again by the lock of what it makes, and by the cluster's queue.
+A training on the head's machine saves its work and ends when the head ends (`runtime/stop_switch.py`). Other jobs, and
+those of a cluster, go on. They are found again by the locks of what they make, and by the cluster's queue.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from vlmlaw.workflow import slurm
 from vlmlaw.workflow.attempts import SLURM_LOGS
 
 SECONDS_BETWEEN_LOOKS = 1.0
-SECONDS_TO_SAVE = 60.0  # that a new run gives jobs of a lost one to save and end
+SECONDS_TO_SAVE = 60.0  # for which a new run waits for jobs of a lost one to save and end
 TRAININGS = ("train", "align", "encoder", "language-model")  # verbs
 
 
 def pass_stop_on_to_jobs(results: Path) -> None:
-    """Have whatever stops this process (SIGTERM, Ctrl-C, a closed terminal) stop its jobs on this machine.
+    """Have a signal that stops this process (SIGTERM, Ctrl-C, a closed terminal) stop its jobs on this machine.
 
-    Snakemake alone would wait for them after a SIGTERM, and leave them behind after a SIGHUP. SIGHUP stays ignored
-    where it was (`nohup`).
+    Snakemake alone would wait for them after a SIGTERM, and leave them behind after a SIGHUP. An ignored SIGHUP
+    (`nohup`) stays ignored.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
 
@@ -48,7 +48,7 @@ def pass_stop_on_to_jobs(results: Path) -> None:
 
 
 def _stop_own_jobs(results: Path) -> None:
-    """Send SIGTERM to every job of this process, also to those that are just starting, until the process ends."""
+    """Send SIGTERM to every job of this process until it ends, so that jobs just starting get it, too."""
     own, told = ProcessId.of_this(), set[ProcessId]()
     while True:
         for owner in living_owners(results, here_only=True):
@@ -60,15 +60,15 @@ def _stop_own_jobs(results: Path) -> None:
 
 
 def orphans_of(results: Path, *, here_only: bool = False) -> list[Owner]:
-    """Living jobs in a results folder whose head is gone, as far as this machine can tell."""
+    """Return living jobs of a results folder whose head is gone, as far as this machine can tell."""
     living = living_owners(results, here_only=here_only)
     return [owner for owner in living if owner.head and not (owner.head.is_here and owner.head.is_alive)]
 
 
 def await_saving(results: Path) -> None:
-    """Wait for trainings of a lost run to save and end, before it is planned what there is to do.
+    """Wait until trainings of a lost run have saved their work and ended, before a new run is planned.
 
-    They end by themselves; those that do not within SECONDS_TO_SAVE, and all other jobs, `refuse_orphans` names.
+    They end by themselves. `refuse_orphans` names those that do not within SECONDS_TO_SAVE, and all other jobs.
     """
     deadline, told = time.monotonic() + SECONDS_TO_SAVE, False
     while time.monotonic() < deadline:
@@ -83,7 +83,7 @@ def await_saving(results: Path) -> None:
 
 
 def refuse_orphans(results: Path) -> None:
-    """Raises UserError while jobs of an earlier run of this folder go on: a new run would start the same again."""
+    """Raise UserError while jobs of an earlier run of this folder go on, which a new run would start again."""
     slurm.refuse_orphans(Path.cwd())
     orphans = orphans_of(results)
     if orphans:
@@ -96,7 +96,7 @@ def refuse_orphans(results: Path) -> None:
 
 
 def run_orphans(results: Path, *, cancel: bool, wait: bool) -> None:
-    """List, end or await the jobs of an earlier run. Raises UserError where Slurm has had some and does not answer."""
+    """List, end or await the jobs of an earlier run. Raises UserError if some were Slurm's and it does not answer."""
     while orphans := orphans_of(results):
         print(*orphans, sep="\n", flush=True)
         if cancel:

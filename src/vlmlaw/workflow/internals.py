@@ -1,4 +1,4 @@
-"""Functions that rely on internals of another package, and run only where those are as expected."""
+"""Guard functions that rely on internals of another package, so that they run only if those are as expected."""
 
 import inspect
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Part:
     expected: str
 
     def shape(self) -> str:
-        """What is found: `(self, file)` of a function, `async (self)`, one of the constants above, or a type's name."""
+        """Return the shape found: `(self, file)` of a function, `async (self)`, a constant above, or a type's name."""
         try:
             if self.module.startswith("snakemake."):
                 import_module("snakemake.api")  # Snakemake's modules import each other; this one has to come first
@@ -56,7 +56,7 @@ class Reliance:
 
     @property
     def differences(self) -> tuple[str, ...]:
-        """What is found in place of the parts that differ; empty where all are as expected."""
+        """Descriptions of the parts that differ; empty if all are as expected."""
         return _differences(self.parts)
 
 
@@ -65,7 +65,7 @@ RELIANCES: dict[str, Reliance] = {}
 
 @cache
 def _differences(parts: tuple[Part, ...]) -> tuple[str, ...]:
-    """Asked once, so that what we replace ourselves is no difference."""
+    """Compare the parts, once only, so that our own replacements do not count as differences."""
     found = ((part, part.shape()) for part in parts)
     return tuple(
         f"{part.owner}.{part.name} is {shape}, expected {part.expected}"
@@ -75,7 +75,7 @@ def _differences(parts: tuple[Part, ...]) -> tuple[str, ...]:
 
 
 def relies_on(*parts: Part, lost: str, until: str, otherwise: Any = None) -> Callable[[Function], Function]:
-    """Have a function run only where all parts have the expected shape; else its result is `otherwise`."""
+    """Decorate a function to run only if all parts have the expected shape; otherwise its result is `otherwise`."""
 
     def guard(function: Function) -> Function:
         reliance = RELIANCES[function.__name__] = Reliance(function.__name__, parts, lost, until)

@@ -1,8 +1,8 @@
-"""What each result descends from, as one hash: settings and code of every stage before it.
+"""Hash what each result descends from: settings and code of every stage before it.
 
-Snakemake asks after a job's own settings and its input files. Where an input is gone (its job was killed, a cache was
-not pulled) it asks nothing, and a result of the old settings would pass for one of the new. So each job also carries
-the hash of all that stands behind its inputs.
+Snakemake compares a job's own settings and its input files. If an input is missing (its job was killed, a cache was not
+pulled), it compares nothing, and a result of old settings would pass for one of the new. Each job therefore also
+carries the hash of all that its inputs were made from.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from vlmlaw.workflow.stage import Read, Stage, Wildcards
 
 
 class Lineage:
-    """Answers about jobs, each a rule with its wildcards, that follow from the table of stages."""
+    """Hashes and dependencies of jobs, derived from the table of stages."""
 
     def __init__(self, stages: Mapping[str, Stage]):
         self.stages = stages
@@ -21,13 +21,13 @@ class Lineage:
         self._made: dict[tuple[object, ...], str] = {}
 
     def code(self, rule: str, wildcards: Wildcards) -> str:
-        """The fingerprint of the job's code, and of the command that calls it."""
+        """Return the fingerprint of the job's code and of the command that calls it."""
         stage = self.stages[rule]
         version = code_version(*stage.code, compressor=wildcards["compressor"] if stage.of_compressor else None)
         return _hash([version, stage.command])
 
     def upstream(self, rule: str, wildcards: Wildcards) -> str:
-        """The hash of all that stands behind the job's inputs, and of its parameters that no record names."""
+        """Return the hash of all that the job's inputs were made from, and of its parameters that no record names."""
         params = self.stages[rule].params.items()
         unnamed = (f"{name} {part(wildcards)}" for name, part in params if name != "settings")
         return _hash([self._hash_behind(rule, wildcards), *unnamed])
@@ -36,9 +36,9 @@ class Lineage:
         return _hash(f"{sorted(read.wildcards.items())} {self._hash_of(read)}" for read in self.reads(rule, wildcards))
 
     def behind(self, rule: str, wildcards: Wildcards, *, listed: bool | None = None) -> Iterator[Read]:
-        """The jobs whose lasting results the job reads, through caches too.
+        """Yield the jobs whose lasting results this job reads, directly or through caches.
 
-        With `listed` only those that the job's record lists, directly or as inputs of inputs, or only the others.
+        With `listed`, only those that the job's record lists, directly or as inputs of inputs (True), or the others.
         """
         stage = self.stages[rule]
         for name, part in stage.reads.items():
@@ -47,7 +47,7 @@ class Lineage:
                     yield from [read] if self.stages[read.rule].lasts else self.behind(*read.job)
 
     def reads(self, rule: str, wildcards: Wildcards) -> list[Read]:
-        """All that the job reads of other jobs."""
+        """Return all that the job reads of other jobs."""
         key = (rule, *wildcards.items())
         if key not in self._reads:
             parts = self.stages[rule].reads.values()
@@ -55,7 +55,7 @@ class Lineage:
         return self._reads[key]
 
     def _hash_of(self, read: Read) -> str:
-        """What a job makes: by its settings, its code and what stands behind it."""
+        """Return the hash of what a job makes: of its settings, its code and what its inputs were made from."""
         key = (read.rule, *read.wildcards.items())
         if key not in self._made:
             stage = self.stages[read.rule]

@@ -1,6 +1,6 @@
 """The table of stages of an experiment with `models:`: ask each model at each V, judge, collect, fit, write the page.
 
-Rows as in stages.py, from which rules, logs, records and lineage follow in the same way.
+The rows are as in stages.py; rules, logs, records and lineage follow from them in the same way.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,8 @@ from vlmlaw.workflow.stage import Read, Stage, Wildcards
 from vlmlaw.workflow.stages import SMALL, law_stage
 
 ASK, TIME = "ask_model", "load_model"
-MINUTES, MEMORY_MB = 240, 4000  # of a cell's questions; of a process that holds a small model or none
+MINUTES = 240  # to ask a cell all questions
+MEMORY_MB = 4000  # of a process that holds a small model or none
 BACKENDS = (
     "vlmlaw.evaluation.backends.endpoint:Endpoint",
     "vlmlaw.evaluation.backends.checkpoint:Checkpoint",
@@ -25,20 +26,20 @@ BACKENDS = (
 
 
 def model_stages_of(catalogue: Catalogue) -> dict[str, Stage]:
-    """Every stage by its rule, in the order of the work."""
+    """Return every stage by its rule, in the order of the work."""
     loading = (_loading,) if catalogue.asking.load else ()
     parts = (_asking, *loading, _judging, _collecting, _fitting, _reporting)
     return {stage.rule: stage for stage in (part(catalogue) for part in parts)}
 
 
 def asked_of(catalogue: Catalogue, benchmark: str) -> list[Read]:
-    """The replies of every cell to a benchmark."""
+    """Return the replies of every cell to a benchmark."""
     pairs = catalogue.cells.values()
     return [Read(ASK, {"benchmark": benchmark, "model": model, "budget": budget}) for model, budget in pairs]
 
 
 def loads_of(catalogue: Catalogue, benchmark: str) -> list[Read]:
-    """The times under load of every cell of a server's model."""
+    """Return the times under load of every cell whose model is on a server."""
     asked = asked_of(catalogue, benchmark) if catalogue.asking.load else []
     return [Read(TIME, r.wildcards) for r in asked if catalogue.models[r.wildcards["model"]].kind == "endpoint"]
 
@@ -174,6 +175,6 @@ def _reporting(catalogue: Catalogue) -> Stage:
     )
 
 
-def limits(catalogue: Catalogue, wildcards: Any) -> int:
-    """GPUs of a job that asks: one for a model that is loaded here, where the experiment has any."""
+def gpus_to_ask(catalogue: Catalogue, wildcards: Any) -> int:
+    """Return the GPUs of a job that asks a model: one if it is loaded here and the experiment has any."""
     return int(bool(catalogue.compute.gpus) and catalogue.models[wildcards["model"]].kind != "endpoint")

@@ -9,23 +9,23 @@ from typing import Any
 from vlmlaw.errors import UserError
 from vlmlaw.experiment.catalogue import MODELS, Catalogue
 from vlmlaw.workflow.lineage import Lineage
-from vlmlaw.workflow.model_stages import ASK, MEMORY_MB, limits, model_stages_of
+from vlmlaw.workflow.model_stages import ASK, MEMORY_MB, gpus_to_ask, model_stages_of
 from vlmlaw.workflow.plan import Plan, plain_wildcards
 from vlmlaw.workflow.resources import Needs
 from vlmlaw.workflow.stage import Read
 
 BYTES_PER_MB = 1e6
-WEIGHTS_IN_MEMORY = 1.3  # of the files' size: beside them what a library holds while it reads them
+WEIGHTS_IN_MEMORY = 1.3  # memory over the files' size, with what a library holds while it reads them
 OF_GRIDS = ("models", "cells", "law", "report")  # stages of dvc.yaml, whose results a file with `models:` does not make
 
 
 def plan_of(config: Mapping[str, Any], *, source: str = "experiment") -> Plan:
-    """The plan of a file: of models that are there, or of what is trained. Raises UserError for a wrong file."""
+    """Return the plan of an experiment file with `models:` or trained cells. Raises UserError for a wrong file."""
     return ModelsPlan(config, source=source) if MODELS in config else Plan(config, source=source)
 
 
 class ModelsPlan(Plan):
-    """What rules need of an experiment whose models are there already."""
+    """What Snakemake's rules need of an experiment whose models exist already."""
 
     def __init__(self, config: Mapping[str, Any], *, source: str = "experiment"):
         if os.environ.get("DVC_STAGE") in OF_GRIDS:
@@ -42,7 +42,7 @@ class ModelsPlan(Plan):
         self.lineage = Lineage(self.stages)
 
     def constraints(self) -> dict[str, str]:
-        """What each wildcard may be."""
+        """Return the pattern of each wildcard."""
         own = self.catalogue
         names = {
             "model": own.models,
@@ -62,7 +62,7 @@ class ModelsPlan(Plan):
             "runtime": Needs.doubling(stage.minutes, most=self.compute.max_minutes),
         }
         if rule == ASK:
-            asked |= {"mem_mb": self._memory_mb, "gpu": lambda w: limits(self.catalogue, plain_wildcards(w))}
+            asked |= {"mem_mb": self._memory_mb, "gpu": lambda w: gpus_to_ask(self.catalogue, plain_wildcards(w))}
         own = {name: lambda w, part=part: part(plain_wildcards(w)) for name, part in stage.resources.items()}
         return {**asked, **own}
 
@@ -92,7 +92,7 @@ class ModelsPlan(Plan):
 
     @property
     def targets(self) -> list[str]:
-        """The page of each benchmark, and the table. A law of them is asked for by name: few grids have the sizes."""
+        """The page of each benchmark, and the table. A law is a target of its own: few grids have enough sizes."""
         pages = [Read("judge_models", {"benchmark": one.name}) for one in self.catalogue.evaluation.benchmarks]
         return [self.files(read)[0] for read in [Read("collect_models"), *pages]]
 

@@ -1,4 +1,4 @@
-"""The workflow's own files in a new folder: from the wheel, which carries a copy, or from a clone."""
+"""Copy the workflow's files to a new folder, from the wheel, which holds a copy, or from a clone."""
 
 import re
 import shutil
@@ -11,15 +11,14 @@ CARRIED = PACKAGE / "project"  # in a wheel: setup.py copies there what PARTS na
 PARTS = ("Snakefile", "params.yaml", "dvc.yaml", ".dvcignore", "workflow", "profiles", "envs")
 IGNORED = ".gitignore"
 RESULTS_AND_CACHES = "/results/*\n.snakemake/\n/dvc_plots/\n"  # for git
-OWN_CODE = re.compile(
-    r"^ +- src/vlmlaw\n", re.MULTILINE
-)  # dvc.yaml's dependency, which a project without a clone lacks
+# A dependency in dvc.yaml that a project without a clone lacks.
+OWN_CODE = re.compile(r"^ +- src/vlmlaw\n", re.MULTILINE)
 
 
 def write_project(folder: Path, *, experiment: str = "") -> None:
     """Write the workflow's files, with `experiment` of workflow/experiments, if one is named, as params.yaml.
 
-    Raises UserError where one of the files is there already, or no experiment is called so.
+    Raises UserError if one of the files exists already, or no experiment has that name.
     """
     source = _source()
     chosen = source / "workflow" / "experiments" / f"{experiment}.yaml" if experiment else source / "params.yaml"
@@ -45,7 +44,7 @@ def write_project(folder: Path, *, experiment: str = "") -> None:
 
 
 def _source() -> Path:
-    """Where the files are. Raises UserError where this installation lacks them."""
+    """Return the folder with the files. Raises UserError if this installation lacks them."""
     for place in (CARRIED, PACKAGE.parents[1]):
         if all((place / name).exists() for name in PARTS):
             return place

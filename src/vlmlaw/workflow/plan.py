@@ -1,7 +1,7 @@
-"""An experiment as Snakemake asks for it: of each row of the table the inputs, outputs, parameters and the command.
+"""Turn the table of stages into what Snakemake needs: each rule's inputs, outputs, parameters, resources and command.
 
-A rule's `params:` hold exactly what its result depends on, so that the engine's record of a job does, too; what changes
-no result (memory, threads, times) stands among its resources.
+A rule's `params:` hold exactly what its result depends on, and therefore so does Snakemake's record of a job. What
+changes no result (memory, threads, times) is among its resources.
 """
 
 import os
@@ -27,14 +27,14 @@ from vlmlaw.workflow.snakemake_patches import limit_of_this_machine
 from vlmlaw.workflow.stage import MODEL, PROPOSE, TRAIN, Read, Stage, name_of
 from vlmlaw.workflow.stages import stages_of
 
-# Beside its log a job records what became of it, for retries and `vlmlaw status`; and it takes GPUs of its own.
+# A job records beside its log how it ended, for retries and `vlmlaw status`, and reserves its GPUs.
 MEASURED = " --log {log:q} --memory-mb {resources.mem_mb:q} --minutes {resources.runtime:q} --gpus {resources.gpu:q}"
 RECORDED = " --record {output.record:q} --code {params.code:q} --upstream {params.upstream:q}"
-FIRST = 1_000_000  # the priority of what every cell waits for
+FIRST = 1_000_000  # priority of jobs that every cell waits for
 
 
 class Plan:
-    """What rules need of one experiment."""
+    """What Snakemake's rules need of one experiment."""
 
     def __init__(self, config: Mapping[str, Any], *, source: str = "experiment"):
         self.experiment = Experiment.from_mapping(config, source=source)
@@ -47,18 +47,18 @@ class Plan:
 
     @property
     def rules(self) -> list[str]:
-        """The rules of the stages, without rounds of a design, which are checkpoints."""
+        """The rules of all stages, except for a design's rounds, which are checkpoints."""
         return [rule for rule in self.stages if rule != PROPOSE]
 
     # Files.
 
     def files(self, read: Read) -> list[str]:
-        """The paths of what a job reads of another."""
+        """Return the paths of what a job reads of another job."""
         paths = self.stages[read.rule].paths(*read.files)
         return [f"{self.results}/{path.format_map(read.wildcards)}".rstrip("/") for path in paths]
 
     def inputs(self, rule: str) -> dict[str, Callable[[Any], list[str]]]:
-        """The rule's inputs by name, each a function of wildcards."""
+        """Return the rule's inputs by name, each a function of wildcards."""
         stage = self.stages[rule]
         return _of_wildcards({name: partial(self._read, part) for name, part in stage.reads.items()} | {**stage.theirs})
 
@@ -66,7 +66,7 @@ class Plan:
         return [file for read in part(wildcards) for file in self.files(read)]
 
     def cached_inputs(self, rule: str, wildcards: Mapping[str, str]) -> list[str]:
-        """The inputs of a lasting result that are caches: they may be lost and made again without rerunning it."""
+        """Return the names of a lasting result's inputs that are caches, whose loss does not rerun it."""
         stage = self.stages[rule]
         return [
             name
@@ -75,17 +75,17 @@ class Plan:
         ]
 
     def outputs(self, rule: str) -> dict[str, list[str] | str]:
-        """Patterns of the rule's outputs: its files, and the record of what they were made from."""
+        """Return the rule's outputs with wildcards in braces: its files, and the record of what made them."""
         stage = self.stages[rule]
         files = [f"{self.results}/{path}" for path in stage.paths()]
         return {"files": files, "record": f"{self.results}/{stage.paths(stage.record)[0]}"}
 
     def record_of(self, rule: str, wildcards: Mapping[str, str]) -> str:
-        """The record beside a job's result."""
+        """Return the path of the record beside a job's result."""
         return self.files(Read(rule, wildcards, (self.stages[rule].record,)))[0]
 
     def constraints(self) -> dict[str, str]:
-        """What each wildcard may be."""
+        """Return the pattern of each wildcard."""
         experiment = self.experiment
         compressors = sorted({cell.compressor for cell in [*experiment.cells.values(), *experiment.trainings.values()]})
         names = {"split": [*experiment.splits, "text"], "size": experiment.sizes, "compressor": compressors}
@@ -93,7 +93,7 @@ class Plan:
         return words | {"n_visual_tokens": "[0-9]+", "seed": "[0-9]+", "round": "[0-9]+"}
 
     def own_constraints(self, rule: str) -> dict[str, str]:
-        """What wildcards may be in this rule, where that is less than in others."""
+        """Return the patterns of wildcards that are narrower in this rule than in others."""
         by = {"evaluate_benchmark": "vlmlaw", "evaluate_by_lmms_eval": "lmms-eval"}.get(rule)
         names = [own.name for own in self.experiment.evaluation.benchmarks if by in (None, own.by)]
         own = {"benchmark": "|".join(map(re.escape, names)) or "none"}
@@ -102,14 +102,14 @@ class Plan:
     # What a result depends on.
 
     def params(self, rule: str) -> dict[str, Callable[[Any], Any]]:
-        """The rule's parameters by name, each a function of wildcards."""
+        """Return the rule's parameters by name, each a function of wildcards."""
         of_code = {name: partial(getattr(self.lineage, name), rule) for name in ("code", "upstream")}
         return _of_wildcards({**self.stages[rule].params, **of_code})
 
     # What changes no result.
 
     def resources(self, rule: str) -> dict[str, Any]:
-        """Memory, minutes and GPUs that a job asks for, and how it is to compute."""
+        """Return the memory, minutes and GPUs that a job requests, and its settings that change no result."""
         stage, needs = self.stages[rule], self.needs
         own = _of_wildcards(stage.resources)
         if not stage.measured:
@@ -129,9 +129,9 @@ class Plan:
         return {**asked, **own}
 
     def threads(self, rule: str, workflow: Any) -> Any:
-        """A job's threads, more where it gets more GPUs than the experiment's.
+        """Return the threads of a job, in proportion where it gets more GPUs than the experiment's.
 
-        Jobs that share one machine's GPUs divide its cores, and a job that measures time has all of them.
+        Jobs that share one machine's GPUs divide its cores. A job that measures time gets all cores.
         """
         stage = self.stages[rule]
         if stage.alone:
@@ -152,7 +152,7 @@ class Plan:
         return threads
 
     def priority(self, rule: str) -> Any:
-        """What every cell waits for comes first, then what takes longest, so that no core idles at the end."""
+        """Return a rule's priority: what every cell waits for first, then what takes longest, so that no core idles."""
         if rule == "pretrain_language_model":
             return lambda w: FIRST + min(FIRST, self.experiment.n_params_estimate(w.size) // 1000)
         if self.stages[rule].first:
@@ -161,7 +161,7 @@ class Plan:
 
     @cached_property
     def _cost_rank(self) -> dict[str, int]:
-        """Each training's place by estimated cost, 1 the cheapest."""
+        """Rank of each training by estimated cost; the cheapest is 1."""
         trainings = self.experiment.trainings
         by_cost = sorted(trainings, key=lambda name: relative_cost(self.experiment, trainings[name]))
         return {name: place for place, name in enumerate(by_cost, start=1)}
@@ -169,7 +169,7 @@ class Plan:
     # The command.
 
     def command(self, rule: str) -> str:
-        """The shell command of a rule, for Snakemake to fill in."""
+        """Return the shell command of a rule, with placeholders for Snakemake to fill in."""
         stage = self.stages[self.rule_of(rule)]
         named = _Placeholders(stage, self.results)
         recorded = [f"{name}={{input.{name}:q}}" for name in stage.reads if name not in stage.many]
@@ -179,21 +179,21 @@ class Plan:
             f" --read {' '.join(f'{{input.{name}:q}}' for name in stage.theirs)}" if stage.theirs else "",
             _made(stage),
             MEASURED if stage.measured else " --gpus {resources.gpu:q}" if "gpu" in stage.resources else "",
-            RECORDED,  # an option of one value comes last, before the verb
+            RECORDED,  # last before the verb, because its options take one value each
             " " + stage.command.format_map(named),
             " 2>&1 | tee {log:q}" if stage.shown else " > {log:q} 2>&1",
         ]
         return "".join(parts)
 
     def rule_of(self, name: str) -> str:
-        """The rule of the table that Snakemake calls so: in a module, `use rule * ... as x_*` puts words before it."""
+        """Return the rule of the table for a name in Snakemake, which has a prefix where this workflow is a module."""
         return name if name in self.stages else next(rule for rule in self.stages if name.endswith(f"_{rule}"))
 
     # Targets.
 
     @property
     def data_files(self) -> list[str]:
-        """What must be there before any model is trained."""
+        """The files that must exist before any model is trained."""
         experiment = self.experiment
         splits = [split for split in experiment.splits if split != "development"]
         text = [] if experiment.pretrained else ["text"]
@@ -208,7 +208,7 @@ class Plan:
 
     @property
     def model_files(self) -> list[str]:
-        """The tower and the language models."""
+        """A file of the tower and of each language model."""
         encoder, model = (
             ("fetch_encoder", "fetch_language_model")
             if self.experiment.pretrained
@@ -219,7 +219,7 @@ class Plan:
 
     @property
     def targets(self) -> list[str]:
-        """The page, and every cell: one that was deleted by hand is missed, although the page needs it no more."""
+        """The page and every cell, so that a cell is made again that was deleted by hand when the page was finished."""
         reads = Reads(self.experiment, self.design)
         weights = reads.trainings(f"model/{MODEL[0]}")({})
         files = [file for read in weights for file in self.files(read)]
@@ -237,24 +237,24 @@ class Plan:
 
     @property
     def law_files(self) -> list[str]:
-        """The law, and the study in a few numbers."""
+        """The law, and the study's summary in a few numbers."""
         return [self.files(Read("fit_law"))[0], self.files(Read("write_headline"))[0]]
 
     def failed(self) -> str:
-        """Which cells have failed, in words."""
+        """Describe the cells that have failed; "" if none has."""
         from vlmlaw.workflow.status import failed_cells
 
         return failed_cells(self.experiment)
 
     @property
     def caches(self) -> list[str]:
-        """Folders of what is neither recorded nor shared, and made again where a job needs it."""
+        """Folders of results that are neither recorded nor shared, and made again when a job needs them."""
         folders = {stage.folder.split("/")[0] for stage in self.stages.values() if not stage.lasts}
         return [f"{self.results}/{folder}" for folder in sorted(folders)]
 
     @cached_property
     def budget(self) -> str:
-        """The estimate of GPU-hours, in words; empty for what takes none."""
+        """The estimate of GPU-hours in words; "" for an experiment that takes none."""
         if not (self.experiment.pretrained and self.compute.gpus):
             return ""
         from vlmlaw.experiment.budget import describe, utilisation_of
@@ -269,7 +269,7 @@ class Plan:
 
 
 class _Placeholders(dict):
-    """What a row's placeholders become in Snakemake's language, quoted for the shell."""
+    """Maps the placeholders of a row's command to Snakemake's, quoted for the shell."""
 
     def __init__(self, stage: Stage, results: str):
         super().__init__(threads="{threads:q}", results=shlex.quote(results).replace("{", "{{").replace("}", "}}"))
@@ -280,7 +280,7 @@ class _Placeholders(dict):
         if plain == "out":
             return '"$(dirname {output.files[0]:q})"' if name.endswith("/") else "{output.files[0]:q}"
         if plain in stage.reads or plain in stage.theirs:
-            # Not `[0]`: a job that needs not run is shown no caches, and its command is still written into its record.
+            # Not `[0]`: a job that need not run gets no caches as inputs, but its command is still filled in.
             return f'"$(dirname {{input.{plain}:q}} | head -n 1)"' if name.endswith("/") else f"{{input.{plain}:q}}"
         if plain in stage.params:
             return f"{{params.{plain}:q}}"
@@ -288,7 +288,7 @@ class _Placeholders(dict):
             return f"{{resources.{plain}:q}}"
         if plain in stage.names:
             return f"{{wildcards.{plain}:q}}"
-        raise AssertionError(f"the command of {stage.rule} names {name}, which is nothing of that stage")
+        raise AssertionError(f"the command of {stage.rule} names {name}, which that stage does not have")
 
 
 def _made(stage: Stage) -> str:
@@ -297,7 +297,7 @@ def _made(stage: Stage) -> str:
 
 
 def _of_wildcards(parts: Mapping[str, Callable[[Any], Any]]) -> dict[str, Callable[[Any], Any]]:
-    """The functions as Snakemake calls them, with wildcards of its own kind."""
+    """Wrap the functions so that Snakemake can call them with its own kind of wildcards."""
 
     def asked(part: Callable[[Any], Any]) -> Callable[[Any], Any]:
         return lambda wildcards: part(plain_wildcards(wildcards))
@@ -306,7 +306,7 @@ def _of_wildcards(parts: Mapping[str, Callable[[Any], Any]]) -> dict[str, Callab
 
 
 def plain_wildcards(wildcards: Any) -> dict[str, str]:
-    """Snakemake's wildcards as a dictionary."""
+    """Return Snakemake's wildcards as a dictionary."""
     return dict(wildcards.items())
 
 

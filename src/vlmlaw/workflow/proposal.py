@@ -1,8 +1,8 @@
-"""One round of a design: from what was measured so far the cells to train next, or why it is enough.
+"""One round of a design: choose the cells to train next from the measurements so far, or say why these are enough.
 
-The order does not depend on the budget, so a larger one continues where a smaller one stopped; neither does a wider
-question change it: `rho` is narrowed once its side of 1 is known. The first round takes as many cells as a law needs,
-since nothing that they show could change their choice.
+The order does not depend on the budget, so a larger budget continues where a smaller one stopped. Nor does a harder
+question change it: the interval of `rho` is narrowed only when its side of 1 is known. The first round takes as many
+cells as a law needs, because no measurement could change their choice.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NEAR = 0.03  # relative distance within which a rounded size stands for a measur
 
 
 def propose(cells: Path, out: Path, *, experiment: Experiment, asked: Mapping[str, Any], before: Path | None) -> None:
-    """Write a round to `out`; `asked` is what `Design.settings_of_round` says, `before` the file of the last round."""
+    """Write a round to `out`; `asked` is what `Design.settings_of_round` returns, `before` the last round's file."""
     first: dict[str, Any] = {"round": -1, "cells": [], "steps": []}
     earlier: dict[str, Any] = json.loads(before.read_text(encoding="utf-8")) if before else first
     state = _State(experiment, asked, cells, tuple(earlier["cells"]))
@@ -66,7 +66,7 @@ def propose(cells: Path, out: Path, *, experiment: Experiment, asked: Mapping[st
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """What is measured so far, and what is left to choose from."""
+    """The measurements so far, and the cells that are left to choose from."""
 
     experiment: Experiment
     asked: Mapping[str, Any]
@@ -75,7 +75,7 @@ class _State:
 
     @cached_property
     def costs(self) -> dict[str, float]:
-        """Of all trainings of the grid, corrected by the hours that finished ones took."""
+        """The cost of each training of the grid, corrected by the hours that finished trainings took."""
         costs, unit = training_costs(self.experiment)
         done = {self.experiment.training_of(self.experiment.cells[name]).name for name in self.measured}
         took = {name: hours for name in sorted(done) if unit == HOURS and (hours := self._hours_of(name))}
@@ -92,7 +92,7 @@ class _State:
 
     @property
     def limit(self) -> float:
-        """The budget in the unit of the costs; a share is of the whole grid."""
+        """The budget in the unit of the costs; a share counts from the whole grid's cost."""
         limit = float(self.asked["limit"])
         return limit * sum(self.costs.values()) if self.asked["limit_is_share"] else limit
 
@@ -102,7 +102,7 @@ class _State:
 
     @property
     def spent(self) -> float:
-        """The cost of all that was chosen, whether it could be measured or not."""
+        """The cost of all chosen cells, including those that could not be measured."""
         return sum(self.costs[name] for name in self.paid)
 
     @property
@@ -111,13 +111,13 @@ class _State:
 
     @property
     def held_out(self) -> list[str]:
-        """Cells that the law would not be fitted to, and that tell a design nothing."""
+        """Cells that the law is not fitted to, so that a design learns nothing from them."""
         held_out = self.experiment.grid.held_out
         return [name for name, cell in self.experiment.cells.items() if cell.size == held_out]
 
     @cached_property
     def table(self) -> Measurements | None:
-        """What was measured, as the law reads it."""
+        """The measurements in the form that the law reads; None before the first."""
         if not self.measured:
             return None
         files = [self.folder / name / file for name in self.measured for file in self.experiment.evaluations]
@@ -127,11 +127,11 @@ class _State:
 
     @cached_property
     def sentences(self) -> list[str]:
-        """What is known so far of each question; filled by `proposal`."""
+        """A sentence about what is known of each question; filled by `proposal`."""
         return []
 
     def proposal(self) -> tuple[list[dict[str, Any]], str]:
-        """The steps to take next, each with its cells and cost, and why there are none."""
+        """Return the steps to take next, each with its cells and cost, or why there are none."""
         open_groups = False
         for compressor in dict.fromkeys(cell.compressor for cell in self.experiment.cells.values()):
             grid = self._candidates(compressor)
@@ -153,7 +153,7 @@ class _State:
         return [], "what was asked is known"
 
     def _plan(self, name: str, table: Measurements | None, left: pd.DataFrame, *, n_cells: int) -> Plan | None:
-        """What to measure for one group of measurements; None once its question is settled."""
+        """Return what to measure for one group of measurements; None once its question is settled."""
         from vlmlaw.laws.verdict import ratio_sentence
 
         level, cells = self.asked["level"], None if table is None else table.cells()
@@ -168,7 +168,7 @@ class _State:
         return None if settled else plan
 
     def _steps(self, plan: Plan, left: pd.DataFrame) -> list[dict[str, Any]]:
-        """The plan's cells, those together that come with one payment."""
+        """Return the plan's cells in steps; cells that cost nothing more join the step that pays for them."""
         steps: list[dict[str, Any]] = []
         for place, row in plan.cells.iterrows():
             names = list(left["names"].iloc[int(place)])  # type: ignore[call-overload]
@@ -179,7 +179,7 @@ class _State:
         return steps
 
     def _affordable(self, steps: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
-        """The first steps that the budget covers. Raises UserError where it covers no law at all."""
+        """Return the first steps that the budget covers. Raises UserError if it does not cover a law at all."""
         whole = sum(step["cost"] for step in steps)
         if not self.chosen and whole > self.limit * (1 + 1e-9):
             raise UserError(
@@ -201,11 +201,11 @@ class _State:
         )
 
     def amount(self, cost: float) -> str:
-        """A cost in words."""
+        """Return a cost in words."""
         return f"{cost:.4g} GPU-hours" if self.unit == HOURS else f"{100 * cost:.4g} % of the grid's cost"
 
     def _groups(self, compressor: str) -> list[tuple[str, Measurements | None]]:
-        """The measurements that have a law of their own: each suite of this compressor."""
+        """Return the measurements that get a law of their own: those of each suite of this compressor."""
         table = self.table
         if table is None or compressor not in set(table.frame["compressor"]):
             return [(compressor, None)]
@@ -214,7 +214,7 @@ class _State:
         return [(f"{compressor}, {group['suite']}", own.select(**group)) for group in groups]
 
     def _candidates(self, compressor: str) -> pd.DataFrame:
-        """The cells of a compressor that may be chosen: N, V, cost, trainings, names of all seeds, chosen already."""
+        """Return the cells of a compressor that may be chosen, one row for all seeds of a size and V."""
         by_place: dict[tuple[str, int], list[CellSettings]] = {}
         for name, cell in self.experiment.cells.items():
             if cell.compressor == compressor and name not in self.held_out:
@@ -235,7 +235,7 @@ def _tells_a_law(grid: pd.DataFrame) -> bool:
 
 
 def sizes_in_billions(experiment: Experiment, table: Measurements | None) -> dict[str, float]:
-    """N in billions of each size of the grid: as measured, or from a name such as 7b and 147k, or from its shape."""
+    """Return N in billions of each size: as measured, or from a name such as 7b or 147k, or from the model's shape."""
     frame = None if table is None else table.frame
     found: dict[str, float] = {}
     if frame is not None and "size" in frame:

@@ -1,4 +1,4 @@
-"""Who makes what a job reads, and the settings of a job: what the rows of the table ask of an experiment."""
+"""Inputs and settings of jobs: what the rows of the table of stages take from an experiment."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Reads:
-    """What rows ask of the experiment: settings of a job by its wildcards, and who makes what."""
+    """Settings of a job by its wildcards, and the jobs that make its inputs."""
 
     def __init__(self, experiment: Experiment, design: "Design | None" = None):
         self.experiment, self.design = experiment, design
@@ -37,7 +37,7 @@ class Reads:
     # Settings.
 
     def every(self, wildcards: Wildcards) -> CellSettings:
-        """The cell, or the training that several cells share, of this name."""
+        """Return the settings of the cell, or of the training that several cells share, with these wildcards."""
         name = name_of(wildcards)
         experiment = self.experiment
         return experiment.trainings.get(name) or experiment.cells.get(name) or experiment.cell_settings(name)
@@ -46,14 +46,14 @@ class Reads:
         return self.experiment.alignments.get(name_of(wildcards)) or self.experiment.cell_settings(name_of(wildcards))
 
     def benchmark(self, wildcards: Wildcards) -> Any:
-        """The section of the experiment file."""
+        """Return the benchmark's section of the experiment file."""
         return next(own for own in self.experiment.evaluation.benchmarks if own.name == wildcards["benchmark"])
 
     def settings(self, part: Callable[[Wildcards], Any]) -> dict[str, Callable[[Wildcards], Any]]:
         return {"settings": lambda wildcards: to_json(part(wildcards))}
 
     def measured(self, wildcards: Wildcards) -> str:
-        """Which cell an evaluation is of; its weights may be those of many."""
+        """Return as JSON the cell that an evaluation is of, whose weights may serve many."""
         return to_json(self.every(wildcards).measured)
 
     # Inputs.
@@ -81,7 +81,7 @@ class Reads:
         return [Read("pretrain_language_model", size, LANGUAGE_MODEL)]
 
     def images(self, split: str, of: Callable[[Wildcards], CellSettings]) -> Callable[[Wildcards], list[Read]]:
-        """What a cell sees of a split: cached features of the layers that it reads, or the images themselves."""
+        """Return how a cell reads a split: cached features of its layers, or the images themselves."""
 
         def read(wildcards: Wildcards) -> list[Read]:
             traits = self.experiment.traits.get(of(wildcards).compressor)  # None: a training that is no cell
@@ -96,12 +96,12 @@ class Reads:
         return stage_1_reads(self.experiment, self.every(wildcards), "connector.safetensors")
 
     def training(self, wildcards: Wildcards) -> list[Read]:
-        """The training whose weights a cell has."""
+        """Return the training whose weights a cell has."""
         training = self.experiment.training_of(self.every(wildcards))
         return [training_of(training, "training.json", *(f"model/{name}" for name in LANGUAGE_MODEL))]
 
     def trainings(self, *files: str) -> Callable[[Wildcards], list[Read]]:
-        """Files of the trainings of all cells."""
+        """Return these files of the trainings of all cells."""
 
         def read(_: Wildcards) -> list[Read]:
             return [training_of(training, *files) for training in self.trainings_for(self.cells()).values()]
@@ -109,21 +109,21 @@ class Reads:
         return read
 
     def cells(self, *, before: int | None = None) -> dict[str, CellSettings]:
-        """All cells, of a design those that it chose: in all its rounds, or in those before one."""
+        """Return all cells or, with a design, those that it chose in all its rounds or in those before one."""
         every = self.experiment.cells
         return every if self.design is None else {name: every[name] for name in self.design.chosen(before=before)}
 
     def trainings_for(self, cells: Mapping[str, CellSettings]) -> dict[str, CellSettings]:
-        """The trainings that cells need, by name."""
+        """Return the trainings that cells need, by name."""
         needed = map(self.experiment.training_of, cells.values())
         return {training.name: training for training in needed}
 
     def evaluations(self, _: Wildcards) -> list[Read]:
-        """Every evaluation of all cells."""
+        """Return every evaluation of all cells."""
         return [read for cell in self.cells().values() for read in evaluations_of(self.experiment, cell)]
 
     def before_cells(self, _: Wildcards) -> list[Read]:
-        """training.json of everything that is trained before the cells."""
+        """Return training.json of everything that is trained before the cells."""
         of = ("training.json",)
         if self.experiment.pretrained:
             trainings = self.trainings_for(self.cells()).values()
@@ -135,7 +135,7 @@ class Reads:
         return [Read("train_encoder", files=of), *language_models]
 
     def model_files(self, part: Callable[[Wildcards], Any], wildcards: Wildcards) -> list[str]:
-        """The files of a model that lies in a folder here; none for a model of the hub."""
+        """Return the files of a model in a local folder; none for a model of the hub."""
         settings = part(wildcards)
         assert isinstance(settings, ModelSettings)
         folder = Path(settings.source)
@@ -143,7 +143,7 @@ class Reads:
         return [str(file) for file in files if file.suffix in OF_A_MODEL]
 
     def conversations(self, wildcards: Wildcards) -> list[str]:
-        """The files of conversations of a split that lie on this machine."""
+        """Return the local files of conversations of a split."""
         settings = self.experiment.picture_settings(wildcards["split"])
         assert isinstance(settings, SplitSettings)
         return [file.conversations for file in settings.files.values() if not file.repository]
@@ -154,18 +154,18 @@ def _rule(step: str, training: CellSettings) -> str:
 
 
 def stage_1_reads(experiment: Experiment, training: CellSettings, *files: str) -> list[Read]:
-    """Files of a training's stage 1; none where the experiment has no such stage."""
+    """Return these files of a training's stage 1; none if the experiment has no such stage."""
     stage = experiment.stage_1_of(training)
     return [Read(_rule("align", stage), wildcards_of(stage), files)] if stage else []
 
 
 def training_of(training: CellSettings, *files: str) -> Read:
-    """Files of a training."""
+    """Return these files of a training."""
     return Read(_rule("train", training), wildcards_of(training), files)
 
 
 def evaluations_of(experiment: Experiment, cell: CellSettings) -> list[Read]:
-    """Every evaluation of a cell: on the test split, and on each benchmark."""
+    """Return every evaluation of a cell: on the test split, and on each benchmark."""
     own = wildcards_of(cell)
     tested = [Read("evaluate_cell", own)] if experiment.has_test else []
     asked = ((RULE_OF_RUNNER[section.by], section.name) for section in experiment.evaluation.benchmarks)
@@ -173,5 +173,8 @@ def evaluations_of(experiment: Experiment, cell: CellSettings) -> list[Read]:
 
 
 def whole_as_json(experiment: Experiment) -> str:
-    """The whole experiment as JSON. No parameter of a rule: what a job depends on of it is behind its inputs."""
+    """Return the whole experiment as JSON.
+
+    It is never a parameter of a rule: the lineage of a job's inputs covers what the job depends on.
+    """
     return json.dumps(as_data(experiment))

@@ -1,6 +1,6 @@
-"""A record beside each result: what the job was given, the commit, and the hash of every file that it made.
+"""Records beside results: the parameters of the job, the commit, and the hash of every file that it made.
 
-It travels with the result, so that a clone can tell what a file is and whether it is still what its job made.
+A record travels with its result, so that a clone can tell what a file is and whether it is still what its job made.
 `training.json` of a cell has `training.record.json`, a folder such as `encoder/` has `encoder/record.json`.
 """
 
@@ -18,17 +18,19 @@ from vlmlaw.runtime.git import commit
 from vlmlaw.runtime.whole_files import whole_file
 
 NAME = "record.json"
-GIVEN = ("settings", "code", "upstream")  # what a job's result depends on, as the workflow's parameters have it
+GIVEN = ("settings", "code", "upstream")  # the parameters of the workflow that a job's result depends on
 MADE_FROM = ("inputs", "content", "at")
 SEAL = "seal"
-DEPTH = 4  # of inputs of inputs in a record: a cell, its features, the encoder, the pictures
+DEPTH = 4  # levels of inputs of inputs in a record: a cell, its features, the encoder, the pictures
 
 
 def add_options(parser: Any) -> None:
-    """What a rule gives before the verb, so that the verb's result gets a record."""
-    parser.add_argument("--record", type=Path, metavar="PATH", help="write there what the verb made, and from what")
+    """Add the options by which a rule has a verb write a record of its result; they come before the verb."""
+    parser.add_argument(
+        "--record", type=Path, metavar="PATH", help="write a record of what the verb made, and from what"
+    )
     parser.add_argument("--code", metavar="HASH", help="for the record: version of the stage's code")
-    parser.add_argument("--upstream", metavar="HASH", help="for the record: what stands behind the inputs")
+    parser.add_argument("--upstream", metavar="HASH", help="for the record: hash of what the inputs were made from")
     parser.add_argument(
         "--from", nargs="*", default=[], metavar="NAME=FILE", dest="made_from", help="for the record: its inputs"
     )
@@ -41,7 +43,7 @@ def add_options(parser: Any) -> None:
 
 
 def inputs_of(args: Namespace) -> dict[str, dict[str, Any]]:
-    """What a verb is about to read, for its record: other results by their records, files of the user's by content."""
+    """Describe what a verb is about to read: other results by their records, the user's own files by content."""
     return {
         "inputs": {name: known for name, path in _inputs(args.made_from).items() if (known := _known(path))},
         "read": {str(path): _identity(path) for path in args.read},
@@ -49,7 +51,7 @@ def inputs_of(args: Namespace) -> dict[str, dict[str, Any]]:
 
 
 def write(args: Namespace, *, began_with: Mapping[str, Any] | None = None) -> None:
-    """Write the record of a verb that has just ended well; `began_with` is what `inputs_of` gave when it began."""
+    """Write the record of a verb that ended well; `began_with` is what `inputs_of` returned at its start."""
     made_from = began_with or inputs_of(args)
     record, out = args.record, Path(args.out)
     folder = out if out.is_dir() else out.parent
@@ -76,7 +78,7 @@ def write(args: Namespace, *, began_with: Mapping[str, Any] | None = None) -> No
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A record, or None where there is none, or one that cannot be read or was altered after it was written."""
+    """Read a record; None if it is missing, cannot be read or was altered after it was written."""
     try:
         record = json.loads(path.read_text())
         whole = isinstance(record["files"], dict) and all(name in record for name in (*GIVEN, *MADE_FROM))
@@ -86,13 +88,13 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def _seal(record: Mapping[str, Any]) -> str:
-    """A hash of all that a record says, by which a change of it shows."""
+    """Return a hash of all that a record says, which shows whether it was altered."""
     text = json.dumps({key: value for key, value in record.items() if key != SEAL}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def is_made(args: Namespace) -> bool:
-    """Whether the record says that the verb's result is there, whole, and of the same settings, code and inputs."""
+    """Return whether the verb's result exists, is whole, and by its record has the same settings, code and inputs."""
     record = read(args.record) if args.record else None
     if record is None or any(record[name] != getattr(args, name, None) for name in GIVEN):
         return False
@@ -109,7 +111,7 @@ def _is_identity_of(path: Path, identity: Mapping[str, Any]) -> bool:
 
 
 def record_of(result: Path) -> Path | None:
-    """The record of a file or folder of results, where it has one."""
+    """Return the record of a file or folder of results; None if it has none."""
     candidates = [
         result / NAME,
         result.parent / f"{result.stem}.record.json",
@@ -120,7 +122,7 @@ def record_of(result: Path) -> Path | None:
 
 
 def content_version(files: Mapping[str, Mapping[str, Any]]) -> str:
-    """One short hash of all files of a record: the version of what they hold."""
+    """Return one short hash of all files of a record: the version of their content."""
     lines = (f"{name} {identity['sha256']}" for name, identity in sorted(files.items()))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
@@ -131,7 +133,7 @@ def sha256(path: Path) -> str:
 
 
 def _identity(path: Path) -> dict[str, Any]:
-    """Hash and size, and the time that lets this machine skip hashing it again."""
+    """Return hash and size of a file, and its time, which saves this machine from hashing it again."""
     status = path.stat()
     return {"sha256": sha256(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
@@ -141,7 +143,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _inputs(made_from: Iterable[str]) -> dict[str, Path]:
-    """NAME=FILE FILE ... as a rule gives it: the first file of each input, which stands for all."""
+    """Parse `NAME=FILE FILE ...` as rules give it: the first file of each input, which stands for all of them."""
     named = (text.partition("=") for text in made_from)
     return {name.replace("_", "-"): Path(path) for name, equals, path in named if equals and path}
 
@@ -164,13 +166,13 @@ def _pruned(record: dict[str, Any], *, depth: int) -> dict[str, Any]:
 
 
 def walk(inputs: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every input of a record and their inputs, by name, the nearest first."""
+    """Yield every input of a record and their inputs, by name, each before its own inputs."""
     for name, part in inputs.items():
         yield name, part
         yield from walk(part.get("inputs") or {})
 
 
 def files_read(record: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Path and identity of every file of the user's that a result was made from, its inputs' included."""
+    """Yield path and identity of every file of the user's own that a result or its inputs were made from."""
     for part in (record, *(part for _, part in walk(record["inputs"]))):
         yield from part.get("read", {}).items()

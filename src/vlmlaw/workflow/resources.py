@@ -1,9 +1,9 @@
-"""What a job asks a cluster for: memory, minutes, GPUs, from what its cell costs and how earlier attempts ended.
+"""Requests of jobs to a cluster: memory, minutes and GPUs, from the cost of a cell and the ends of earlier attempts.
 
-With pretrained models the FLOPs of a training are those of the estimate of GPU-hours (experiment/budget.py); in the
-miniature, and for whatever only reads, a forward pass of N parameters over T tokens takes 2NT (Kaplan et al. 2020,
-arXiv 2001.08361, 2.1). Requests are generous: too much waits a little longer in a queue, too little is lost. What was
-not enough is asked for twofold the next time, up to the experiment's limits.
+With pretrained models the FLOPs of a training are those of the estimate of GPU-hours (experiment/budget.py). In the
+miniature, and for jobs that only read, a forward pass of N parameters over T tokens takes 2NT (Kaplan et al. 2020,
+arXiv 2001.08361, 2.1). Requests are generous: with too much a job waits a little longer in the queue, with too little
+its work is lost. A request that was not enough is doubled for the next attempt, up to the experiment's limits.
 """
 
 from __future__ import annotations
@@ -22,49 +22,49 @@ from vlmlaw.workflow.attempts import KILLED, MEMORY, TIME, failures
 from vlmlaw.workflow.stage import ALIGN, TRAIN, Stage, name_of
 from vlmlaw.workflow.stages import stages_of
 
-BASE_MB = 1500  # Python, torch, transformers and a small dataset took 450 MB, Snakemake's own processes 250 MB
+BASE_MB = 1500  # measured: 450 MB for Python, torch, transformers and a small dataset, 250 MB for Snakemake
 BASE_MINUTES = 10  # to start, read the data and write the result
-SLACK = 3  # requested time over estimated: a slow node, a shared file system
-CPU_FLOPS = 5e9  # of a thread, on matrices as small as the miniature's
+SLACK = 3  # requested over estimated time, for slow nodes and shared file systems
+CPU_FLOPS = 5e9  # per second and thread, on matrices as small as the miniature's
 TOKENIZING_MB = 2000
-TRAINING_BYTES = 16  # a parameter with its gradient and Adam's two moments, in float32
-HOST_BYTES = 4  # a parameter in each process while weights are read; the first writes as many again
-RECORD_BYTES = 5_000  # LLaVA-style, in each process: 250 tokens of 10 bytes, and as much while they are measured
-TOKENIZING_BYTES = 15_000  # a record's text (5,000 by count, for 1,100 bytes of JSON), its chat and its tokens
-USABLE_SHARE = 0.8  # of a GPU's memory, for weights and their training state; activations have the rest
+TRAINING_BYTES = 16  # of a parameter with its gradient and Adam's two moments, in float32
+HOST_BYTES = 4  # of a parameter in each process while weights are read; the first process writes as many again
+RECORD_BYTES = 5_000  # of a LLaVA record in each process: 250 tokens of 10 bytes, twice while they are measured
+TOKENIZING_BYTES = 15_000  # of a record: its text (5,000 as counted, for 1,100 of JSON), its chat and its tokens
+USABLE_SHARE = 0.8  # of a GPU's memory for weights and their training state; the rest is for activations
 GROWTH = 2
-# By one process; more GPUs only where the weights do not fit into one.
+# Rules that run in one process, with more than one GPU only if the weights do not fit into one.
 READERS = ("evaluate_cell", "evaluate_benchmark", "evaluate_by_lmms_eval", "cache_features")
-UNCOUNTED_TEST = 10_000  # records of a test file that nobody has counted
+UNCOUNTED_TEST = 10_000  # assumed records of a test file whose `records` are not given
 
-Request = Callable[..., int]  # of a job's wildcards and attempt, as Snakemake calls it
+Request = Callable[..., int]  # a function of wildcards and attempt, as Snakemake calls it
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a job computes: FLOPs, and parameters held with so many bytes each, beside bytes of data."""
+    """What a job computes and holds: FLOPs, parameters of `bytes_per_param` each, and bytes of data."""
 
     n_params: float
     flops: float
     bytes_per_param: int
     data_bytes: int = 0
-    least_gpus: int = 1  # by the estimate of memory
+    least_gpus: int = 1  # that it needs by the estimate of memory
 
 
 class Needs:
-    """Requests of each expensive rule; a method returns the function of wildcards that Snakemake wants."""
+    """Requests of each expensive rule, as functions of wildcards for Snakemake."""
 
     def __init__(self, experiment: Experiment, stages: Mapping[str, Stage] | None = None):
         self.experiment, self.compute = experiment, experiment.compute
         self._stages = stages or stages_of(experiment)
 
     def memory_mb(self, rule: str, *, least: int = 0) -> Request:
-        """Host memory. Doubled for each attempt that ran out of it, or was killed and nobody said why."""
+        """Request host memory; double it for each attempt that ran out of it, or was killed for no known cause."""
 
         def request(wildcards: Any, attempt: int = 1) -> int:
             load = self._load(rule, wildcards)
             n_processes = self._processes(rule, load)
-            # Each process loads the whole model before it keeps a part of it; the first one writes it.
+            # Each process loads the whole model before it keeps its part; the first one also writes it.
             per_param = HOST_BYTES * (n_processes + 1) + (0 if self.compute.gpus else load.bytes_per_param)
             megabytes = BASE_MB * n_processes + (per_param * load.n_params + load.data_bytes * n_processes) / 1e6
             grown = self._grown(rule, wildcards, attempt, causes=(MEMORY, KILLED))
@@ -73,14 +73,14 @@ class Needs:
         return request
 
     def tokenizing_memory_mb(self, wildcards: Any, attempt: int = 1) -> int:
-        """Host memory to turn a split's conversations into tokens; twice as much with each attempt."""
+        """Return the host memory to tokenize a split's conversations; it doubles with each attempt."""
         data = self.experiment.data
         n_records = 0 if isinstance(data, DataSettings) else self._n_images(wildcards.split)
         megabytes = TOKENIZING_MB + TOKENIZING_BYTES * n_records // 10**6
         return self.doubling(megabytes, most=self.compute.max_memory_mb)(wildcards, attempt)
 
     def minutes(self, rule: str, *, least: int = 0) -> Request:
-        """Run time. Doubled for each attempt that ran out of it."""
+        """Request run time; double it for each attempt that ran out of it."""
 
         def request(wildcards: Any, attempt: int = 1) -> int:
             load = self._load(rule, wildcards)
@@ -92,11 +92,11 @@ class Needs:
 
     @staticmethod
     def doubling(amount: int, *, most: int) -> Request:
-        """Request for a rule that records no attempts: twice as much with each, but no more than `most`."""
+        """Request an amount that doubles with each attempt up to `most`, for a rule that records no attempts."""
         return lambda wildcards, attempt=1: min(most, amount * GROWTH ** (attempt - 1))
 
     def gpus(self, rule: str) -> Request:
-        """GPUs: those of the experiment, or as many more as the weights with their training state fill."""
+        """Request the experiment's GPUs, or more if the weights with their training state fill more."""
         return lambda wildcards, attempt=1: self._gpus(rule, self._load(rule, wildcards))
 
     def _gpus(self, rule: str, load: Load) -> int:
@@ -112,18 +112,18 @@ class Needs:
         return self.compute.processes or max(self._gpus(rule, load), 1)
 
     def flops_per_second(self, gpus: int) -> float:
-        """Sustained by a job."""
+        """Return the FLOPs per second that a job sustains."""
         if gpus:
             return gpus * self.compute.peak_tflops * 1e12 * self._utilisation
         return self.compute.threads * CPU_FLOPS
 
     def cell_seconds(self, cell: CellSettings) -> float:
-        """Estimated seconds of a cell's training and evaluation together, without slack."""
+        """Estimate the seconds of a cell's training and evaluation together, without slack."""
         loads = {"train_cell": self._training(cell), "evaluate_cell": self._evaluation(cell)}
         return sum(load.flops / self.flops_per_second(self._gpus(rule, load)) for rule, load in loads.items())
 
     def cell_gpus(self, cell: CellSettings) -> int:
-        """GPUs of a cell's training."""
+        """Return the GPUs of a cell's training."""
         return self._gpus("train_cell", self._training(cell))
 
     # Loads.
@@ -149,7 +149,7 @@ class Needs:
         return self._evaluation(experiment.cell_settings(name))
 
     def _training(self, cell: CellSettings) -> Load:
-        """Of a cell, or of its stage 1, through whose frozen LLM gradients pass all the same."""
+        """Return the load of a cell's training or of its stage 1, whose frozen LLM gradients pass all the same."""
         n_params, split = (
             self.experiment.n_params_estimate(cell.size),
             "train" if cell.trains_language_model else "align",
@@ -166,7 +166,7 @@ class Needs:
 
     @cached_property
     def _utilisation(self) -> float:
-        """As finished trainings had it, or as the file assumes."""
+        """Share of the peak FLOPs that finished trainings reached, or that the experiment file assumes."""
         return budget.utilisation_of(self.experiment) if self.experiment.pretrained else self.compute.utilisation
 
     @cached_property
@@ -182,7 +182,7 @@ class Needs:
         return 12 * self.experiment.tower.num_hidden_layers * self.experiment.tower.hidden_size**2
 
     def _n_images(self, split: str) -> int:
-        """Images that a job reads of a split, at the most: one for each record."""
+        """Return the most images that a job can read of a split: one for each record."""
         data = self.experiment.data
         if isinstance(data, DataSettings):
             return data.images[split]
@@ -191,7 +191,7 @@ class Needs:
         return data.whole(split).records or budget.UNCOUNTED
 
     def _n_tokens(self, cell: CellSettings) -> int:
-        """Of a record; a training for any V is counted with all patches."""
+        """Return the tokens of a record; a training for every V counts with all patches."""
         return (cell.n_visual_tokens or self.experiment.grid_side**2) + self._n_text_tokens
 
     @property
@@ -200,7 +200,7 @@ class Needs:
         return 8 * data.questions_per_image if isinstance(data, DataSettings) else data.whole("train").text_tokens
 
     def _grown(self, rule: str, wildcards: Any, attempt: int, *, causes: tuple[str, ...]) -> int:
-        """Twofold for each attempt that ended so, or before it could record anything."""
+        """Return a request's factor, doubled for each attempt that ended so, or before it could record anything."""
         ends = failures(self._stages[rule].log_of(self.experiment.results, dict(wildcards.items())))
         unrecorded = max(0, attempt - 1 - len(ends))
         return GROWTH ** (unrecorded + sum(end in causes for end in ends))

@@ -1,4 +1,4 @@
-"""Jobs that Slurm still has for this folder. A workflow that was killed leaves them behind, and starts none twice."""
+"""Find the jobs that a killed workflow left in Slurm's queue, so that a new run starts none of them twice."""
 
 import subprocess
 import time
@@ -33,7 +33,7 @@ class SlurmJob:
 
 
 def jobs_of(folder: Path) -> list[SlurmJob] | None:
-    """Our jobs in the queue that work in this folder; None where there is no Slurm or it does not answer."""
+    """Return our jobs in the queue that work in this folder; None if there is no Slurm or it does not answer."""
     command = ["squeue", "--me", "--noheader", "--format=%i|%T|%k|%Z"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
@@ -47,7 +47,7 @@ def jobs_of(folder: Path) -> list[SlurmJob] | None:
 
 
 def refuse_orphans(folder: Path) -> None:
-    """Raises UserError while an earlier run's jobs are in the queue: a new one would start the same cells again."""
+    """Raise UserError while an earlier run's jobs are in the queue, whose cells a new run would start again."""
     if not (folder / SLURM_LOGS).is_dir():
         return
     orphans = jobs_of(folder)
@@ -61,7 +61,7 @@ def refuse_orphans(folder: Path) -> None:
 
 
 def run_orphans(*, cancel: bool, wait: bool) -> None:
-    """List, end or await this folder's jobs. Raises UserError where no Slurm answers."""
+    """List, end or await this folder's jobs. Raises UserError if no Slurm answers."""
     folder = Path.cwd()
     while True:
         jobs = jobs_of(folder)

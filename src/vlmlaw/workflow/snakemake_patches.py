@@ -1,9 +1,9 @@
-"""Patches of Snakemake internals: what this workflow needs and no setting or hook of Snakemake gives.
+"""Patches of Snakemake internals, for what this workflow needs and no setting or hook of Snakemake offers.
 
 Each patch stands alone. It names the internals that it relies on with the shape that they had when it was written, what
-a run loses without it, and the change of Snakemake that would end it. Where one of them is missing or has another
-shape, the patch stays out, the run goes on, and one line on stderr says what is lost. Questions about a run that only
-internals answer are guarded in the same way: each has a cautious answer for a Snakemake that it does not know.
+a run loses without it, and the change in Snakemake that would make it unnecessary. If one of the internals is missing
+or has another shape, the patch is left out, the run goes on, and one line on stderr says what is lost. Queries that
+only internals answer are guarded in the same way, with a cautious answer for a Snakemake that they do not know.
 """
 
 import inspect
@@ -28,10 +28,10 @@ def apply(
     digest: Callable[[str], str],
     is_finished: Callable[[Any], bool],
 ) -> None:
-    """Put every patch in place that fits this Snakemake; the head process says once what is lost by the others.
+    """Apply every patch that fits this Snakemake; the head process says once what is lost without the others.
 
-    `is_verified` and `digest` are what `trust_record_without_checksum` asks, `is_finished` is what
-    `accept_results_of_lost_runs` does. A second call replaces the first.
+    `is_verified` and `digest` are for `trust_record_without_checksum`, `is_finished` is for
+    `accept_results_of_lost_runs`. A second call replaces the first.
     """
     no_retry_of_unrecoverable_jobs()
     keep_locks_of_other_runs()
@@ -60,7 +60,7 @@ def _say_what_is_lost() -> None:
 
 
 def _replace(owner: type, name: str, make: Callable[[Any], Any]) -> None:
-    """Replace a class's attribute by what `make` makes of Snakemake's own."""
+    """Replace a class's attribute by what `make` returns for Snakemake's own."""
     own = _REPLACED.setdefault((owner, name), inspect.getattr_static(owner, name))
     setattr(owner, name, make(own))
 
@@ -77,10 +77,10 @@ def _replace(owner: type, name: str, make: Callable[[Any], Any]) -> None:
     until="https://github.com/snakemake/snakemake/issues/2441: a workflow decides whether to try a job again",
 )
 def no_retry_of_unrecoverable_jobs() -> None:
-    """Have Snakemake try no job again whose last attempt said that none can succeed.
+    """Do not retry a job whose last attempt found that no attempt can succeed.
 
-    `retries` is a number for a rule, whatever its job failed of. But after each failure the scheduler asks the job how
-    often it may be restarted.
+    `retries` is a number for a rule, whatever the cause of a failure. But after each failure the scheduler asks the job
+    how often it may be restarted.
     """
     from snakemake.jobs import GroupJob, Job
 
@@ -107,7 +107,7 @@ def no_retry_of_unrecoverable_jobs() -> None:
     until="no issue found: a run that ends deletes only the lock files that it wrote",
 )
 def keep_locks_of_other_runs() -> None:
-    """Have a run that ends take away its own locks only; `--unlock` still takes all.
+    """Have a run that ends remove its own locks only; `--unlock` still removes all.
 
     Snakemake lets two runs that make different files share a folder, but the first to end removes the folder of all
     locks. `snakemake models`, with nothing to do beside a run that trains cells, would let a third one train the same.
@@ -132,7 +132,7 @@ def keep_locks_of_other_runs() -> None:
     until="https://github.com/snakemake/snakemake/issues/2210: records can be written for results that are there",
 )
 def trust_record_without_checksum(is_verified: Callable[[Any, str], bool], digest: Callable[[str], str]) -> None:
-    """Have an input count as unchanged where Snakemake recorded nothing of it, but `is_verified(job, file)` does.
+    """Have an input without a recorded checksum count as unchanged if `is_verified(job, file)` says so.
 
     Snakemake runs a job whose input is newer than its result, unless the job's record has the input's checksum. Where
     the record is missing, as in a clone without `.snakemake`, times alone would decide.
@@ -158,7 +158,7 @@ def trust_record_without_checksum(is_verified: Callable[[Any, str], bool], diges
 def omit_unused_conda_env(workflow: Any) -> None:
     """Have the records of outputs hold the conda environment only where jobs run in one.
 
-    It is the whole file in base64, in the record of every output: 9 of 13 kB, which no question of Snakemake's needs.
+    Otherwise each record holds the whole file in base64: 9 of its 13 kB, which no decision of Snakemake needs.
     """
     from snakemake.persistence import PersistenceBase
     from snakemake.settings.types import DeploymentMethod
@@ -178,8 +178,8 @@ def omit_unused_conda_env(workflow: Any) -> None:
 def record_results_inside_cluster_jobs(workflow: Any) -> None:
     """Have a cluster's job itself record what its outputs were made with.
 
-    Otherwise only the head process does, when it hears of the end. After a head that was killed, cells which finished
-    without it would be made again (where an older record is there) or taken whatever their settings (where none is).
+    Otherwise only the head process does, when it hears of the job's end. If the head was killed, cells that finished
+    without it would be made again (if there is an older record) or accepted whatever their settings (if there is none).
     """
     from snakemake.persistence import PersistenceBase
 
@@ -205,17 +205,17 @@ def record_results_inside_cluster_jobs(workflow: Any) -> None:
     until="no issue found: a job's own word, such as a file that it writes last, says that its outputs are complete",
 )
 def accept_results_of_lost_runs(is_finished: Callable[[Any], bool]) -> None:
-    """Have outputs that a killed run left marked as incomplete count, where `is_finished(job)` knows them as whole.
+    """Accept outputs that a killed run left marked as incomplete if `is_finished(job)` finds them whole.
 
-    Snakemake marks outputs when their job starts and takes the mark away when it hears of the end. A job whose head was
-    killed may end well all the same, and its own record, written last, says so.
+    Snakemake marks outputs when their job starts, and removes the mark when it hears of the job's end. A job whose head
+    was killed may still end well, and its own record, written last, says so.
     """
     from snakemake.persistence import PersistenceBase
 
     def make(own: Callable[..., Any]) -> Callable[..., Any]:
         async def incomplete(self: Any, job: Any) -> list[Any]:
             if marked_incomplete(self, job.output) and is_finished(job):
-                job.dag.update_jobids()  # a record names the job's, which Snakemake gives later
+                job.dag.update_jobids()  # the record holds the job's id, which Snakemake assigns later
                 await self.finished(job)
             return await own(self, job)
 
@@ -230,10 +230,10 @@ def accept_results_of_lost_runs(is_finished: Callable[[Any], bool]) -> None:
     until="no issue found: `rerun-triggers` without `mtime` needs no order of times",
 )
 def accept_inputs_dated_ahead() -> None:
-    """Have a finished job's outputs bear its newest input's time, where a clock ahead has dated that later than now.
+    """Give a finished job's outputs the time of its newest input if a fast clock has dated that later than now.
 
-    Snakemake would fail the job for it, after hours of training and every time again, although its inputs are compared
-    by content here.
+    Snakemake would fail the job for it, after hours of training and at every attempt, although here inputs are compared
+    by content.
     """
     from snakemake.dag import DAG
 
@@ -261,7 +261,7 @@ def accept_inputs_dated_ahead() -> None:
     until="no issue found: `_io_read` ignores records that are cut off, but not those with other damage",
 )
 def pass_over_damaged_records() -> None:
-    """Have a record of Snakemake's that cannot be read count as missing; the one beside the result then answers."""
+    """Treat a record of Snakemake's that cannot be read as missing, so that the record beside the result counts."""
     from snakemake.persistence.file import FilePersistence
 
     def make(own: Callable[..., Any]) -> Callable[..., Any]:
@@ -270,7 +270,7 @@ def pass_over_damaged_records() -> None:
                 return own(self, key)
             except (OSError, ValueError, TypeError) as error:
                 path = self._record_path(self._metadata_path, key)
-                _say_once(f"{path}: damaged ({type(error).__name__}); what stands beside {key} counts instead.")
+                _say_once(f"{path}: damaged ({type(error).__name__}); the record beside {key} counts instead.")
                 return None
 
         return _read_record
@@ -283,11 +283,11 @@ def _say_once(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-# Questions about a run.
+# Queries about a run.
 
 
 def _has_marks(persistence: Any, files: Iterable[Any]) -> bool:
-    """Whether any file at all is marked, as far as the folder of marks says; yes where there is none."""
+    """Return whether any file is marked at all, by the folder of marks; True if there is no such folder."""
     folder = Path(persistence.path) / "incomplete"
     return not folder.is_dir() or any(folder.iterdir())
 
@@ -300,7 +300,7 @@ def _has_marks(persistence: Any, files: Iterable[Any]) -> bool:
     otherwise=_has_marks,
 )
 def marked_incomplete(persistence: Any, files: Iterable[Any]) -> bool:
-    """Whether Snakemake takes one of these outputs for half made: its run was killed before it heard of the end."""
+    """Return whether Snakemake takes one of these outputs for incomplete: its run was killed before the job's end."""
     return bool(persistence._filter_incomplete_keys([persistence._get_key(file) for file in files]))
 
 
@@ -312,26 +312,26 @@ def marked_incomplete(persistence: Any, files: Iterable[Any]) -> bool:
     until="no issue found: a documented way to read an output's record",
 )
 def record_of_output(persistence: Any, file: Any) -> Any:
-    """Snakemake's record of an output, with `params` and `input_checksums`; None where it has none."""
+    """Return Snakemake's record of an output, with `params` and `input_checksums`; None if there is none."""
     return persistence.metadata(file)
 
 
 def is_checkpoint_target(file: Any) -> bool:
-    """Whether an input stands for those that are known only once a checkpoint has run."""
+    """Return whether an input stands for inputs that are known only once a checkpoint has run."""
     return bool(getattr(file, "flags", {}).get("checkpoint_target"))
 
 
 def foresees_reruns() -> bool:
-    """Whether a job runs only if its results are not up to date by our own judgement.
+    """Return whether jobs run only if our own records say that their results are not up to date.
 
-    Without Snakemake's records or a say in them it may run by Snakemake's, and then has to get all its inputs.
+    Without access to Snakemake's records, a job may also run by Snakemake's decision, and then needs all its inputs.
     """
     needed = (trust_record_without_checksum.__name__, record_of_output.__name__)
     return not any(RELIANCES[name].differences for name in needed)
 
 
 def accepts_results_of_lost_runs() -> bool:
-    """Whether results that ended after their head was killed count: see the patch of that name."""
+    """Return whether results of jobs that ended after their head was killed count (see the patch of that name)."""
     return not RELIANCES[accept_results_of_lost_runs.__name__].differences
 
 
@@ -343,13 +343,13 @@ def accepts_results_of_lost_runs() -> bool:
     until="no issue found: `workflow` offers the limits given by --resources, as it does `workflow.cores`",
 )
 def limit_of_this_machine(workflow: Any, resource: str) -> int | None:
-    """How much of a resource all jobs may use together where they run on this machine; None without a limit."""
+    """Return the limit of a resource for all jobs together if they run on this machine; None without a limit."""
     limit = workflow.global_resources.get(resource) if workflow.local_exec else None
     return limit.value if limit is not None else None
 
 
 def _config_unknown(workflow: Any) -> dict[str, Any]:
-    """All of the configuration as if it came from the command line."""
+    """Return the whole configuration as if it came from the command line."""
     return {"files": [], "given": dict(workflow.globals["config"]), "texts": []}
 
 
@@ -363,7 +363,7 @@ def _config_unknown(workflow: Any) -> dict[str, Any]:
     otherwise=_config_unknown,
 )
 def config_given(workflow: Any) -> dict[str, Any]:
-    """The `files` of --configfile, what --config has `given`, and its `texts`, each `key=value`."""
+    """Return the `files` of --configfile, the values `given` by --config, and its `texts` `key=value`."""
     settings = workflow.config_settings
     texts = list(settings.config_args or ())
     return {"files": list(settings.configfiles), "given": dict(settings.config), "texts": texts}
@@ -371,10 +371,10 @@ def config_given(workflow: Any) -> dict[str, Any]:
 
 @relies_on(
     Part("snakemake.workflow", "Workflow", "is_main_process", PROPERTY),
-    lost="what a run says once is said by each job of a cluster too",
+    lost="messages that a run prints once are printed by each job of a cluster, too",
     until="no issue found: `workflow.is_main_process` is documented",
     otherwise=True,
 )
 def is_head_process(workflow: Any) -> bool:
-    """Whether this is the process that plans and starts jobs, and not a job of a cluster."""
+    """Return whether this process plans and starts jobs, rather than being a cluster's job."""
     return workflow.is_main_process

@@ -1,9 +1,9 @@
-"""The table of stages: everything that the workflow has to know of a stage is said here, once.
+"""The table of stages: all that the workflow has to know about each stage, in one place.
 
 A row names a rule of Snakemake, the verb that does its work, the code and settings that its result depends on, what it
-reads of other stages and which files it makes. Rules, logs, records, the lineage of a result, status and what DVC
-depends on follow from the rows. `stages_of(experiment)` is the table of one experiment: what is trained in the
-miniature is fetched in an experiment with pretrained models.
+reads of other stages and which files it makes. Rules, logs, records, the lineage of a result, status and the
+dependencies for DVC follow from the rows. `stages_of(experiment)` is the table of one experiment: models that the
+miniature trains are fetched in an experiment with pretrained models.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ from vlmlaw.workflow.stage import (
     wildcards_of,
 )
 
-FIGURES = {  # of the report: category and title in Snakemake's own report
+FIGURES = {  # of the page, with their category and title in Snakemake's own report
     "error_against_tokens": ("Law", "error against visual tokens"),
     "error_against_flops": ("Law", "error against FLOPs, frontier"),
     "error_against_time": ("Law", "error against measured time"),
@@ -60,9 +60,9 @@ OF_TIME = ("error_against_time", "time_against_flops")  # figures of an experime
 
 
 def stages_of(experiment: Experiment, design: Design | None = None) -> dict[str, Stage]:
-    """Every stage that the experiment may have, by its rule, in the order of the work.
+    """Return every stage that the experiment may have, by its rule, in the order of the work.
 
-    design: whose rounds are asked for the cells, where the experiment has one; None makes it.
+    `design` is the experiment's, whose rounds say which cells there are; None: it is made here if there is one.
     """
     design = design or design_of(experiment)
     of = Reads(experiment, design)
@@ -75,7 +75,7 @@ def stages_of(experiment: Experiment, design: Design | None = None) -> dict[str,
 
 
 def _made_data(of: Reads) -> list[Stage]:
-    """The miniature's pictures and text, and the tokenizer of both."""
+    """Stages for the miniature's pictures and text, and for the tokenizer of both."""
     experiment = of.experiment
     return [
         Stage(
@@ -122,7 +122,7 @@ def _made_data(of: Reads) -> list[Stage]:
 
 
 def _encoder(of: Reads) -> Stage:
-    """The miniature's vision encoder, or the pixels of patches where it has none."""
+    """Stage for the miniature's vision encoder, or for the pixels of patches if it has none."""
     experiment = of.experiment
     section: Any = experiment.vision
     common: dict[str, Any] = {
@@ -156,7 +156,7 @@ def _encoder(of: Reads) -> Stage:
 
 
 def _trained_models(of: Reads) -> list[Stage]:
-    """The miniature's vision encoder and language models."""
+    """Stages that train the miniature's vision encoder and language models."""
     experiment = of.experiment
     return [
         _encoder(of),
@@ -181,7 +181,7 @@ def _trained_models(of: Reads) -> list[Stage]:
 
 
 def _prepared_data(of: Reads) -> list[Stage]:
-    """Data in LLaVA's format, and the tokenizer of a pretrained model."""
+    """Stages for data in LLaVA's format, and for the tokenizer of a pretrained model."""
     experiment = of.experiment
     return [
         Stage(
@@ -217,7 +217,7 @@ def _prepared_data(of: Reads) -> list[Stage]:
 
 
 def _fetched_models(of: Reads) -> list[Stage]:
-    """A vision tower and language models of the hub, or of folders here."""
+    """Stages that fetch a vision tower and language models from the hub or from local folders."""
     experiment = of.experiment
 
     def size_settings(wildcards: Wildcards) -> Any:
@@ -262,7 +262,7 @@ def _fetched_models(of: Reads) -> list[Stage]:
 
 
 def _inputs(of: Reads) -> list[Stage]:
-    """What cells read: conversations as tokens, and images as cached features."""
+    """Stages for the inputs of cells: conversations as tokens, and images as cached features."""
     experiment = of.experiment
     return [
         Stage(
@@ -291,7 +291,7 @@ def _inputs(of: Reads) -> list[Stage]:
             files=tuple(f"layer{layer}.npy" for layer in experiment.cached_layers),
             reads={"encoder": of.encoder, "dataset": of.pictures()},
             params={"layers": lambda _: list(experiment.cached_layers)},
-            own_params=("layers",),  # which of them a cell reads stands in its own settings
+            own_params=("layers",),  # a cell's own settings say which of them it reads
             lasts=False,
             memory_mb=2500,
             minutes=60,
@@ -302,7 +302,7 @@ def _inputs(of: Reads) -> list[Stage]:
 
 
 def _trainings(of: Reads) -> list[Stage]:
-    """Both stages of a cell; each also for a training that serves every V."""
+    """Both training stages of a cell, each also for a training that serves every V."""
     common = {"language_model": of.language_model, "encoder": of.encoder}
     options = (
         " --language-model {language_model/} --encoder {encoder/} --tokens {tokens} --images {images/}"
@@ -342,7 +342,7 @@ def _trainings(of: Reads) -> list[Stage]:
 
 
 def _elastic(stage: Stage) -> Stage:
-    """The same for a training whose weights serve every V."""
+    """Return the same stage for a training whose weights serve every V."""
     return replace(
         stage,
         rule=stage.rule.replace("_cell", "_elastic"),
@@ -358,7 +358,7 @@ WHO = "{wildcards.size} with {wildcards.n_visual_tokens} visual tokens ({wildcar
 
 
 def _test(of: Reads) -> list[Stage]:
-    """A cell on the test split."""
+    """Stage that evaluates a cell on the test split."""
     experiment = of.experiment
     test = Stage(
         rule="evaluate_cell",
@@ -383,7 +383,7 @@ def _test(of: Reads) -> list[Stage]:
 
 
 def _benchmarks(of: Reads) -> list[Stage]:
-    """A cell on a benchmark: its questions asked here, or by lmms-eval."""
+    """Stages that evaluate a cell on a benchmark, by the project itself or by lmms-eval."""
     experiment = of.experiment
     asked = Stage(
         rule="evaluate_benchmark",
@@ -428,7 +428,7 @@ def _benchmarks(of: Reads) -> list[Stage]:
 
 
 def _latency(of: Reads) -> list[Stage]:
-    """The milliseconds of all cells, where the experiment asks for them: one job, whose times can be compared."""
+    """Stage that times all cells, if the experiment asks for it, in one job so that times can be compared."""
     asked = of.experiment.latency
     if asked is None:
         return []
@@ -452,7 +452,7 @@ def _latency(of: Reads) -> list[Stage]:
 
 
 def _proposals(of: Reads, design: Design) -> Stage:
-    """A round of a design."""
+    """Stage for a round of a design."""
 
     def cells(wildcards: Wildcards) -> dict[str, CellSettings]:
         return of.cells(before=int(wildcards["round"]))
@@ -487,7 +487,7 @@ def _proposals(of: Reads, design: Design) -> Stage:
 
 
 def _measurements(of: Reads) -> list[Stage]:
-    """The cards of all cells, and the table of what was measured of them; of a design its rounds before."""
+    """Stages for the cards of all cells and the table of their measurements, after the rounds of any design."""
     experiment, design = of.experiment, of.design
     whole = {"experiment": lambda _: whole_as_json(experiment)}
     timed = experiment.latency is not None
@@ -530,7 +530,7 @@ def _measurements(of: Reads) -> list[Stage]:
 
 
 def _explained(of: Reads) -> list[Stage]:
-    """Questions that tell size and tokens apart, where the report asks for them: a few cells answer again."""
+    """Stage for the page's questions that tell size and tokens apart, if wanted: a few cells answer again."""
     experiment, plan = of.experiment, explain_plan(of.experiment)
     if plan is None:
         return []
@@ -579,7 +579,7 @@ def _explained(of: Reads) -> list[Stage]:
 
 
 def _conclusions(of: Reads) -> list[Stage]:
-    """The law, the study in a few numbers, and the page."""
+    """Stages for the law, the study's summary in a few numbers, and the page."""
     experiment = of.experiment
     law = {"law": lambda _: [Read("fit_law")], "measurements": lambda _: [Read("collect_measurements")]}
     figures = [name for name in FIGURES if experiment.latency is not None or name not in OF_TIME]
@@ -620,7 +620,9 @@ def _conclusions(of: Reads) -> list[Stage]:
             }
             | ({"explained": lambda _: [Read("explain_samples")]} if explained else {})
             | last,
-            made=("index.html", "figures/*.svg") if explained else (),  # the questions lie beside them
+            made=("index.html", "figures/*.svg")
+            if explained
+            else (),  # without samples.json, which another stage makes in this folder
             many=("cells", "trainings"),
             params=of.settings(lambda _: experiment.report)
             | {"experiment": lambda _: described(experiment), "templates": lambda _: templates_version()},
@@ -632,7 +634,7 @@ def _conclusions(of: Reads) -> list[Stage]:
 
 
 def law_stage(measurements: str, options: Mapping[str, Any], *, message: str = "Fit the law") -> Stage:
-    """The law of the table that the rule `measurements` makes, with the options of the section `law:`."""
+    """Return the stage that fits the law to the table of the rule `measurements`; `options` are the section `law:`."""
     settings = {name: value for name, value in options.items() if name not in READING}
     return Stage(
         rule="fit_law",
@@ -650,7 +652,7 @@ def law_stage(measurements: str, options: Mapping[str, Any], *, message: str = "
 
 
 def _last_round(of: Reads) -> tuple[dict[str, Callable[[Wildcards], list[Read]]], str]:
-    """What reads all cells of a design reads its last round too: as an input, and as an option of the verb."""
+    """Return input and option by which a stage that reads all cells of a design reads its last round, too."""
     design = of.design
     if design is None:
         return {}, ""

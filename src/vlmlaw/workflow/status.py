@@ -1,6 +1,6 @@
-"""How far a grid is, from the files that are there: it reads what jobs leave behind and asks no workflow engine.
+"""Progress of a grid, read from the files that jobs leave, without Snakemake.
 
-So it works beside a running workflow, whose lock it does not touch, after one that was killed, and on a copy.
+It therefore works beside a running workflow, whose lock it does not touch, after one that was killed, and on a copy.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vlmlaw.workflow.stage import TRAIN, Read
 from vlmlaw.workflow.stages import stages_of
 
 PROC = Path("/proc")  # of Linux
-SIGN_OF_LIFE_S = 300  # a job writes into its log far more often, but for the reading of large weights
+SIGN_OF_LIFE_S = 300  # jobs write to their log far more often, except while they read large weights
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class CellStatus:
 
 @dataclass(frozen=True)
 class GridStatus:
-    """All cells, and hours: of jobs (`used`), of GPUs, and an estimate of what is left."""
+    """All cells, the hours that jobs and GPUs have used, and an estimate of those that are left."""
 
     experiment: str
     results: str
@@ -45,7 +45,7 @@ class GridStatus:
     used_gpu_hours: float = 0.0
     left_hours: float = 0.0
     left_gpu_hours: float = 0.0
-    calibrated: bool = False  # whether cells that are done corrected the estimate
+    calibrated: bool = False  # whether finished cells corrected the estimate
     design: str = ""  # of a grid with a design: how many cells it has chosen, and why it stopped
 
     def of(self, state: str) -> list[CellStatus]:
@@ -53,7 +53,7 @@ class GridStatus:
 
 
 def grid_status(experiment: Experiment) -> GridStatus:
-    """The status of every cell of an experiment whose results folder is beside the working directory."""
+    """Return the status of an experiment's cells, whose results folder is relative to the working directory."""
     results, needs = Path(experiment.results), Needs(experiment)
     chosen, design = _chosen(experiment)
     stages = {name: jobs for name, jobs in _jobs_of_cells(experiment).items() if name in chosen}
@@ -79,7 +79,7 @@ def grid_status(experiment: Experiment) -> GridStatus:
 
 
 def _chosen(experiment: Experiment) -> tuple[Collection[str], str]:
-    """The cells to tell of: all, or those that a design has chosen so far; with what it says."""
+    """Return the cells to report, all or those that a design has chosen so far, and a sentence about the design."""
     design = design_of(experiment)
     if design is None:
         return experiment.cells, ""
@@ -90,7 +90,7 @@ def _chosen(experiment: Experiment) -> tuple[Collection[str], str]:
 
 @dataclass(frozen=True)
 class _Job:
-    """A job of a cell: its rule, its log and the file that says it is done."""
+    """A job of a cell: its rule, its log and the file whose existence says that it is done."""
 
     rule: str
     log: Path
@@ -98,7 +98,7 @@ class _Job:
 
 
 def _jobs_of_cells(experiment: Experiment) -> dict[str, list[_Job]]:
-    """Of each cell the training whose weights it has, and its evaluations, in their order."""
+    """Return for each cell the training whose weights it has and its evaluations, in order."""
     table, results = stages_of(experiment), experiment.results
 
     def job(read: Read) -> _Job:
@@ -152,7 +152,7 @@ def _progress(results: Path, stage: _Job, attempt: Attempt) -> str:
 
 
 def _successes(stages: Sequence[_Job]) -> Iterable[tuple[Path, Attempt]]:
-    """The attempts that made a cell what it is: since the last but one success of each stage."""
+    """Yield the attempts that led to each stage's last success: those since the success before it."""
     for stage in stages:
         log = stage.log
         attempts = read_attempts(log)
@@ -162,7 +162,7 @@ def _successes(stages: Sequence[_Job]) -> Iterable[tuple[Path, Attempt]]:
 
 
 def _hours(log: Path, attempt: Attempt) -> tuple[float, int]:
-    """How long an attempt took, to its end or its last sign of life, and its GPUs."""
+    """Return the hours of an attempt, until its end or its last sign of life, and its GPUs."""
     end = attempt.ended
     if end is None:
         end = time.time() if is_alive(attempt, log) else _last_sign(log, attempt)
@@ -177,14 +177,14 @@ def _last_sign(log: Path, attempt: Attempt) -> float:
 
 
 def _logs(results: Path) -> list[Path]:
-    """The logs of all jobs that recorded attempts."""
+    """Return the logs of all jobs that recorded attempts."""
     suffix = ".attempts.jsonl"
     found = sorted((results / "logs").rglob(f"*{suffix}"))
     return [path.with_name(path.name.removesuffix(suffix) + ".log") for path in found]
 
 
 def status_text(status: GridStatus, *, details: int = 20) -> str:
-    """The status in words: counts, then what runs and what failed, with logs."""
+    """Return the status in words: counts, then running and failed cells with their logs."""
     states = ("done", "trained", "running", "failed", "waiting")
     counts = ", ".join(f"{len(status.of(state))} {state}" for state in states if status.of(state))
     lines = [f"{status.experiment}: {len(status.cells)} cells in {status.results}/: {counts}"]
@@ -207,7 +207,7 @@ def _amount(hours: float, gpu_hours: float) -> str:
 
 
 def failed_cells(experiment: Experiment) -> str:
-    """What to tell at the end of a run that failed: each failed cell, why, and its log; empty where none failed."""
+    """Describe each failed cell, why it failed and its log, for the end of a failed run; "" if none failed."""
     results = Path(experiment.results)
     failed = [_cell_status(results, name, jobs) for name, jobs in _jobs_of_cells(experiment).items()]
     lines = [

@@ -1,6 +1,6 @@
 """The miniature's vision tower: a small convolutional network, registered with transformers' Auto classes.
 
-So it is loaded like any other tower, and a CLIP in its place changes one line of the experiment file.
+It is loaded like any other tower, so replacing it by a CLIP changes one line of the experiment file.
 B images, P patches in raster order, C tower width, L levels, K = L * C.
 """
 
@@ -14,7 +14,9 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 class ConvTowerConfig(PreTrainedConfig):
-    """Shape of a `ConvTower`. The stem halves the image until a patch is one place: 8 pixels take three times."""
+    """Shape of a `ConvTower`. The stem halves the image until each patch is one place, so patches of 8 pixels
+    take three halvings.
+    """
 
     model_type = "vlmlaw_conv_tower"
 
@@ -34,7 +36,10 @@ class ConvTowerConfig(PreTrainedConfig):
 
 
 def stem_widths(config: ConvTowerConfig) -> list[int]:
-    """Channels before and after each halving of the stem: from 3 to the tower's width. Raises ValueError."""
+    """Channels before and after each halving of the stem: from 3 to the tower's width.
+
+    Raises ValueError unless the patch size is a power of 2.
+    """
     halvings = config.patch_size.bit_length() - 1
     if config.patch_size != 2**halvings or halvings < 1:
         raise ValueError(f"a ConvTower's stem halves the image; patch_size {config.patch_size} is no power of 2")

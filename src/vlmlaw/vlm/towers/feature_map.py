@@ -70,7 +70,7 @@ class FeatureMapTower(PreTrainedModel):
 
 
 def _last_map(network: PreTrainedModel, pixel_values: Tensor) -> Tensor:
-    """The last feature map (B, C, H, W); of another shape where the network makes none."""
+    """Return the last feature map (B, C, H, W), or an output of another shape if the network has no map."""
     outputs = network(pixel_values=pixel_values, return_dict=True)
     maps = getattr(outputs, "feature_maps", None)
     last: Tensor = maps[-1] if maps else outputs.last_hidden_state
@@ -79,7 +79,7 @@ def _last_map(network: PreTrainedModel, pixel_values: Tensor) -> Tensor:
 
 @torch.no_grad()
 def feature_map_tower(folder: Path, *, image_px: int) -> FeatureMapTower:
-    """The tower of the network in a folder (config.json and safetensors), for squares of `image_px`.
+    """Make the network of a folder (config.json and safetensors) a tower for squares of `image_px`.
 
     Raises UserError for a network whose last output is no square map, or that lacks weights.
     """
@@ -111,7 +111,7 @@ def feature_map_tower(folder: Path, *, image_px: int) -> FeatureMapTower:
 
 
 def _loaded(kind: Any, folder: Path) -> tuple[Any, list[str]]:
-    """A network in evaluation mode, and which of its weights the folder lacks."""
+    """Load a network in evaluation mode; also return the names of weights that the folder lacks."""
     with refused_if_damaged(folder, "a network"):
         network, info = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True)
     return network.eval(), sorted(info["missing_keys"])

@@ -1,4 +1,4 @@
-"""Patch features of any vision tower: which of its hidden states, and which of its layers they need.
+"""Patch features of any vision tower: hidden states of chosen layers, without computing the layers behind them.
 
 B images, P patches in raster order, C tower width, L levels, K = L * C.
 """
@@ -35,23 +35,23 @@ def patch_and_class_features(
 
 
 def _options_for(tower: PreTrainedModel, image_px: int) -> dict[str, bool]:
-    """What transformers' towers ask to be told of images of another size; DINOv2's and ours take any."""
+    """Return the option with which transformers' towers accept another image size; DINOv2's and ours need none."""
     own = image_px == tower.config.image_size or "interpolate_pos_encoding" not in signature(tower.forward).parameters
     return {} if own else {"interpolate_pos_encoding": True}
 
 
 def _from_the_start(vision_config: Any, layers: Sequence[int]) -> list[int]:
-    """Indices of hidden states, of which there are as many as the configuration has layers, and one."""
+    """Return non-negative indices of hidden states, of which there is one more than there are layers."""
     return [layer % (vision_config.num_hidden_layers + 1) for layer in layers]
 
 
 def layers_read(vision_config: Any, layers: Sequence[int]) -> int:
-    """How many of the tower's layers must be computed for these hidden states."""
+    """Return how many of the tower's layers must be computed for these hidden states."""
     return max(1, *_from_the_start(vision_config, layers))
 
 
 def layer_stack(tower: PreTrainedModel) -> nn.ModuleList | None:
-    """The list of the tower's layers; None where they are no plain list."""
+    """Return the list of the tower's layers; None if they are not in one plain list."""
     n_layers = tower.config.num_hidden_layers
     stacks = [part for part in tower.modules() if isinstance(part, nn.ModuleList) and len(part) == n_layers]
     return stacks[0] if len(stacks) == 1 else None
@@ -59,9 +59,9 @@ def layer_stack(tower: PreTrainedModel) -> nn.ModuleList | None:
 
 @contextmanager
 def without_unused_layers(tower: PreTrainedModel, *, layers: Sequence[int]) -> Iterator[None]:
-    """Leave the tower's layers behind the last hidden state that is read uncomputed: LLaVA reads the last but one.
+    """Within this block, skip the layers behind the last hidden state that is read: LLaVA reads the last but one.
 
-    Towers whose layers are no plain list stay as they are.
+    Towers whose layers are not in one plain list stay as they are.
     """
     n_needed, stack = layers_read(tower.config, layers), layer_stack(tower)
     if stack is None:
@@ -76,13 +76,13 @@ def without_unused_layers(tower: PreTrainedModel, *, layers: Sequence[int]) -> I
 
 
 def grid_side(vision_config: PreTrainedConfig) -> int:
-    """Patches along a side of the image."""
+    """Return the number of patches along a side of the image."""
     return vision_config.image_size // vision_config.patch_size
 
 
 @torch.no_grad()
 def require_usable(tower: PreTrainedModel) -> None:
-    """Raise UserError for a tower whose hidden states are not tokens of a square grid, its extra tokens before them."""
+    """Raise UserError unless the hidden states are tokens of a square grid, with any extra tokens before them."""
     config, kind = tower.config, tower.config.model_type
     side, n_states = grid_side(config), config.num_hidden_layers + 1
     expected = f"{n_states} hidden states of {side} x {side} patches, width {config.hidden_size}"

@@ -1,4 +1,4 @@
-"""Loading a vision tower: the vision part of a CLIP or SigLIP, any other AutoModel, or the miniature's own."""
+"""Load a vision tower: the vision part of a CLIP or SigLIP, any other AutoModel, or the miniature's own."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ PIXEL_MEAN, PIXEL_STD = 0.3, 0.25
 
 
 def load_tower(opened: Opened, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """The tower, frozen, in `dtype` (None: the type that its pin names).
+    """Load the tower, frozen, in `dtype` (None: the one that its pin names).
 
-    Raises UserError where weights of it are missing.
+    Raises UserError if some of its weights are missing.
     """
     options: dict[str, Any] = {"trust_remote_code": opened.trust_remote_code}
     with refused_if_damaged(opened.folder, "a vision tower"):
@@ -59,7 +59,7 @@ def _without_load_report() -> Iterator[None]:
 
 
 def require_complete(folder: Path, kind: type, missing: Iterable[str]) -> None:
-    """Raises UserError where a checkpoint lacks weights of its model, which would stay random."""
+    """Raise UserError if a checkpoint lacks weights of its model, which would stay random."""
     if lacking := sorted(missing):
         raise UserError(
             f"{folder}: the weights lack {len(lacking)} of {kind.__name__}, such as {lacking[0]}, left random; "
@@ -68,14 +68,17 @@ def require_complete(folder: Path, kind: type, missing: Iterable[str]) -> None:
 
 
 def statistics_of(opened: Opened) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each color, by which the tower's pixels are normalised."""
+    """Return the mean and standard deviation of each color with which the tower's pixels are normalised."""
     if opened.pin is None:
         return [PIXEL_MEAN] * 3, [PIXEL_STD] * 3
     return list(opened.pin.image_mean), list(opened.pin.image_std)
 
 
 def pixel_statistics(folder: Path) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each color, from a model's preprocessor_config.json. Raises UserError."""
+    """Read the mean and standard deviation of each color from a model's preprocessor_config.json.
+
+    Raises UserError if it does not hold three numbers of each.
+    """
     path = folder / "preprocessor_config.json"
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
@@ -91,14 +94,14 @@ def pixel_statistics(folder: Path) -> tuple[list[float], list[float]]:
 
 
 def downsampled(pixels_BCHW: Tensor, side: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Normalised pixels (B, 3, side, side) of larger ones: bicubic and antialiased as Pillow's, white stays white."""
+    """Resize normalised pixels to (B, 3, side, side): bicubic, antialiased as in Pillow, clamped to black and white."""
     resized = F.interpolate(pixels_BCHW.float(), size=(side, side), mode="bicubic", antialias=True)
     shift, scale = (torch.tensor(x, device=resized.device).view(1, 3, 1, 1) for x in (mean, std))
     return resized.clamp(-shift / scale, (1 - shift) / scale)
 
 
 def normalise(pixels_BHWC: np.ndarray | Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """pixel_values (B, 3, H, W) in float32 of uint8 images, on the device that they are on."""
+    """Return pixel_values (B, 3, H, W) in float32 of uint8 images (B, H, W, 3), on the same device."""
     pixels = torch.as_tensor(pixels_BHWC).permute(0, 3, 1, 2).float() / 255
     shift, scale = (torch.tensor(x, device=pixels.device).view(1, 3, 1, 1) for x in (mean, std))
     return (pixels - shift) / scale

@@ -1,4 +1,4 @@
-"""A vision tower for images of another size than its own: position embeddings interpolated as its own class does it.
+"""Adapt a vision tower to another image size: its position embeddings are interpolated as its own class does it.
 
 C width, N tokens of the tower (patches, and class tokens before them).
 """
@@ -14,19 +14,17 @@ from transformers import PreTrainedModel
 
 from vlmlaw.errors import UserError
 
-TABLES = (
-    "position_embedding.weight",
-    "position_embeddings",
-)  # an nn.Embedding's (CLIP, SigLIP), a parameter (DINO, ViT)
+# Names of position embeddings: the weight of an nn.Embedding (CLIP, SigLIP), or a parameter (DINO, ViT).
+TABLES = ("position_embedding.weight", "position_embeddings")
 
 
 @torch.no_grad()
 def resized(tower: PreTrainedModel, image_px: int) -> PreTrainedModel:
-    """The tower for squares of `image_px`; the same one where that is its own size.
+    """Return the tower for squares of `image_px`; the same one if that is its own size.
 
-    The table of positions is computed once, by the class's own `interpolate_pos_encoding` in the tower's type, and so
-    are features what the class makes of such images. Raises UserError for a tower that cannot be interpolated, or
-    whose patches do not fill the square.
+    The table of positions is computed once, by the class's own `interpolate_pos_encoding` in the tower's dtype, so that
+    features are those that the class computes for such images. Raises UserError for a tower that cannot be
+    interpolated, or whose patches do not fill the square.
 
     >>> from transformers import CLIPVisionConfig, CLIPVisionModel
     >>> shape = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -55,7 +53,7 @@ def resized(tower: PreTrainedModel, image_px: int) -> PreTrainedModel:
 
 
 def _positions(tower: PreTrainedModel) -> tuple[str, Any]:
-    """The module that has the tower's table of positions and can interpolate it, and its name."""
+    """Find the module, with its name, that holds the tower's table of positions and can interpolate it."""
     found: list[tuple[str, nn.Module]] = [
         (name, part)
         for name, part in tower.named_modules()
@@ -73,13 +71,13 @@ def _positions(tower: PreTrainedModel) -> tuple[str, Any]:
 
 @torch.no_grad()
 def require_own_features(tower: PreTrainedModel, larger: PreTrainedModel) -> None:
-    """Raise UserError where a resized tower's features are not, bit for bit, what its class makes of such an image."""
+    """Raise UserError unless a resized tower's features are, bit for bit, those of its class for such an image."""
     side = larger.config.image_size
     pixels = torch.linspace(-1, 1, 3 * side * side, dtype=tower.dtype, device=tower.device).view(1, 3, side, side)
     found = larger(pixel_values=pixels).last_hidden_state
     try:
         expected = tower(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
-    except TypeError:  # it always interpolates where it has to
+    except TypeError:  # it has no such option, and interpolates by itself
         expected = tower(pixel_values=pixels).last_hidden_state
     if not torch.equal(found, expected):
         most = (found - expected).abs().max().item() if found.shape == expected.shape else float("nan")
