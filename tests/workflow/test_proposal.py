@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import math
+import re
 from pathlib import Path
 
 import pytest
@@ -91,6 +93,16 @@ def test_a_larger_budget_and_a_wider_question_only_add_cells(tmp_path):
     assert rho["cells"][: len(small["cells"])] == small["cells"] and rho["cells"][: len(side["cells"])] == side["cells"]
 
 
+def test_the_best_cell_within_a_budget_of_flops_is_named(tmp_path):
+    found = carried_out(tmp_path, until="best", budget="100%", flops=2.5e6, question_tokens=10)
+    assert found["stop"] == "what was asked is known" and 5 <= len(found["cells"]) < 16
+    affordable = [(n, v) for n in (3, 7, 12, 28) for v in (1, 4, 9, 36) if 2000 * n * (10 + v) <= 2.5e6]
+    n, v = max(affordable, key=lambda cell: 3 * math.log(cell[0]) + math.log(cell[1]))  # of the truth in `measure`
+    said = " ".join(sentences(found))
+    assert "Asked was which cell is the best to deploy within 2.5e+06 FLOPs an answer." in said
+    assert f"the best cell is N = {n} k, V = {v} " in said
+
+
 def test_a_training_that_serves_every_v_is_paid_once_and_gives_its_row(tmp_path):
     grid = {"visual_tokens": [1, 4, 9, 36], "compressors": ["m3"]}
     experiment = Experiment.from_mapping(designed(grid))
@@ -117,11 +129,13 @@ def test_held_out_cells_and_those_that_cannot_be_measured_are_said(tmp_path):
         ({"budget": "20"}, "expected GPU-hours, as in 20h, or a share above 0, as in 10%"),
         ({"budget": "0%"}, "a share above 0"),
         ({"budget": "20h"}, "no GPU-hours can be estimated"),
-        ({"until": "never"}, "one of side, rho"),
+        ({"until": "never"}, "one of side, rho, best"),
+        ({"until": "best"}, "no flops with until: best"),
+        ({"flops": 1e12}, "flops of 1e+12 with until: side"),
         ({"width": 2.0}, "width is 2 with until: side"),
         ({"bugdet": "5%"}, "until, budget, width, cells_at_once"),
     ],
 )
 def test_a_wrong_design_is_refused(design, why):
-    with pytest.raises(UserError, match=why.replace("(", r"\(")):
+    with pytest.raises(UserError, match=re.escape(why)):
         Experiment.from_mapping(designed(**design))

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from vlmlaw.experiment.experiment import Experiment
+    from vlmlaw.laws.best_cell import Deployment
     from vlmlaw.laws.cells import Cells
     from vlmlaw.laws.table import Measurements
 
@@ -33,8 +34,13 @@ def add_parser(verbs: Any, *, add_table: Callable[..., None], read: Callable[[ar
     verb.add_argument("--requests", type=int, default=None, metavar="N", help="budget in requests, for released models")
     verb.add_argument("--questions", type=int, default=None, metavar="N", help="requests that one cell takes")
     verb.add_argument(
-        "--until", default="side", metavar="WORD", help="side of 1 (default), or rho, to narrow rho and V*"
+        "--until",
+        default="side",
+        metavar="WORD",
+        help="side of 1 (default), rho, to narrow rho and V*, or best, the cell to deploy within --flops",
     )
+    verb.add_argument("--flops", type=float, default=None, metavar="F", help="with best: FLOPs for an answer")
+    verb.add_argument("--question-tokens", type=float, default=None, metavar="Q", help="with best: default 50")
     verb.add_argument("--level", type=float, default=0.95, metavar="P", help="confidence level (default 0.95)")
     verb.add_argument("--json", action="store_true", help="print JSON")
     verb.set_defaults(run=lambda args: run_next(args, read(args)))
@@ -54,10 +60,11 @@ def run_next(args: argparse.Namespace, table: "Measurements") -> int:
     reading, table = table.units.get("read"), collapse_questions(table)
     grid, unit = _grid(args, table)
     budget, unit = _budget(args, grid, unit)
+    asked: dict[str, Any] = {"until": args.until, "deploy": _deployment(args), "level": args.level}
     groups = [group for group in table.groups if group["kind"] == ALL_KINDS] or table.groups
     found = []
     for group in groups:
-        plan = next_cells(table.select(**group).cells(), grid, budget=budget, until=args.until, level=args.level)
+        plan = next_cells(table.select(**group).cells(), grid, budget=budget, **asked)
         found.append((group["suite"], plan))
         if not plan.settled and not plan.cells.empty:
             break
@@ -65,41 +72,53 @@ def run_next(args: argparse.Namespace, table: "Measurements") -> int:
     if args.json:
         rho = None if plan.rho is None else plan.rho.to_dict()
         cells = plan.cells.to_dict("records")
-        print(
-            json.dumps(
-                plain({"suite": suite, "settled": plan.settled, "rho": rho, "unit": unit, "cells": cells}), indent=1
-            )
-        )
+        shown = {"suite": suite, "settled": plan.settled, "rho": rho, "unit": unit, "cells": cells}
+        print(json.dumps(plain(shown | ({"best": vars(plan.best)} if plan.best else {})), indent=1))
         return 0
     print(f"{reading}\n")
     for suite, plan in found:
-        print(_state(suite, plan, until=args.until))
+        print(_state(suite, plan, asked["deploy"]))
     print("\n" + _proposal(plan, unit=unit, budget=budget, whole=cost_of_all(grid)))
     if plan.settled:
-        print(_enough(table.select(**group).cells(), grid, level=args.level))
+        print(_enough(table.select(**group).cells(), grid, **asked))
     return 0
 
 
-def _enough(measured: "Cells", grid: "pd.DataFrame", *, level: float) -> str:
+def _deployment(args: argparse.Namespace) -> "Deployment | None":
+    from vlmlaw.laws.best_cell import Deployment
+
+    if args.until != "best":
+        for name in ("flops", "question_tokens"):
+            if getattr(args, name) is not None:
+                raise UserError(f"--{name.replace('_', '-')} belongs to --until best; give both")
+        return None
+    if args.flops is None:
+        raise UserError("--until best needs the FLOPs of an answer that the cell may take, as in --flops 1e12")
+    return Deployment(args.flops, 50.0 if args.question_tokens is None else args.question_tokens)
+
+
+def _enough(measured: "Cells", grid: "pd.DataFrame", **asked: Any) -> str:
     """How few of the measured cells would have shown it."""
     import pandas as pd
 
     from vlmlaw.laws.design import enough
 
     cells = pd.DataFrame({"N": measured.n, "V": measured.v}).drop_duplicates()
-    found = enough(measured, cells.merge(grid, on=["N", "V"]), level=level) if len(cells) else None
+    found = enough(measured, cells.merge(grid, on=["N", "V"]), **asked) if len(cells) else None
     if found is None:
         return ""
     return f"In this order {found[0]} of its {len(cells)} cells would have been enough, {found[1]:.0%} of their cost."
 
 
-def _state(suite: str, plan: Any, *, until: str) -> str:
+def _state(suite: str, plan: Any, deploy: "Deployment | None") -> str:
+    from vlmlaw.laws.best_cell import best_cell_sentence
     from vlmlaw.laws.verdict import ratio_sentence
 
     title = "measured cells" if suite == "all" else suite
     if plan.rho is None:
         return f"{title}: too few cells for a law yet"
-    return f"{title}: {ratio_sentence(plan.rho)}" + (" Settled." if plan.settled else "")
+    about = ratio_sentence(plan.rho) if deploy is None else best_cell_sentence(plan.best, deploy)
+    return f"{title}: {about}" + (" Settled." if plan.settled else "")
 
 
 def _proposal(plan: Any, *, unit: str, budget: float, whole: float) -> str:

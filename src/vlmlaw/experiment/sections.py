@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmlaw.errors import UserError
 from vlmlaw.hub.settings import ModelSettings, TowerSettings
-from vlmlaw.settings import choice, number
+from vlmlaw.settings import choice, later, number
 from vlmlaw.training.settings import OptimizerSettings, ShapeSettings
 
 ALL = "all"
@@ -34,18 +34,25 @@ class ReportSettings:
 class DesignSettings:
     """Train the grid's cells one after the other, those first that tell most for their cost, and stop by itself.
 
-    until: what is asked: `side` of 1 that rho lies on, or after it also `rho`, to narrow its interval
+    until: what is asked: `side` of 1 that rho lies on, after it also `rho`, to narrow its interval, or the `best` cell
     budget: what may be spent on trainings: GPU-hours, as in 20h, or a share of the whole grid's cost, as in 10%
     width: with `rho`, the ratio of the interval's ends at which it is narrow enough; null: go on to the budget's end
     cells_at_once: cells that are proposed together, for as many machines; more of them choose less well
+    flops: with `best`, the FLOPs of an answer within which a cell is to be deployed
+    question_tokens: with `best`, the text tokens of that answer's question
     """
 
-    until: str = choice("side", "rho", default="side")
+    until: str = choice("side", "rho", "best", default="side")
     budget: str = "100%"
     width: float | None = number(above=1, default=None)
     cells_at_once: int = number(least=1, default=1)
+    flops: float | None = later(number(above=0, default=None))
+    question_tokens: float = later(number(least=0, default=50.0))
 
     def __post_init__(self) -> None:
+        if (self.flops is not None) != (self.until == "best"):
+            given = "no flops" if self.flops is None else f"flops of {self.flops:g}"
+            raise UserError(f"{given} with until: {self.until}; expected the FLOPs of an answer with until: best alone")
         if not self.limit[0] > 0:
             raise UserError(f"budget is {self.budget!r}; expected GPU-hours, as in 20h, or a share above 0, as in 10%")
         if self.width is not None and self.until != "rho":

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from vlmlaw.errors import UserError
+from vlmlaw.laws.best_cell import BestCell, Deployment, best_cell, undominated
 from vlmlaw.laws.cells import Array, Cells
 from vlmlaw.laws.intervals import rho_interval
 from vlmlaw.laws.posterior import RATIOS, prior
@@ -26,7 +27,7 @@ from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.selection import compare_laws
 from vlmlaw.laws.verdict import claimed_side
 
-GOALS = ("side", "rho")
+GOALS = ("side", "rho", "best")
 CANDIDATES = ("logit", "probit", "log_linear", "power_d0")  # laws with one rho; a few cells tell no others apart
 MIN_CELLS = 5
 # Standard deviations that are expected of the intercept and of the gains of ln N and ln V, in units of a cell's noise.
@@ -40,11 +41,13 @@ class Plan:
 
     The index of `cells` is the place of each among the candidates, counted from 0.
     rho: from the cells measured so far, None where they are too few. settled: whether they already show what is asked.
+    best: with "best", the cell to deploy, from the cells measured so far.
     """
 
     cells: pd.DataFrame
     rho: Interval | None
     settled: bool
+    best: BestCell | None = None
 
     @property
     def cost(self) -> float:
@@ -58,17 +61,20 @@ def next_cells(
     budget: float,
     until: str = "side",
     width: float | None = None,
+    deploy: Deployment | None = None,
+    deployable: pd.DataFrame | None = None,
     level: float = 0.95,
     n_cells: int | None = None,
 ) -> Plan:
     """Choose which of `candidates` (columns N in billions, V, cost) to measure next within a budget.
 
-    measured: the cells so far, or None. until: "side" to learn which side of 1 rho lies on, "rho" to narrow rho and V*.
+    measured: the cells so far, or None. until: "side" to learn which side of 1 rho lies on, "rho" to narrow rho and V*,
+    "best" to learn which of the candidates, or of `deployable`, is the best to deploy within the budget of `deploy`.
     width: with "rho", the ratio of the interval's ends that is narrow enough. n_cells: choose no further where there
     are so many. Candidates that were measured are left out; the plan is empty once the question is settled.
     Where cells share trainings, a column `trainings` holds for each a mapping of their names to their costs: a training
     is paid once, and all cells that it serves come with the first.
-    Raises UserError for a budget that buys no cell, or costs that are not above 0.
+    Raises UserError for a budget that buys no cell, costs that are not above 0, or "best" without `deploy`.
 
     >>> grid = pd.DataFrame([(n, v) for n in (0.5, 1.8, 7) for v in (1, 16, 144)], columns=["N", "V"])
     >>> plan = next_cells(None, grid.assign(cost=grid["N"] * (250 + grid["V"])), budget=2500)
@@ -78,15 +84,21 @@ def next_cells(
     left, paid = _unmeasured(candidates, measured)
     if until not in GOALS:
         raise UserError(f"until is {until!r}; expected one of {', '.join(GOALS)}")
+    if (until == "best") != (deploy is not None):
+        raise UserError(f"until is {until!r} with {deploy}; expected best with the FLOPs of an answer, others without")
     fit = fit_so_far(measured)
     rho = None if fit is None else rho_interval(fit, level=level)
-    settled = rho is not None and (claimed_side(rho) != "unsettled" if until == "side" else _is_narrow(rho, width))
+    affordable = None if deploy is None else deploy.affordable(candidates if deployable is None else deployable)
+    best = None
+    if fit is not None and affordable is not None and deploy is not None:
+        best = best_cell(fit, affordable, tolerance=deploy.tolerance)
+    settled = _is_settled(until, rho, best, width=width, level=level)
     if settled or left.empty:
-        return Plan(left.iloc[:0].assign(total=[], width=[]), rho, settled)
+        return Plan(left.iloc[:0].assign(total=[], width=[]), rho, settled, best)
     least = min(offer.cost for offer in _offers(left, paid))
     if least > budget:
         raise UserError(f"the budget of {budget:g} buys no cell; the cheapest that is not measured costs {least:g}")
-    contrast = _contrast(fit, until)
+    contrast = _contrast(fit, until) if affordable is None else _between(best, affordable)
     weights = prior() if fit is None else fit.posterior.weights.sum(axis=0)
     state = _Information.of(measured, weights / weights.sum())
     today = state.variance(contrast)
@@ -97,16 +109,16 @@ def next_cells(
         offers = [one for one in _offers(left, paid) if one.cost <= (budget - total) * (1 + 1e-12)]
         if not offers:
             break
-        best = _best_of(offers, left, state, contrast)
-        cells = left.loc[best.rows]
+        offer = _best_of(offers, left, state, contrast)
+        cells = left.loc[offer.rows]
         state = state.with_all(cells["N"], cells["V"])
-        total += best.cost
+        total += offer.cost
         narrowed = np.sqrt(state.variance(contrast) / today)
-        costs = [best.cost, *[0.0] * (len(cells) - 1)]
+        costs = [offer.cost, *[0.0] * (len(cells) - 1)]
         rows += [(n, v, c, total, narrowed) for n, v, c in zip(cells["N"], cells["V"], costs, strict=True)]
-        places += best.rows
-        left, paid = left.drop(index=best.rows), paid | best.trainings
-    return Plan(pd.DataFrame(rows, columns=["N", "V", "cost", "total", "width"], index=places), rho, settled)
+        places += offer.rows
+        left, paid = left.drop(index=offer.rows), paid | offer.trainings
+    return Plan(pd.DataFrame(rows, columns=["N", "V", "cost", "total", "width"], index=places), rho, settled, best)
 
 
 def cost_of_all(candidates: pd.DataFrame) -> float:
@@ -151,12 +163,27 @@ def _best_of(offers: list[_Offer], left: pd.DataFrame, state: _Information, cont
     return offers[int(np.argmax(np.where(costs > 0, gain / np.where(costs > 0, costs, 1), np.inf)))]
 
 
+def _is_settled(until: str, rho: Interval | None, best: BestCell | None, *, width: float | None, level: float) -> bool:
+    if rho is None:
+        return False
+    if until == "best":
+        return best is not None and best.doubt <= 0.5 - level / 2
+    return claimed_side(rho) != "unsettled" if until == "side" else _is_narrow(rho, width)
+
+
 def _is_narrow(rho: Interval, width: float | None) -> bool:
     return width is not None and rho.lower > 0 and rho.upper <= width * rho.lower
 
 
-def enough(measured: Cells, candidates: pd.DataFrame, *, level: float = 0.95) -> tuple[int, float] | None:
-    """How many of the measured cells, taken in this order, show the side of 1, and their share of the cost of all.
+def enough(
+    measured: Cells,
+    candidates: pd.DataFrame,
+    *,
+    until: str = "side",
+    deploy: Deployment | None = None,
+    level: float = 0.95,
+) -> tuple[int, float] | None:
+    """How many of the measured cells, taken in this order, show what is asked, and their share of the cost of all.
 
     candidates: N, V and cost of the measured cells. None if all of them do not show it.
 
@@ -171,7 +198,7 @@ def enough(measured: Cells, candidates: pd.DataFrame, *, level: float = 0.95) ->
     spent = 0.0
     while True:
         so_far = measured.take(taken) if taken.any() else None
-        plan = next_cells(so_far, candidates, budget=np.inf, n_cells=1, level=level)
+        plan = next_cells(so_far, candidates, budget=np.inf, until=until, deploy=deploy, n_cells=1, level=level)
         if plan.settled:
             n_taken = len(np.unique(np.stack([measured.n, measured.v])[:, taken], axis=1).T)
             return n_taken, spent / cost_of_all(candidates)
@@ -213,6 +240,15 @@ def _contrast(fit: LawFit | None, until: str) -> Array:
         return np.array([0.0, 1.0, -1.0])  # rho > 1 where it is above 0
     a, b = fit.gains
     return np.array([0.0, b, -a]) / np.hypot(a, b)  # across the direction of the gains: the angle of rho
+
+
+def _between(best: BestCell | None, affordable: Array) -> Array:
+    """The contrast (3,) of the best cell and its rival, or, before there is a law, of the ends of what may be best."""
+    ends = undominated(affordable)[[0, -1]]
+    if best is not None and best.rival is not None:
+        ends = np.array([(best.n, best.v), best.rival])
+    apart = np.append(0.0, np.diff(np.log(ends), axis=0))
+    return apart if apart.any() else np.array([0.0, 1.0, -1.0])  # one cell is the largest in both N and V
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,11 @@ from typing import Any
 
 from vlmlaw.report.tables import Table
 
-ASKED = {"side": "on which side of 1 rho lies", "rho": "rho, as narrowly as the budget allows"}
+ASKED = {
+    "side": "on which side of 1 rho lies",
+    "rho": "rho, as narrowly as the budget allows",
+    "best": "which cell is the best to deploy within {flops:.3g} FLOPs an answer",
+}
 HOURS = "GPU-hours"
 
 
@@ -22,8 +26,9 @@ def sentences(found: Mapping[str, Any]) -> list[str]:
     """What was asked, what was measured for it, what was not, and why it stopped."""
     n_grid = len(found["cells"]) + len(found["not_chosen"])
     said = [
-        f"Asked was {ASKED[found['until']]}. {len(found['measured'])} of the grid's {n_grid} cells were measured, one "
-        f"after the other, those first that tell most for their cost: {amount(found['spent'], found)} of a budget of "
+        f"Asked was {ASKED[found['until']].format_map(found)}. {len(found['measured'])} of the grid's {n_grid} cells "
+        "were measured, one after the other, those first that tell most for their cost: "
+        f"{amount(found['spent'], found)} of a budget of "
         f"{amount(found['limit'], found)} (the whole grid: {amount(found['whole'], found)}).",
         f"It stopped because {found['stop']}." if found["stop"] else "It goes on.",
         *(f"{state.rstrip('.')}." for state in found["states"]),

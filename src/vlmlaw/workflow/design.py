@@ -143,6 +143,8 @@ class Design:
             "level": self.experiment.law.get("level", 0.95),
             "missing": self.missing(before=number),
         }
+        if asked.flops is not None:
+            data |= {"flops": asked.flops, "question_tokens": asked.question_tokens}
         return json.dumps(data, sort_keys=True)
 
     @cached_property

@@ -23,6 +23,7 @@ from vlmlaw.errors import UserError
 from vlmlaw.evaluation.measurements import collect
 from vlmlaw.experiment.experiment import Experiment
 from vlmlaw.experiment.training_costs import HOURS, training_costs, trainings_of
+from vlmlaw.laws.best_cell import Deployment, best_cell_sentence
 from vlmlaw.laws.design import MIN_CELLS, Plan, next_cells
 from vlmlaw.laws.replicates import collapse_questions
 from vlmlaw.laws.table import ALL_KINDS, Measurements, read_measurements
@@ -60,6 +61,7 @@ def propose(cells: Path, out: Path, *, experiment: Experiment, asked: Mapping[st
         "steps": steps,
         "states": state.sentences,
     }
+    found |= {name: asked[name] for name in ("flops", "question_tokens") if name in asked}
     with whole_file(out) as partial:
         partial.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
@@ -140,7 +142,7 @@ class _State:
             left = grid[~grid["chosen"]]
             few = max(0, MIN_CELLS - int(grid["measured"].sum()))
             for name, table in self._groups(compressor):
-                plan = self._plan(name, table, left, n_cells=few or self.asked["cells_at_once"])
+                plan = self._plan(name, table, grid, n_cells=few or self.asked["cells_at_once"])
                 if plan is None:  # settled
                     continue
                 open_groups = True
@@ -152,20 +154,31 @@ class _State:
             return [], f"no compressor has {MIN_CELLS} cells of two sizes and two token counts, which a law needs"
         return [], "what was asked is known"
 
-    def _plan(self, name: str, table: Measurements | None, left: pd.DataFrame, *, n_cells: int) -> Plan | None:
+    def _plan(self, name: str, table: Measurements | None, grid: pd.DataFrame, *, n_cells: int) -> Plan | None:
         """Return what to measure for one group of measurements; None once its question is settled."""
         from vlmlaw.laws.verdict import ratio_sentence
 
         level, cells = self.asked["level"], None if table is None else table.cells()
         options: dict[str, Any] = {"budget": np.inf, "level": level, "n_cells": n_cells}
-        plan = next_cells(cells, left, until="side", **options)
-        settled = plan.settled
-        if settled and self.asked["until"] == "rho":
-            plan = next_cells(cells, left, until="rho", width=self.asked["width"], **options)
-            settled = plan.settled
+        left, deploy = grid[~grid["chosen"]], self.deployment
+        if deploy is not None:
+            plan = next_cells(cells, left, until="best", deploy=deploy, deployable=grid, **options)
+        else:
+            plan = next_cells(cells, left, until="side", **options)
+            if plan.settled and self.asked["until"] == "rho":
+                plan = next_cells(cells, left, until="rho", width=self.asked["width"], **options)
         about = "too few cells for a law yet" if plan.rho is None else ratio_sentence(plan.rho)
-        self.sentences.append(f"{name}: {about}{' This is settled.' if settled else ''}")
-        return None if settled else plan
+        if plan.best is not None and deploy is not None:
+            about = best_cell_sentence(plan.best, deploy)
+        self.sentences.append(f"{name}: {about}{' This is settled.' if plan.settled else ''}")
+        return None if plan.settled else plan
+
+    @property
+    def deployment(self) -> Deployment | None:
+        """What the best cell is asked for; None where another question is asked."""
+        if self.asked["until"] != "best":
+            return None
+        return Deployment(self.asked["flops"], self.asked["question_tokens"])
 
     def _steps(self, plan: Plan, left: pd.DataFrame) -> list[dict[str, Any]]:
         """Return the plan's cells in steps; cells that cost nothing more join the step that pays for them."""
