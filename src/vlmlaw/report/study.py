@@ -229,16 +229,7 @@ def read_study(
             f"{law} has no law for a page: its table has one size or one number of visual tokens. "
             f"`vlmlaw law fit {measurements}` prints what it shows"
         )
-    units = analysis["provenance"]["units"]
-    table = read_measurements(
-        measurements,
-        {**units.get("columns", {}), **(columns or {})},
-        params_unit=units.get("params"),
-        scale=units.get("scale", "auto"),
-        scores=scores or units.get("scores", ()),
-        maxima=units.get("maxima"),
-        holds=units.get("holds", "auto"),
-    )
+    table = _read_table(measurements, analysis["provenance"]["units"], columns=columns or {}, scores=scores)
     where = {**analysis["provenance"]["options"].get("where", {}), **(where or {})}
     _require_same_table(analysis, table, law=law, measurements=measurements)
     table = collapse_questions(table.select(compressor=family) if family else table)
@@ -264,6 +255,21 @@ def read_study(
         measurements_path=Path(measurements),
         experiment=experiment or {},
         fitted=fitted,
+    )
+
+
+def _read_table(
+    path: Path, units: Mapping[str, Any], *, columns: Mapping[str, str], scores: tuple[str, ...]
+) -> Measurements:
+    """Read a table as an analysis says it was read, but for the columns and scores that are given."""
+    return read_measurements(
+        path,
+        {**units.get("columns", {}), **columns},
+        params_unit=units.get("params"),
+        scale=units.get("scale", "auto"),
+        scores=scores or units.get("scores", ()),
+        maxima=units.get("maxima"),
+        holds=units.get("holds", "auto"),
     )
 
 

@@ -50,13 +50,12 @@ def fit(
 ) -> dict[str, Any]:
     """Train `module` for settings.steps and return what the run took.
 
-    A step is the passes that `passes_of` makes of its number (this process's part of them); `loss` takes a pass's
-    inputs, and the step's loss is their sum, weighted by their shares. `workspace` keeps the checkpoint and
-    `train.jsonl`, one line a step; a checkpoint found there is resumed. `halve` makes passes half as large, where the
-    device ran out of memory: the step is then made again. `validate` gives, of a step and their number, what the log
-    says of it beside its loss.
-    Raises UserError when the checkpoint is of another training, and, before the update, when the loss or the
-    gradient is not finite; Stopped, with a checkpoint to go on from, when the process is asked to end.
+    A step is this process's part of the passes that `passes_of` makes of its number; its loss is the sum of `loss` of
+    each pass's inputs, weighted by their shares. `workspace` keeps `train.jsonl`, a line a step, and the checkpoint.
+    `halve` makes passes half as large where the device ran out of memory; the step is made again. `validate` gives, of
+    a step and their number, what its line says beside the loss. Raises UserError when the checkpoint is of another
+    training or, before the update, loss or gradient is not finite; Stopped, with a checkpoint to go on from, when the
+    process is to end.
     """
     machine, compute = machine or Machine(torch.device("cpu")), compute or ComputeSettings(logs=())
     workspace.mkdir(parents=True, exist_ok=True)
