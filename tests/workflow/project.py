@@ -32,9 +32,7 @@ class Project:
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """How many jobs of each rule a run would do."""
-        done = self.snakemake("--dry-run", *arguments)
-        *_, last_table = (done.stdout + done.stderr).split("Job stats:")  # a dry run prints it twice
-        return jobs_of(last_table)
+        return planned_in(self.snakemake("--dry-run", *arguments))
 
     def dvc(self, *arguments: str, check: bool = True, **more: str) -> subprocess.CompletedProcess:
         """Run DVC there, with `more` in its environment; `check` fails the test with its output."""
@@ -74,8 +72,9 @@ class Project:
         return done.stdout
 
     def _run(self, module: str, *arguments: str, check: bool, **more: str) -> subprocess.CompletedProcess:
+        has_own = (self.folder / module).is_dir()  # such as a changed Snakemake, which no warm server has imported
         done = subprocess.run(
-            ["python", "-m", module, *arguments],
+            [sys.executable if has_own else "python", "-m", module, *arguments],
             cwd=self.folder,
             env=environment() | more,
             capture_output=True,
@@ -106,6 +105,12 @@ class Project:
         return yaml.safe_load((self.folder / "params.yaml").read_text())
 
 
+def planned_in(dry: subprocess.CompletedProcess) -> dict[str, int]:
+    """How many jobs of each rule a dry run names."""
+    *_, last_table = (dry.stdout + dry.stderr).split("Job stats:")  # it prints the table twice
+    return jobs_of(last_table)
+
+
 def jobs_of(output: str) -> dict[str, int]:
     """How many jobs of each rule are in the tables of one or several runs of Snakemake; targets are not jobs."""
     counts: Counter[str] = Counter()
@@ -114,15 +119,18 @@ def jobs_of(output: str) -> dict[str, int]:
     return {rule: n for rule, n in counts.items() if rule not in ("total", *TARGETS)}
 
 
-def environment() -> dict[str, str]:
+def environment(*, warm: bool = True) -> dict[str, str]:
     """The tests' own, without what would choose another code, profile or device for Snakemake's jobs.
 
-    Nor may it keep Python from writing what it compiles: a run of Snakemake starts some dozens of processes.
+    Nor may it keep Python from writing what it compiles: a run of Snakemake starts some dozens of processes. Those are
+    forked from warm servers, and so no children of the run, unless `warm` is False.
     """
     dropped = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "SNAKEMAKE_PROFILE", "PYTEST_CURRENT_TEST")
     author = {f"GIT_{who}_{what}": "test@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     tools = {
-        "PATH": os.pathsep.join([*map(str, COMMANDS), str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "PATH": os.pathsep.join(
+            [*(map(str, COMMANDS) if warm else ()), str(Path(sys.executable).parent), os.environ["PATH"]]
+        ),
         "CUDA_VISIBLE_DEVICES": "",
     }
     return {key: value for key, value in os.environ.items() if key not in dropped} | author | tools

@@ -105,9 +105,10 @@ def run_language_model(args):
 
 
 def run_train(args):
-    wait_for = os.environ.get("STANDIN_WAIT_FOR")
-    while wait_for and not Path(wait_for).exists():
-        time.sleep(0.1)
+    if wait_for := os.environ.get("STANDIN_WAIT_FOR"):
+        Path(f"{wait_for}.awaited").touch()
+        while not Path(wait_for).exists():
+            time.sleep(0.1)
     if args.out.name == os.environ.get("STANDIN_DIVERGES"):
         raise UserError("the loss is nan at step 7")
     aligned = [args.aligned] if args.aligned else []

@@ -5,7 +5,6 @@ import time
 
 import pytest
 
-REAL_PROCESSES = True  # see conftest.py
 pytestmark = pytest.mark.workflow
 # What a file of Snakemake's own may hold, and who says that it is passed over: this workflow, or Snakemake itself.
 DAMAGES = {

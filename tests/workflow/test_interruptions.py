@@ -16,7 +16,6 @@ import pytest
 
 from .project import Project, environment
 
-REAL_PROCESSES = True  # see conftest.py
 pytestmark = pytest.mark.workflow
 CELL = "results/cells/3k_v4_block_linear_s0"
 LONG = {"steps": 300, "checkpoint_seconds": 0.5}
@@ -35,7 +34,7 @@ def made(project: Project) -> dict[str, object]:
 
 def start(project: Project, *, variables: dict[str, str] | None = None, **options) -> subprocess.Popen:
     command = [sys.executable, "-m", "snakemake", f"{CELL}/evaluation.json", "--cores", "1"]
-    env = environment() | (variables or {})
+    env = environment(warm=False) | (variables or {})
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     return subprocess.Popen(command, cwd=project.folder, env=env, **quiet, **options)
 

@@ -19,7 +19,6 @@ from workflow.project import environment, new_project, tiny_experiment
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / "workflow" / "profiles"
-REAL_PROCESSES = True  # see conftest.py
 pytestmark = pytest.mark.workflow
 A_CELL = Wildcards(fromdict=dict(size="3k", n_visual_tokens="4", compressor="block_linear", seed="0"))
 A_LARGER_CELL = Wildcards(fromdict=dict(size="49k", n_visual_tokens="4", compressor="block_linear", seed="0"))
@@ -31,7 +30,7 @@ def project(tmp_path):
 
 
 def dry_run(project, profile, *arguments, **variables):
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--profile", f"workflow/profiles/{profile}", *arguments]
+    command = ["python", "-m", "snakemake", "--dry-run", "--profile", f"workflow/profiles/{profile}", *arguments]
     env = environment() | variables
     done = subprocess.run(command, cwd=project.folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
@@ -146,7 +145,7 @@ def test_kubernetes_is_sent_jobs_with_their_resources(project, tmp_path):
     command = [sys.executable, "-m", "snakemake", "results/data/test/index.npz"]
     command += ["--profile", "workflow/profiles/kubernetes", "--container-image", "vlmlaw:test"]
     command += ["--storage-s3-endpoint-url", f"http://127.0.0.1:{server.server_port}"]
-    env = environment() | {"KUBECONFIG": str(tmp_path / "kubeconfig"), "no_proxy": "127.0.0.1"}
+    env = environment(warm=False) | {"KUBECONFIG": str(tmp_path / "kubeconfig"), "no_proxy": "127.0.0.1"}
     env |= {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "us-east-1"}
     env["PYTHONPATH"] = str(Path(plugin.__file__).parents[1])
     with (tmp_path / "out.txt").open("w") as out:

@@ -13,7 +13,6 @@ from vlmlaw.workflow import records
 
 from .project import ROOT, environment
 
-REAL_PROCESSES = True  # see conftest.py
 pytestmark = pytest.mark.workflow
 
 
@@ -64,14 +63,7 @@ def test_every_file_is_a_declared_output(finished_once):
 
 
 def test_the_summary_prints_the_laws_and_the_page(finished_once):
-    done = subprocess.run(
-        [sys.executable, "-m", "vlmlaw", "summary"],
-        cwd=finished_once.folder,
-        env=environment() | {"PYTHONPATH": "src"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = finished_once.vlmlaw("summary")
     assert "rho" in done.stdout
     assert "results/report/index.html" in done.stdout.splitlines()[-1]
 
@@ -83,7 +75,8 @@ def test_snakemakes_own_report(finished_once, tmp_path):
 
 
 def test_the_rules_are_clean():
-    lint = subprocess.run([sys.executable, "-m", "snakemake", "--lint"], cwd=ROOT, capture_output=True, text=True)
+    command = ["python", "-m", "snakemake", "--lint"]
+    lint = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert lint.returncode == 0, lint.stdout + lint.stderr
     formatted = subprocess.run(
         [sys.executable, "-m", "snakefmt", "--check", "Snakefile", "workflow"], cwd=ROOT, capture_output=True, text=True

@@ -17,10 +17,9 @@ import snakemake
 from vlmlaw.workflow import internals, snakemake_patches
 from vlmlaw.workflow.attempts import read_attempts
 
-from .project import Project, new_project, tiny_experiment
+from .project import Project, new_project, planned_in, tiny_experiment
 from .standins import use_standins
 
-REAL_PROCESSES = True  # see conftest.py
 pytestmark = pytest.mark.workflow
 TOKENIZER = "results/data/tokenizer/tokenizer.json"
 # A private name, as if Snakemake had renamed it, and what cannot do its work then.
@@ -113,7 +112,7 @@ def runs(project: Project, usual: dict[str, int], lost: set[str]) -> None:
     """The plan is the usual one, a job is done, done is done, and each run has one line for all that is lost."""
     dry = project.snakemake("--dry-run")
     assert lost_in(dry.stderr) == [lost] and lost_in(dry.stdout) == []
-    assert project.planned() == usual
+    assert planned_in(dry) == usual
     done = project.snakemake(TOKENIZER)
     assert lost_in(done.stderr) == [lost] and lost_in(done.stdout) == []
     assert (project.folder / TOKENIZER).exists()

@@ -12,17 +12,16 @@ import pytest
 
 from .project import Project, environment, jobs_of
 
-REAL_PROCESSES = True  # see conftest.py
 pytestmark = pytest.mark.workflow
 PATIENCE_S = 300
 
 
-def start(project: Project, *command: str) -> subprocess.Popen:
+def start(project: Project, *command: str, warm: bool = False) -> subprocess.Popen:
     """A tool in the background whose trainings wait until the test lets them go."""
     return subprocess.Popen(
-        [sys.executable, "-m", *command],
+        ["python" if warm else sys.executable, "-m", *command],
         cwd=project.folder,
-        env=environment() | {"STANDIN_WAIT_FOR": str(project.folder / "go")},
+        env=environment(warm=warm) | {"STANDIN_WAIT_FOR": str(project.folder / "go")},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -30,24 +29,20 @@ def start(project: Project, *command: str) -> subprocess.Popen:
     )
 
 
-def wait_for_training(run: subprocess.Popen) -> None:
+def wait_for_training(project: Project, run: subprocess.Popen) -> None:
     """Until a training of that run waits."""
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline and run.poll() is None:
-        for process in psutil.Process(run.pid).children(recursive=True):
-            try:
-                if "train" in process.cmdline() and "vlmlaw" in process.cmdline():
-                    return
-            except psutil.Error:
-                continue
+        if (project.folder / "go.awaited").exists():
+            return
         time.sleep(0.1)
     pytest.fail(f"no training after {PATIENCE_S} s: {run.communicate()[0]}")
 
 
 def test_a_second_run_is_told_and_harms_nothing(recorded):
     recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
-    first = start(recorded, "snakemake", "--cores", "2")
-    wait_for_training(first)
+    first = start(recorded, "snakemake", "--cores", "2", warm=True)
+    wait_for_training(recorded, first)
     recorded.snakemake("models")  # has nothing to do, and must leave the first run's lock where it is
     for second in (recorded.snakemake(check=False), recorded.dvc("repro", check=False)):
         assert second.returncode != 0
@@ -63,8 +58,8 @@ def test_a_second_run_is_told_and_harms_nothing(recorded):
 
 def test_a_run_beside_dvc_repro_is_told_and_harms_nothing(recorded):
     recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
-    first = start(recorded, "dvc", "repro")
-    wait_for_training(first)
+    first = start(recorded, "dvc", "repro", warm=True)
+    wait_for_training(recorded, first)
     beside = recorded.snakemake(check=False)
     assert beside.returncode != 0
     assert "Directory cannot be locked" in beside.stderr
@@ -82,11 +77,11 @@ def test_trainings_that_outlived_their_run_are_awaited_and_count(recorded):
     """Snakemake was killed and its jobs were not: their results are whole, but it never heard of their end."""
     recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
     run = start(recorded, "snakemake", "--cores", "2")
-    wait_for_training(run)
+    wait_for_training(recorded, run)
     jobs = psutil.Process(run.pid).children(recursive=True)
     run.kill()
     (recorded.folder / ".snakemake" / "locks").rename(recorded.folder / "unlocked")  # `--unlock` would wait, too
-    again = start(recorded, "snakemake", "--cores", "2")
+    again = start(recorded, "snakemake", "--cores", "2", warm=True)
     while "waiting for trainings of a lost run" not in (line := again.stdout.readline()):
         assert line, "it did not wait"
     assert recorded.vlmlaw("orphans").stdout.count("(train), process ") in (1, 2)
@@ -105,7 +100,7 @@ def test_trainings_that_outlived_their_run_are_awaited_and_count(recorded):
 def test_a_killed_dvc_repro_goes_on_after_unlock(recorded):
     recorded.change("sizes.14k.training", {"learning_rate": 1.0e-3})
     run = start(recorded, "dvc", "repro")
-    wait_for_training(run)
+    wait_for_training(recorded, run)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait(PATIENCE_S)
     stopped = recorded.dvc("repro", check=False)
