@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from .project import COMMANDS, Project, new_project, put_under_dvc, tiny_experiment
 from .standins import use_standins
@@ -27,13 +28,35 @@ def warm_commands() -> Iterator[Path]:
 
 @pytest.fixture(scope="module", autouse=True)
 def commands(request) -> Iterator[None]:
-    """Start Snakemake, DVC and verbs from warm servers. Modules that kill or count processes say REAL_PROCESSES."""
-    if request.node.get_closest_marker("workflow") is None or getattr(request.module, "REAL_PROCESSES", False):
+    """Start Snakemake, DVC and verbs from warm servers; see `environment` for runs whose processes a test kills."""
+    if request.node.get_closest_marker("workflow") is None:
         yield
         return
     COMMANDS[:] = [request.getfixturevalue("warm_commands")]
     yield
     COMMANDS.clear()
+
+
+def made_by_one_worker(tmp_path_factory, name: str, make: Callable[[Path], None]) -> Path:
+    """The folder that `make` fills for all workers of pytest: the first that asks makes it, the others wait."""
+    folder: Path = tmp_path_factory.getbasetemp() / name
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parents[1] / name
+    whole = folder.with_name(f"{name}.whole")
+    with FileLock(f"{folder}.lock"):
+        if not whole.exists():
+            make(folder)
+            whole.touch()
+    return folder
+
+
+def run_tiny(folder: Path) -> None:
+    """Run the tiny experiment to the end."""
+    project = new_project(folder, tiny_experiment())
+    if earlier := os.environ.get("VLMLAW_TINY_RUN"):
+        for name in ("results", ".snakemake"):
+            shutil.copytree(Path(earlier) / name, project.folder / name)
+    project.snakemake()
 
 
 @pytest.fixture(scope="session")
@@ -42,12 +65,9 @@ def finished_once(tmp_path_factory) -> Project:
 
     VLMLAW_TINY_RUN may name a folder where it was run before (into `results`); Snakemake then does what is missing.
     """
-    project = new_project(tmp_path_factory.mktemp("workflow") / "finished", tiny_experiment())
-    if earlier := os.environ.get("VLMLAW_TINY_RUN"):
-        for name in ("results", ".snakemake"):
-            shutil.copytree(Path(earlier) / name, project.folder / name)
-    project.snakemake()
-    return project
+    folder = tmp_path_factory.mktemp("workflow") / "finished"  # a worker's own, where it may run what changes nothing
+    shutil.copytree(made_by_one_worker(tmp_path_factory, "tiny", run_tiny), folder)
+    return Project(folder)
 
 
 @pytest.fixture
@@ -63,13 +83,8 @@ def fresh(tmp_path) -> Callable[[dict[str, Any]], Project]:
     return lambda experiment: new_project(tmp_path / "fresh", experiment)
 
 
-@pytest.fixture(scope="session")
-def recorded_once(tmp_path_factory) -> Project:
-    """The tiny experiment with stand-ins for its stages, run by `dvc repro`, in git, and pushed to a remote beside it.
-
-    Never change it: ask for `recorded`, a copy, or `clone`.
-    """
-    folder = tmp_path_factory.mktemp("dvc")
+def record_tiny(folder: Path) -> None:
+    """Run the tiny experiment with stand-ins for its stages by `dvc repro`, in git, and push it to a remote beside."""
     project = new_project(folder / "recorded", tiny_experiment())
     use_standins(project.folder)
     project.change("law.bootstrap_draws", 0)
@@ -78,7 +93,12 @@ def recorded_once(tmp_path_factory) -> Project:
     project.git("add", "--all")
     project.git("commit", "--quiet", "--message=results")
     project.dvc("push")
-    return project
+
+
+@pytest.fixture(scope="session")
+def recorded_once(tmp_path_factory) -> Project:
+    """The tiny experiment as `record_tiny` leaves it. Never change it: ask for `recorded`, a copy, or `clone`."""
+    return Project(made_by_one_worker(tmp_path_factory, "dvc", record_tiny) / "recorded")
 
 
 @pytest.fixture
