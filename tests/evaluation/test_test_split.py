@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 import torch
 
+from by_heart import learn_by_heart
 from vlmlaw.data.shards import Dataset, Record
 from vlmlaw.evaluation.settings import EvaluationSettings
 from vlmlaw.evaluation.test_split import ALL_KINDS, evaluate_cell, judge, mean_text_tokens, scores_of
-from vlmlaw.tokens.packing import make_batch
 from vlmlaw.tokens.token_table import TokenTable, tokenize
-from vlmlaw.training.batches import model_inputs
 from vlmlaw.vlm.images import open_images
 
 
@@ -36,18 +35,7 @@ def half_right(request, make_vlm, tested_split, words):
     _, table, features = tested_split
     torch.manual_seed(1)
     vlm = make_vlm(vision=ConvTowerConfig(hidden_size=16, num_hidden_layers=2), compressor=request.param)
-    optimizer = torch.optim.Adam([p for p in vlm.parameters() if p.requires_grad], lr=1e-2)
-    for _ in range(6):
-        batch = make_batch(
-            table,
-            range(len(table)),
-            n_visual_tokens=4,
-            pad_id=words.pad_token_id,
-            reads_question=vlm.compressor.needs_question,
-        )
-        vlm(**model_inputs(batch, features(batch.image_rows)), use_cache=False).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+    learn_by_heart(vlm, table, features, pad_id=words.pad_token_id)
     return vlm
 
 

@@ -1,8 +1,6 @@
 """LoRA: what is trained, what a finished cell holds, held against peft's own loading and merging of the adapter."""
 
 import json
-import os
-import signal
 from dataclasses import replace
 
 import pytest
@@ -77,17 +75,9 @@ def test_gradients_reach_adapter_and_connector_alone(make_vlm, tmp_path):
     assert {n.split(".")[0] for n in with_gradient} == {"language_model", "compressor", "projector"}
 
 
-def test_stopped_and_resumed_is_the_same_bit_for_bit(small, cell, tmp_path, monkeypatch):
+def test_stopped_and_resumed_is_the_same_bit_for_bit(small, cell, tmp_path, terminate_at_call):
     """Dropout draws, so the state of what draws is a part of the checkpoint; of the language model nothing is."""
-    original, calls = batches.make_batch, []
-
-    def stop_at_the_second_step(*args, **given):
-        calls.append(1)
-        if len(calls) == 4:  # two are the check's before a training
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args, **given)
-
-    monkeypatch.setattr(batches, "make_batch", stop_at_the_second_step)
+    terminate_at_call(batches, "make_batch", 4)  # in the second step: two calls are the check's before a training
     with pytest.raises(Stopped):
         train(small, tmp_path / "cell", CELL)
     from torch.distributed.checkpoint import FileSystemReader

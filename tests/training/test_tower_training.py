@@ -2,8 +2,6 @@
 
 import copy
 import json
-import os
-import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -173,7 +171,7 @@ def test_a_finished_cell_sees_by_the_trained_tower(stages, tmp_path, dtype, lora
     assert all(torch.equal(weight, cell.tower[name]) for name, weight in loaded.vision_tower.named_parameters())
 
 
-def test_stopped_and_resumed_is_the_same_bit_for_bit(stages, tmp_path, monkeypatch):
+def test_stopped_and_resumed_is_the_same_bit_for_bit(stages, tmp_path, terminate_at_call):
     """With dropout in the tower, which draws."""
     torch.manual_seed(0)
     restless = CLIPVisionConfig(
@@ -181,15 +179,7 @@ def test_stopped_and_resumed_is_the_same_bit_for_bit(stages, tmp_path, monkeypat
     )
     AutoModel.from_config(restless).save_pretrained(tmp_path / "tower")
     whole = train(stages, tmp_path / "whole", encoder=tmp_path / "tower")
-    original, calls = batches.packed_inputs, []
-
-    def stop_at_the_second_step(*args, **given):
-        calls.append(1)
-        if len(calls) == 3:  # one is the check's before a training
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(*args, **given)
-
-    monkeypatch.setattr(batches, "packed_inputs", stop_at_the_second_step)
+    terminate_at_call(batches, "packed_inputs", 3)  # in the second step: one call is the check's before a training
     with pytest.raises(Stopped):
         train(stages, tmp_path / "cell", encoder=tmp_path / "tower")
     again = train(stages, tmp_path / "cell", encoder=tmp_path / "tower")

@@ -5,12 +5,11 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from by_heart import learn_by_heart
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.test_split import judge
-from vlmlaw.tokens.packing import make_batch
 from vlmlaw.tokens.token_table import TokenTable
-from vlmlaw.training.batches import model_inputs
 from vlmlaw.vlm.generate import Prompter, replies
 from vlmlaw.vlm.image_inputs import ImageInputs
 from vlmlaw.vlm.images import load_features
@@ -165,8 +164,8 @@ def test_verdicts_are_those_of_teacher_forcing(make_vlm, small, words, compresso
     data, table = Dataset(small.data["test"]), TokenTable.load(small.tokens["test"])
     features = load_features(small.features["test"], layers=[2])
     vlm = make_vlm(vision=ConvTowerConfig(hidden_size=16, num_hidden_layers=2), compressor=compressor, seed=1)
-    _learn_by_heart(vlm, table, features, words)
     seen = lambda rows: ImageInputs(patches=features(rows))  # noqa: E731
+    learn_by_heart(vlm, table, seen, pad_id=words.pad_token_id)
     judged = judge(vlm, table, seen, batch_size=3, pad_id=words.pad_token_id)
     prompter = Prompter(words, n_visual_tokens=4, image_token_id=vlm.config.image_token_id)
     keys = [(index, number) for index, record in enumerate(data.records) for number in range(len(record.questions))]
@@ -192,23 +191,6 @@ def test_verdicts_are_those_of_teacher_forcing(make_vlm, small, words, compresso
         right[record, number] = said == [answer] if is_last else said[:1] == [answer]
     assert right == {(row.record, row.question): bool(row.right) for row in judged.itertuples()}
     assert 0.1 < np.mean(list(right.values())) < 0.95  # else the test says little
-
-
-@torch.enable_grad()
-def _learn_by_heart(vlm, table, features, words):
-    optimizer = torch.optim.Adam([p for p in vlm.parameters() if p.requires_grad], lr=1e-2)
-    for _ in range(6):
-        batch = make_batch(
-            table,
-            range(len(table)),
-            n_visual_tokens=4,
-            pad_id=words.pad_token_id,
-            reads_question=vlm.compressor.needs_question,
-        )
-        images = ImageInputs(patches=features(batch.image_rows))
-        vlm(**model_inputs(batch, images), use_cache=False).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
 
 
 @pytest.mark.parametrize("span", [None, 1.0])
