@@ -222,3 +222,16 @@ def test_configurations_of_the_parts_keep_their_kind(vlm, tmp_path):
     assert type(loaded.vision_config) is type(vlm.config.vision_config)
     assert type(loaded.text_config) is type(vlm.config.text_config)
     assert isinstance(loaded.text_config, (Qwen2Config, Qwen3Config))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("brings", ["pixels", "image tokens"])
+def test_an_image_behind_a_cached_prompt_is_refused(make_vlm, brings):
+    """It was ignored, so that a dialogue's second image was answered as if it were not there."""
+    vlm = make_vlm()
+    first = vlm(**inputs(vlm, (3, 3)), use_cache=True)
+    more = {"input_ids": torch.full((2, 4), IMAGE if brings == "image tokens" else 7)}
+    more |= {"pixel_values": torch.zeros(2, 3, 32, 32)} if brings == "pixels" else {}
+    with pytest.raises(ValueError, match="image behind a key-value cache"):
+        vlm(**more, past_key_values=first.past_key_values, use_cache=True)
+    vlm(input_ids=torch.full((2, 4), 7), past_key_values=first.past_key_values, use_cache=True)

@@ -321,6 +321,18 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
             return embeds_BTD.masked_scatter(is_image_BT[..., None], visual_BVD)
         return embeds_BTD.flatten(0, 1).index_copy(0, image_places, visual_BVD.flatten(0, 1)).view_as(embeds_BTD)
 
+    def _embed_behind_cache(self, input_ids: Tensor | None, images: ImageInputs) -> Tensor:
+        """Embed tokens behind a cached prompt, which holds all images. Raises ValueError for more images."""
+        assert input_ids is not None
+        # The tokens of a step that generates are not searched, because that would stall a GPU's queue.
+        is_prompt = input_ids.shape[-1] > 1
+        if images.n_sequences or (is_prompt and bool((input_ids == self.config.image_token_id).any())):
+            raise ValueError(
+                "found an image behind a key-value cache that already holds a prompt; give all images in the first "
+                "call, or the whole prompt without the cache"
+            )
+        return self.get_input_embeddings()(input_ids)
+
     def _zero_contribution(self) -> Tensor:
         """A zero that depends on every weight before the LLM, so that all processes reduce the same gradients.
 
@@ -392,7 +404,7 @@ class VlmForConditionalGeneration(PreTrainedModel, GenerationMixin):
         if (compressor.inside_llm or keeps) and past_key_values is None:
             past_key_values = DynamicCache(config=self.language_model.config)  # for what is kept with it
         if inputs_embeds is None and past_key_values is not None and past_key_values.get_seq_length() > 0:
-            inputs_embeds = self.get_input_embeddings()(input_ids)  # the image is in the cache
+            inputs_embeds = self._embed_behind_cache(input_ids, images)
         elif inputs_embeds is None:
             assert input_ids is not None
             inputs_embeds = self.embed(input_ids, images, n_visual_tokens=n_visual_tokens, image_places=image_places)

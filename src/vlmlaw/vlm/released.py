@@ -1,7 +1,7 @@
-"""A cell made of released weights: checkpoints in the layouts of LLaVA-1.5, TokenPacker and QueCC.
+"""Make a cell of released weights: checkpoints in the layouts of LLaVA-1.5, TokenPacker and QueCC.
 
 Such a checkpoint is a language model's, with the connector's weights as `model.mm_projector.*` beside it, and its
-config.json names the tower. The released projector has no LayerNorm before it, and patches no embedding of their place.
+config.json names the tower. The released projector has no LayerNorm before it, and patches have no place embedding.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.261302
 
 @dataclass(frozen=True)
 class Layout:
-    """What a checkpoint's connector is: the compressor, and its weights' and the projector's prefixes."""
+    """The layout of a checkpoint's connector: its compressor, and the prefixes of its weights and the projector's."""
 
     compressor: str
     own: str
-    projector: dict[str, str]  # prefixes of its two linear maps, and theirs in ours
+    projector: dict[str, str]  # prefixes of its two linear maps, and of the same maps in our projector
     levels: list[int]
 
 
@@ -61,10 +61,11 @@ def import_checkpoint(
     n_visual_tokens: int | None = None,
     feature_layers: list[int] | None = None,
 ) -> VlmForConditionalGeneration:
-    """Write the cell `out`/model of the released weights in `folder` and the tower in `tower`; returns its model.
+    """Write the released weights in `folder` with the tower in `tower` as the cell `out`/model, and return its model.
 
-    V is that of the weights (QueCC), of config.json's `scale_factor` (TokenPacker), or `n_visual_tokens`.
-    Raises UserError where the folder is of no known layout, or weights are missing, unknown or of another shape.
+    V is that of the weights (LLaVA-1.5, QueCC), else `n_visual_tokens` or that of config.json's `scale_factor`
+    (TokenPacker). Raises UserError if the folder has no known layout, if weights are missing, unknown or of another
+    shape, or if they cannot make `n_visual_tokens`.
     """
     config, weights = _read_config(folder), _read_weights(folder)
     connector = {k.removeprefix(CONNECTOR): w for k, w in weights.items() if k.startswith(CONNECTOR)}
@@ -131,7 +132,7 @@ def _layout_of(folder: Path, connector: Mapping[str, Tensor]) -> Layout:
 
 
 def _language_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Any:
-    """The language model of the weights beside the connector, in their type."""
+    """Load the language model from the weights beside the connector, in their dtype."""
     kind = LLM_OF.get(config.get("model_type", ""), config.get("model_type", ""))
     own = {key: value for key, value in config.items() if not key.startswith("mm_") and key != "model_type"}
     try:

@@ -1,9 +1,9 @@
-"""Which files an experiment is read from: params.yaml, whole experiments and overlays, and what is said about it.
+"""Find and merge the files that an experiment is read from: params.yaml, a whole experiment, overlays, `--config`.
 
 Snakemake merges `--configfile` and `--config` into each other and over params.yaml, key by key. A file with a `name` is
-a whole experiment, of which params.yaml is no part; one without is laid over params.yaml. The same is done here with
-what the project's own reader makes of files and texts: Snakemake's takes each value within a section of `--config` for
-text, the last of two equal keys, and runs code in a file that asks for it (`__use_yte__`).
+a whole experiment, without params.yaml; one without a `name` is laid over params.yaml. The same is done here, but files
+and texts are read by the project's own reader: Snakemake's reads each value within a section of `--config` as text,
+takes the last of two equal keys, and runs code in a file that asks for it (`__use_yte__`).
 """
 
 import json

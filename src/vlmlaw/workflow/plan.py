@@ -219,7 +219,7 @@ class Plan:
 
     @property
     def targets(self) -> list[str]:
-        """The page and every cell, so that a cell is made again that was deleted by hand when the page was finished."""
+        """The page and every cell, so that a cell that was deleted by hand is made again although the page exists."""
         reads = Reads(self.experiment, self.design)
         weights = reads.trainings(f"model/{MODEL[0]}")({})
         files = [file for read in weights for file in self.files(read)]
