@@ -92,6 +92,7 @@ def test_a_cell_of_released_weights_equals_the_released_connector(tmp_path, file
     model = AutoModelForImageTextToText.from_pretrained(cell / "model").eval()
     assert (model.config.compressor, model.config.n_visual_tokens) == (name, n_tokens)
     assert model.config.feature_layers == ([-2] if name == "none" else [12, 16, 22, 23])
+    assert model.config.pad_color == [int(255 * level) for level in model.config.image_mean]  # LLaVA's expand2square
     if name == "quecc":  # released weights, the released question's vector in place of the LLM's
         tokens = model.projector(model.compressor(levels, g.inputs["question"]))
     else:

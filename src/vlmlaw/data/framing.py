@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FITS = ("pad", "stretch", "crop")
-CLIP_GREY = (122, 116, 104)  # CLIP's mean color, with which LLaVA-1.5 pads; after normalisation it is about 0
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_GREY = (122, 116, 104)  # CLIP's mean color, rounded down as LLaVA-1.5 pads; after normalisation it is about 0
 
 
 def square(image: Image, side_px: int, *, fit: str, pad_color: Sequence[int]) -> Image:

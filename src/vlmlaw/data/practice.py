@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vlmlaw.data.framing import CLIP_MEAN, CLIP_STD
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.runtime.whole_files import whole_folder
 
@@ -113,7 +114,7 @@ def _write_models(folder: Path, texts: list[str], *, seed: int, language_models:
 
     torch.manual_seed(seed)
     TOWERS[vision]().save_pretrained(folder / "vision")
-    pixels = {"image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]}
+    pixels = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD}
     (folder / "vision" / "preprocessor_config.json").write_text(json.dumps(pixels))
     tokenizer = _tokenizer([*texts, *PLAIN_TALK])
     for size, (width, depth) in SIZES.items():

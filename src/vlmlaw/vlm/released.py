@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from vlmlaw.compressors import ALL_PATCHES, split_published
+from vlmlaw.data.framing import CLIP_GREY, CLIP_MEAN, CLIP_STD
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER
 from vlmlaw.errors import UserError
 from vlmlaw.hub.pins import open_model
@@ -32,7 +33,6 @@ from vlmlaw.vlm.towers.load import load_tower
 CONNECTOR, TOWER = "model.mm_projector.", "model.vision_tower."
 LLM_OF = {"llava": "llama", "llava_llama": "llama", "llava_qwen": "qwen2", "llava_qwen2": "qwen2"}
 SINGLE_LEVEL, FOUR_LEVELS = [-2], [12, 16, 22, 23]  # of CLIP ViT-L/14, as LLaVA-1.5 and as TokenPacker and QueCC read
-CLIP_MEAN, CLIP_STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ def import_checkpoint(
         position_embedding=False,
         projector_norm=False,
         image_token_id=words.convert_tokens_to_ids(IMAGE_PLACEHOLDER),
-        image_mean=CLIP_MEAN,
-        image_std=CLIP_STD,
+        image_mean=list(CLIP_MEAN),
+        image_std=list(CLIP_STD),
         image_fit="pad",
-        pad_color=[round(255 * level) for level in CLIP_MEAN],
+        pad_color=list(CLIP_GREY),
         vision_dtype=str(vision.dtype).removeprefix("torch."),
     )
     model = VlmForConditionalGeneration.assemble(vlm_config, vision, llm)
