@@ -4,6 +4,7 @@ import json
 from argparse import Namespace
 from pathlib import Path
 
+from vlmlaw.runtime.whole_files import sha256_of
 from vlmlaw.workflow import records
 
 
@@ -28,7 +29,7 @@ def test_a_record_holds_what_was_given_and_the_hash_of_every_file(tmp_path):
     record = write(tmp_path)
     assert record["settings"] == '{"a": 1}' and record["code"] == "c0de" and record["upstream"] == "0123"
     assert set(record["files"]) == {"a", "b"}
-    assert record["files"]["a"]["sha256"] == records.sha256(tmp_path / "made" / "a")
+    assert record["files"]["a"]["sha256"] == sha256_of(tmp_path / "made" / "a")
     assert record["files"]["a"]["bytes"] == 3
 
 
@@ -72,7 +73,7 @@ def test_files_that_no_job_made_are_told_with_what_is_made_from_them(tmp_path, m
     record = write(tmp_path, read=[Path("train.json"), Path("questions.json")])
     found = dict(records.files_read(record))
     assert set(found) == {"train.json", "questions.json"}
-    assert found["train.json"]["sha256"] == records.sha256(tmp_path / "train.json")
+    assert found["train.json"]["sha256"] == sha256_of(tmp_path / "train.json")
     pictures = (tmp_path / "made").rename(tmp_path / "pictures")
     folder(tmp_path / "made", tokens="y")
     assert dict(records.files_read(write(tmp_path, dataset=pictures / "index"))) == found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vlmlaw.errors import UserError
 from vlmlaw.hub.download import download
+from vlmlaw.runtime.whole_files import sha256_of
 
 if TYPE_CHECKING:
     from vlmlaw.hub.settings import ModelSettings
@@ -59,7 +59,7 @@ def open_model(folder: Path) -> Opened:
     for name, (size, digest) in pin.files.items():
         file = found / name
         same = file.is_file() and file.stat().st_size == size
-        if not same or (size <= HASHED_AT_LOADING and _sha256(file) != digest):
+        if not same or (size <= HASHED_AT_LOADING and sha256_of(file) != digest):
             raise UserError(
                 f"{file} is not what {path} was made from: missing, or another file. Put it back, or fetch the model "
                 "again (`vlmlaw fetch`, or snakemake --forcerun with its rule), which retrains its cells."
@@ -76,7 +76,7 @@ def origins_of(**folders: Path) -> dict[str, dict[str, str]]:
 def pin_of(folder: Path, settings: ModelSettings, *, commit: str, **more: Any) -> Pin:
     """Pin the files of a model in `folder`; `more` are the fields of a vision tower."""
     names = [path.name for pattern in (*CONFIG_FILES, *WEIGHT_FILES) for path in sorted(folder.glob(pattern))]
-    files = {name: ((folder / name).stat().st_size, _sha256(folder / name)) for name in names}
+    files = {name: ((folder / name).stat().st_size, sha256_of(folder / name)) for name in names}
     return Pin(
         source=settings.source,
         commit=commit,
@@ -99,8 +99,3 @@ def read_pin(path: Path) -> Pin:
         return Pin(**fields | {"files": {name: (int(size), sha) for name, (size, sha) in fields["files"].items()}})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is not what `vlmlaw fetch` writes ({error!r}); fetch the model again.") from error
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

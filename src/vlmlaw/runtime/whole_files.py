@@ -1,5 +1,6 @@
 """Outputs that appear whole or not at all: written beside their place, renamed into it when they are finished."""
 
+import hashlib
 import os
 import shutil
 import zlib
@@ -23,6 +24,12 @@ UNREADABLE = (
     NotImplementedError,
     RuntimeError,
 )
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, without holding it in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

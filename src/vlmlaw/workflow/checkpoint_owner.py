@@ -3,7 +3,6 @@
 Otherwise a training that was killed and then changed would go on from weights that the old settings made.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.runtime.fingerprint import code_version
-from vlmlaw.runtime.whole_files import whole_file
+from vlmlaw.runtime.whole_files import sha256_of, whole_file
 from vlmlaw.settings import to_json
 
 READ_UP_TO = 16 * 2**20  # bytes; larger inputs (cached features may be terabytes) are compared by size and time
@@ -45,4 +44,4 @@ def _identity(path: Path) -> str:
     status = path.stat()
     if status.st_size > READ_UP_TO:
         return f"{status.st_size} bytes of {status.st_mtime_ns}"
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return sha256_of(path)

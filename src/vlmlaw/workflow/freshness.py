@@ -16,7 +16,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from vlmlaw.runtime.whole_files import whole_file
+from vlmlaw.runtime.whole_files import sha256_of, whole_file
 from vlmlaw.runtime.workspace import clear_workspace
 from vlmlaw.workflow import records
 from vlmlaw.workflow.plan import Plan
@@ -283,7 +283,7 @@ class _Digests:
         status = path.stat()
         size, time, digest = self._known.get(str(path)) or (None, None, "")
         if (size, time) != (status.st_size, status.st_mtime_ns):
-            digest = records.sha256(path)
+            digest = sha256_of(path)
             if not self._fresh:
                 self._fresh = True
                 atexit.register(self._save)

@@ -90,8 +90,7 @@ def refuse_orphans(results: Path) -> None:
         raise UserError(
             f"{len(orphans)} job(s) of an earlier run of this folder go on:\n"
             + "".join(f"  {job}\n" for job in orphans)
-            + "`vlmlaw orphans --wait` lets them finish, `vlmlaw orphans --cancel` ends them (trainings keep their "
-            "checkpoints); then start again: what they finished is not done twice."
+            + slurm.HELP
         )
 
 

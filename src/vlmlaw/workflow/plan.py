@@ -24,7 +24,7 @@ from vlmlaw.workflow.lineage import Lineage
 from vlmlaw.workflow.reads import Reads
 from vlmlaw.workflow.resources import Needs
 from vlmlaw.workflow.snakemake_patches import limit_of_this_machine
-from vlmlaw.workflow.stage import MODEL, PROPOSE, TRAIN, Read, Stage, name_of
+from vlmlaw.workflow.stage import MODEL, PROPOSE, RULE_OF_RUNNER, TRAIN, Read, Stage, name_of
 from vlmlaw.workflow.stages import stages_of
 
 # A job records beside its log how it ended, for retries and `vlmlaw status`, and reserves its GPUs.
@@ -94,7 +94,7 @@ class Plan:
 
     def own_constraints(self, rule: str) -> dict[str, str]:
         """Return the patterns of wildcards that are narrower in this rule than in others."""
-        by = {"evaluate_benchmark": "vlmlaw", "evaluate_by_lmms_eval": "lmms-eval"}.get(rule)
+        by = next((runner for runner, name in RULE_OF_RUNNER.items() if name == rule), None)
         names = [own.name for own in self.experiment.evaluation.benchmarks if by in (None, own.by)]
         own = {"benchmark": "|".join(map(re.escape, names)) or "none"}
         return own | ({"split": "|".join(self.experiment.splits)} if rule == self.pictures_rule else {})
@@ -204,7 +204,7 @@ class Plan:
 
     @property
     def pictures_rule(self) -> str:
-        return "prepare_pictures" if self.experiment.pretrained else "draw_pictures"
+        return Reads(self.experiment, self.design).pictures_rule
 
     @property
     def model_files(self) -> list[str]:

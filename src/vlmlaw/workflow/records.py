@@ -15,7 +15,7 @@ from typing import Any
 
 from vlmlaw import __version__
 from vlmlaw.runtime.git import commit
-from vlmlaw.runtime.whole_files import whole_file
+from vlmlaw.runtime.whole_files import sha256_of, whole_file
 
 NAME = "record.json"
 GIVEN = ("settings", "code", "upstream")  # the parameters of the workflow that a job's result depends on
@@ -107,7 +107,7 @@ def is_made(args: Namespace) -> bool:
 
 
 def _is_identity_of(path: Path, identity: Mapping[str, Any]) -> bool:
-    return path.is_file() and path.stat().st_size == identity["bytes"] and sha256(path) == identity["sha256"]
+    return path.is_file() and path.stat().st_size == identity["bytes"] and sha256_of(path) == identity["sha256"]
 
 
 def record_of(result: Path) -> Path | None:
@@ -127,15 +127,10 @@ def content_version(files: Mapping[str, Mapping[str, Any]]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _identity(path: Path) -> dict[str, Any]:
     """Return hash and size of a file, and its time, which saves this machine from hashing it again."""
     status = path.stat()
-    return {"sha256": sha256(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+    return {"sha256": sha256_of(path), "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
 
 
 def _files(path: Path) -> list[Path]:

@@ -20,6 +20,10 @@ ENDED = (
     "PREEMPTED",
 )
 SECONDS_BETWEEN_LOOKS = 10.0
+HELP = (
+    "`vlmlaw orphans --wait` lets them finish, `vlmlaw orphans --cancel` ends them (trainings keep their checkpoints); "
+    "then start again: what they finished is not done twice."
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,7 @@ def refuse_orphans(folder: Path) -> None:
         raise UserError(
             f"{len(orphans)} job(s) of an earlier run of this folder are still in Slurm's queue:\n"
             + "".join(f"  {job}\n" for job in orphans)
-            + "`vlmlaw orphans --wait` lets them finish, `vlmlaw orphans --cancel` ends them (trainings keep their "
-            "checkpoints); then start again: what they finished is not done twice."
+            + HELP
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from vlmlaw.errors import UserError
 from vlmlaw.runtime.git import git
+from vlmlaw.runtime.whole_files import sha256_of
 from vlmlaw.workflow import records
 
 DATA = ("train", "development", "dataset", "tokens", "tokenizer", "images")  # inputs that are data
@@ -186,7 +187,7 @@ def _print_record(name: str, record: dict[str, Any], *, folder: Path) -> None:
     damaged = [
         file
         for file, identity in record["files"].items()
-        if not (folder / file).exists() or records.sha256(folder / file) != identity["sha256"]
+        if not (folder / file).exists() or sha256_of(folder / file) != identity["sha256"]
     ]
     _line(
         "  files", f"version {record['content']}, " + (f"changed since: {', '.join(damaged)}" if damaged else "whole")
