@@ -190,6 +190,18 @@ def test_a_video_is_an_error():
         plain_chat([{"role": "user", "content": [{"type": "video", "url": "a"}]}])
 
 
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        ({"content": "Hi"}, "has no role"),
+        ({"role": "user", "content": [{"type": "text", "content": "Hi"}]}, "part of type text with None; expected its"),
+    ],
+)
+def test_a_message_in_another_format_is_named(message, says):
+    with pytest.raises(UserError, match=says):
+        plain_chat([message])
+
+
 @torch.no_grad()
 def test_questions_and_visual_tokens_are_those_of_the_released_quecc(golden):
     """From the prompts' texts: the released rule's ids, its question vectors, and the tokens that follow from them."""

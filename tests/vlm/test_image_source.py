@@ -30,7 +30,7 @@ def test_a_file_by_its_path_or_url(png, tmp_path):
         assert picture(source).size == (3, 2)
 
 
-@pytest.mark.parametrize("source", ["A" * 300, "no such file.png", "a\0b", 3])
+@pytest.mark.parametrize("source", ["A" * 300, "no such file.png", "a\0b", "http://no host/a.png", 3])
 def test_what_is_no_image_is_refused(source):
     """300 letters could be base64, and are longer than any file's name may be."""
     with pytest.raises(ValueError, match="image"):

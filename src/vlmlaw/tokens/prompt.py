@@ -33,8 +33,8 @@ class TokenizedChat:
 def plain_chat(messages: Sequence[Mapping[str, Any]]) -> tuple[Chat, list[Any]]:
     """Return messages as (role, text) with `<image>` in each image's place, and the images of their parts in order.
 
-    An image's part stands on a line of its own; other parts follow one another. Raises UserError for a part that is
-    neither text nor image.
+    An image's part stands on a line of its own; other parts follow one another. Raises UserError for a message
+    without a role, and for a part that is neither text nor image.
 
     >>> parts = [{"type": "image", "path": "cat.png"}, {"type": "text", "text": "What is it?"}]
     >>> plain_chat([{"role": "user", "content": parts}])
@@ -42,6 +42,8 @@ def plain_chat(messages: Sequence[Mapping[str, Any]]) -> tuple[Chat, list[Any]]:
     """
     chat, images = [], []
     for message in messages:
+        if "role" not in message:
+            raise UserError(f"a message has no role: {str(message)[:80]}; expected `role` and `content`.")
         content = message.get("content")
         text, shown = (content or "", []) if content is None or isinstance(content, str) else _joined(content)
         chat.append((str(message["role"]), text))
@@ -60,6 +62,8 @@ def _joined(parts: Sequence[Mapping[str, Any]]) -> tuple[str, list[Any]]:
                 images.append(held.get("url") if isinstance(held, Mapping) else held)
         elif kind != "text":
             raise UserError(f"a message has a part of type {kind!r}; a cell reads parts of type text and image.")
+        elif not isinstance(part.get("text"), str):
+            raise UserError(f"a message has a part of type text with {part.get('text')!r:.60}; expected its `text`.")
         said = literal(part["text"]) if kind == "text" else IMAGE_PLACEHOLDER
         if said:
             on_its_line = text and not kind == before == "text"

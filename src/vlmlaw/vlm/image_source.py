@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -46,7 +47,7 @@ def _content(source: str) -> bytes | Path:
         try:
             with urlopen(source, timeout=TIMEOUT) as reply:
                 return reply.read()
-        except OSError as error:
+        except (OSError, HTTPException) as error:  # such as a name with blanks, or a reply that breaks off
             raise UnreadableImage(f"cannot be fetched ({error})") from error
     if source.startswith("file://"):
         return Path(source.removeprefix("file://"))

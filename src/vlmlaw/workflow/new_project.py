@@ -25,6 +25,8 @@ def write_project(folder: Path, *, experiment: str = "") -> None:
     known = sorted(path.stem for path in (source / "workflow" / "experiments").glob("*.yaml"))
     if experiment and experiment not in known:
         raise UserError(f"no experiment is called {experiment!r}; there are {', '.join(known)}.")
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name another folder.")
     there = [name for name in PARTS if (folder / name).exists()]
     if there:
         raise UserError(f"{folder} has {', '.join(there)} already; name another folder, or move them away.")
