@@ -61,6 +61,27 @@ def test_a_question_whose_image_leaves_the_folder_is_refused(images, tmp_path, n
         image_reader(mine.images, list(mine.questions), source=mine.source)
 
 
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("https://example.org/a.png", "which is an address, and images are read from files; download it"),
+        ("data:image/png;base64,iVBORw0KGgo=", "which is an address"),
+        ("/data/pages/a.png", "which is an absolute path; name it as it stands below the folder of images, as a.png"),
+        ("../a.png", r"which leaves the folder of images by \.\."),
+        ("a.png", "which is missing; 1 of 1 questions lack theirs. Images are read below .*images, or below another"),
+    ],
+)
+def test_what_is_no_image_of_the_folder_is_called_by_its_name(images, name, why):
+    with pytest.raises(UserError, match=f"question '1' of q.json names the image .*, {why}"):
+        image_reader(images, [Question("1", "?", ("yes",), image=name)], source="q.json")
+
+
+def test_a_folder_may_be_called_as_an_address_begins(images):
+    (images / "data:").mkdir()
+    (images / "data:" / "a.png").write_bytes((images / "x" / "a.png").read_bytes())
+    assert fault_of(images, "data:/a.png") == ""
+
+
 def test_links_of_ones_own_are_followed_where_that_is_said(images, monkeypatch):
     assert "is or lies behind a link to" in fault_of(images, "linked.png") and FOLLOW_LINKS in fault_of(
         images, "far/secret.png"

@@ -6,26 +6,31 @@ Names come with downloaded data. One that leads out of its folder could copy any
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 FOLLOW_LINKS = "VLMLAW_FOLLOW_LINKS"  # an environment variable; 1: links in the folder may lead anywhere
+ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|data:")
 
 
 def fault_of(folder: Path, name: str) -> str:
     """Say why no image of this name can be read below the folder, as the end of a sentence; "" if one can.
 
     >>> fault_of(Path("images"), "../secret.png")
-    'is no name of a file below the folder of images'
+    'leaves the folder of images by ..; name a file below it'
+    >>> fault_of(Path("images"), "https://example.org/a.png")
+    'is an address, and images are read from files; download it and name the file'
     """
-    parts = PurePosixPath(name).parts
-    if not parts or "\0" in name or PurePosixPath(name).is_absolute() or ".." in parts:
-        return "is no name of a file below the folder of images"
+    if fault := _fault_of_name(name):
+        return fault
     try:
-        if not (folder / name).is_file():
-            return "is missing"
+        is_there = (folder / name).is_file()
     except OSError:  # a name that no file system takes
-        return "is missing"
+        is_there = False
+    if not is_there:
+        address = "is an address, and images are read from files; download it and name the file"
+        return address if ADDRESS.match(name) else "is missing"
     target = _target(folder / name)
     if os.environ.get(FOLLOW_LINKS) == "1" or any(target.is_relative_to(root) for root in _roots(folder)):
         return ""
@@ -33,6 +38,16 @@ def fault_of(folder: Path, name: str) -> str:
         f"is or lies behind a link to {target}, outside the folder of images; put the file there, or set "
         f"{FOLLOW_LINKS}=1 if the folder's links are your own"
     )
+
+
+def _fault_of_name(name: str) -> str:
+    """Say why a name cannot be that of a file below any folder; "" if it can."""
+    path = PurePosixPath(name)
+    if path.is_absolute():
+        return f"is an absolute path; name it as it stands below the folder of images, as {path.name or 'a.png'}"
+    if ".." in path.parts:
+        return "leaves the folder of images by ..; name a file below it"
+    return "" if path.parts and "\0" not in name else "is no name of a file"
 
 
 def _target(path: Path) -> Path:

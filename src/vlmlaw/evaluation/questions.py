@@ -152,9 +152,9 @@ def _demand(questions: list[Question], fault: Callable[[str], str], images: Path
     if faults:
         which, name, why = faults[0]
         raise UserError(
-            f"question {which!r} of {source} names the image {name[:120]!r}, which in {images} {why}; "
-            f"{len({which for which, *_ in faults})} of {len(questions)} questions lack theirs. Point `images` at the "
-            "right folder."
+            f"question {which!r} of {source} names the image {name[:120]!r}, which {why}; "
+            f"{len({which for which, *_ in faults})} of {len(questions)} questions lack theirs. Images are read below "
+            f"{images}, or below another folder that `images` names."
         )
 
 
