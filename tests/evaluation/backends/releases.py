@@ -69,23 +69,45 @@ def _llama() -> dict[str, Any]:
     return {"model_type": "llama", **TEXT}
 
 
-def make_llava(folder: Path) -> Path:
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
+def make_llava(folder: Path, *, strategy: str = "default", **vision: Any) -> Path:
+    """LLaVA-1.5. vision: of its CLIP tower, where it is another; strategy: whether the class token is left out."""
+    from transformers import LlavaForConditionalGeneration
+
+    words, own = tokenizer(image_token="<image>"), _clip() | vision
+    processor = _llava_processor(words, own["image_size"], own["patch_size"], strategy)
+    return _save(folder, LlavaForConditionalGeneration(_llava_config(words, own, strategy)), processor, "<image>")
+
+
+def make_llava_interleave(folder: Path) -> Path:
+    """LLaVA with SigLIP's tower, which has no class token to leave out (llava-interleave-qwen)."""
+    from transformers import LlavaForConditionalGeneration, LlavaProcessor, SiglipImageProcessorPil
 
     words = tokenizer(image_token="<image>")
-    config = LlavaConfig(
-        vision_config=_clip(), text_config=_llama(), image_token_id=words.image_token_id, image_seq_length=16
+    vision = {"model_type": "siglip_vision_model", **VISION, **NO_HEAD, "image_size": 28, "patch_size": 7}
+    image = SiglipImageProcessorPil(size={"height": 28, "width": 28})
+    processor = LlavaProcessor(
+        image, words, patch_size=7, vision_feature_select_strategy="full", num_additional_image_tokens=0
     )
-    processor = _llava_processor(words)
-    return _save(folder, LlavaForConditionalGeneration(config), processor, "<image>")
+    return _save(folder, LlavaForConditionalGeneration(_llava_config(words, vision, "full")), processor, "<image>")
 
 
-def _llava_processor(words):
+def _llava_config(words: Any, vision: dict[str, Any], strategy: str) -> Any:
+    from transformers import LlavaConfig
+
+    return LlavaConfig(
+        vision_config=vision,
+        text_config=_llama(),
+        image_token_id=words.image_token_id,
+        vision_feature_select_strategy=strategy,
+    )
+
+
+def _llava_processor(words: Any, side: int = 28, patch: int = 7, strategy: str = "default") -> Any:
     from transformers import CLIPImageProcessorPil, LlavaProcessor
 
-    image = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    image = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     return LlavaProcessor(
-        image, words, patch_size=7, vision_feature_select_strategy="default", num_additional_image_tokens=1
+        image, words, patch_size=patch, vision_feature_select_strategy=strategy, num_additional_image_tokens=1
     )
 
 

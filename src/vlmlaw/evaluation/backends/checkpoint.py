@@ -45,7 +45,7 @@ class Checkpoint:
         self.rule = rule_of(release)
         self._processor = load_processor(self._folder)
         bare = bare_model(self._folder)
-        self.kind = type(bare)
+        self.kind, self.config = type(bare), bare.config
         self.n_params = float(language_parameters(bare))
         self.image_token_id = image_token_id(bare.config)
         released = bare.config.dtype

@@ -2,8 +2,9 @@
 
 `get_image_features` of transformers' class gives what tower and connector make of the images. Each view's features
 become its share of V by a compressor (feature_compressor.py), as many placeholders stay in the prompt, and the model's
-own forward does the rest (`mm_encoder_outputs`). Positions are those of the prompt that is left. In a family whose
-image tokens have positions on a grid (M-RoPE), features that stay keep theirs, and what follows is where it was.
+own forward does the rest (`mm_encoder_outputs`). Of a compressor that merges patches, the model's own connector makes
+the features. Positions are those of the prompt that is left. In a family whose image tokens have positions on a grid
+(M-RoPE), features that stay keep theirs, and what follows is where it was.
 
 Shapes: N image tokens of the prompt, V of them that are left, T tokens of the prompt, D width, B = 1.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -22,9 +24,9 @@ from torch import Tensor
 
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.backends.checkpoint import Checkpoint
-from vlmlaw.evaluation.backends.feature_compressor import Beside, FeatureCompressor, shares
+from vlmlaw.evaluation.backends.feature_compressor import FeatureCompressor, shares
 from vlmlaw.evaluation.backends.interface import Budget, Reply, Unanswered, budget_text
-from vlmlaw.evaluation.backends.patch_attention import attended
+from vlmlaw.evaluation.backends.patch_attention import attended, has_class_token
 from vlmlaw.runtime.fingerprint import code_version
 
 AS_OWN = 0.01  # of the logits' spread: a longer way to the same numbers may differ by rounding, and no more
@@ -78,13 +80,25 @@ class Compressed:
             )
         if rule and rule.marks_rows and not self._compressor.is_selection:
             return f"its prompt {MARKED}"
-        if self._compressor.needs_tower and not (rule and rule.tokens_are_patches and self.family in ATTENDED):
-            return (
-                f"{self.compressor} chooses by the attention of the vision tower to each patch, had where a "
-                f"patch becomes a token: of {', '.join(ATTENDED)}"
-            )
+        if self._compressor.needs_tower and (why := self._unfit_tower()):
+            return why
         if self._compressor.needs_square and not (rule and rule.square_views):
             return f"{self.compressor} wants square grids of features, which this family's are not"
+        return ""
+
+    def _unfit_tower(self) -> str:
+        """Why this compressor cannot read the tower's patches and attention; "" where it can."""
+        config, rule = self._own.config, self._own.rule
+        does = "merges patches before the connector" if self._compressor.is_before_connector else "chooses patches"
+        if not (rule and rule.tokens_are_patches and self.family in ATTENDED):
+            return (
+                f"{self.compressor} {does} by the attention of the vision tower to each, which is had of "
+                f"{', '.join(ATTENDED)}, whose image is one view and whose connector makes a token of each patch alone"
+            )
+        if not isinstance(getattr(config, "vision_feature_layer", -1), int):
+            return f"{self.compressor} {does} by one layer of the vision tower, and its connector reads several"
+        if self._compressor.needs_class_token and not has_class_token(config.vision_config):
+            return f"{self.compressor} {does} by the attention of the tower's class token, and its tower has none"
         return ""
 
     def ask(self, text: str, images: Sequence[np.ndarray], *, budget: Budget, max_new_tokens: int) -> Reply:
@@ -122,9 +136,10 @@ class Compressed:
         that read it. Raises ValueError for fewer tokens than an image has views.
         """
         used = set(inspect.signature(model.base_model.get_image_features).parameters) & {*inputs}
-        with attended(model.base_model, on=self._compressor.needs_tower) as tower:
+        way = self._compressor
+        with attended(model.base_model, on=way.needs_tower, last_layer=way.reads_last_layer) as tower:
             seen = model.base_model.get_image_features(**{name: inputs[name] for name in used}, return_dict=True)
-        question_TD = self._question(model, text) if self._compressor.needs_question else None
+        question_TD = self._question(model, text) if way.needs_question else None
         features_ND = flat(seen.pooler_output)
         is_image_T = inputs["input_ids"][0] == self._own.image_token_id
         place_N = is_image_T.nonzero().squeeze(1)
@@ -135,8 +150,8 @@ class Compressed:
             )
         tokens, kept = [], []
         for start, n, share in self._parts(place_N, sizes, budget):
-            beside = Beside(question_TD, *tower.of(start, n))
-            own_VD, index_V = self._compressor(features_ND[start : start + n], share, beside)
+            beside = replace(tower.of(start, n), question_TD=question_TD)
+            own_VD, index_V = way(features_ND[start : start + n], share, beside)
             at_V = torch.arange(len(own_VD), device=place_N.device) if index_V is None else index_V
             tokens.append(own_VD)
             kept.append(start + at_V)

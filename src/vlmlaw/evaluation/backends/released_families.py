@@ -15,7 +15,14 @@ from typing import Any
 
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.backends.tile_rules import AspectTiles, NativeOrTiles, PanAndScan, Pinpoints, SplitTiles
-from vlmlaw.evaluation.backends.token_rules import FixedTokens, LongestEdge, NativeGrid, SoftTokens, TokenRule
+from vlmlaw.evaluation.backends.token_rules import (
+    FixedBesidePatches,
+    FixedTokens,
+    LongestEdge,
+    NativeGrid,
+    SoftTokens,
+    TokenRule,
+)
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -78,19 +85,25 @@ def _clip_side(release: Release) -> tuple[int, int]:
     return int(crop.get("height") or px) // patch, px
 
 
-def _keeps_class(release: Release) -> int:
-    return int(release.config.get("vision_feature_select_strategy", "default") == "full")
+def _beside_patches(release: Release) -> int:
+    """How many tokens a view has more than patches: its strategy is to leave the first out, or to keep them all.
+
+    The first is CLIP's class token; SigLIP, LLaVA-Interleave's tower, has none.
+    """
+    has_class_token = not str(release.vision.get("model_type", "clip")).startswith("siglip")
+    return int(has_class_token) - int(release.config.get("vision_feature_select_strategy", "default") == "default")
 
 
 def _llava(release: Release) -> TokenRule:
     if release.vision.get("model_type") == "pixtral":
         return _pixtral(release)
-    return FixedTokens(_clip_side(release)[0] ** 2 + _keeps_class(release))
+    beside, n_patches = _beside_patches(release), _clip_side(release)[0] ** 2
+    return (FixedBesidePatches if beside else FixedTokens)(n_patches + beside)
 
 
 def _llava_next(release: Release) -> TokenRule:
     side, px = _clip_side(release)
-    return Pinpoints(side, px, _pinpoints(release), extra=_keeps_class(release))
+    return Pinpoints(side, px, _pinpoints(release), extra=_beside_patches(release))
 
 
 def _llava_onevision(release: Release) -> TokenRule:

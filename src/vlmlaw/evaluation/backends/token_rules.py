@@ -147,6 +147,13 @@ class FixedTokens(TokenRule):
         yield OWN
 
 
+class FixedBesidePatches(FixedTokens):
+    """A fixed number that is not that of the patches: the class token is one of them."""
+
+    square_views = False
+    tokens_are_patches = False
+
+
 @dataclass(frozen=True)
 class NativeGrid(TokenRule):
     """Native resolution in cells of `cell_px`, between two numbers of pixels (Qwen2-VL to Qwen3-VL: `size`)."""
