@@ -22,9 +22,10 @@ from PIL import Image
 from vlmlaw.data.framing import square
 from vlmlaw.data.shards import Dataset
 from vlmlaw.errors import UserError
+from vlmlaw.evaluation.benchmark import pad_id_of, patches_reader
 from vlmlaw.evaluation.metrics import metric_called
 from vlmlaw.evaluation.picture_views import positions_of, what_is_seen
-from vlmlaw.evaluation.questions import image_reader, read_questions
+from vlmlaw.evaluation.questions import image_reader, read_questions, said_by_user
 from vlmlaw.evaluation.reasons import REASONS, reasons_of, varied
 from vlmlaw.evaluation.settings import ON_A_CPU
 from vlmlaw.evaluation.test_split import judge
@@ -33,7 +34,8 @@ from vlmlaw.runtime.whole_files import whole_file
 from vlmlaw.tokens.subset import subset
 from vlmlaw.tokens.token_table import TokenTable
 from vlmlaw.vlm.cell_name import cell_named_in
-from vlmlaw.vlm.images import open_images, pixel_values
+from vlmlaw.vlm.generate import Prompter, prompt_tensors
+from vlmlaw.vlm.images import open_images
 from vlmlaw.vlm.load import load_cell
 
 if TYPE_CHECKING:
@@ -195,6 +197,9 @@ def asked_of_benchmark(cells: Path, benchmark: ExplainedBenchmark, plan: Explain
         text = "; ".join([question.text, *question.options])
         return {"picture": f"{benchmark.name} {question.image}", "question": text, "answer": question.answers[0]}
 
+    def said(key: str) -> str:
+        return said_by_user(asked[key], benchmark.instruction)
+
     def pixels(key: str) -> np.ndarray:
         image = Image.fromarray(read(str(asked[key].image)))
         return np.asarray(square(image, plan.image_px, fit=plan.fit, pad_color=plan.pad_color))
@@ -206,7 +211,7 @@ def asked_of_benchmark(cells: Path, benchmark: ExplainedBenchmark, plan: Explain
         right_QC=np.array([[of_cell[key] == 0 for of_cell in lost] for key in keys], dtype=bool).reshape(len(keys), -1),
         told=told,
         pixels=pixels,
-        seen=partial(_seen_in_pictures, cells=cells, plan=plan, pixels=pixels),
+        seen=partial(_seen_in_pictures, cells=cells, plan=plan, pixels=pixels, said=said),
     )
 
 
@@ -220,20 +225,25 @@ def _lost(path: Path) -> dict[str, float]:
 
 
 def _seen_in_pictures(
-    keys: Sequence[str], *, cells: Path, plan: ExplainPlan, pixels: Callable[[str], np.ndarray]
+    keys: Sequence[str],
+    *,
+    cells: Path,
+    plan: ExplainPlan,
+    said: Callable[[str], str],
+    pixels: Callable[[str], np.ndarray],
 ) -> dict[str, dict[int, dict[str, Any]]]:
-    """As `_seen_of_test`; where the choice of patches depends on the question, too, there is nothing to draw."""
+    """As `_seen_of_test`; `said` is a question as it was asked, which the choice of patches may depend on."""
     found: dict[str, dict[int, dict[str, Any]]] = {key: {} for key in keys}
     for cell in (cell for cell in plan.cells if cell.is_largest and keys):
-        vlm, _ = load_cell(cells / cell.training / "model", cell=cell.measured)
-        by_content = vlm.compressor.moves_with_content
+        vlm, words = load_cell(cells / cell.training / "model", cell=cell.measured)
+        n_inputs, image_id = vlm.compressor.n_input_tokens, vlm.config.image_token_id
+        prompter = Prompter(words, n_visual_tokens=n_inputs, image_token_id=image_id)
         for key in keys:
             places: list[Any] = []
-            if by_content and not vlm.compressor.needs_question:
+            if vlm.compressor.moves_with_content and not vlm.compressor.inside_llm:
+                prompt, patches_of = prompter(said(key), key), patches_reader(vlm, pixels)
+                read = prompt_tensors(vlm, [prompt], patches_of=patches_of, pad_id=pad_id_of(words))
                 with torch.no_grad(), positions_of(vlm.compressor) as places:
-                    vlm.visual_tokens(vlm.encode_images(pixel_values([pixels(key)], vlm.config).to(vlm.device)))
-            views = what_is_seen(vlm.compressor, places[0] if places else None)
-            if by_content and not places and views[0]["how"] != "inside":
-                views = [{"side": vlm.compressor.grid_side, "how": "question", "places": []}]
-            found[key][cell.measured.n_visual_tokens] = views[0]
+                    vlm(**read, logits_to_keep=1)
+            found[key][cell.measured.n_visual_tokens] = what_is_seen(vlm.compressor, places[0] if places else None)[0]
     return found

@@ -137,6 +137,7 @@ class ExplainedBenchmark:
     metric: str
     questions: str
     images: str
+    instruction: str  # what is said after a question
 
 
 @dataclass(frozen=True, kw_only=True)

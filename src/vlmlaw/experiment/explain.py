@@ -47,7 +47,7 @@ def explain_plan(experiment: Experiment) -> ExplainPlan | None:
 
 
 def _benchmarks(experiment: Experiment) -> tuple[ExplainedBenchmark, ...]:
-    """The benchmarks that the project itself asks: lmms-eval keeps no replies here."""
+    """The benchmarks that the project itself asks: what lmms-eval logs of a question has no picture."""
     return tuple(
         ExplainedBenchmark(
             name=section.name,
@@ -55,6 +55,7 @@ def _benchmarks(experiment: Experiment) -> tuple[ExplainedBenchmark, ...]:
             metric=experiment.benchmarks[section.name].metric,
             questions=section.questions,
             images=section.images or str(Path(section.questions).parent),
+            instruction=experiment.benchmarks[section.name].instruction,
         )
         for section in experiment.evaluation.benchmarks
         if section.by == "vlmlaw"

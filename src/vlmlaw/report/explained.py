@@ -22,7 +22,6 @@ HOW = {
     "patches": "the patches that were kept",
     "points": "centres of what each token holds",
     "inside": "the LLM reads all patches and drops some between its layers",
-    "question": "which patches are kept depends on the question",
     "none": "each token may read the whole picture",
 }
 
