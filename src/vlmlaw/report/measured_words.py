@@ -8,6 +8,7 @@ import numpy as np
 
 from vlmlaw.evaluation.measuring.conclude import Conclusions
 from vlmlaw.evaluation.measuring.decide import Blind
+from vlmlaw.evaluation.measuring.family_law import FamilyLaw
 from vlmlaw.evaluation.measuring.law_check import LawCheck
 from vlmlaw.report.tables import Table
 
@@ -47,11 +48,10 @@ def cells_table(found: Conclusions) -> Table:
 
 
 def pairs_table(found: Conclusions) -> Table:
-    """Neighbours along the front, and the best cell beside each other one: how sure the difference is."""
+    """Every other cell beside the best one: how sure the difference is."""
     decision, paired = found.decision, found.paired
-    wanted = [(cell, decision.best) for cell in paired.cells if cell != decision.best]
-    rows = []
-    for a, b in wanted:
+    b, rows = decision.best, []
+    for a in (cell for cell in paired.cells if cell != b):
         apart = paired.difference(a, b, level=decision.wishes.level)
         more = paired.questions_to_tell(a, b, level=decision.wishes.level)
         rows.append(
@@ -194,8 +194,8 @@ def laws(found: Conclusions) -> list[str]:
         low, high = law.gain_of_size
         line = (
             f"{law.family}: logit(1 - error) = c {a:+.2f} ln N {b:+.2f} ln V {d:+.3f} (ln V)^2 over {law.n_cells} "
-            f"cells, off by {law.rms:.3f} (rms). Gain of an e-fold of N: {low:.2f} to {high:.2f}, of this catalogue: "
-            "its sizes differ in data and recipe, too."
+            f"cells, off by {law.rms:.3f} (rms). Gain of an e-fold of N: {low:.2f} to {high:.2f} (95 %), of this "
+            "catalogue: its sizes differ in data and recipe, too."
         )
         if law.peak is not None and law.peak_interval is not None:
             line += (
@@ -203,12 +203,22 @@ def laws(found: Conclusions) -> list[str]:
                 f"({law.peak_interval[0]:.0f} to {law.peak_interval[1]:.0f})."
             )
         else:
-            line += (
-                " No number of tokens within the measured range is surely the best: error falls or is flat to its end."
-            )
+            line += f" No V between the fewest and the most is surely the best: the law's error {_course(law)}."
         lines.append(line)
     lines += [_check(check, found.decision.wishes.cost) for check in found.checks]
     return [*lines, *(f"{why[:1].upper()}{why[1:]}." for why in found.without_law)]
+
+
+def _course(law: FamilyLaw) -> str:
+    """How the law's error goes along the measured V, where no peak of the score is sure."""
+    few, many = law.slope(min(law.v)) > 0, law.slope(max(law.v)) > 0
+    courses = {
+        (True, True): "falls to the most tokens",
+        (False, False): "rises from the fewest tokens on",
+        (True, False): "falls and then rises, which may be chance",
+        (False, True): "rises and then falls",
+    }
+    return courses[few, many]
 
 
 def filled_tables(found: Conclusions) -> list[Table]:

@@ -97,6 +97,22 @@ def test_a_grid_that_was_not_counted_is_not_drawn():
     assert {(q.seen[0].rows, q.seen[0].width) for q in made(other)[0].questions["neither"]} == {(0, WIDTH)}
 
 
+def test_no_grid_is_drawn_where_a_compressor_makes_the_tokens():
+    """A workflow's model says so by its family alone; that a smaller image would have as many tokens is chance."""
+    few = [Model(name=f"few-{n}B", family="qwen2_5_vl+divprune", n_params=n) for n in (1e9, 2e9)]
+    cells = [Cell(model, budget) for model in few for budget in (12, None)]
+    question = Question(id="a", text="a?", answers=("yes",), image="a.png")
+    sizes = ((HEIGHT, WIDTH),)
+    said = {
+        cell.name: {"a": Reply(text="no", seconds=1.0, n_visual_tokens=cell.budget or 600, sizes=sizes)}
+        for cell in cells
+    }
+    options = {"metric": metric_called("yes_no"), "suite": "s", "image_size": lambda _: (HEIGHT, WIDTH)}
+    rows = pd.concat([judged_rows(c, [question], said[c.name], {}, **options) for c in cells])
+    ((shown,),) = [one.questions["neither"] for one in compared(rows, cells, [question], said, read_image=read_image)]
+    assert [(seen.rows, seen.height, seen.width) for seen in shown.seen] == [(0, HEIGHT, WIDTH)] * 2
+
+
 def test_a_model_alone_is_compared_with_and_without_the_image_where_it_has_one_v():
     (found,) = made([LARGE], budgets=(0, None))
     assert found.models == (LARGE.name,) and found.budgets == ("0", "max")

@@ -61,6 +61,15 @@ class Model:
         return f"{self.family}+{self.compressor}" if self.compressor else self.family
 
     @property
+    def is_compressed(self) -> bool:
+        """Whether a compressor makes its tokens; the name of a workflow's model does not say so, its family does.
+
+        >>> Model(name="few", family="qwen3_vl+divprune").is_compressed
+        True
+        """
+        return "+" in self.law
+
+    @property
     def rule(self) -> Family:
         """How its images become fewer tokens; of an unknown family they cannot."""
         return FAMILIES.get(self.family, FAMILIES["fixed"])

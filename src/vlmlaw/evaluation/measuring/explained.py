@@ -171,7 +171,7 @@ def _grid(cell: Cell, size: tuple[int, int], v: float) -> tuple[tuple[int, int],
     A model that is loaded here gets the image as it is, and its processor makes it smaller by the same rule.
     """
     family = FAMILIES.get(cell.model.family) or FAMILIES.get(family_in(cell.model.family))
-    if not isinstance(family, PatchGrid) or cell.model.compressor:
+    if not isinstance(family, PatchGrid) or cell.model.is_compressed:
         return size, (0, 0)
     try:
         height, width = family.resized(*size, cell.budget)

@@ -52,6 +52,11 @@ class FamilyLaw:
     def sizes(self) -> tuple[float, ...]:
         return tuple(sorted(set(self.n)))
 
+    def slope(self, v: float) -> float:
+        """Change of the score's logit with ln V at a V: above 0 more tokens help."""
+        _, _, b, d = self.coefficients
+        return float(b + 2 * d * np.log(v))
+
     def refitted(self, lost: np.ndarray) -> np.ndarray:
         """The fitted error of each of its cells (K,), by other replies to them: what was lost, (questions, K)."""
         design = _design(np.array(self.n), np.array(self.v))
