@@ -2,11 +2,17 @@
 
 from types import SimpleNamespace
 
+import numpy as np
+import pandas as pd
 import pytest
 from tests.evaluation.measuring.test_family_law import made
 
+from vlmlaw.evaluation.measuring.cells import Cell, Model
+from vlmlaw.evaluation.measuring.conclude import Conclusions, conclude
+from vlmlaw.evaluation.measuring.decide import Wishes
 from vlmlaw.evaluation.measuring.family_law import family_laws
-from vlmlaw.report.measured_words import laws
+from vlmlaw.evaluation.measuring.run import Measured
+from vlmlaw.report.measured_words import answer, laws
 
 
 @pytest.mark.parametrize(
@@ -17,3 +23,28 @@ def test_a_law_without_a_sure_peak_says_how_its_error_goes(slope: float, course:
     decision = SimpleNamespace(wishes=SimpleNamespace(cost="ms"))
     (line,) = laws(SimpleNamespace(laws=found, checks=[], decision=decision, without_law=refused))
     assert line.endswith(f"is surely the best: the law's error {course}.")
+
+
+def concluded(blind_right: int, seen_right: int) -> Conclusions:
+    """One model asked 200 questions without the image, quicker, and with it; so many are right."""
+    frames, n = [], 200
+    for budget, right, ms in (("0", blind_right, 10.0), ("max", seen_right, 20.0)):
+        columns = {"question": np.arange(n), "cluster": np.arange(n), "lost": (np.arange(n) >= right).astype(float)}
+        same = {"cell": f"m_v{budget}", "model": "m", "budget": budget, "weight": 1.0, "kind": "", "suite": "s"}
+        frames.append(pd.DataFrame({**columns, **same, "height": 9, "width": 9, "n_visual_tokens": 4.0}))
+        frames[-1]["total_ms"] = frames[-1]["total_ms_p95"] = ms
+    judged = pd.concat(frames, ignore_index=True)
+    cells = [Cell(Model(name="m"), 0), Cell(Model(name="m"), None)]
+    table = judged.drop_duplicates("cell").reset_index(drop=True)
+    return conclude(Measured(judged, table, cells, (), {}), Wishes(worse_by=0.05), metric="exact_match")
+
+
+def test_where_nothing_is_right_no_cell_is_recommended() -> None:
+    (line,) = answer(concluded(0, 0))
+    assert line.startswith("No cell is right in any of the 200 questions") and "Take" not in line
+
+
+def test_an_answer_without_the_image_says_so() -> None:
+    found = answer(concluded(150, 150))
+    assert found[0].startswith("Take m_v0") and found[1].startswith("It is not shown the image")
+    assert not any("not shown the image" in line for line in answer(concluded(20, 150)))

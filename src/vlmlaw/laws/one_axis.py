@@ -112,9 +112,7 @@ def along_one_axis(cells: Cells, *, questions: float = float("nan"), level: floa
             {axis: float(place), "error": float(error), "predicted": float(value)}
             for place, error, value in zip(places, cells.error, of(theta, x), strict=True)
         ],
-        sentence=_sentence(
-            axis, at, distinct, chosen, best=best, inside=bool(inside), flat=flat_from, asked=n_questions
-        ),
+        sentence=_sentence(axis, at, distinct, chosen, best=best, inside=bool(inside), flat=flat_from, asked=questions),
     )
 
 
@@ -205,12 +203,19 @@ def _sentence(
     name = (lambda x: f"{x:g} token" + ("" if x == 1 else "s")) if axis == "V" else format_size
     other = "size" if axis == "V" else "number of visual tokens"
     text = f"{where}, the one {other} measured, "
+    known = np.isfinite(asked) and asked > 0
+    shown = f"{asked:g} questions" if known else f"{QUESTIONS:g} questions (the table does not say how many it had)"
     if chosen == "flat":
         text += f"the error does not change from {name(places[0])} to {name(places[-1])} by more than its noise."
     elif inside:
         text += f"the error is least inside the range, near {name(best)}, and rises again behind it."
+    elif flat == places[0]:
+        text += (
+            f"the error changes from {name(places[0])} to {name(places[-1])}, as all cells together show, but by less "
+            f"than two cells alone would show with {shown}."
+        )
     elif flat < places[-1]:
-        text += f"from {name(flat)} on nothing is gained that {asked:g} questions could show."
+        text += f"from {name(flat)} on nothing is gained that {shown} could show."
     else:
         text += f"the error still falls at {name(places[-1])}, the most measured: the best place may lie beyond."
     return text + " There is no rho: that takes several sizes and several token counts."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,17 @@ from matplotlib.axes import Axes
 from vlmlaw.evaluation.measuring.conclude import Conclusions
 from vlmlaw.evaluation.thumbnail import MOST_PIXELS
 from vlmlaw.report import measured_words as words
-from vlmlaw.report import provenance
+from vlmlaw.report import phrasing, provenance
 from vlmlaw.report.figures import gallery, style, svg
 from vlmlaw.report.measured_explained import MOST_CELLS, explained_groups
 from vlmlaw.report.page import Block, theme_colors
 from vlmlaw.report.templating import environment
 from vlmlaw.runtime.git import commit
 from vlmlaw.runtime.whole_files import whole_file
+
+WIDE = 8  # costs that differ by more than this factor stand on a logarithmic axis
+LARGE_NUMBER = 1e5  # from which costs have a prefix, as 3 G
+LABEL_HEIGHT, LABEL_WIDTH = 0.05, 0.022  # of a label on the cost figure, and of each of its letters: of the axes
 
 
 def write_measured_page(found: Conclusions, out: Path, *, facts: Mapping[str, str]) -> None:
@@ -73,8 +77,8 @@ def _blocks(found: Conclusions, models: list[str]) -> list[Block]:
         (
             "cost",
             "Error against cost",
-            f"Each cell is marked with the V that was asked for. The line joins the cells than which none is both "
-            f"cheaper and better. Cost: {unit}.",
+            "Cells are marked with the V that was asked for, where there is room. The line joins the cells than which "
+            f"none is both cheaper and better. Cost: {unit}.",
             partial(_against_cost, found=found, color=color),
         ),
     ]
@@ -107,14 +111,22 @@ def _against_tokens(axes: Axes, *, found: Conclusions, color: Mapping[str, str])
         axes.plot([x for x, _ in line], [row["error"] for _, row in line], color=own, linewidth=1.3)
         for x, row in line:
             _point(axes, x, row, own)
-    least = min((row["n_visual_tokens"] for row in rows if row["n_visual_tokens"] > 0), default=1.0)
-    axes.set_xscale("symlog", base=2, linthresh=max(1.0, least))
-    ticks = sorted({round(row["n_visual_tokens"]) for row in rows}) or [0]
-    axes.set_xticks(style.thinned(ticks) if len(ticks) > 2 and ticks[0] > 0 else [0, *style.thinned(ticks[1:])])
+    shown = sorted({round(row["n_visual_tokens"]) for row in rows if row["n_visual_tokens"] > 0}) or [1]
+    axes.set_xscale("symlog", base=2, linthresh=shown[0])
+    axes.set_xticks([0, *_apart(shown)])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
     axes.set_xlabel("visual tokens V, as counted")
     axes.set_ylabel("error")
+
+
+def _apart(ticks: Sequence[int]) -> list[float]:
+    """Ticks above 0 whose labels do not touch on a symlog axis of base 2 that is linear from 0 to the first of them."""
+    doublings = math.log2(ticks[-1] / ticks[0])
+    linear = 2.0  # so many doublings are as long as the linear part
+    return (
+        style.thinned(ticks, distance=style.LEAST_TICK_DISTANCE * (1 + linear / doublings)) if doublings else [*ticks]
+    )
 
 
 def _against_cost(axes: Axes, *, found: Conclusions, color: Mapping[str, str]) -> None:
@@ -123,6 +135,25 @@ def _against_cost(axes: Axes, *, found: Conclusions, color: Mapping[str, str]) -
     axes.plot([cost[row["cell"]] for row in front], [row["error"] for row in front], color=style.ACCENT, linewidth=1.2)
     for cell, row in rows.items():
         _point(axes, cost[cell], row, color[row["model"]])
-        axes.annotate(row["budget"], (cost[cell], row["error"]), xytext=(4, 4), textcoords="offset points", fontsize=7)
-    axes.set_xlabel(found.decision.unit)
+    least, most = min(cost.values()), max(cost.values())
+    if 0 < WIDE * least < most:
+        text = phrasing.si if most >= LARGE_NUMBER else "{:g}".format
+        style.log_axis(axes, "x", style.decades(least / 1.1, most * 1.1), text)
+    _mark_budgets(axes, {cell: (cost[cell], rows[cell]) for cell in dict.fromkeys([*found.decision.front, *rows])})
+    axes.set_xlabel(found.decision.unit + (" (logarithmic)" if axes.get_xscale() == "log" else ""))
     axes.set_ylabel("error")
+
+
+def _mark_budgets(axes: Axes, cells: Mapping[str, tuple[float, dict[str, Any]]]) -> None:
+    """Write the V of each cell beside its point, in this order, where no other V stands yet."""
+    to_axes = (axes.transData + axes.transAxes.inverted()).transform
+    placed: list[tuple[float, float, int]] = []
+    for x, row in cells.values():
+        left, bottom = to_axes((x, row["error"]))
+        n = len(row["budget"])
+        if all(
+            abs(bottom - other) > LABEL_HEIGHT or left > at + LABEL_WIDTH * m or at > left + LABEL_WIDTH * n
+            for at, other, m in placed
+        ):
+            placed.append((left, bottom, n))
+            axes.annotate(row["budget"], (x, row["error"]), xytext=(4, 4), textcoords="offset points", fontsize=8)

@@ -87,9 +87,15 @@ def answer(found: Conclusions) -> list[str]:
     """What to take, in a few sentences; the first one is the answer."""
     decision, wishes = found.decision, found.decision.wishes
     error = dict(zip(found.paired.cells, found.paired.errors_K.tolist(), strict=True))
+    blind = set(found.measured.table.cell[found.measured.table.budget == "0"])
     cost, n = decision.cost, found.paired.n_questions
     best = f"{decision.best} (error {error[decision.best]:.3f}, {_cost(cost[decision.best])} {wishes.cost})"
     good = decision.good_enough
+    if error[decision.best] == 1:
+        return [
+            f"No cell is right in any of the {n} questions, so there is nothing to choose among. Look at `said` in "
+            "questions.csv: the metric or the instruction may not be that of these answers, or the models too small."
+        ]
     if good is None:
         closest = min(decision.bound, key=lambda cell: decision.bound[cell])
         lines = [
@@ -102,6 +108,8 @@ def answer(found: Conclusions) -> list[str]:
             f"Take {good}: error {error[good]:.3f}, {_cost(cost[good])} {wishes.cost}. It is the cheapest that is not "
             f"worse than the best by more than {wishes.worse_by:g} (confidence {decision.confidence[good]:.1%})."
         ]
+        if good in blind:
+            lines.append("It is not shown the image, which gains nothing here that these questions could show.")
         if good != decision.best:
             lines.append(f"The best as measured is {best}.")
     lines.append(f"Front of error against {decision.unit}: {', '.join(decision.front)}.")
@@ -238,7 +246,7 @@ def filled_tables(found: Conclusions) -> list[Table]:
             f"the {level:.0%} interval of such a cell. Measure one before you take it; `vlmlaw law next` says which "
             "first."
         )
-        tables.append(Table(["model", *(f"V = {v:.0f}" for v in columns)], rows, caption=caption))
+        tables.append(Table(["model", *(f"V\u00a0=\u00a0{v:.0f}" for v in columns)], rows, caption=caption))
     return tables
 
 

@@ -105,13 +105,13 @@ def _place(group: Mapping[str, Any], place: float) -> str:
 
 
 def _cells(group: Mapping[str, Any]) -> Table:
-    """The measured cells, in order; the first from which on nothing more is gained is marked."""
+    """The measured cells, in order; the one from which on nothing more is gained is marked, unless it is the first."""
     cells = sorted(group["cells"], key=lambda cell: cell[group["axis"]])
     rows = [
         [_place(group, cell[group["axis"]]), phrasing.error(cell["error"]), phrasing.error(cell["predicted"])]
         for cell in cells
     ]
-    mark = [number for number, cell in enumerate(cells) if cell[group["axis"]] == group["flat_from"]]
+    mark = [number for number, cell in enumerate(cells) if number and cell[group["axis"]] == group["flat_from"]]
     return Table([group["axis"], "measured error", "the curve"], rows, left=(), mark=mark)
 
 
