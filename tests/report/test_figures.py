@@ -164,6 +164,9 @@ def test_ticks_are_plain_numbers(study: Study) -> None:
 def test_ticks_that_would_touch_are_left_out() -> None:
     assert style.thinned([1, 4, 9, 10, 16, 570, 576]) == [1, 4, 9, 16, 576]
     assert style.thinned([5]) == [5]
+    axes = Figure().subplots()
+    style.log_axis(axes, "x", [1, 1.5, 3, 10], lambda value: f"a name of {value:g}")
+    assert axes.get_xticks().tolist() == [1, 3, 10]  # 12 letters take a quarter of the axis
 
 
 @pytest.mark.parametrize("n_sizes", [1, 2, 9])

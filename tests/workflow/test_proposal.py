@@ -100,6 +100,7 @@ def test_the_best_cell_within_a_budget_of_flops_is_named(tmp_path):
     n, v = max(affordable, key=lambda cell: 3 * math.log(cell[0]) + math.log(cell[1]))  # of the truth in `measure`
     said = " ".join(sentences(found))
     assert "Asked was which cell is the best to deploy within 2.5e+06 FLOPs an answer." in said
+    assert " % of the grid's cost, within a budget of 100 % of the grid's cost." in said and "whole grid" not in said
     assert f"the best cell is N = {n} k, V = {v} " in said
 
 

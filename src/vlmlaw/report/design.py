@@ -17,19 +17,22 @@ HOURS = "GPU-hours"
 
 def amount(cost: float, found: Mapping[str, Any]) -> str:
     """A cost in words."""
-    return (
-        f"{cost:.3g} {HOURS}" if found["unit"] == HOURS else f"{100 * cost / found['whole']:.3g} % of the grid's cost"
-    )
+    return f"{_number(cost, found)} {HOURS}" if found["unit"] == HOURS else f"{_number(cost, found)} % of the grid's cost"
+
+
+def _number(cost: float, found: Mapping[str, Any]) -> str:
+    """A cost in hours, or in percent of the grid's."""
+    return f"{cost if found['unit'] == HOURS else 100 * cost / found['whole']:.3g}"
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
     """What was asked, what was measured for it, what was not, and why it stopped."""
     n_grid = len(found["cells"]) + len(found["not_chosen"])
+    whole = f" (the whole grid: {amount(found['whole'], found)})" if found["unit"] == HOURS else ""
     said = [
         f"Asked was {ASKED[found['until']].format_map(found)}. {len(found['measured'])} of the grid's {n_grid} cells "
         "were measured, one after the other, those first that tell most for their cost: "
-        f"{amount(found['spent'], found)} of a budget of "
-        f"{amount(found['limit'], found)} (the whole grid: {amount(found['whole'], found)}).",
+        f"{amount(found['spent'], found)}, within a budget of {amount(found['limit'], found)}{whole}.",
         f"It stopped because {found['stop']}." if found["stop"] else "It goes on.",
         *(f"{state.rstrip('.')}." for state in found["states"]),
     ]
@@ -49,10 +52,10 @@ def steps(found: Mapping[str, Any]) -> Table:
     for step in found["steps"]:
         total += step["cost"]
         cells = ", ".join(name + (" (missing)" if name in found["missing"] else "") for name in step["cells"])
-        rows.append(
-            [str(step["round"]), cells, amount(step["cost"], found), amount(total, found), f"{step['width']:.2f}"]
-        )
-    header = ["round", "cells", "cost", "so far", "standard error expected, to that before the round"]
+        costs = [_number(step["cost"], found), _number(total, found)]
+        rows.append([str(step["round"]), cells, *costs, f"{step['width']:.2f}"])
+    cost = f"cost, {HOURS}" if found["unit"] == HOURS else "cost, % of the grid's"
+    header = ["round", "cells", cost, "so far", "standard error expected, to that before the round"]
     return Table(header, rows, left=(1,), caption="In which order the cells were chosen")
 
 

@@ -22,6 +22,7 @@ NEUTRAL = "#5b7083"  # marks that belong to no size
 
 PANEL_INCHES = (4.5, 3.35)
 LEAST_TICK_DISTANCE = 0.065  # share of an axis below which two labels would touch
+LETTER, FEW_LETTERS = 0.019, 5  # the share that a letter takes of a label with more letters than these
 
 
 def size_colors(n_sizes: int, *, dark: bool = False) -> list[str]:
@@ -96,7 +97,9 @@ def log_axis(axes: Axes, which: str, ticks: Sequence[float], text: Callable[[flo
     """Make the axis `which` (x or y) logarithmic, with plain labels at those of these ticks that fit."""
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(FixedLocator(list(thinned(ticks))))
+    longest = max((len(text(tick)) for tick in ticks), default=0)
+    distance = max(LEAST_TICK_DISTANCE, LETTER * longest) if which == "x" and longest > FEW_LETTERS else None
+    axis.set_major_locator(FixedLocator(list(thinned(ticks, distance=distance or LEAST_TICK_DISTANCE))))
     axis.set_major_formatter(FuncFormatter(lambda value, _: text(value)))
     axis.set_minor_locator(NullLocator())
 
