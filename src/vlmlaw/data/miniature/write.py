@@ -14,7 +14,7 @@ from vlmlaw.data.miniature.canvas import GRID_SIDE, Picture, place_words
 from vlmlaw.data.miniature.glyphs import COLORS, GLYPHS, LETTERS
 from vlmlaw.data.miniature.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
 from vlmlaw.data.miniature.reading import LAYOUTS, describe_page, draw_page
-from vlmlaw.data.miniature.scenes import describe_scene, draw_scene
+from vlmlaw.data.miniature.scenes import describe_scene, draw_scene, thing_words
 from vlmlaw.data.miniature.words import WORDS
 from vlmlaw.data.shards import IMAGE_PLACEHOLDER, Record, ShardWriter
 from vlmlaw.runtime.progress import progress
@@ -99,7 +99,7 @@ def vocabulary() -> list[str]:
     """Every word of the miniature, special tokens first."""
     words = ["<pad>", IMAGE_PLACEHOLDER, "<end>", "<unknown>", "letter", "word", "shape", "count", "sum", "add"]
     words += ["larger", "things", "digits", "shapes", *GLYPHS, *COLORS, *LETTERS, *map(str, range(19))]
-    return list(dict.fromkeys([*words, *place_words(), *RELATIONS, "owner", *NAMES, *VALUES, *WORDS]))
+    return list(dict.fromkeys([*words, *place_words(), *thing_words(), *RELATIONS, "owner", *NAMES, *VALUES, *WORDS]))
 
 
 def build_tokenizer() -> Any:
