@@ -9,7 +9,7 @@ from vlmlaw.data.miniature import scenes
 from vlmlaw.data.miniature.canvas import GRID_SIDE, PATCH_PX, place_words
 from vlmlaw.data.miniature.glyphs import COLORS, DIGITS, GLYPHS, LETTERS, _digit_pool
 from vlmlaw.data.miniature.knowledge import NAMES, RELATIONS, VALUES, KnowledgeBase
-from vlmlaw.data.miniature.reading import LAYOUTS
+from vlmlaw.data.miniature.reading import LAYOUTS, describe_page
 from vlmlaw.data.miniature.scenes import describe_scene
 from vlmlaw.data.miniature.words import N_LETTERS, WORDS
 from vlmlaw.data.miniature.write import SUITES, draw, draw_split, write_corpus
@@ -97,12 +97,14 @@ def test_answers_in_the_text_are_right(seen):
         caption, asked = describe_scene(KB, np.random.default_rng(index), n_questions=8)
         assert len(asked) == 8
         words = caption.split()
-        told = [(words[i], words[i + 1], words[i + 2]) for i in range(0, len(words), 3)]
-        assert told == [(GLYPHS[t.glyph], COLOR_NAMES[t.color], t.place) for t in seen[-1]]
+        told = list(zip(words[::2], words[1::2], strict=True))
+        assert told == [(f"{COLOR_NAMES[t.color]}_{GLYPHS[t.glyph]}", t.place) for t in seen[-1]]
         for kind, question, given in asked:
             assert given == answer(question, seen[-1]), (question, seen[-1])
             kinds[kind] += 1
     assert set(kinds) == set(scenes.SHARES_OF_TEXT)
+    n_objects = Counter(len(things) for things in seen)  # of 200 scenes: 25 each, standard deviation 4.7
+    assert set(n_objects) == set(range(1, 9)) and min(n_objects.values()) > 10 and max(n_objects.values()) < 42
 
 
 def test_patches_are_labelled_with_the_object_at_their_centre(seen):
@@ -166,7 +168,7 @@ def test_ranks_fall_as_a_power():
 
 
 def test_answers_about_pages_are_right():
-    """A letter is what its patch shows, and a word what the patches from its first letter's on show."""
+    """A word is what the patches from its first letter's on show."""
     places = {word: divmod(index, GRID_SIDE) for index, word in enumerate(place_words())}
     shown, kinds = Counter(), Counter()
     for index, picture in enumerate(pictures("test", "reading", 60)):
@@ -175,9 +177,8 @@ def test_answers_about_pages_are_right():
         for kind, question, given in picture.questions:
             what, place = question.split()
             row, column = places[place]
-            length = {"letter": 1, "word": N_LETTERS}[what]
-            numbers = picture.glyph_PP[row, column : column + length * step : step].astype(int) - 1 - len(GLYPHS)
-            assert "".join(LETTERS[n] for n in numbers).lower() == given.lower()
+            numbers = picture.glyph_PP[row, column : column + N_LETTERS * step : step].astype(int) - 1 - len(GLYPHS)
+            assert what == "word" and "".join(LETTERS[n] for n in numbers).lower() == given
             shown[given] += 1
             kinds[kind] += 1
         cells = picture.glyph_PP.reshape(density, step, density, step)
@@ -186,8 +187,23 @@ def test_answers_about_pages_are_right():
     assert len(kinds) == len(LAYOUTS) and len(shown) > 40
 
 
+def test_answers_about_pages_in_words_are_right():
+    """A letter is what stands before its place in the caption, and a word the six letters from there on."""
+    kinds = Counter()
+    for index in range(60):
+        caption, asked = describe_page(np.random.default_rng(index), n_questions=8)
+        letters, places = caption.split()[::2], caption.split()[1::2]
+        assert len(letters) == len(places) == len(set(places)) and len(letters) in (N_LETTERS, 2 * N_LETTERS)
+        for _, question, given in asked:
+            what, place = question.split()
+            at = places.index(place)
+            assert given == (letters[at] if what == "letter" else "".join(letters[at : at + N_LETTERS]).lower())
+            kinds[what] += 1
+    assert kinds["letter"] > kinds["word"] > 60
+
+
 def test_the_words_are_of_one_length_and_common_ones_come_first():
-    assert len(set(WORDS)) == len(WORDS) > 250 and {len(word) for word in WORDS} == {N_LETTERS}
+    assert len(set(WORDS)) == len(WORDS) == 100 and {len(word) for word in WORDS} == {N_LETTERS}
     read = Counter(
         given
         for picture in pictures("train", "reading", 200)
