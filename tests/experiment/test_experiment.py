@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,21 @@ def test_cells_share_trainings(params):
     settings = experiment.trainings[whole]
     assert (settings.compressor, settings.n_visual_tokens, settings.training.steps) == ("none", 144, 20)
     assert experiment.trainings["s_m3_s0"].n_visual_tokens is None
+
+
+def test_each_seed_may_have_a_pretraining_of_its_own(params):
+    shared = Experiment.from_mapping(params)
+    assert shared.size_settings("s", seed=3) == shared.size_settings("s")
+    own = Experiment.from_mapping(put(params, "grid.pretrain_each_seed", True))
+    assert own.size_settings("s") == shared.size_settings("s")  # that of seed 0
+    assert own.size_settings("s", seed=3) == replace(shared.size_settings("s"), seed=params["data"]["seed"] + 3)
+
+
+def test_loaded_models_have_no_pretraining_for_a_seed(folder_of_practice, monkeypatch):
+    monkeypatch.chdir(folder_of_practice)
+    practice = yaml.safe_load((ROOT / "workflow" / "experiments" / "practice.yaml").read_text())
+    with pytest.raises(UserError, match=r"grid\.pretrain_each_seed: loaded language models are not pretrained here"):
+        Experiment.from_mapping(put(practice, "grid.pretrain_each_seed", True))
 
 
 def test_a_cell_can_be_left_out(params):

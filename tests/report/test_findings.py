@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -117,3 +118,12 @@ def test_numbers_have_three_digits(value: float | None, text: str) -> None:
 
 def test_sizes_and_costs_are_read_at_a_glance() -> None:
     assert [phrasing.si(x) for x in (9.5e5, 1.27e12, 12)] == ["950 k", "1.27 T", "12"]
+
+
+def test_the_page_says_which_luck_no_interval_holds(study: Study) -> None:
+    def told(grid: dict[str, Any]) -> str:
+        return " ".join(findings.limits(replace(study, experiment={"grid": grid}), is_miniature=True))
+
+    assert "noise between pretrainings and between data sets is in no interval" in told({})
+    said = told({"pretrain_each_seed": True})
+    assert "noise between data sets is in no interval" in said and "pretrainings" not in said

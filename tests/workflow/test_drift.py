@@ -67,7 +67,10 @@ def graph(tmp_path_factory) -> dict[str, set[str]]:
 EXPERIMENTS = {
     "miniature": tiny_experiment(),
     "elastic": tiny_experiment()
-    | {"grid": {"visual_tokens": [1, 4], "compressors": ["m3", "visionzip"], "sizes": ["3k", "14k"]}}
+    | {
+        "grid": {"visual_tokens": [1, 4], "compressors": ["m3", "visionzip"], "sizes": ["3k", "14k"], "seeds": [0, 2]}
+        | {"pretrain_each_seed": True}
+    }
     | {"latency": {"threads": 1}, "report": {"explained": 1}}
     | {"evaluation": {"benchmarks": [{"name": "pope", "questions": "pope.json"}]}},
     "pretrained": yaml.safe_load((ROOT / "workflow" / "experiments" / "practice.yaml").read_text())

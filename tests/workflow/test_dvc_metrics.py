@@ -117,6 +117,15 @@ def test_hours_are_those_of_what_the_table_needed_and_of_each_once(headline, tmp
     }
 
 
+def test_where_each_seed_is_pretrained_the_hours_are_those_of_the_seeds_in_the_table(headline, tmp_path):
+    results = tmp_path / "results"
+    for seed, hours in ((0, 2), (1, 4), (2, 100)):
+        trained(results / "language_models" / f"3k_s{seed}", hours=hours, gpus=1)
+    trained(results / "language_models" / "3k", hours=100, gpus=1)  # of before each seed was pretrained
+    rows = [row(v=4, seed=seed, training="elsewhere") for seed in (0, 1)]
+    assert headline([fit("reading")], rows)[0]["trainings"]["hours"] == 2 + 4
+
+
 def test_cells_measured_elsewhere_took_no_hours_here(headline):
     rows = [{name: value for name, value in row().items() if name != "training"}]
     assert headline([fit("reading")], rows)[0]["trainings"] == {"cells": 1, "hours": 0.0, "gpu_hours": 0.0}

@@ -154,6 +154,9 @@ def _add_models(subparsers: Any) -> None:
         subparsers, "language-model", run_language_model, "pretrain a language model on text", "tokens", "tokenizer"
     )
     _settings_options(language_model, "size", checkpoints=True)
+    language_model.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="with --experiment: of which cells, if each seed is pretrained"
+    )
 
 
 def _add_fetch(subparsers: Any) -> None:
@@ -355,7 +358,7 @@ def run_features(args: argparse.Namespace) -> None:
 def run_language_model(args: argparse.Namespace) -> None:
     from vlmlaw.training.language_model import pretrain
 
-    settings = _settings(args, SizeSettings, lambda experiment: experiment.size_settings(_chosen(args, "size")))
+    settings = _settings(args, SizeSettings, lambda e: e.size_settings(_chosen(args, "size"), seed=args.seed))
     settings = _with_checkpoints(args, settings, "pretraining")
     _carry_on(args, settings, "vlmlaw.training.language_model:pretrain", args.tokens, args.tokenizer)
     pretrain(args.tokens, args.tokenizer, args.out, settings=settings)

@@ -64,6 +64,10 @@ def _check_kinds(experiment: ExperimentFile, source: str) -> None:
             raise UserError(
                 f"{source}: `alignment` (stage 1) and `data.align` (its data) go together; give both or none."
             )
+        if experiment.grid.pretrain_each_seed:
+            raise UserError(
+                f"{source}.grid.pretrain_each_seed: loaded language models are not pretrained here; leave it out."
+            )
         return
     wrong = [f"sizes.{name}" for name, size in experiment.sizes.items() if isinstance(size, LoadedSize)]
     wrong += ["vision"] if isinstance(experiment.vision, LoadedVision) else []

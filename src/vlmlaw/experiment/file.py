@@ -183,8 +183,11 @@ class ExperimentFile:
         layers = self.vision.multi_level_layers if deep else self.vision.feature_layers
         return tuple(layer % (self.tower.num_hidden_layers + 1) for layer in layers)
 
-    def size_settings(self, size: str) -> SizeSettings | ModelSettings:
-        """The settings of a size. Raises UserError for a size that the file does not have."""
+    def size_settings(self, size: str, *, seed: int = 0) -> SizeSettings | ModelSettings:
+        """The settings of a size, of its pretraining for cells of that seed where each seed has one.
+
+        Raises UserError for a size that the file does not have.
+        """
         if size not in self.sizes:
             raise UserError(f"no size is called {size!r}; the experiment {self.name} has {', '.join(self.sizes)}.")
         section = self.sizes[size]
@@ -195,7 +198,7 @@ class ExperimentFile:
         return SizeSettings(
             **section.shape,
             pretraining=build(OptimizerSettings, own, where=f"pretraining of size {size}"),
-            seed=self.data.seed,
+            seed=self.data.seed + (seed if self.grid.pretrain_each_seed else 0),
         )
 
     def width_and_depth(self, size: str) -> tuple[int, int]:

@@ -166,8 +166,11 @@ class Grid(Product):
 
     held_out: the size whose cells the law is not fitted on but tested with; null: none
     more: further products of cells, added to this one
+    pretrain_each_seed: whether each seed of the miniature has language models of its own, pretrained with that seed, so
+        that seeds differ by all that is luck in a cell; else a size is pretrained once, for all its seeds
     """
 
     held_out: str | None = None
+    pretrain_each_seed: bool = False
     more: tuple[Product, ...] = ()
     without: tuple[str, ...] = ()  # names of cells to leave out, for example because they diverge

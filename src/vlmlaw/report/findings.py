@@ -95,10 +95,18 @@ def limits(study: Study, *, is_miniature: bool) -> list[str]:
             "The contrast is partly built into the questions: reasoning asks for facts that the LLM must store, and "
             "reading varies how many letters one visual token must carry. The miniature shows that the method finds "
             "such a contrast, not how large it is in real vision-language models.",
-            "Each language model was pretrained once, with one seed, and the pictures were drawn once: noise between "
-            "pretrainings and between data sets is in no interval here.",
+            _drawn_once(study),
         ]
     return found
+
+
+def _drawn_once(study: Study) -> str:
+    if study.experiment.get("grid", {}).get("pretrain_each_seed"):
+        return "The pictures and texts were drawn once: noise between data sets is in no interval here."
+    return (
+        "Each language model was pretrained once, with one seed, and the pictures were drawn once: noise between "
+        "pretrainings and between data sets is in no interval here."
+    )
 
 
 def _seeds(suite: Suite) -> str:

@@ -92,7 +92,7 @@ def _trainings(results: Path, table: pd.DataFrame) -> dict[str, Any]:
     folders = [results / "cells" / name for name in sorted(names)]
     stages_1 = {_of_any_seed(name) for name in names}
     folders += [path for path in sorted(results.glob("cells/*/stage_1")) if _of_any_seed(path.parent.name) in stages_1]
-    folders += [results / "encoder", *(results / "language_models" / size for size in table["size"].unique())]
+    folders += [results / "encoder", *_pretrained(results / "language_models", table)]
     accounts = [account for folder in folders if (account := _account(folder))]
     seconds = [(account.get("wall_seconds", 0.0), account.get("compute", {}).get("gpus", 0)) for account in accounts]
     return {
@@ -100,6 +100,14 @@ def _trainings(results: Path, table: pd.DataFrame) -> dict[str, Any]:
         "hours": round(sum(wall for wall, _ in seconds) / 3600, DIGITS),
         "gpu_hours": round(sum(wall * n_gpus for wall, n_gpus in seconds) / 3600, DIGITS),
     }
+
+
+def _pretrained(folder: Path, table: pd.DataFrame) -> list[Path]:
+    """Where the language models of the table's cells lie: those of each seed, or those that all seeds share."""
+    of_seeds = [
+        folder / f"{size}_s{seed}" for size, seed in sorted(set(zip(table["size"], table["seed"], strict=True)))
+    ]
+    return [path for path in of_seeds if path.is_dir()] or [folder / size for size in table["size"].unique()]
 
 
 def _of_any_seed(name: str) -> str:

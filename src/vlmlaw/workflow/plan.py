@@ -209,12 +209,11 @@ class Plan:
     @property
     def model_files(self) -> list[str]:
         """A file of the tower and of each language model."""
-        encoder, model = (
-            ("fetch_encoder", "fetch_language_model")
-            if self.experiment.pretrained
-            else ("train_encoder", "pretrain_language_model")
-        )
-        reads = [Read(encoder), *(Read(model, {"size": size}) for size in self.experiment.sizes)]
+        if self.experiment.pretrained:
+            sizes = self.experiment.sizes
+            reads = [Read("fetch_encoder"), *(Read("fetch_language_model", {"size": size}) for size in sizes)]
+        else:
+            reads = [Read("train_encoder"), *Reads(self.experiment, None).pretrainings()]
         return [self.files(read)[0] for read in reads]
 
     @property

@@ -75,10 +75,14 @@ class Reads:
         ]
 
     def language_model(self, wildcards: Wildcards) -> list[Read]:
-        size = {"size": wildcards["size"]}
         if self.experiment.pretrained:
-            return [Read("fetch_language_model", size)]
-        return [Read("pretrain_language_model", size, LANGUAGE_MODEL)]
+            return [Read("fetch_language_model", {"size": wildcards["size"]})]
+        return [self.pretraining(wildcards["size"], wildcards["seed"], *LANGUAGE_MODEL)]
+
+    def pretraining(self, size: str, seed: int | str, *files: str) -> Read:
+        """Files of the pretrained language model that cells of a size and a seed start from."""
+        seeds = {"seed": str(seed)} if self.experiment.grid.pretrain_each_seed else {}
+        return Read("pretrain_language_model", {"size": size} | seeds, files)
 
     def images(self, split: str, of: Callable[[Wildcards], CellSettings]) -> Callable[[Wildcards], list[Read]]:
         """Return how a cell reads a split: cached features of its layers, or the images themselves."""
@@ -129,10 +133,20 @@ class Reads:
             trainings = self.trainings_for(self.cells()).values()
             found = [read for training in trainings for read in stage_1_reads(self.experiment, training, *of)]
             return list({name_of(read.wildcards): read for read in found}.values())
-        chosen = {cell.size for cell in self.cells().values()}
-        sizes = [size for size in self.experiment.sizes if self.design is None or size in chosen]
-        language_models = [Read("pretrain_language_model", {"size": size}, of) for size in sizes]
-        return [Read("train_encoder", files=of), *language_models]
+        return [Read("train_encoder", files=of), *self.pretrainings(*of)]
+
+    def pretrainings(self, *files: str) -> list[Read]:
+        """Files of every pretrained language model; of the sizes that a design chose, where there is one."""
+        cells = self.cells().values()
+        of_cells = sorted({(cell.size, cell.seed) for cell in cells})
+        each_seed = self.experiment.grid.pretrain_each_seed
+        chosen = {size for size, _ in of_cells} if each_seed or self.design is not None else set(self.experiment.sizes)
+        return [
+            self.pretraining(size, seed, *files)
+            for size in self.experiment.sizes
+            for seed in ([seed for of_size, seed in of_cells if of_size == size] if each_seed else [0])
+            if size in chosen
+        ]
 
     def model_files(self, part: Callable[[Wildcards], Any], wildcards: Wildcards) -> list[str]:
         """Return the files of a model in a local folder; none for a model of the hub."""

@@ -166,12 +166,12 @@ def _trained_models(of: Reads) -> list[Stage]:
             command="language-model --tokens {tokens} --tokenizer {tokenizer/} --settings {settings}"
             " --checkpoint-seconds {checkpoint_seconds} --out {out/}",
             code=("vlmlaw.training.language_model:pretrain",),
-            folder="language_models/{size}",
+            folder="language_models/{size}_s{seed}" if experiment.grid.pretrain_each_seed else "language_models/{size}",
             files=("training.json", *LANGUAGE_MODEL),
             reads={"tokens": of.tokens("text"), "tokenizer": of.tokenizer},
-            params=of.settings(lambda w: experiment.size_settings(w["size"])),
+            params=of.settings(lambda w: _pretraining(experiment, w)),
             resources={
-                "checkpoint_seconds": lambda w: round(_pretraining(experiment, w["size"]).checkpoint_seconds),
+                "checkpoint_seconds": lambda w: round(_pretraining(experiment, w).pretraining.checkpoint_seconds),
             },
             measured=True,
             first=True,
@@ -659,6 +659,5 @@ def _last_round(of: Reads) -> tuple[dict[str, Callable[[Wildcards], list[Read]]]
     return {"design": lambda _: [Read(PROPOSE, {"round": str(design.last)})]}, " --design {design}"
 
 
-def _pretraining(experiment: Experiment, size: str) -> Any:
-    settings: Any = experiment.size_settings(size)
-    return settings.pretraining
+def _pretraining(experiment: Experiment, wildcards: Wildcards) -> Any:
+    return experiment.size_settings(wildcards["size"], seed=int(wildcards.get("seed", 0)))
