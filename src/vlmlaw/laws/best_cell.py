@@ -97,8 +97,8 @@ def _doubts(posterior: Posterior, ln_n: Array, ln_v: Array, *, chosen: int, tole
     distances = []
     for law in posterior.laws:
         error, gradient = law.fit.law.evaluate(law.fit.theta[:, None, None], ln_n, ln_v)
-        place, gradient = error[0] + law.step @ gradient[:, 0], gradient[:, 0]
-        excess = (1 - tolerance) * place[:, [chosen]] - place  # (J, A)
+        gradient = gradient[:, 0]
+        excess = (1 - tolerance) * error[0, chosen] - error[0]  # (A,)
         along = (1 - tolerance) * gradient[:, [chosen]] - gradient  # (K, A)
         variance = np.einsum("ka,jkl,la->ja", along, law.covariance, along)
         distances.append(excess / np.sqrt(np.maximum(variance, 1e-300)))
