@@ -17,7 +17,9 @@ HOURS = "GPU-hours"
 
 def amount(cost: float, found: Mapping[str, Any]) -> str:
     """A cost in words."""
-    return f"{_number(cost, found)} {HOURS}" if found["unit"] == HOURS else f"{_number(cost, found)} % of the grid's cost"
+    return (
+        f"{_number(cost, found)} {HOURS}" if found["unit"] == HOURS else f"{_number(cost, found)} % of the grid's cost"
+    )
 
 
 def _number(cost: float, found: Mapping[str, Any]) -> str:
