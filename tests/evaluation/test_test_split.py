@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import asdict
 
 import numpy as np
@@ -135,9 +136,10 @@ def test_a_cell_is_evaluated_into_one_file(small, make_vlm, words, tmp_path):
     result = json.loads(outs[0].read_text())
     assert result["cell"] == settings | {"compressor_options": {}}
     counts = {suite: kinds[ALL_KINDS]["n_questions"] for suite, kinds in result["scores"].items()}
-    assert counts == {"reasoning": 16, "reading": 16}
-    for kinds in result["scores"].values():
-        assert sum(kind["n_questions"] for name, kind in kinds.items() if name != ALL_KINDS) == 16
+    asked = Counter(r.suite for r in Dataset(small.data["test"]).records for _ in r.questions)
+    assert counts == dict(asked) and min(asked.values()) > 4
+    for suite, kinds in result["scores"].items():
+        assert sum(kind["n_questions"] for name, kind in kinds.items() if name != ALL_KINDS) == asked[suite]
     from vlmlaw.vlm import cost
 
     assert result["parameters"] == asdict(cost.count_parameters(vlm))

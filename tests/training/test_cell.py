@@ -210,6 +210,7 @@ def test_language_models_learn_their_own_loss(small):
     """The loss of a packed batch equals transformers' own on each question alone, weighted by its labels."""
     from transformers import Qwen2ForCausalLM
 
+    from vlmlaw.data.miniature.write import vocabulary
     from vlmlaw.tokens.packing import make_batch, tensors
     from vlmlaw.tokens.token_table import IGNORE_INDEX, TokenTable
     from vlmlaw.training.language_model import answer_loss
@@ -217,7 +218,7 @@ def test_language_models_learn_their_own_loss(small):
     torch.manual_seed(0)
     config = qwen2_config(
         SizeSettings(hidden_size=24, num_hidden_layers=2, num_attention_heads=2, pretraining=PLAN, seed=0),
-        vocab_size=341,
+        vocab_size=len(vocabulary()),
         pad_token_id=0,
         eos_token_id=2,
     )

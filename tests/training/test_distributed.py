@@ -58,6 +58,7 @@ def weights_of(folder):
     """The weights that the loss depends on: a softmax cancels the bias of its keys, so Adam moves that one by noise."""
     weights = load_file(folder / "model" / "model.safetensors")
     queries, _, values = weights["compressor.clip_attn.in_proj_bias"].chunk(3)
+    del weights["compressor.k_proj.3.bias"]  # that of the last LayerNorm before the keys is cancelled, too
     return weights | {"compressor.clip_attn.in_proj_bias": torch.cat([queries, values])}
 
 
