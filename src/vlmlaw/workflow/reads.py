@@ -137,16 +137,12 @@ class Reads:
 
     def pretrainings(self, *files: str) -> list[Read]:
         """Files of every pretrained language model; of the sizes that a design chose, where there is one."""
-        cells = self.cells().values()
-        of_cells = sorted({(cell.size, cell.seed) for cell in cells})
-        each_seed = self.experiment.grid.pretrain_each_seed
-        chosen = {size for size, _ in of_cells} if each_seed or self.design is not None else set(self.experiment.sizes)
-        return [
-            self.pretraining(size, seed, *files)
-            for size in self.experiment.sizes
-            for seed in ([seed for of_size, seed in of_cells if of_size == size] if each_seed else [0])
-            if size in chosen
-        ]
+        sizes, cells = list(self.experiment.sizes), self.cells().values()
+        if self.experiment.grid.pretrain_each_seed:
+            wanted = sorted({(sizes.index(cell.size), cell.seed) for cell in cells})
+            return [self.pretraining(sizes[size], seed, *files) for size, seed in wanted]
+        chosen = sizes if self.design is None else {cell.size for cell in cells}
+        return [self.pretraining(size, 0, *files) for size in sizes if size in chosen]
 
     def model_files(self, part: Callable[[Wildcards], Any], wildcards: Wildcards) -> list[str]:
         """Return the files of a model in a local folder; none for a model of the hub."""
