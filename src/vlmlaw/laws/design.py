@@ -101,6 +101,23 @@ def next_cells(
     contrast = _contrast(fit, until) if affordable is None else _between(best, affordable)
     weights = prior() if fit is None else fit.posterior.weights.sum(axis=0)
     state = _Information.of(measured, weights / weights.sum())
+    cells = _in_order(left, paid, state, contrast, budget=budget, n_cells=n_cells)
+    return Plan(cells, rho, settled, best)
+
+
+def _in_order(
+    left: pd.DataFrame,
+    paid: frozenset[str],
+    state: _Information,
+    contrast: Array,
+    *,
+    budget: float,
+    n_cells: int | None,
+) -> pd.DataFrame:
+    """The cells that a budget buys, those first that narrow the contrast most for their cost.
+
+    Columns N, V, cost, total (spent so far) and width (of the contrast's interval, as a share of today's).
+    """
     today = state.variance(contrast)
     rows: list[tuple[float, ...]] = []
     places: list[int] = []
@@ -118,7 +135,7 @@ def next_cells(
         rows += [(n, v, c, total, narrowed) for n, v, c in zip(cells["N"], cells["V"], costs, strict=True)]
         places += offer.rows
         left, paid = left.drop(index=offer.rows), paid | offer.trainings
-    return Plan(pd.DataFrame(rows, columns=["N", "V", "cost", "total", "width"], index=places), rho, settled, best)
+    return pd.DataFrame(rows, columns=["N", "V", "cost", "total", "width"], index=places)
 
 
 def cost_of_all(candidates: pd.DataFrame) -> float:

@@ -53,9 +53,8 @@ def fit(
     A step is this process's part of the passes that `passes_of` makes of its number; its loss is the sum of `loss` of
     each pass's inputs, weighted by their shares. `workspace` keeps `train.jsonl`, a line a step, and the checkpoint.
     `halve` makes passes half as large where the device ran out of memory; the step is made again. `validate` gives, of
-    a step and their number, what its line says beside the loss. Raises UserError when the checkpoint is of another
-    training or, before the update, loss or gradient is not finite; Stopped, with a checkpoint to go on from, when the
-    process is to end.
+    a step and their number, what its line says beside the loss. Raises UserError for a checkpoint of another training
+    and, before the update, a loss or gradient that is not finite; Stopped, with a checkpoint, when it is to end.
     """
     machine, compute = machine or Machine(torch.device("cpu")), compute or ComputeSettings(logs=())
     workspace.mkdir(parents=True, exist_ok=True)
