@@ -168,6 +168,14 @@ def test_where_tokens_do_harm_rho_is_infinite_by_every_method():
         assert interval.to_dict()["estimate"] is None
 
 
+@pytest.mark.parametrize(
+    ("lower", "upper", "infinite"),
+    [(np.inf, np.inf, 1), (-np.inf, -np.inf, -1), (-np.inf, np.inf, 0), (2.0, np.inf, 0), (-np.inf, 0.5, 0)],
+)
+def test_plain_data_tell_an_infinite_rho_from_one_that_is_not_bounded(lower, upper, infinite):
+    assert Interval(upper, lower, upper, level=0.95, method="profile").to_dict()["infinite"] == infinite
+
+
 def test_too_few_draws_and_too_few_sizes_are_refused(reasoning):
     with pytest.raises(UserError, match="5 bootstrap draws"):
         residual_bootstrap(reasoning, n_draws=5)

@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vlmlaw.report import findings, phrasing
+from vlmlaw.report import findings, phrasing, tables
 from vlmlaw.report.study import Study, Suite
 
 
 def interval(estimate: float | None, lower: float | None, upper: float | None) -> dict:
     return {"estimate": estimate, "lower": lower, "upper": upper, "level": 0.95, "method": "profile"}
+
+
+INFINITE = interval(None, None, None) | {"infinite": 1}  # tokens gain nothing
+NOTHING_GAINED = interval(None, None, None) | {"infinite": -1}  # neither size nor tokens do
 
 
 def with_rho(suite: Suite, rho: dict, others: list[dict] | None = None) -> Suite:
@@ -30,6 +34,8 @@ def with_rho(suite: Suite, rho: dict, others: list[dict] | None = None) -> Suite
         (interval(1.4, 0.9, 2.0), "unsettled"),
         (interval(-3.0, None, -1.0), "unsettled"),
         (interval(6.0, None, None), "unsettled"),
+        (INFINITE, "size"),
+        (NOTHING_GAINED, "unsettled"),
         (None, "unsettled"),
     ],
 )
@@ -101,16 +107,41 @@ def test_what_the_data_do_not_bound_has_no_number(study: Study) -> None:
     row = study.suites[0].v_star(study)
     assert phrasing.rho(None) == "no single ρ" and phrasing.advice(None) == "it depends on the cell"
     assert phrasing.rho(interval(None, None, None)) == "ρ not bounded"
-    assert phrasing.rho(interval(6.0, None, None)) == "ρ not bounded (best fit 6.00)"
+    assert phrasing.rho(interval(6.0, None, None)) == "ρ not bounded, best fit 6.00"
     assert phrasing.rho(interval(None, 2.0, None)) == "ρ = ∞ [2.00, ∞]"
     assert phrasing.rho(interval(None, None, 0.5)) == "ρ = −∞ [−∞, 0.500]"
     assert phrasing.rho(interval(None, None, -4.49)) == "ρ below 0: error does not fall with LLM size"
     assert phrasing.best(interval(6.0, None, None), row, at=8) == "V* not bounded at Q = 8"
 
 
+def test_an_infinite_rho_is_an_answer_and_not_a_lack_of_one(study: Study) -> None:
+    suite = with_rho(study.suites[0], INFINITE)
+    row = suite.v_star(study) | {"v_star": 1.0, "lower": 1.0, "upper": 1.0, "corner": "smallest"}
+    assert phrasing.advice(INFINITE) == "take the fewest visual tokens"
+    assert phrasing.rho(INFINITE) == "ρ infinite: error does not fall with visual tokens"
+    assert phrasing.ends(INFINITE) == "[∞, ∞]" and phrasing.estimate(INFINITE) == "∞"
+    assert phrasing.best(INFINITE, row, at=8) == "V* = 1 at Q = 8, the fewest measured"
+    assert findings.headline(suite, study) == suite.analysis["verdict"][0]
+    claims = findings.contrast(replace(study, suites=[suite, study.suites[1]]))
+    assert claims[0].startswith("reading: ρ > 1 is shown at the 95 % level (ρ infinite")
+    assert claims[-1].endswith("do not overlap: the two differ.")
+
+
+def test_where_nothing_is_gained_there_is_no_rho_and_no_best_v(study: Study) -> None:
+    suite = with_rho(study.suites[0], NOTHING_GAINED)
+    assert phrasing.advice(NOTHING_GAINED) == "nothing to trade off" and phrasing.ends(NOTHING_GAINED) == "[−∞, −∞]"
+    assert phrasing.best(NOTHING_GAINED, suite.v_star(study), at=8).startswith("no V*")
+    assert tables.best_tokens(suite).rows == []
+    (claim,) = findings.contrast(replace(study, suites=[suite]))
+    assert claim == "reading: error falls neither with LLM size nor with visual tokens, so there is no ρ."
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(4.7152, "4.72"), (0.000123, "0.000123"), (-0.3645, "−0.364"), (0, "0"), (None, "–"), (float("inf"), "∞")],
+    [
+        *((4.7152, "4.72"), (0.000123, "0.000123"), (-0.3645, "−0.364"), (0, "0"), (None, "–"), (float("inf"), "∞")),
+        *((9.996, "10.0"), (-0.09999, "−0.100"), (999_999.7, "1.00e+06"), (2e-7, "2.00e−07")),
+    ],
 )
 def test_numbers_have_three_digits(value: float | None, text: str) -> None:
     assert phrasing.number(value) == text
@@ -118,6 +149,9 @@ def test_numbers_have_three_digits(value: float | None, text: str) -> None:
 
 def test_sizes_and_costs_are_read_at_a_glance() -> None:
     assert [phrasing.si(x) for x in (9.5e5, 1.27e12, 12)] == ["950 k", "1.27 T", "12"]
+    assert [phrasing.si(x) for x in (999_999, 999_499, 0, np.nan)] == ["1 M", "999 k", "0", "–"]
+    assert phrasing.percent(np.inf) == "∞" and phrasing.percent(0.0312) == "3.1 %"
+    assert phrasing.span(3.99999999, 4) == "4" and phrasing.span(4, 9) == "4 to 9"
 
 
 def test_the_page_says_which_luck_no_interval_holds(study: Study) -> None:

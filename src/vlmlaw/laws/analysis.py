@@ -9,8 +9,8 @@ Layout of the result (null stands for "not bounded" or "does not apply"):
     fit: suite, kind, compressor (only where several share cells), n_cells, n_held_out, law, why, verdict [sentence],
         formula, fit (see LawFit.from_dict), r_squared, aicc, laws [row of compare_laws], refused {law: why},
         summary [row per parameter],
-        rho {estimate, lower, upper, level, method, law, behind} or null: of the best law with a single rho, and how
-        much greater its AICc is than that of the chosen law,
+        rho {estimate, lower, upper, level, method, infinite, law, behind} or null: of the best law with a single rho,
+        and how much greater its AICc is than that of the chosen law; infinite: see Interval.to_dict,
         rho_intervals [the same by every method], average {rho, se} or null, v_star [row of v_star for each Q],
         rho_profile [{rho, sse, f}], d_profile [row for each D], hold_out {...} or null,
         frontier [row for each Q and budget], cost_frontier [row for each budget of the measured cost],

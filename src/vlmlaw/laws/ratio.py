@@ -28,9 +28,14 @@ class Interval:
         """Whether both ends are finite."""
         return bool(np.isfinite(self.lower) and np.isfinite(self.upper))
 
-    def to_dict(self) -> dict[str, float | str | None]:
-        """The interval as plain data, with None for values that are not finite."""
-        return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(self).items()}
+    def to_dict(self) -> dict[str, float | int | str | None]:
+        """The interval as plain data, with None for values that are not finite.
+
+        "infinite" is 1 or -1 where both ends are that infinity, else 0: [∞, ∞] says that tokens gain nothing and
+        [-∞, -∞] that neither size nor tokens do, while [-∞, ∞] says nothing. Ends of None alone do not tell them apart.
+        """
+        plain = {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(self).items()}
+        return plain | {"infinite": int(self.lower == np.inf) - int(self.upper == -np.inf)}
 
     def __str__(self) -> str:
         def end(x: float) -> str:

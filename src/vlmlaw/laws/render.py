@@ -214,10 +214,14 @@ def _estimate(interval: dict[str, Any]) -> str:
     """The estimate of rho; null stands for either infinity, and with a finite upper end for the negative one."""
     if interval["upper"] is not None and interval["upper"] <= 0:
         return "below 0"
+    if interval.get("infinite"):
+        return "∞" if interval["infinite"] > 0 else "-∞"
     return _number(interval["estimate"], "∞" if interval["upper"] is None else "-∞")
 
 
 def _ends(interval: dict[str, Any]) -> str:
+    if interval.get("infinite"):
+        return "[∞, ∞]" if interval["infinite"] > 0 else "[-∞, -∞]"
     return f"[{_number(interval['lower'], '-∞')}, {_number(interval['upper'], '∞')}]"
 
 

@@ -14,6 +14,8 @@ HARDLY_MOVES = 0.05
 def headline(suite: Suite, study: Study) -> str:
     """The main result for a suite in one sentence."""
     side, level = phrasing.side(suite.rho), phrasing.percent(study.level, 0)
+    if suite.rho is not None and suite.rho.get("infinite"):
+        return str(suite.analysis["verdict"][0])
     if side == "size":
         return f"Error falls faster with LLM size than with visual tokens, shown at the {level} level."
     if side == "tokens":
@@ -29,7 +31,7 @@ def headline(suite: Suite, study: Study) -> str:
 def contrast(study: Study) -> list[str]:
     """For each suite, whether rho > 1 or rho < 1 is shown; for each pair of suites, whether their intervals overlap."""
     found = [_shown(suite, study) for suite in study.suites]
-    known = [suite for suite in study.suites if suite.rho is not None]
+    known = [suite for suite in study.suites if suite.rho is not None and not phrasing.gains_nothing(suite.rho)]
     for i, first in enumerate(known):
         for second in known[i + 1 :]:
             verb = (
@@ -44,6 +46,8 @@ def _shown(suite: Suite, study: Study) -> str:
     side = phrasing.side(suite.rho)
     relation = {"size": "ρ > 1", "tokens": "ρ < 1"}.get(side)
     level = phrasing.percent(study.level, 0)
+    if phrasing.gains_nothing(suite.rho):
+        return f"{suite.label}: error falls neither with LLM size nor with visual tokens, so there is no ρ."
     if relation is None:
         return f"{suite.label}: neither ρ > 1 nor ρ < 1 is shown at the {level} level ({phrasing.rho(suite.rho)})."
     sentence = f"{suite.label}: {relation} is shown at the {level} level ({phrasing.rho(suite.rho)})"
@@ -62,6 +66,8 @@ def _apart(first: Suite, second: Suite) -> bool:
     for suite in (first, second):
         assert suite.rho is not None
         lower, upper = suite.rho["lower"], suite.rho["upper"]
+        if suite.rho.get("infinite"):
+            lower = upper = np.copysign(np.inf, suite.rho["infinite"])
         ends.append((-np.inf if lower is None else lower, np.inf if upper is None else upper))
     return max(ends[0][0], ends[1][0]) > min(ends[0][1], ends[1][1])
 
@@ -138,8 +144,8 @@ def _wrong_way(suite: Suite) -> list[str]:
     if not worse:
         return []
     return [
-        f"{suite.label}: in {worse} of {n_sizes} sizes the error at V = {most:g} is higher than at fewer tokens, as it "
-        "is where long prefixes are trained too briefly; ρ is then on the high side."
+        f"{suite.label}: in {worse} of {phrasing.plural(n_sizes, 'size')} the error at V = {most:g} is higher than at "
+        "fewer tokens, which raises ρ. Long prefixes that were trained too briefly are one cause."
     ]
 
 
@@ -195,9 +201,14 @@ def cost(study: Study) -> str:
     if not {"llm_flops", "vision_flops", "compressor_flops"} <= set(frame.columns):
         return ""
     llm, rest = frame["llm_flops"], frame["compressor_flops"]
-    encoder = phrasing.listed([phrasing.si(flops) for flops in sorted(frame["vision_flops"].unique())])
+    vision = frame["vision_flops"].dropna()
+    if llm.dropna().empty or rest.dropna().empty or vision.empty:
+        return ""
+    encoder = f"{phrasing.si(vision.min())} in every cell"
+    if vision.nunique() > 1:
+        encoder = f"{phrasing.si(vision.min())} to {phrasing.si(vision.max())}"
     return (
         f"To read one image with one question takes the LLM {phrasing.si(llm.min())} to {phrasing.si(llm.max())} "
         f"FLOPs, compressor and projector {phrasing.si(rest.min())} to {phrasing.si(rest.max())}, and the encoder "
-        f"{encoder} in every cell. The frontier counts the LLM alone unless the law's options say otherwise."
+        f"{encoder}. The frontier counts the LLM alone unless the law's options say otherwise."
     )

@@ -44,7 +44,7 @@ def cells_table(found: Conclusions) -> Table:
         "visual, text and generated tokens, means as counted, with the least and most V of an image. Times: medians, "
         "and the 95th percentile of a whole reply."
     )
-    return Table(head, rows, left=(0, 7), mark=mark, caption=caption)
+    return Table(head, rows, left=(0, 7), mark=mark, marked="the cell to take", caption=caption)
 
 
 def pairs_table(found: Conclusions) -> Table:

@@ -17,12 +17,13 @@ MAX_BUDGETS = 6
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text. `left`: columns of words, aligned to the left; `mark`: rows to highlight."""
+    """A table of text. `left`: columns of words, aligned to the left; `mark`: rows in bold, which `marked` explains."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     left: Sequence[int] = (0,)
     mark: Sequence[int] = ()
+    marked: str = ""
     caption: str = ""
     links: Sequence[str] = field(default=())  # of the first column
 
@@ -46,6 +47,7 @@ def recommended_by_time(suite: Suite, study: Study) -> Table | None:
 def _recommended(frontier: pd.DataFrame, study: Study, *, budget: str, caption: str) -> Table:
     changes = frontier[frontier[["N", "V"]].ne(frontier[["N", "V"]].shift()).any(axis=1)]
     if len(changes) > MAX_BUDGETS:
+        caption += f"; {MAX_BUDGETS} of the {len(changes)} budgets at which the best cell changes"
         changes = changes.iloc[np.unique(np.linspace(0, len(changes) - 1, MAX_BUDGETS).round().astype(int))]
     rows = [
         [
@@ -80,6 +82,7 @@ def law_comparison(suite: Suite, study: Study) -> Table:
         rows,
         left=(0, 6),
         mark=marked,
+        marked="the chosen law",
         caption=suite.analysis["why"],
     )
 
@@ -118,14 +121,14 @@ def d_profile(suite: Suite) -> Table:
 
 
 def best_tokens(suite: Suite) -> Table:
-    """V* with its interval and flat region for each Q."""
+    """V* with its interval and flat region for each Q; no rows where neither size nor tokens lower the error."""
     rows = [
         [
             f"{row['question_tokens']:g}",
             phrasing.v_star(row).removeprefix("V* = "),
-            f"{row['flat_lower']:g} to {row['flat_upper']:g}",
+            phrasing.span(row["flat_lower"], row["flat_upper"]),
         ]
-        for row in suite.analysis["v_star"]
+        for row in ([] if phrasing.gains_nothing(suite.rho) else suite.analysis["v_star"])
     ]
     return Table(["Q", "V*", "as good"], rows, left=(1, 2), caption="V*(Q), at any fixed budget")
 
@@ -196,7 +199,7 @@ def _with_se(rows: pd.DataFrame) -> str:
 def every_cell(study: Study, suite: Suite) -> Table:
     """All measured rows of a suite."""
     measured = pd.concat([suite.rows, suite.others]).sort_values(["N", "V", "compressor", "seed"])
-    knows_unread = _knows_unread(measured)
+    knows_unread, some_held_out = _knows_unread(measured), bool(measured["held_out"].any())
     rows = [
         [
             study.name_of(row.N),
@@ -206,12 +209,15 @@ def every_cell(study: Study, suite: Suite) -> Table:
             phrasing.error(row.error),
             phrasing.error(row.error_se),
             *([phrasing.percent(row.unread)] if knows_unread else []),
-            "held out" if row.held_out else "",
+            *(["held out" if row.held_out else ""] if some_held_out else []),
         ]
         for row in measured.itertuples()
     ]
     unread = ["replies not read"] if knows_unread else []
-    return Table(["LLM", "V", "compressor", "seed", "error", "se", *unread, ""], rows, left=(0, 2, 6 + len(unread)))
+    header = ["LLM", "V", "compressor", "seed", "error", "se", *unread, *(["the law"] if some_held_out else [])]
+    return Table(
+        header, rows, left=(0, 2, 6 + len(unread)), caption=f"{suite.label}: error of each row, se its standard error"
+    )
 
 
 def compressors(suite: Suite, study: Study) -> Table | None:

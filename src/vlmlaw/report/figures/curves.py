@@ -110,6 +110,9 @@ def time_against_flops(axes: Axes, suite: Suite, study: Study) -> None:
 
 def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:
     """Draw V* against Q: in closed form with the interval of rho if the law has one, else at the analysed points."""
+    if phrasing.gains_nothing(suite.rho):
+        style.say_instead(axes, "error falls neither with size\nnor with tokens: no V is the best")
+        return
     stars = pd.DataFrame(suite.analysis["v_star"])
     least, most = suite.v_range
     q = np.linspace(0, float(stars["question_tokens"].max()), 240)
@@ -131,7 +134,7 @@ def best_tokens(axes: Axes, suite: Suite, study: Study) -> None:
 
 
 def contour(axes: Axes, suite: Suite, study: Study) -> None:
-    """Draw the predicted error over (N, V) with lines of equal cost, and the best V."""
+    """Draw the predicted error over (N, V) with lines of equal cost, and the best V where the cells bound it."""
     (v_low, v_high), n = suite.v_range, suite.rows["N"]
     v, n_grid = np.geomspace(v_low, v_high, 90), np.geomspace(n.min(), n.max(), 90)
     predicted = suite.fit.predict(n_grid[:, None], v[None, :])
@@ -144,8 +147,8 @@ def contour(axes: Axes, suite: Suite, study: Study) -> None:
         bar.set_label("predicted error")
         bar.outline.set_visible(False)  # type: ignore[operator]
     axes.plot(suite.rows["V"], suite.rows["N"], "o", color=style.ON_ERROR, markersize=2.6, clip_on=False)
-    best = suite.v_star(study)["v_star"]
-    axes.axvline(best, color=style.ACCENT, linewidth=2.2)
+    if not (phrasing.is_open(suite.rho) or phrasing.gains_nothing(suite.rho)):
+        axes.axvline(suite.v_star(study)["v_star"], color=style.ACCENT, linewidth=2.2)
     style.token_axis(axes, sorted(suite.rows["V"].unique()))
     style.log_axis(axes, "y", [size.n for size in study.sizes], lambda x: style.shortened(study.size_of(x).name))
     axes.set(ylabel="LLM size N", xlim=(v_low, v_high), ylim=(n.min(), n.max()))

@@ -101,6 +101,9 @@ def profile_of_rho(axes: Axes, suite: Suite, study: Study) -> None:
     if rho is None or table.empty:
         style.say_instead(axes, "this law has no single ρ")
         return
+    if rho.get("infinite"):
+        style.say_instead(axes, phrasing.rho(rho))
+        return
     table = table.sort_values("rho")
     limit = student_t(study.level, suite.fit.degrees_of_freedom) ** 2
     axes.plot(table["rho"], table["f"], color=style.INK)
@@ -143,9 +146,12 @@ def exponents_against_d(axes: Axes, suite: Suite, study: Study) -> None:
     if table.empty:
         style.say_instead(axes, "an error of 0 leaves no D to profile")
         return
+    if not (table[["rho", "alpha", "beta"]] > 0).any(axis=None):
+        style.say_instead(axes, "no exponent is above 0")
+        return
     for name, letter, line in (("rho", "ρ", "-"), ("alpha", "α", (0, (4, 2))), ("beta", "β", (0, (1, 1.5)))):
         color = style.ACCENT if name == "rho" else style.INK
-        positive = table[table[name] > 0]
+        positive = table[table[name] > 0]  # the axis is logarithmic
         if len(positive):
             axes.plot(positive["D"], positive[name], linestyle=line, color=color, label=letter)
     axes.set_yscale("log")
