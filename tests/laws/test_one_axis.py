@@ -71,7 +71,7 @@ def test_along_n_the_sizes_are_named():
     curve = along_one_axis(cells_of(-0.2 + 0.6 * X, axis="N"), questions=200_000)
     assert (curve.axis, curve.at) == ("N", 64)
     assert curve.sentence.startswith(
-        "At V = 64, the one number of visual tokens measured, the error still falls at 576 B"
+        "At V = 64, the one number of visual tokens measured, the error still falls at 576 B, the largest measured"
     )
 
 

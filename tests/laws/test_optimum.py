@@ -1,6 +1,7 @@
 """The frontier and V*: closed forms against numerical minimisation, exhaustive search, caps, regret."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from vlmlaw.laws.bootstrap import residual_bootstrap
 from vlmlaw.laws.costs import BILLION, ColumnCost, Cost
 from vlmlaw.laws.decision import recommend, regret, sensitivity
 from vlmlaw.laws.fit import fit_cells
-from vlmlaw.laws.optimum import flat_region, frontier, middling_budget, numeric_v_star, v_star
+from vlmlaw.laws.optimum import candidate_cells, flat_region, frontier, middling_budget, numeric_v_star, v_star
 from vlmlaw.laws.table import as_measurements
 
 from .conftest import make_cells
@@ -134,6 +135,14 @@ def test_budget_below_the_cheapest_cell_buys_nothing(reasoning):
     assert table["flat"].tolist()[0] == []
     with pytest.raises(UserError, match="no cell costs 1 FLOPs or less"):
         recommend(reasoning, flops=1.0)
+
+
+def test_a_refused_budget_is_told_with_digits_that_differ_from_the_cheapest_cell(reasoning):
+    least = candidate_cells(reasoning, cost=Cost(question_tokens=50))["cost"].min()
+    with pytest.raises(UserError, match="or less; the cheapest costs ") as caught:
+        recommend(reasoning, flops=0.9999 * least)
+    budget, cheapest = (float(x) for x in re.findall(r"costs ([\d.e+]+)", str(caught.value)))
+    assert budget < cheapest == pytest.approx(least, rel=1e-5)
 
 
 def test_draws_give_the_range_of_the_choice(reasoning):

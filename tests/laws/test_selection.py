@@ -1,5 +1,7 @@
 """Choice among laws, averaging, lack of fit, hold-out."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -42,6 +44,20 @@ def test_laws_that_predict_unseen_cells_badly_are_gated_out(ocr):
     assert "unseen sizes" in ocr.table.loc["additive", "gated"]
     assert "unseen token counts" in ocr.table.loc["power", "gated"]
     assert "gated out" in ocr.why
+
+
+def test_one_law_that_is_left_is_called_the_only_one(ocr):
+    alone = dataclasses.replace(ocr, table=ocr.table.assign(gated=["", *["no"] * (len(ocr.table) - 1)]))
+    assert alone.why.startswith(f"{ocr.table.index[0]} is the only law that predicts unseen cells well (weight ")
+    assert (
+        " has the least AICc of the 2 laws that"
+        in dataclasses.replace(
+            ocr,
+            table=ocr.table.assign(
+                gated=["", "", *["no"] * (len(ocr.table) - 2)], delta=[0.0, *[9.0] * (len(ocr.table) - 1)]
+            ),
+        ).why
+    )
 
 
 def test_a_gated_law_is_not_chosen_even_with_the_least_aicc():

@@ -70,6 +70,16 @@ def test_mean_of_suites_averages_cells_that_have_all(tmp_path):
     assert read_measurements("li2024_ocr").mean_of_suites() is None
 
 
+@pytest.mark.parametrize(("asked", "whole"), [((1000, 1000), 2000), ((1000, 4000), 3200), ((1000, ""), None)])
+def test_a_mean_of_suites_shows_as_much_as_its_questions_do(asked, whole, tmp_path):
+    rows = "".join(f"1,1,{suite},0.2,{n}\n7,1,{suite},0.1,{n}\n" for suite, n in zip("ab", asked, strict=True))
+    mean = read_measurements(
+        write(tmp_path, "params_b,visual_tokens,suite,error,n_questions\n" + rows)
+    ).mean_of_suites()
+    counts = mean.frame["n_questions"]
+    assert counts.isna().all() if whole is None else counts.tolist() == [pytest.approx(whole)] * 2
+
+
 def test_rows_of_one_kind_are_groups_of_their_own(tmp_path):
     text = "params_b,visual_tokens,suite,kind,error\n1,1,a,count,0.2\n1,1,a,all,0.3\n"
     groups = read_measurements(write(tmp_path, text)).groups

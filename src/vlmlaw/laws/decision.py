@@ -68,9 +68,11 @@ def recommend(
     if not (np.isfinite(flops) and flops > 0):
         raise UserError(f"the budget is {flops!r}; expected a number of {cost.unit or cost.name} above 0")
     cells = candidate_cells(fit, sizes=sizes, tokens=tokens, cost=cost)
-    if cells["cost"].min() > flops * (1 + 1e-12):
+    least = float(cells["cost"].min())
+    if least > flops * (1 + 1e-12):
+        digits = next((n for n in (3, 6) if f"{flops:.{n}g}" != f"{least:.{n}g}"), 17)
         raise UserError(
-            f"no cell costs {flops:.3g} {cost.unit or cost.name} or less; the cheapest costs {cells['cost'].min():.3g}"
+            f"no cell costs {flops:.{digits}g} {cost.unit or cost.name} or less; the cheapest costs {least:.{digits}g}"
         )
     chosen = frontier(
         fit, sizes=sizes, tokens=tokens, cost=cost, budgets=[flops], tolerance=tolerance, level=level

@@ -217,5 +217,6 @@ def _sentence(
     elif flat < places[-1]:
         text += f"from {name(flat)} on nothing is gained that {shown} could show."
     else:
-        text += f"the error still falls at {name(places[-1])}, the most measured: the best place may lie beyond."
+        last = "the most measured" if axis == "V" else "the largest measured"
+        text += f"the error still falls at {name(places[-1])}, {last}: the best place may lie beyond."
     return text + " There is no rho: that takes several sizes and several token counts."

@@ -66,7 +66,9 @@ class Comparison:
         row = self.table.loc[self.chosen]
         kept = self.table.index[self.table["gated"].eq("")].tolist()
         gated = self.table.index[self.table["gated"].ne("")].tolist()
-        text = f"{self.chosen} has the least AICc of {len(kept)} laws that predict unseen cells well"
+        text = f"{self.chosen} has the least AICc of the {len(kept)} laws that predict unseen cells well"
+        if len(kept) == 1:
+            text = f"{self.chosen} is the only law that predicts unseen cells well"
         if row["delta"] > 0:
             text = f"{self.chosen} has fewer parameters than {kept[0]}, which is only {row['delta']:.1f} AICc better"
         close = [name for name in kept if self.table.loc[name, "delta"] <= PARSIMONY and name != self.chosen]

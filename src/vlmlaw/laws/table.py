@@ -108,7 +108,10 @@ class Measurements:
         return replace(self, frame=frame)
 
     def mean_of_suites(self) -> "Measurements | None":
-        """The mean error over all suites, for the cells that have them all; None if there is a single suite."""
+        """The mean error over all suites, for the cells that have them all; None if there is a single suite.
+
+        n_questions is that of one suite which would show as much: the sum where all were asked equally many.
+        """
         whole = self.frame[self.frame["kind"] == ALL_KINDS]
         n_suites = whole["suite"].nunique()
         if n_suites < 2:
@@ -124,11 +127,12 @@ class Measurements:
             held_out=("held_out", "max"),
             suites=("suite", "nunique"),
             line=("line", "min"),
+            n_questions=("n_questions", lambda n: len(n) ** 2 / (1 / n).sum(skipna=False)),
         ).reset_index()
         mean = mean[mean["suites"] == n_suites].drop(columns="suites")
         if mean.empty:
             return None
-        mean = mean.assign(suite=MEAN_OF_SUITES, kind=ALL_KINDS, n_questions=np.nan)
+        mean = mean.assign(suite=MEAN_OF_SUITES, kind=ALL_KINDS)
         if self.families:
             mean = mean.assign(family=mean["compressor"])
         return replace(self, frame=mean)

@@ -142,6 +142,8 @@ def test_missing_cells_stop_only_where_the_grid_was_stated(grid_frame):
     assert codes(stated) == {"missing-cells": "error"}
     assert codes(stated, allow_missing=True) == {"missing-cells": "warning"}
     assert "(1.8 B, 4)" in lint(holed)[0].where
+    assert " cells is missing" in lint(holed)[0].found
+    assert lint(as_measurements(grid_frame.drop(index=[7, 8])))[0].found.endswith(" cells are missing")
 
 
 def test_expected_cells_take_the_place_of_the_full_grid(grid_frame):

@@ -225,7 +225,7 @@ def missing_cells(rows: Measurements, *, severity: str) -> Iterator[Finding]:
             severity,
             "missing-cells",
             f"(N, V) = {shown}{more}",
-            f"{len(missing)} of {len(wanted)} cells are missing",
+            f"{len(missing)} of {len(wanted)} cells {'is' if len(missing) == 1 else 'are'} missing",
             "cells that failed are rarely failed at random",
             "measure them" if severity == "warning" else "measure them, or fit what is there with --allow-missing",
         )
