@@ -47,6 +47,8 @@ def test_one_size_has_the_error_against_tokens(tmp_path: Path) -> None:
         (v, pytest.approx(error, abs=5e-4)) for v, error in zip(TOKENS, PLATEAU, strict=True)
     ]
     assert [int(v) for mark, v, _ in cells if mark] == [36]
+    assert "bold: from here on nothing more is gained" in page
+    assert "<h1>Error along one axis</h1>" in page  # no question that one size cannot answer
 
 
 def test_one_number_of_tokens_has_the_error_against_size(tmp_path: Path) -> None:

@@ -73,12 +73,13 @@ def run_report(args: argparse.Namespace) -> None:
     settings, formats = _settings(args), _formats(args.formats)
     out = args.out or Path("report")
     if max(len(args.tables), len(args.measurements)) > 1:
-        _report_several(args, out, title=settings.title, formats=formats)
+        _report_several(args, out, title=args.title or "", formats=formats)
         return
     name, law, measurements = _one_table(args, out)
-    title = args.title or name or settings.title
-    if _written_one_axis(law, measurements, out, title=title, formats=formats if args.cells else ()):
+    own_title = args.title or name or (settings.title if args.settings else "")
+    if _written_one_axis(law, measurements, out, title=own_title, formats=formats if args.cells else ()):
         return
+    title = own_title or settings.title
     read = partial(read_study, law, measurements, compressor=settings.compressor, **_reading(args))
     description = read_description(args.experiment) if args.experiment else None
     study = read(title=title, experiment=description)
@@ -190,7 +191,15 @@ def _fitted(args: argparse.Namespace, name: str, out: Path) -> tuple[Path, Path]
     )
     where = pairs(args.where, option="--where")
     table = table.select(**where) if where else table
-    analyse(table, LawOptions(allow_missing=args.allow_missing), out=out / "law.json")
+    options = LawOptions(  # how the table was read, so that the page can say how to make its numbers again
+        columns=pairs(args.column, option="--column"),
+        params_unit=args.params_unit,
+        scale=args.scale,
+        scores=words(args.scores),
+        where=where,
+        allow_missing=args.allow_missing,
+    )
+    analyse(table, options, out=out / "law.json")
     return out / "law.json", Path(name)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -11,6 +12,7 @@ from typing import Any
 from vlmlaw import __version__
 from vlmlaw.errors import UserError
 from vlmlaw.experiment.describe import described
+from vlmlaw.laws.options import LawOptions
 from vlmlaw.report.study import Study
 
 PACKAGES = ("numpy", "scipy", "pandas", "torch", "transformers", "matplotlib", "seaborn", "snakemake", "dvc")
@@ -49,15 +51,22 @@ def versions() -> dict[str, str]:
 
 def commands(study: Study, *, is_run: bool, out: Path) -> list[Command]:
     """The commands that reproduce the numbers of the page, one for each kind."""
-    law, table = study.law_path, study.measurements_path
+    law, table = shlex.quote(str(study.law_path)), shlex.quote(str(study.measurements_path))
+    read = f"{table}{_reading(study.options)}"
     made = [
-        Command("the laws, printed with everything about them", f"vlmlaw law fit {table} --out {law}"),
-        Command("the cell to deploy at a budget of your own", f"vlmlaw law recommend {table} --flops BUDGET"),
-        Command("what is odd about the table", f"vlmlaw law lint {table}"),
+        Command(
+            "the laws, printed with everything about them", f"vlmlaw law fit {table}{_settings(study)} --out {law}"
+        ),
+        Command(
+            "the cell to deploy at a budget of your own",
+            f"vlmlaw law recommend {read}{_suite_of(study)} --flops BUDGET",
+        ),
+        Command("what is odd about the table", f"vlmlaw law lint {read}"),
     ]
     if not is_run:
-        return [*made, Command("this page", f"vlmlaw report --law {law} --measurements {table} --out {out.parent}")]
-    results, chosen = table.parent, _configfile(study.experiment)
+        folder = shlex.quote(str(out.parent))
+        return [*made, Command("this page", f"vlmlaw report --law {law} --measurements {table} --out {folder}")]
+    results, chosen = study.measurements_path.parent, _configfile(study.experiment)
     cell = f"{results}/cells/CELL/evaluation.json"
     # Targets come first: after --configfile and --forcerun they would be read as values of these options.
     elsewhere = "" if str(results) == "results" else f" --results {results}"
@@ -73,6 +82,33 @@ def commands(study: Study, *, is_run: bool, out: Path) -> list[Command]:
         *made,
         Command("this page and its figures", f"snakemake --cores all --forcerun write_report{chosen}"),
     ]
+
+
+def _settings(study: Study) -> str:
+    """The option of `vlmlaw law fit` that holds every option of the analysis which is not the default."""
+    defaults = LawOptions().to_mapping()
+    changed = {name: value for name, value in study.options.items() if value != defaults.get(name)}
+    return f" --settings {shlex.quote(json.dumps(changed, ensure_ascii=False))}" if changed else ""
+
+
+def _reading(options: Mapping[str, Any]) -> str:
+    """The options with which a table is read as it was, where they are not the defaults."""
+    words = [f"--column={name}={own}" for name, own in options.get("columns", {}).items()]
+    words += [f"--params-unit={options['params_unit']}"] if options.get("params_unit") else []
+    words += [f"--scale={options['scale']}"] if options.get("scale", "auto") != "auto" else []
+    words += [f"--scores={','.join(options['scores'])}"] if options.get("scores") else []
+    words += [f"--maximum={suite}={points:g}" for suite, points in options.get("maxima", {}).items()]
+    words += [f"--holds={options['holds']}"] if options.get("holds", "auto") != "auto" else []
+    words += [f"--where={column}={value}" for column, value in options.get("where", {}).items()]
+    words += ["--allow-missing"] if options.get("allow_missing") else []
+    return "".join(f" {shlex.quote(word)}" for word in words)
+
+
+def _suite_of(study: Study) -> str:
+    """The options that choose the page's first law among those of several suites or compressors."""
+    first = study.suites[0]
+    chosen = {"suite": first.name if len(study.suites) > 1 else "", "compressor": first.compressor}
+    return "".join(f" {shlex.quote(f'--where={column}={name}')}" for column, name in chosen.items() if name)
 
 
 def _configfile(experiment: Mapping[str, Any]) -> str:
