@@ -62,6 +62,7 @@ def two_by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
                     ms = round(12 + 3 * gain + 4000 * n * (50 + v) ** 0.9, 1)
                     rows.append((suite, compressor, n, v, round(error, 4), ms))
     frame = pd.DataFrame(rows, columns=["suite", "compressor", "N", "V", "error", HOSTILE])
+    frame["flat_usd"] = 0.0012345  # what every answer costs
     frame.to_csv(folder / "table.csv", index=False)
     options = LawOptions(bootstrap_draws=0, candidates=LAWS, sizes=(0.00005, 0.0003, 0.002, 0.015, 0.1))
     analyse(read_measurements(folder / "table.csv"), options, out=folder / "law.json")
@@ -245,6 +246,11 @@ def test_the_browser_says_what_the_python_api_says(
         ({"suite": "several", "w0": "0", "w1": "0"}, "Every weight is 0; expected one above 0.", "w0"),
         ({"c": ""}, "Nothing is ticked that could be chosen; expected one or more.", "c0"),
         ({"law": "nonsense"}, "No law is ticked; expected one or more.", "l0"),
+        ({"law": ""}, "No law is ticked; expected one or more.", "l0"),
+        ({"budget": "0"}, 'Budget: found "0"; expected a number above 0', "budget"),
+        ({"budget": ""}, 'Budget: found ""; expected a number above 0', "budget"),
+        ({"budget": "1e400"}, 'Budget: found "1e400"; expected a number above 0', "budget"),
+        ({"budget": "١٢"}, 'Budget: found "١٢"; expected a number above 0', "budget"),
     ],
 )
 def test_the_browser_names_a_bad_setting(
@@ -254,6 +260,31 @@ def test_the_browser_names_a_bad_setting(
     assert text(browser, "sentence").startswith(message)
     invalid = "[...document.querySelectorAll('#explorer-form [aria-invalid=true]')].map((x) => x.id)"
     assert browser.evaluate(invalid) == [f"x-{wrong}"]
+    described = "[...document.querySelectorAll('[aria-describedby=x-sentence]')].map((x) => x.id)"
+    assert browser.evaluate(described) == [f"x-{wrong}"]
+
+
+@needs_browser
+@pytest.mark.slow
+def test_a_link_holds_the_settings_even_where_nothing_is_ticked(two_by_two: Path, browser: Browser) -> None:
+    visit(browser, two_by_two / "index.html", {"budget": "2e9"})
+    browser.evaluate("document.querySelectorAll('#x-laws input:not(:disabled)').forEach((box) => box.click())")
+    said, link = text(browser, "sentence"), str(browser.evaluate("location.href"))
+    browser.open("about:blank")
+    browser.open(link)
+    assert text(browser, "sentence") == said == "No law is ticked; expected one or more."
+
+
+@needs_browser
+@pytest.mark.slow
+def test_the_first_budget_buys_a_cell_and_what_buys_none_differs_from_the_cheapest(
+    two_by_two: Path, browser: Browser
+) -> None:
+    visit(browser, two_by_two / "index.html", {"cost": "flat_usd"})
+    assert text(browser, "sentence").startswith("For 0.00123 flat_usd an answer, deploy ")
+    visit(browser, two_by_two / "index.html", {"cost": "flat_usd", "budget": "0.001234"})
+    said = "No cell costs 0.001234 flat_usd or less; the cheapest costs 0.0012345."
+    assert text(browser, "sentence") == said
 
 
 @needs_browser
@@ -334,7 +365,7 @@ def test_a_phone_shows_whole_cards_and_scrolls_other_tables_by_keyboard(
         assert browser.evaluate(f"{wide}.filter((x) => x.closest('.answer')).length") == 0
         stops = browser.evaluate(f"{wide}.map((x) => [x.tabIndex, x.role, x.ariaLabel])")
         assert len(stops) > 2 and all(stop[:2] == [0, "region"] and stop[2] for stop in stops)
-        assert browser.evaluate("document.querySelectorAll('.scroll[tabindex]').length") == len(stops)
+        assert browser.evaluate(f"{shown}.filter((x) => x.hasAttribute('tabindex')).length") == len(stops)
         levels = browser.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map((x) => Number(x.tagName[1]))")
         assert levels[0] == 1 and all(after <= before + 1 for before, after in pairwise(levels))
         assert browser.evaluate("document.querySelectorAll('main').length") == 1 and browser.failures == []

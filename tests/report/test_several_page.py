@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,17 @@ def test_tables_keep_their_laws_and_their_pages(page: str, study: Study) -> None
     ids = Counter(re.findall(r'\bid="([^"]+)"', re.sub(r"(?s)<script.*?</script>", "", page)))
     assert [name for name, count in ids.items() if count > 1] == []
     assert len(page.encode()) < 3_000_000
+
+
+def test_each_row_has_the_sizes_and_tokens_of_its_own_suite(study: Study, published: Path) -> None:
+    first, second = study.suites
+    part = replace(second, rows=second.rows[(second.rows["N"] < 2e-4) & (second.rows["V"] == 4)])
+    cut = replace(study, suites=[first, part])
+    shown = render({"run": cut, "ocr": read_study(published, "li2024_ocr")})  # type: ignore[arg-type]
+    rows = re.findall(r"<tr><td class=\"left\">run</td>(.*?)</tr>", shown)
+    cells = [re.findall(r">([^<]*)</td>", row) for row in rows]
+    assert [row[2:4] for row in cells] == [["56k to 600k", "1 to 144"], ["56k to 150k", "4"]]
+    assert "Which tables count" in shown and '<th scope="col" id="x-whose" class="left">table</th>' in shown
 
 
 def test_the_explorer_may_choose_among_all_tables(page: str, study: Study) -> None:
@@ -70,6 +82,7 @@ def test_each_family_of_released_models_has_its_law_and_its_own_sizes(shared: bo
     assert main(["report", "--law", f"{tmp_path}/law.json", "--measurements", str(table), "--out", str(out)]) == 0
     page = (out / "index.html").read_text()
     assert "2 families of released models" in page and "Each family has its own law." in page
+    assert "Which families count" in page
     for family, other in (("small", "large"), ("large", "small")):
         own = (out / family / "index.html").read_text()
         sizes = (*TRUTH[family][2][:-1], 7) if shared else TRUTH[family][2]

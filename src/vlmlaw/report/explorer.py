@@ -28,14 +28,21 @@ from vlmlaw.report.templates_version import TEMPLATES
 FLOPS_OF_PARTS = ("llm_flops", "compressor_flops", "vision_flops")  # columns of the workflow's measurements.csv
 
 
-def explorer_parts(study: Study, others: Mapping[str, Study] | None = None, *, name: str = "") -> dict[str, Any]:
+def explorer_parts(
+    study: Study,
+    others: Mapping[str, Study] | None = None,
+    *,
+    name: str = "",
+    of: tuple[str, str] = ("compressor", "compressors"),
+) -> dict[str, Any]:
     """What templates/explorer.html takes as `explorer`: the data and the scripts, ready for their elements.
 
-    others, name: as for `explorer_data`.
+    others, name: as for `explorer_data`. of: what the reader may choose among, in the singular and in the plural.
     """
     code = [(TEMPLATES / name).read_text(encoding="utf-8") for name in ("explorer_decision.js", "explorer.js")]
     return {
-        "counts": "Which of them count" if others else "Which compressors count",
+        "whose": of[0],
+        "counts": f"Which {of[1]} count",
         "data": script_json(explorer_data(study, others, name=name)),
         "library": plotting_library(),
         "code": Markup("\n".join(code)),
@@ -159,12 +166,13 @@ def _costs(rows: pd.DataFrame, n: np.ndarray, v: np.ndarray, study: Study) -> li
 
 
 def script_json(data: Any) -> Markup:
-    """JSON for a <script> element: without "<" it can end neither the element nor begin a comment.
+    """JSON for a <script> element: without "<" it can neither end the element nor begin a comment.
 
     >>> print(script_json({"name": "</script><!--"}))
     {"name": "\\u003c/script>\\u003c!--"}
     """
-    return Markup(json.dumps(data, allow_nan=False).replace("<", "\\u003c"))
+    text = json.dumps(data, allow_nan=False, ensure_ascii=False)  # templating replaces what it finds as it is
+    return Markup(text.replace("<", "\\u003c"))
 
 
 @cache

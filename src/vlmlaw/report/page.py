@@ -203,7 +203,7 @@ def block(
     for place, panel in enumerate(panels):
         untitled = replace(panel, title="")  # the page has the title as text, which wraps
         text = gallery.as_svg(gallery.draw_panels([untitled], n_columns=1))
-        label = f"{title}, {panel.title}"
+        label = ", ".join(part for part in (title, panel.title) if part)
         drawn.append((panel.title, Markup(svg.inline(text, name=f"{name}{place}", title=label, colors=colors))))
     return Block(name=name, title=title, caption=caption, panels=drawn, of_sizes=of_sizes, small=small)
 

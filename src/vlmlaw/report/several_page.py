@@ -17,8 +17,9 @@ from vlmlaw.report.templating import environment
 from vlmlaw.runtime.git import commit
 from vlmlaw.runtime.whole_files import whole_file
 
-TABLES = ("table", "tables of measurements")  # what stands side by side: one of them, and all
-FAMILIES = ("family", "families of released models, whose sizes lie on no common law")
+# What stands side by side: one of them, all as the page introduces them, and all.
+TABLES = ("table", "tables of measurements", "tables")
+FAMILIES = ("family", "families of released models, whose sizes lie on no common law", "families")
 SHOWN = ("error_against_tokens", "error_against_flops")  # the others stand on each table's own page
 
 
@@ -28,7 +29,7 @@ def write_several(
     *,
     title: str = "",
     formats: tuple[str, ...] = (),
-    kind: tuple[str, str] = TABLES,
+    kind: tuple[str, str, str] = TABLES,
 ) -> None:
     """Write index.html of all tables, by their names, to the folder `out`, and the page of each to `out`/NAME.
 
@@ -41,7 +42,7 @@ def write_several(
         partial.write_text(render(studies, title=title, kind=kind), encoding="utf-8")
 
 
-def render(studies: Mapping[str, Study], *, title: str = "", kind: tuple[str, str] = TABLES) -> str:
+def render(studies: Mapping[str, Study], *, title: str = "", kind: tuple[str, str, str] = TABLES) -> str:
     """The HTML of the page of several tables."""
     templates = environment()
     first, *others = studies.items()
@@ -55,7 +56,7 @@ def render(studies: Mapping[str, Study], *, title: str = "", kind: tuple[str, st
         kind=kind,
         summary=_summary(studies, kind[0]),
         pictures=pictures,
-        explorer=explorer.explorer_parts(first[1], dict(others), name=first[0]),
+        explorer=explorer.explorer_parts(first[1], dict(others), name=first[0], of=(kind[0], kind[2])),
         colors=[page.size_variables(study) for study in studies.values()],
         commit=commit(),
         versions=provenance.versions(),
@@ -83,12 +84,10 @@ def _picture(picture: gallery.Picture, studies: Mapping[str, Study]) -> dict[str
 def _summary(studies: Mapping[str, Study], kind: str) -> tables.Table:
     rows = []
     for name, study in studies.items():
-        v = sorted({float(x) for suite in study.suites for x in suite.rows["V"]})
         for suite in study.suites:
-            sizes = f"{study.sizes[0].name} to {study.sizes[-1].name}"
+            ends = (study.name_of(suite.rows["N"].min()), study.name_of(suite.rows["N"].max()))
+            tokens = phrasing.span(*suite.v_range)
             rho = phrasing.rho(suite.rho).removeprefix("ρ = ")
-            rows.append(
-                (name, suite.label, str(len(suite.rows)), sizes, f"{v[0]:g} to {v[-1]:g}", suite.fit.law.name, rho)
-            )
+            rows.append((name, suite.label, str(len(suite.rows)), " to ".join(ends), tokens, suite.fit.law.name, rho))
     header = [kind, "suite", "rows", "LLM", "visual tokens", "law", "ρ"]
     return tables.Table(header=header, rows=rows, caption=f"Each {kind} has its own law.", left=(0, 1, 3, 4, 5, 6))

@@ -45,7 +45,7 @@
     DATA.suites.forEach((_, i) => { if ("w" + i in asked) by("w" + i).value = asked["w" + i]; });
     const ticked = "c" in asked ? asked.c.split(",") : null;
     if (ticked) DATA.series.forEach((_, i) => { by("c" + i).checked = ticked.includes(String(i)); });
-    const laws = asked.law ? asked.law.split(",") : LAWS;
+    const laws = "law" in asked ? asked.law.split(",") : LAWS;  // an empty list is one, too
     LAWS.forEach((name, i) => { by("l" + i).checked = laws.includes(name); });
     fillChoices(asked);
     by("q").value = asked.q ?? String(DATA.question_tokens);
@@ -78,10 +78,13 @@
     const costs = blendsNow(s).flatMap(({found}) => (typeof found === "string" ? [] : found.cells.map((c) => c.cost)));
     return costs.length ? [Math.min(...costs), Math.max(...costs)] : [1, 1];
   }
-  // A budget of three digits, `share` of the way from the cheapest cell to the dearest; the last step buys every cell.
+  // A budget of three digits, `share` of the way from the cheapest cell to the dearest. The first buys the cheapest, the
+  // last every cell.
   function budgetAt(share) {
     const [low, high] = span();
-    return share >= 1 ? String(high) : general(Math.max(low, low * (high / low) ** share), share > 0 ? 3 : 17);
+    if (share >= 1) return String(high);
+    const text = general(low * (high / low) ** share, 3);
+    return share > 0 && Number(text) >= low ? text : general(low, 17);  // three digits of it may be below the cheapest
   }
   const middleBudget = () => budgetAt(0.6);
   function address() {
@@ -115,8 +118,9 @@
     const cells = blends.flatMap((of) => of.cells);
     if (!blends.length) return "Nothing that is ticked has a counted law of every suite that weighs; choose other suites, laws or costs.";
     if (!cells.length) return "No cell with a known cost is left under these caps.";
-    return `No cell costs ${general(s.budget, 3)} ${unit} or less; the cheapest costs ` +
-      `${general(Math.min(...cells.map((c) => c.cost)), 3)}.`;
+    const least = Math.min(...cells.map((c) => c.cost));
+    const digits = [3, 6].find((n) => general(s.budget, n) !== general(least, n)) || 17;
+    return `No cell costs ${general(s.budget, digits)} ${unit} or less; the cheapest costs ${general(least, digits)}.`;
   }
 
   function update() {
@@ -126,7 +130,11 @@
     const [low, high] = span();
     if (s.budget > 0) by("slide").value = String(Math.round(100 * Math.log(s.budget / low) / Math.log(high / low)) || 0);
     by("slide").setAttribute("aria-valuetext", `${by("budget").value} ${unit}`);
-    for (const input of form.querySelectorAll("input")) input.setAttribute("aria-invalid", String(!!wrong && input.id === "x-" + wrong[0]));
+    for (const input of form.querySelectorAll("input")) {
+      const isWrong = !!wrong && input.id === "x-" + wrong[0];
+      input.setAttribute("aria-invalid", String(isWrong));
+      if (isWrong) input.setAttribute("aria-describedby", "x-sentence"); else input.removeAttribute("aria-describedby");
+    }
     const all = wrong ? [] : blendsNow(s), lacks = all.filter((x) => typeof x.found === "string");
     const blends = all.filter((x) => typeof x.found !== "string").map(({found}) => ({...found, cells: within(found.cells, s)}));
     const found = wrong ? null : recommendAmong(blends, s);
@@ -248,13 +256,18 @@
   if (location.hash.includes("=")) document.getElementById("explorer").scrollIntoView();
 })();
 
-// A table that is wider than its place can be scrolled by keyboard, and says what it is; one that fits is no stop.
+// A table that is wider than its place can be scrolled by keyboard, and says what it is; one that fits is no stop. Without
+// this script every table is one.
 addEventListener("DOMContentLoaded", () => {
-  for (const box of document.querySelectorAll(".scroll")) new ResizeObserver(() => {
+  const adjust = (box) => {
     const wide = box.scrollWidth > box.clientWidth + 1, caption = box.querySelector("caption");
     const name = (caption ? caption.textContent + ", " : "") + "table that scrolls sideways";
     for (const [key, value] of Object.entries({tabindex: "0", role: "region", "aria-label": name})) {
       if (wide) box.setAttribute(key, value); else box.removeAttribute(key);
     }
-  }).observe(box);
+  };
+  for (const box of document.querySelectorAll(".scroll")) {
+    adjust(box);  // an observer does not report what is hidden
+    new ResizeObserver(() => adjust(box)).observe(box);
+  }
 });
