@@ -80,6 +80,15 @@ def test_title_and_samples_are_the_settings(run_page: str) -> None:
     assert run_page.count("data:image/png;base64") == 4
 
 
+def test_every_drawing_has_a_whole_name_and_every_table_can_be_reached(own_page: str) -> None:
+    names = re.findall(r'<svg role="img" aria-label="([^"]*)"', own_page)
+    assert names[0] == "Error against visual tokens" and all(name and not name.endswith(", ") for name in names)
+    assert '<th scope="col"></th>' not in own_page
+    boxes = re.findall(r'<div class="scroll"([^>]*)>', without_scripts(own_page).split('<h2 id="run">')[1])
+    assert boxes and all('tabindex="0" role="region" aria-label=' in box for box in boxes)
+    assert "bold: the chosen law</span></caption>" in own_page
+
+
 def test_the_headline_is_the_analysis(run_page: str, study: Study) -> None:
     for suite in study.suites:
         assert phrasing.rho(suite.rho) in run_page
