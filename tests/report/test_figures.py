@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from vlmlaw.laws import LawOptions, analyse
 from vlmlaw.report import findings, phrasing
 from vlmlaw.report.figures import curves, gallery, style, trust
+from vlmlaw.report.figures.gallery import PanelFunction
 from vlmlaw.report.study import Study, read_study
 from vlmlaw.report.templates_version import TEMPLATES
 from vlmlaw.workflow.stages import FIGURES, OF_TIME
@@ -247,3 +248,43 @@ def test_long_names_leave_a_figure_its_place(study: Study) -> None:
                 figure = gallery.draw_panels([panel], n_columns=1)
                 figure.canvas.draw()
                 assert figure.axes[0].get_position().width > 0.5, name
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        curves.error_against_tokens,
+        curves.error_against_flops,
+        trust.measured_against_predicted,
+        trust.residuals_against_size,
+    ],
+)
+def test_sizes_differ_by_shape_and_not_by_colour_alone(draw: PanelFunction, study: Study) -> None:
+    with style.look():
+        _, panels = style.new_figure(1, 1)
+        draw(panels[0, 0], study.suites[0], study)
+        legend = [handle.get_marker() for handle in gallery.legend_handles(study)]
+    drawn = {line.get_marker() for line in panels[0, 0].lines} & set(style.MARK_PATHS)
+    assert legend == ["o", "s", "^", "D"] and drawn == set(legend)
+
+
+def test_the_legend_of_the_page_has_the_marks_of_the_figures(run_page: str) -> None:
+    legend = re.findall(r'<ul class="legend">(.*?)</ul>', run_page, re.DOTALL)[0]
+    assert re.findall(r'<path d="([^"]*)"', legend) == [style.mark_path(rank) for rank in range(len(made.SIZES))]
+
+
+@pytest.mark.parametrize("infinite", [1, -1])
+def test_panels_of_an_infinite_rho_shade_no_interval(infinite: int, study: Study) -> None:
+    suite = study.suites[0]
+    analysis = copy.deepcopy(dict(suite.analysis))
+    analysis["rho"] |= {"estimate": None, "lower": None, "upper": None, "infinite": infinite}
+    changed = replace(suite, analysis=analysis)
+    with style.look():
+        _, panels = style.new_figure(1, 3)
+        trust.profile_of_rho(panels[0, 0], changed, study)
+        curves.best_tokens(panels[0, 1], changed, study)
+        curves.contour(panels[0, 2], changed, study)
+    assert [text.get_text() for text in panels[0, 0].texts] == [phrasing.rho(changed.rho)]
+    assert bool(panels[0, 1].lines) == (infinite > 0)  # without any gain no V is the best
+    upright = [line for line in panels[0, 2].lines if len(set(line.get_xdata())) == 1 and line.get_linewidth() > 2]
+    assert len(upright) == (infinite > 0)

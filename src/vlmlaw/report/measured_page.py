@@ -99,18 +99,18 @@ def _rows(found: Conclusions) -> list[dict[str, Any]]:
     ]
 
 
-def _point(axes: Axes, x: float, row: dict[str, Any], color: str) -> None:
+def _point(axes: Axes, x: float, row: dict[str, Any], color: str, *, mark: str) -> None:
     axes.plot([x, x], [row["ends"].lower, row["ends"].upper], color=color, linewidth=0.9, alpha=0.6)
-    axes.plot([x], [row["error"]], color=color, marker="o", markersize=5)
+    axes.plot([x], [row["error"]], color=color, marker=mark, markersize=5)
 
 
 def _against_tokens(axes: Axes, *, found: Conclusions, color: Mapping[str, str]) -> None:
     rows = [row for row in _rows(found) if math.isfinite(row["n_visual_tokens"])]  # a server may not count
-    for model, own in color.items():
+    for rank, (model, own) in enumerate(color.items()):
         line = [(row["n_visual_tokens"], row) for row in rows if row["model"] == model]
         axes.plot([x for x, _ in line], [row["error"] for _, row in line], color=own, linewidth=1.3)
         for x, row in line:
-            _point(axes, x, row, own)
+            _point(axes, x, row, own, mark=style.size_mark(rank))
     shown = sorted({round(row["n_visual_tokens"]) for row in rows if row["n_visual_tokens"] > 0}) or [1]
     axes.set_xscale("symlog", base=2, linthresh=shown[0])
     axes.set_xticks([0, *_apart(shown)])
@@ -133,8 +133,9 @@ def _against_cost(axes: Axes, *, found: Conclusions, color: Mapping[str, str]) -
     cost, rows = found.decision.cost, {row["cell"]: row for row in _rows(found)}
     front = [rows[cell] for cell in found.decision.front]
     axes.plot([cost[row["cell"]] for row in front], [row["error"] for row in front], color=style.ACCENT, linewidth=1.2)
+    mark = {model: style.size_mark(rank) for rank, model in enumerate(color)}
     for cell, row in rows.items():
-        _point(axes, cost[cell], row, color[row["model"]])
+        _point(axes, cost[cell], row, color[row["model"]], mark=mark[row["model"]])
     least, most = min(cost.values()), max(cost.values())
     if 0 < WIDE * least < most:
         text = phrasing.si if most >= LARGE_NUMBER else "{:g}".format

@@ -6,6 +6,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from vlmlaw.report.figures.style import mark_path
+
 _DIRECTIONS = re.compile("[\u202a-\u202e\u2066-\u2069]")  # Unicode Standard Annex 9, 2.1, 2.2 and 2.4
 REPLACEMENT = "\ufffd"
 
@@ -28,7 +30,7 @@ def _finalized(value: Any) -> str:
 
 def environment() -> Environment:
     """Jinja's environment of the package's templates."""
-    return Environment(
+    made = Environment(
         loader=PackageLoader("vlmlaw.report"),
         autoescape=True,
         finalize=_finalized,
@@ -36,3 +38,5 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.globals["mark_path"] = mark_path
+    return made

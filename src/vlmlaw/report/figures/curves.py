@@ -15,13 +15,15 @@ from vlmlaw.report.figures import style
 from vlmlaw.report.study import Size, Study, Suite
 
 
-def points(axes: Axes, rows: pd.DataFrame, x: "pd.Series | np.ndarray", color: str, *, held_out: bool) -> None:
+def points(
+    axes: Axes, rows: pd.DataFrame, x: "pd.Series | np.ndarray", color: str, *, mark: str, held_out: bool
+) -> None:
     """Draw measured errors with ±1 standard error, one point for each seed; hollow if held out of the fit."""
     axes.errorbar(
         x,
         rows["error"],
         yerr=rows["error_se"].fillna(0.0),
-        fmt="o",
+        fmt=mark,
         markersize=4.6,
         color=color,
         markerfacecolor=style.PAPER if held_out else color,
@@ -49,7 +51,7 @@ def error_against_tokens(axes: Axes, suite: Suite, study: Study) -> None:
     v = np.geomspace(low, high, 160)
     for size, color, rows, held_out in by_size(suite, study):
         axes.plot(v, suite.fit.predict(size.n, v), color=color, linestyle=(0, (4, 2)) if held_out else "-")
-        points(axes, rows, rows["V"], color, held_out=held_out)
+        points(axes, rows, rows["V"], color, mark=style.size_mark(size.rank), held_out=held_out)
         other = suite.others[suite.others["N"] == size.n]
         axes.plot(other["V"], other["error"], "x", color=color, markersize=5.5, markeredgewidth=1.5)
     style.token_axis(axes, sorted(suite.rows["V"].unique()))
@@ -72,8 +74,9 @@ def error_against_time(axes: Axes, suite: Suite, study: Study) -> None:
 
 
 def _against_cost(axes: Axes, suite: Suite, study: Study, *, cost: CostModel, frontier: pd.DataFrame) -> None:
-    for _, color, rows, held_out in by_size(suite, study):
-        points(axes, rows, cost.of(rows["N"], rows["V"]), color, held_out=held_out)
+    for size, color, rows, held_out in by_size(suite, study):
+        mark = style.size_mark(size.rank)
+        points(axes, rows, cost.of(rows["N"], rows["V"]), color, mark=mark, held_out=held_out)
     costs = cost.of(suite.rows["N"], suite.rows["V"])
     low, high = np.nanmin(costs) / 1.2, max(np.nanmax(costs), frontier["budget"].max()) * 1.2
     steps = pd.concat([frontier, frontier.tail(1).assign(budget=high)])
@@ -95,7 +98,7 @@ def time_against_flops(axes: Axes, suite: Suite, study: Study) -> None:
         size = study.size_of(float(n))  # type: ignore[arg-type]
         rows = rows.sort_values("V")
         axes.plot(rows["flops"], rows["time"], color=colors[size.rank], linewidth=1.0)
-        axes.plot(rows["flops"], rows["time"], "o", color=colors[size.rank], markersize=4.6)
+        axes.plot(rows["flops"], rows["time"], style.size_mark(size.rank), color=colors[size.rank], markersize=4.6)
     least = (cells["time"] / cells["flops"]).min()
     ends = np.array([cells["flops"].min(), cells["flops"].max()])
     axes.plot(ends, least * ends, color=style.NEUTRAL, linewidth=1.2, linestyle=(0, (4, 2)), zorder=1)

@@ -205,7 +205,7 @@ def legend_handles(study: Study) -> list[Line2D]:
             [],
             [],
             color=color,
-            marker="o",
+            marker=style.size_mark(size.rank),
             markersize=5,
             markerfacecolor=style.PAPER if size.held_out else color,
             linestyle=(0, (4, 2)) if size.held_out else "-",

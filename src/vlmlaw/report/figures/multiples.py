@@ -32,7 +32,7 @@ def error_of_kind(kind: Kind, study: Study) -> Callable[[Axes], None]:
             else:
                 line = (0, (4, 2)) if held_out else "-"
                 axes.plot(v, kind.fit.predict(size.n, v), color=color, linewidth=1.3, linestyle=line)
-            points(axes, rows, rows["V"], color, held_out=held_out)
+            points(axes, rows, rows["V"], color, mark=style.size_mark(size.rank), held_out=held_out)
         style.token_axis(axes, style.thinned(sorted(kind.rows["V"].unique()), distance=0.1), label="V")
         axes.set(ylabel="error", ylim=(-0.02, max(1.0, kind.rows["error"].max()) * 1.02))
 

@@ -20,6 +20,15 @@ ACCENT = "#c2410c"  # the frontier and every optimum; no size has it
 ON_ERROR = "#262626"  # lines and text on `error_colors`, the same in both themes
 NEUTRAL = "#5b7083"  # marks that belong to no size
 
+# Markers of matplotlib, each with its path in a box from -6 to 6.
+MARK_PATHS = {
+    "o": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0Z",
+    "s": "M-3.6-3.6H3.6V3.6H-3.6Z",
+    "^": "M0-4.4L4.4 3.6H-4.4Z",
+    "D": "M0-4.8L4.8 0L0 4.8L-4.8 0Z",
+    "v": "M0 4.4L4.4-3.6H-4.4Z",
+}
+
 PANEL_INCHES = (4.5, 3.35)
 LEAST_TICK_DISTANCE = 0.065  # share of an axis below which two labels would touch
 LETTER, FEW_LETTERS = 0.019, 5  # the share that a letter takes of a label with more letters than these
@@ -33,6 +42,16 @@ def size_colors(n_sizes: int, *, dark: bool = False) -> list[str]:
     first, last = (0.36, 0.97) if dark else (0.80, 0.04)
     places = np.linspace(first, last, n_sizes) if n_sizes > 1 else [last]
     return [to_hex(mpl.colormaps["viridis"](place)) for place in places]
+
+
+def size_mark(rank: int) -> str:
+    """The marker of matplotlib of the size of this rank: beside its colour, for whoever cannot tell colours apart."""
+    return [*MARK_PATHS][rank % len(MARK_PATHS)]
+
+
+def mark_path(rank: int) -> str:
+    """The same mark as the path of an SVG about the origin, for a legend of the page."""
+    return MARK_PATHS[size_mark(rank)]
 
 
 def error_colors() -> Colormap:

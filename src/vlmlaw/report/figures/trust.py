@@ -47,7 +47,7 @@ def measured_against_predicted(axes: Axes, suite: Suite, study: Study) -> None:
         axes.plot(
             [cell["predicted"] for cell in cells],
             [cell["error"] for cell in cells],
-            "o",
+            style.size_mark(size.rank),
             color=color,
             markeredgecolor=style.PAPER,
             markeredgewidth=0.6,
@@ -56,10 +56,11 @@ def measured_against_predicted(axes: Axes, suite: Suite, study: Study) -> None:
         )
     held = suite.analysis["hold_out"]
     for cell in held["cells"] if held else []:
-        color = style.size_colors(len(study.sizes))[study.size_of(cell["N"]).rank]
+        rank = study.size_of(cell["N"]).rank
+        color, mark = style.size_colors(len(study.sizes))[rank], style.size_mark(rank)
         axes.plot([cell["lower"], cell["upper"]], [cell["error"]] * 2, color=color, linewidth=1.1, alpha=0.6)
         axes.plot(
-            cell["predicted"], cell["error"], "o", markersize=5.4, color=style.PAPER, markeredgecolor=color, zorder=4
+            cell["predicted"], cell["error"], mark, markersize=5.4, color=style.PAPER, markeredgecolor=color, zorder=4
         )
     low = min(axes.get_xlim()[0], axes.get_ylim()[0])
     high = max(axes.get_xlim()[1], axes.get_ylim()[1])
@@ -90,7 +91,7 @@ def _residuals(axes: Axes, suite: Suite, study: Study, *, by: str) -> None:
         left = rows.assign(error=rows["error"] - suite.fit.predict(size.n, rows["V"].to_numpy()))
         # Points of one V would hide one another: spread them a little.
         spread = 1.035 ** (size.rank - (len(study.sizes) - 1) / 2) if by == "V" else 1.0
-        points(axes, left, rows[by] * spread, color, held_out=held_out)
+        points(axes, left, rows[by] * spread, color, mark=style.size_mark(size.rank), held_out=held_out)
     axes.set_ylabel("measured − predicted error")
     style.remark(axes, f"± {phrasing.number(sigma, 2)}")
 
