@@ -69,6 +69,21 @@ def test_bad_options(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "title"),
+    [
+        ([], "Error along one axis"),
+        (["--settings", '{"samples": 0}'], "Error along one axis"),
+        (["--settings", '{"title": "Of the settings"}'], "Of the settings"),
+        (["--settings", '{"title": "Of the settings"}', "--title", "Of the option"], "Of the option"),
+    ],
+)
+def test_a_page_along_one_axis_has_the_title_that_was_asked_for(options: list[str], title: str, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text("N,V,error\n7,1,0.6\n7,4,0.5\n7,16,0.45\n7,64,0.44\n")
+    assert report(tmp_path / "table.csv", *options, "--out", tmp_path / "page") == 0
+    assert f"<h1>{title}</h1>" in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+
+
 def test_a_broken_account_of_a_cell(tmp_path: Path) -> None:
     made.write_cells(tmp_path, ["56k_v1_block_linear_s0"])
     (tmp_path / "56k_v1_block_linear_s0" / "training.json").write_text('{"steps": 3}')

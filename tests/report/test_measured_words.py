@@ -1,5 +1,6 @@
 """Sentences of a measurement, where the numbers that they state are made."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from vlmlaw.evaluation.measuring.conclude import Conclusions, conclude
 from vlmlaw.evaluation.measuring.decide import Wishes
 from vlmlaw.evaluation.measuring.family_law import family_laws
 from vlmlaw.evaluation.measuring.run import Measured
-from vlmlaw.report.measured_words import answer, laws
+from vlmlaw.report.measured_words import answer, cells_table, laws
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,25 @@ def test_an_answer_without_the_image_says_so() -> None:
     found = answer(concluded(150, 150))
     assert found[0].startswith("Take m_v0") and found[1].startswith("It is not shown the image")
     assert not any("not shown the image" in line for line in answer(concluded(20, 150)))
+
+
+@pytest.mark.parametrize(
+    ("v", "least", "most", "source", "text"),
+    [
+        (4.0, 4.0, 4.0, "counted", "4"),
+        (5.0, 4.0, 6.0, "counted", "5 (4-6)"),
+        (5.0, 4.0, 6.0, "promised", "5? (4-6)"),
+        (np.nan, np.nan, np.nan, "counted", "?"),  # a server that does not say how many
+    ],
+)
+def test_tokens_that_were_not_counted_have_no_numbers(
+    v: float, least: float, most: float, source: str, text: str
+) -> None:
+    found = concluded(20, 150)
+    columns = {"n_visual_tokens": v, "v_least": least, "v_most": most, "v_source": source}
+    columns |= dict.fromkeys(("n_text_tokens", "n_generated_tokens", "first_token_ms"), np.nan)
+    table = found.measured.table.assign(**columns, error=0.5, error_se=0.03)
+    shown = cells_table(replace(found, measured=replace(found.measured, table=table)))
+    assert [row[2] for row in shown.rows] == [text, text]
+    assert not any("nan" in part for row in shown.rows for part in row)
+    assert shown.mark and shown.marked == "the cell to take"

@@ -99,7 +99,7 @@ def test_the_best_cell_within_a_budget_of_flops_is_named(tmp_path):
     affordable = [(n, v) for n in (3, 7, 12, 28) for v in (1, 4, 9, 36) if 2000 * n * (10 + v) <= 2.5e6]
     n, v = max(affordable, key=lambda cell: 3 * math.log(cell[0]) + math.log(cell[1]))  # of the truth in `measure`
     said = " ".join(sentences(found))
-    assert "Asked was which cell is the best to deploy within 2.5e+06 FLOPs an answer." in said
+    assert "The question was which cell is the best to deploy within 2.5e+06 FLOPs an answer." in said
     assert " % of the grid's cost, within a budget of 100 % of the grid's cost." in said and "whole grid" not in said
     assert f"the best cell is N = {n} k, V = {v} " in said
 

@@ -73,10 +73,10 @@ def run_report(args: argparse.Namespace) -> None:
     settings, formats = _settings(args), _formats(args.formats)
     out = args.out or Path("report")
     if max(len(args.tables), len(args.measurements)) > 1:
-        _report_several(args, out, title=args.title or "", formats=formats)
+        _report_several(args, out, title=_own_title(settings), formats=formats)
         return
     name, law, measurements = _one_table(args, out)
-    own_title = args.title or name or (settings.title if args.settings else "")
+    own_title = args.title or name or _own_title(settings)
     if _written_one_axis(law, measurements, out, title=own_title, formats=formats if args.cells else ()):
         return
     title = own_title or settings.title
@@ -249,6 +249,13 @@ def _settings(args: argparse.Namespace) -> Any:
     settings = from_json(ReportSettings, args.settings) if args.settings else ReportSettings()
     given = {"title": args.title, "samples": args.n_samples, "compressor": args.compressor}
     return replace(settings, **{name: value for name, value in given.items() if value is not None})
+
+
+def _own_title(settings: Any) -> str:
+    """The title that was asked for; "" for the default one, which asks of two axes of one table."""
+    from vlmlaw.experiment.sections import ReportSettings
+
+    return "" if settings.title == ReportSettings().title else str(settings.title)
 
 
 def _formats(text: str) -> tuple[str, ...]:

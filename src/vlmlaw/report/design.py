@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vlmlaw.report import phrasing
 from vlmlaw.report.tables import Table
 
 ASKED = {
@@ -24,17 +25,19 @@ def amount(cost: float, found: Mapping[str, Any]) -> str:
 
 def _number(cost: float, found: Mapping[str, Any]) -> str:
     """A cost in hours, or in percent of the grid's."""
-    return f"{cost if found['unit'] == HOURS else 100 * cost / found['whole']:.3g}"
+    value = cost if found["unit"] == HOURS else 100 * cost / found["whole"]
+    return phrasing.whole(value) if value >= 1000 else f"{value:.3g}"
 
 
 def sentences(found: Mapping[str, Any]) -> list[str]:
-    """What was asked, what was measured for it, what was not, and why it stopped."""
+    """What was asked, what was measured for it, what was not, and why it stopped; `found` is a round as written."""
     n_grid = len(found["cells"]) + len(found["not_chosen"])
     whole = f" (the whole grid: {amount(found['whole'], found)})" if found["unit"] == HOURS else ""
+    n_measured = len(found["measured"])
     said = [
-        f"Asked was {ASKED[found['until']].format_map(found)}. {len(found['measured'])} of the grid's {n_grid} cells "
-        "were measured, one after the other, those first that tell most for their cost: "
-        f"{amount(found['spent'], found)}, within a budget of {amount(found['limit'], found)}{whole}.",
+        f"The question was {ASKED[found['until']].format_map(found)}. {n_measured} of the grid's {n_grid} cells "
+        f"{'was' if n_measured == 1 else 'were'} measured, one after the other, those first that tell most for their "
+        f"cost: {amount(found['spent'], found)}, within a budget of {amount(found['limit'], found)}{whole}.",
         f"It stopped because {found['stop']}." if found["stop"] else "It goes on.",
         *(f"{state.rstrip('.')}." for state in found["states"]),
     ]
@@ -57,8 +60,12 @@ def steps(found: Mapping[str, Any]) -> Table:
         costs = [_number(step["cost"], found), _number(total, found)]
         rows.append([str(step["round"]), cells, *costs, f"{step['width']:.2f}"])
     cost = f"cost, {HOURS}" if found["unit"] == HOURS else "cost, % of the grid's"
-    header = ["round", "cells", cost, "so far", "standard error expected, to that before the round"]
-    return Table(header, rows, left=(1,), caption="In which order the cells were chosen")
+    header = ["round", "cells", cost, "so far", "expected error"]
+    caption = (
+        "In which order the cells were chosen; expected error: the standard error that was expected of the answer "
+        "after the round, as a share of that before it"
+    )
+    return Table(header, rows, left=(1,), caption=caption)
 
 
 def index_of_cells(found: Mapping[str, Any]) -> str:

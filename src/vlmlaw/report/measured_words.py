@@ -19,12 +19,13 @@ def cells_table(found: Conclusions) -> Table:
     rows, mark = [], []
     for row in found.measured.table.to_dict("records"):
         error = found.paired.error(row["cell"], level=level)
-        spread = f" ({row['v_least']:.0f}-{row['v_most']:.0f})" if row["v_least"] != row["v_most"] else ""
+        least, most = row["v_least"], row["v_most"]
+        spread = f" ({least:.0f}-{most:.0f})" if np.isfinite([least, most]).all() and least != most else ""
         rows.append(
             [
                 row["model"],
                 row["budget"],
-                _number(row["n_visual_tokens"], 0) + ("" if row["v_source"] == "counted" else "?") + spread,
+                _visual_tokens(row["n_visual_tokens"], counted=row["v_source"] == "counted") + spread,
                 _number(row["n_text_tokens"], 0),
                 _number(row["n_generated_tokens"], 1),
                 f"{row['error']:.3f}",
@@ -41,7 +42,8 @@ def cells_table(found: Conclusions) -> Table:
     n = found.paired.n_questions
     caption = (
         f"{n} questions on {found.paired.n_clusters} images, judged by {found.metric}; se clustered by image. V, Q, G: "
-        "visual, text and generated tokens, means as counted, with the least and most V of an image. Times: medians, "
+        "visual, text and generated tokens, means as counted, with the least and most V of an image; a question mark "
+        "where V was not counted. Times: medians, "
         "and the 95th percentile of a whole reply."
     )
     return Table(head, rows, left=(0, 7), mark=mark, marked="the cell to take", caption=caption)
@@ -283,6 +285,11 @@ def cautions(found: Conclusions) -> Sequence[str]:
 
 def _number(value: float | None, digits: int) -> str:
     return "" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def _visual_tokens(value: float, *, counted: bool) -> str:
+    """V of a cell; with a question mark where it is not counted, and alone where it is not known at all."""
+    return _number(value, 0) + ("" if counted and np.isfinite(value) else "?")
 
 
 def _cost(value: float) -> str:
