@@ -1,5 +1,6 @@
 """Compressors side by side on made measurements with a known order: tables, winners, sentences, and the page."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -105,6 +106,26 @@ def test_a_winner_is_the_best_that_the_budget_buys(found, study):
         assert {part.split(" ")[0] for part in row[5].split(", ")} - {"none"} == set(near["compressor"]) - {
             b["compressor"]
         }
+
+
+def test_without_standard_errors_nothing_is_called_told_apart(found, study):
+    blind = dataclasses.replace(found, frame=found.frame.assign(error_se=np.nan))
+    (known,) = {one.verdict for one in comparison.differences(blind, "reading", level=0.95)}
+    assert known == comparison.UNJUDGED
+    said = comparison.sentences(blind, study)
+    assert any(comparison.UNJUDGED in line for line in said) and not any("Intervals are" in line for line in said)
+    found_in = [comparison.beside_pooling(blind, study), comparison.winners(blind, "reading", study)]
+    assert not any("nan" in text for table in found_in for row in table.rows for text in row)
+    others = [row[5] for row in found_in[1].rows]
+    assert set(others[1:]) == {"not known: no standard errors"}
+
+
+def test_one_cell_that_is_the_best_at_every_budget_is_told_as_one(found, study):
+    cheapest = found.frame.groupby("suite")["cost"].transform("min") == found.frame["cost"]
+    alone = dataclasses.replace(found, frame=found.frame.assign(error=np.where(cheapest, 0.01, 0.5)))
+    said = " ".join(comparison.sentences(alone, study))
+    assert "reading: one cell has the least error at every budget; its compressor is average." in said
+    assert "changes at" in " ".join(comparison.sentences(found, study))
 
 
 def test_laws_stand_side_by_side(found, study):

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import numpy as np
+
 from vlmlaw.report import tables
 from vlmlaw.report.study import Study
 
@@ -30,3 +32,27 @@ def test_held_out_rows_have_a_column_only_where_there_are_some(study: Study) -> 
 def test_what_is_bold_is_explained(study: Study) -> None:
     found = tables.law_comparison(study.suites[0], study)
     assert len(found.mark) == 1 and found.marked == "the chosen law"
+
+
+def test_a_difference_of_nothing_has_no_sign(study: Study) -> None:
+    suite = study.suites[0]
+    same = [suite.rows["error"].iloc[0] + shift for shift in (-1e-5, 1e-5, 0.02)]
+    base = suite.rows.head(1)
+    shown = []
+    for error in same:
+        other = base.assign(compressor="other", error=error)
+        table = tables.compressors(replace(suite, rows=base, others=other), study)
+        assert table is not None
+        shown.append(table.rows[0][-1])
+    assert shown == ["0.000", "0.000", "+0.020"]
+
+
+def test_costs_of_questions_of_unknown_length_have_no_q(study: Study) -> None:
+    frame = study.measurements.frame.assign(n_text_tokens=np.nan)
+    unknown = replace(study, measurements=replace(study.measurements, frame=frame))
+    found = tables.cost(unknown)
+    assert found is not None and found.caption.endswith("with one question")
+    place = list(found.header).index("2N(Q+V)")
+    assert {row[place] for row in found.rows} == {"–"} and not any("nan" in text for row in found.rows for text in row)
+    known = tables.cost(study)
+    assert known is not None and known.caption.endswith("(Q = 8)")

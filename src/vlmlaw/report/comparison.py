@@ -23,6 +23,7 @@ WAYS = (OWN, ELASTIC, AT_INFERENCE)
 SHORT = {OWN: "at each V", ELASTIC: "for every V", AT_INFERENCE: "at inference"}  # in tables
 BASELINE = {OWN: "average", ELASTIC: "average", AT_INFERENCE: "average_at_inference"}  # plain pooling of each way
 LOWER, HIGHER, ALIKE = "a lower error with", "a higher one with", "not told apart"
+UNJUDGED = "not judged, for want of standard errors,"
 MARKS = "osD^vP*X<>hdp"
 
 
@@ -175,8 +176,10 @@ def winners(found: Comparison, suite: str, study: Study) -> Table:
         difference = affordable["error"] - best["error"]
         noise = np.hypot(affordable["error_se"], best["error_se"])
         z = NormalDist().inv_cdf(0.5 + study.level / 2)
-        as_good = affordable[(difference <= z * noise) & (affordable["compressor"] != best["compressor"])]
+        is_other = affordable["compressor"] != best["compressor"]
+        as_good = affordable[(difference <= z * noise) & is_other]
         named = [f"{name} ({of['V'].min():g})" for name, of in as_good.groupby("compressor", sort=False)]
+        is_known = bool(noise[is_other].notna().all())  # where it is not, nothing is shown to be worse
         lines.append(
             [
                 phrasing.si(budget),
@@ -184,7 +187,7 @@ def winners(found: Comparison, suite: str, study: Study) -> Table:
                 str(best["compressor"]),
                 f"{best['V']:g}",
                 _shown(best.to_frame().T, level=study.level),
-                ", ".join(named) or "none",
+                ", ".join(named) or ("none" if is_known else "not known: no standard errors"),
             ]
         )
     header = ["FLOPs", "LLM", "compressor", "V", "error", "not told apart from it (fewest V)"]
@@ -205,7 +208,10 @@ def _steps(rows: pd.DataFrame) -> list[tuple[float, pd.Series, pd.DataFrame]]:
 
 @dataclass(frozen=True)
 class Difference:
-    """Error of a compressor minus that of plain pooling: the mean over `n_cells` common cells, with its interval."""
+    """Error of a compressor minus that of plain pooling: the mean over `n_cells` common cells, with its interval.
+
+    lower, upper: nan where a standard error is not known.
+    """
 
     suite: str
     compressor: str
@@ -218,7 +224,15 @@ class Difference:
 
     @property
     def verdict(self) -> str:
+        if np.isnan(self.lower):
+            return UNJUDGED
         return LOWER if self.upper < 0 else HIGHER if self.lower > 0 else ALIKE
+
+
+def _difference_text(difference: Difference) -> str:
+    if np.isnan(difference.lower):
+        return f"{difference.mean:+.3f}"
+    return f"{difference.mean:+.3f} [{difference.lower:+.3f}, {difference.upper:+.3f}]"
 
 
 def differences(found: Comparison, suite: str, *, level: float) -> list[Difference]:
@@ -234,7 +248,10 @@ def differences(found: Comparison, suite: str, *, level: float) -> list[Differen
         if name in BASELINE.values() or pairs.empty:
             continue
         mean = float((pairs["error"] - pairs["error_base"]).mean())
-        noise = z * float(np.sqrt((pairs["error_se"] ** 2 + pairs["error_se_base"] ** 2).sum())) / len(pairs)
+        variance = (pairs["error_se"] ** 2 + pairs["error_se_base"] ** 2).sum(
+            skipna=False
+        )  # nan where one is not known
+        noise = z * float(np.sqrt(variance)) / len(pairs)
         made.append(Difference(suite, str(name), str(way), beside, len(pairs), mean, mean - noise, mean + noise))
     return made
 
@@ -249,10 +266,7 @@ def beside_pooling(found: Comparison, study: Study) -> Table:
     lines = []
     for name, by_suite in of_name.items():
         any_suite = next(iter(by_suite.values()))
-        cells = [
-            f"{d.mean:+.3f} [{d.lower:+.3f}, {d.upper:+.3f}]" if (d := by_suite.get(suite)) else phrasing.NOTHING
-            for suite in found.suites
-        ]
+        cells = [_difference_text(by_suite[suite]) if suite in by_suite else phrasing.NOTHING for suite in found.suites]
         lines.append([name, SHORT[any_suite.way], any_suite.beside, str(any_suite.n_cells), *cells])
     level = phrasing.percent(study.level, 0)
     caption = (
@@ -268,22 +282,26 @@ def sentences(found: Comparison, study: Study) -> list[str]:
         names = [str(best["compressor"]) for _, best, _ in _steps(found.of(suite))]
         counted = sorted({name: names.count(name) for name in names}.items(), key=lambda item: (-item[1], item[0]))
         winners = phrasing.listed([f"{name} at {count}" for name, count in counted])
-        said.append(
-            f"{suite}: the cell of least error changes at {phrasing.plural(len(names), 'budget')}; its compressor is "
-            f"{winners} of them."
-        )
+        if len(names) == 1:
+            said.append(f"{suite}: one cell has the least error at every budget; its compressor is {names[0]}.")
+        else:
+            said.append(
+                f"{suite}: the cell of least error changes at {len(names)} budgets; its compressor is "
+                f"{winners} of them."
+            )
         judged = differences(found, suite, level=study.level)
         parts = [
             f"{verdict} {phrasing.listed(those)}"
-            for verdict in (LOWER, HIGHER, ALIKE)
+            for verdict in (LOWER, HIGHER, ALIKE, UNJUDGED)
             if (those := [one.compressor for one in judged if one.verdict == verdict])
         ]
         if parts:
             said.append(f"{suite}, beside plain average pooling in the same cells: {'; '.join(parts)}.")
-    said.append(
-        "Intervals are of the test questions: two cells of one V are asked the same ones, so the difference of two is "
-        "surer than their intervals suggest, and what another seed of the training would do is in none of them."
-    )
+    if found.frame["error_se"].notna().any():
+        said.append(
+            "Intervals are of the test questions: two cells of one V are asked the same ones, so the difference of two "
+            "is surer than their intervals suggest, and what another seed of the training would do is in none of them."
+        )
     return said
 
 

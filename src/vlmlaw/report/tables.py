@@ -227,8 +227,8 @@ def compressors(suite: Suite, study: Study) -> Table | None:
     rows = []
     for (n, v, name), other in suite.others.groupby(["N", "V", "compressor"]):
         base = suite.rows[(suite.rows["N"] == n) & (suite.rows["V"] == v)]
-        difference = other["error"].mean() - base["error"].mean() if len(base) else np.nan
-        sign = "+" if difference > 0 else ""
+        difference = round(other["error"].mean() - base["error"].mean(), 3) if len(base) else np.nan
+        sign = "+" if difference > 0 else ""  # of the rounded difference: 0.000 has none
         rows.append(
             [
                 study.name_of(n),
@@ -236,7 +236,7 @@ def compressors(suite: Suite, study: Study) -> Table | None:
                 str(name),
                 _with_se(other),
                 _with_se(base),
-                phrasing.NOTHING if np.isnan(difference) else sign + phrasing.error(difference).replace("-", "−"),
+                phrasing.NOTHING if np.isnan(difference) else sign + phrasing.error(difference + 0.0).replace("-", "−"),
             ]
         )
     base_name = str(suite.rows["compressor"].iloc[0])
@@ -256,7 +256,7 @@ def cost(study: Study) -> Table | None:
         [
             study.name_of(row.N),
             f"{row.V:g}",
-            *([f"{row.kept_tokens:g}"] if averaged else []),
+            *([phrasing.NOTHING if np.isnan(row.kept_tokens) else f"{row.kept_tokens:g}"] if averaged else []),
             row.compressor or phrasing.NOTHING,
             phrasing.whole(row.N * 1e9),
             phrasing.whole(row.n_params_total),
@@ -270,9 +270,9 @@ def cost(study: Study) -> Table | None:
     ]
     header = ["LLM", "V", *(["kept"] if averaged else []), "compressor", "N", "with embeddings"]
     header += ["2N(Q+V)", "LLM", "+ compressor", "+ encoder", "all"]
-    caption = (
-        f"Parameters of the LLM, and FLOPs to read one image with one question (Q = {study.measured_question_tokens:g})"
-    )
+    q = study.measured_question_tokens
+    caption = "Parameters of the LLM, and FLOPs to read one image with one question"
+    caption += "" if q is None else f" (Q = {q:g})"
     return Table(header, rows, left=(0, 3 if averaged else 2), caption=caption)
 
 
