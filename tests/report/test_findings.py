@@ -103,6 +103,26 @@ def test_error_that_rises_with_tokens_beyond_noise_is_told(study: Study) -> None
     assert "in 4 of 4 sizes the error at V = 144 is higher" in sentence
 
 
+def test_kinds_that_hardly_move_are_named_in_the_right_number(study: Study) -> None:
+    suite = study.suites[0]
+    first, second, *_ = study.kinds[suite.label]
+    still = [replace(kind, rows=kind.rows.assign(error=0.4)) for kind in (first, second)]
+    for kinds, says in ((still[:1], "this kind says little"), (still, "these kinds say little")):
+        (sentence,) = findings._poor_kinds(suite, replace(study, kinds={suite.label: kinds}))
+        assert says in sentence and first.name in sentence
+
+
+def test_a_list_of_missing_cells_says_how_many_it_leaves_out(study: Study) -> None:
+    suite = study.suites[0]
+    places = suite.rows[["N", "V"]].drop_duplicates()
+    for n_missing, end in ((2, None), (8, None), (10, " and 2 more.")):
+        gone = places.iloc[1 : 1 + n_missing]
+        rows = suite.rows.merge(gone, how="left", indicator=True).query("_merge == 'left_only'")
+        sentence = findings._missing(replace(suite, rows=rows), study)
+        assert f": {n_missing} cells missing and not fitted: " in sentence
+        assert sentence.endswith(end) if end else " more." not in sentence
+
+
 def test_what_the_data_do_not_bound_has_no_number(study: Study) -> None:
     row = study.suites[0].v_star(study)
     assert phrasing.rho(None) == "no single ρ" and phrasing.advice(None) == "it depends on the cell"

@@ -7,8 +7,9 @@ from vlmlaw.laws.table import ALL_KINDS
 from vlmlaw.report import phrasing
 from vlmlaw.report.study import Study, Suite
 
-SATURATED = 0.01
-HARDLY_MOVES = 0.05
+SATURATED = 0.01  # an error near which a power law ends
+HARDLY_MOVES = 0.05  # in error
+MOST_MISSING = 8  # cells that a sentence names
 
 
 def headline(suite: Suite, study: Study) -> str:
@@ -94,8 +95,7 @@ def limits(study: Study, *, is_miniature: bool) -> list[str]:
             "language model share from the law. The intervals allow for it; those by profile and Fieller do not."
         )
     found += [sentence for suite in study.suites for sentence in (*_wrong_way(suite), *_poor_kinds(suite, study))]
-    if any(suite.missing for suite in study.suites):
-        found += [_missing(suite, study) for suite in study.suites if suite.missing]
+    found += [_missing(suite, study) for suite in study.suites if suite.missing]
     if is_miniature:
         found += [
             "The contrast is partly built into the questions: reasoning asks for facts that the LLM must store, and "
@@ -155,9 +155,10 @@ def _poor_kinds(suite: Suite, study: Study) -> list[str]:
     solved = [kind.name for kind in study.kinds[suite.label] if kind.rows["error"].min() < SATURATED]
     found = []
     if still:
+        says = "this kind says" if len(still) == 1 else "these kinds say"
         found.append(
             f"{suite.label}: error on {phrasing.listed(still)} moves by less than {HARDLY_MOVES:g} over the whole "
-            "grid: these kinds say nothing about size or tokens."
+            f"grid: {says} little about size or tokens."
         )
     if solved:
         found.append(
@@ -169,9 +170,8 @@ def _poor_kinds(suite: Suite, study: Study) -> list[str]:
 
 def _missing(suite: Suite, study: Study) -> str:
     places = [f"{study.name_of(n)} with V = {v:g}" for n, v in suite.missing]
-    return (
-        f"{suite.label}: {phrasing.plural(len(places), 'cell')} missing and not fitted: {phrasing.listed(places[:8])}."
-    )
+    shown = places[:MOST_MISSING] + ([f"{len(places) - MOST_MISSING} more"] if len(places) > MOST_MISSING else [])
+    return f"{suite.label}: {phrasing.plural(len(places), 'cell')} missing and not fitted: {phrasing.listed(shown)}."
 
 
 def what_was_run(study: Study) -> dict[str, str]:

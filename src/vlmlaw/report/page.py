@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Run:
 
     @property
     def seconds(self) -> float:
+        """Wall time of all trainings."""
         return sum(training.wall_seconds for training in (*self.trainings, *self.cells))
 
 
@@ -56,7 +57,7 @@ class Block:
     caption: str
     panels: Sequence[tuple[str, Markup]]
     of_sizes: bool
-    small: bool = field(default=False)
+    small: bool = False
 
 
 def write_page(study: Study, out: Path, *, run: Run | None = None) -> None:
@@ -87,7 +88,6 @@ def render(study: Study, out: Path, *, run: Run) -> str:
         explorer=explorer.explorer_parts(study),
         contrast=findings.contrast(study),
         limits=findings.limits(study, is_miniature=is_miniature),
-        is_miniature=is_miniature,
         tables=_tables(study, run, out),
         cost_in_words=findings.cost(study),
         commands=provenance.commands(study, is_run=bool(run.cells), out=out),
@@ -266,7 +266,7 @@ def theme_colors() -> dict[str, str]:
 
 
 def _css_colors(study: Study) -> dict[str, str]:
-    """The same, with the colours of the sizes."""
+    """The colours of a study's figures, those of its sizes too, and the CSS variables that replace them."""
     sizes = {color: f"var(--size-{rank})" for rank, color in enumerate(style.size_colors(len(study.sizes)))}
     return theme_colors() | sizes
 

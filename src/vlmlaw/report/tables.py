@@ -1,7 +1,7 @@
 """The tables of the page as headers and rows of text, from the analysis and the measurements."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,7 @@ class Table:
     mark: Sequence[int] = ()
     marked: str = ""
     caption: str = ""
-    links: Sequence[str] = field(default=())  # of the first column
+    links: Sequence[str] = ()  # of the first column
 
 
 def recommended(suite: Suite, study: Study) -> Table:

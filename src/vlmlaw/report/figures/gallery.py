@@ -48,6 +48,7 @@ class Picture:
 
 
 def caption_of(name: str) -> str:
+    """The caption of the figure of this name, on one line."""
     return " ".join((TEMPLATES / f"{name}.rst").read_text(encoding="utf-8").split())
 
 

@@ -159,6 +159,7 @@ def shortened(text: str, most: int = 16) -> str:
 
 
 def token_axis(axes: Axes, counts: Sequence[float], *, label: str = "visual tokens V") -> None:
+    """Make the x axis one of visual tokens: logarithmic, with plain labels at those of these counts that fit."""
     log_axis(axes, "x", counts)
     axes.set_xlabel(label)
 

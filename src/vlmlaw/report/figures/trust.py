@@ -42,6 +42,7 @@ def grid(axes: Axes, suite: Suite, study: Study) -> None:
 
 
 def measured_against_predicted(axes: Axes, suite: Suite, study: Study) -> None:
+    """Draw the measured error of each cell against the law's; those held out hollow, with the interval of a new one."""
     for size, color, _, _ in by_size(suite, study):
         cells = [cell for cell in suite.analysis["cells"] if cell["N"] == size.n and not cell["held_out"]]
         axes.plot(
@@ -72,11 +73,13 @@ def measured_against_predicted(axes: Axes, suite: Suite, study: Study) -> None:
 
 
 def residuals_against_tokens(axes: Axes, suite: Suite, study: Study) -> None:
+    """Draw measured minus predicted error against V."""
     _residuals(axes, suite, study, by="V")
     style.token_axis(axes, sorted(suite.rows["V"].unique()))
 
 
 def residuals_against_size(axes: Axes, suite: Suite, study: Study) -> None:
+    """Draw measured minus predicted error against N."""
     _residuals(axes, suite, study, by="N")
     style.log_axis(axes, "x", [size.n for size in study.sizes], lambda x: style.shortened(study.size_of(x).name, 10))
     axes.set_xlabel("LLM size N")
