@@ -316,6 +316,17 @@ def test_prediction_interval_holds_new_measurements():
     assert (mean["se"] < band["se"]).all()
 
 
+def test_interval_of_an_error_rate_ends_at_0_and_1():
+    cells = make_cells("logit", TRUTH["logit"], noise=0.3, seed=1)
+    rates = replace(cells, error=np.clip(cells.error, 0.0, 1.0))
+    band = fit_cells(rates, "logit").predict_interval(*np.meshgrid([0.01, 0.5, 100], [1, 576]))
+    assert band["lower"].min() == 0 and band["upper"].max() == 1
+    assert band["error"].between(band["lower"], band["upper"]).all()
+
+    losses = fit_cells(replace(cells, error=cells.error + 2), "power")
+    assert losses.predict_interval(0.01, 1)["upper"].item() > 1
+
+
 def test_prediction_needs_positive_n_and_v():
     fit = fit_cells(make_cells("logit", TRUTH["logit"], noise=0.01), "logit")
     with pytest.raises(UserError, match="must be above 0"):

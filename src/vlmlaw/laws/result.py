@@ -200,12 +200,16 @@ class LawFit:
         """error, se, lower, upper at N and V, for a new measurement of a size of its own, or for the mean of the law.
 
         The interval allows for noise that the cells of a size share and for the choice of the law, as that of rho does
-        (see `vlmlaw.laws.posterior`).
+        (see `vlmlaw.laws.posterior`). What no error rate can be is no part of it, so it ends at 0 and 1, or at the
+        prediction where the law itself leaves that range.
         """
-        error, _ = self._evaluate(n, v)
+        error = np.ravel(self._evaluate(n, v)[0])
         n, v = np.broadcast_arrays(np.asarray(n, dtype=float), np.asarray(v, dtype=float))
         se, lower, upper = self.posterior.predict_interval(n, v, level=level, new_measurement=new_measurement)
-        return pd.DataFrame({"error": np.ravel(error), "se": se, "lower": lower, "upper": upper})
+        if self.cells.error.max() <= 1:  # losses have no upper end
+            upper = np.minimum(upper, np.maximum(error, 1.0))
+        lower = np.maximum(lower, np.minimum(error, 0.0))
+        return pd.DataFrame({"error": error, "se": se, "lower": lower, "upper": upper})
 
     def _evaluate(self, n: ArrayLike, v: ArrayLike) -> tuple[Array, Array]:
         n, v = np.broadcast_arrays(np.asarray(n, dtype=float), np.asarray(v, dtype=float))
