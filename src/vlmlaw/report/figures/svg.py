@@ -13,6 +13,7 @@ _TAG = re.compile(r"<[^>]+>")
 _LONG = re.compile(r"(\d+\.\d\d)\d+")
 _FONT = re.compile(r"font: ([^;\"']*?px) 'DejaVu Sans'[^;\"]*")
 _COMMENT = re.compile(r"<!--.*?-->\s*", re.DOTALL)
+_USED = re.compile(r"""(?:href="#|url\(#)([^")]+)""")
 
 
 def inline(text: str, *, name: str, title: str, colors: Mapping[str, str]) -> str:
@@ -22,10 +23,13 @@ def inline(text: str, *, name: str, title: str, colors: Mapping[str, str]) -> st
         text = pattern.sub("", text)
     text = _SIZE.sub(r"\1", text, count=1)
     text = _HEIGHT.sub(r"\1", text, count=1)
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
+    used = set(_USED.findall(text))
+    text = re.sub(r'\sid="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{name}-\1"', text)
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", text)
-    text = _TAG.sub(lambda tag: _LONG.sub(r"\1", tag[0]), text)  # coordinates; text between tags keeps its digits
+    # Coordinates are rounded; text between tags keeps its digits.
+    text = _TAG.sub(lambda tag: _LONG.sub(r"\1", " ".join(tag[0].split())), text)
+    text = re.sub(r">\s+<", "><", text)
     text = _FONT.sub(r"font: \1 var(--font)", text)
     for color, replacement in colors.items():
         text = text.replace(color, replacement)
