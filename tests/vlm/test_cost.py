@@ -149,7 +149,7 @@ def test_a_layer_has_12_times_its_width_squared(small, words):
 @pytest.mark.parametrize("kind", ["qwen3_moe", "mixtral", "qwen2_moe"])
 def test_experts_that_a_token_does_not_pass_are_no_part_of_n(make_vlm, words, kind):
     """Against the same model with only as many experts as a token passes; the router differs by their number."""
-    from vlmlaw.vlm.cost import layer_flops
+    from vlmlaw.vlm.decoder_flops import decoder_flops
 
     shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
     more = {"moe_intermediate_size": 16, "head_dim": 8}
@@ -161,7 +161,7 @@ def test_experts_that_a_token_does_not_pass_are_no_part_of_n(make_vlm, words, ki
     all_parameters, active = count_parameters(many), count_parameters(few)
     assert all_parameters.llm_active == active.llm_non_embedding + 2 * 6 * 32  # two layers' routers
     assert all_parameters.llm_non_embedding > 1.5 * all_parameters.llm_active
-    per_token = layer_flops(many.config.text_config, n_tokens=1)
+    per_token = decoder_flops(many.config.text_config).layers[0].of(1)
     in_matrices = sum(p.numel() for name, p in few.language_model.model.layers[0].named_parameters() if p.ndim > 1)
     attention = 2 * 2 * 32
     assert per_token - attention == pytest.approx(2 * (in_matrices + 6 * 32), rel=0.02)

@@ -18,6 +18,7 @@ from torch import nn
 from vlmlaw.compressors.base import AFTER, ATTENTION, LLM, PROJECTED, WHOLE_ATTENTION
 from vlmlaw.compressors.inside_llm import InsideLlm
 from vlmlaw.errors import UserError
+from vlmlaw.vlm.decoder_flops import EXPERTS, attention_widths, decoder_flops, experts_of, is_plain
 from vlmlaw.vlm.towers import attention
 
 if TYPE_CHECKING:
@@ -57,37 +58,39 @@ def count_parameters(model: VlmForConditionalGeneration) -> Parameters:
     )
 
 
-EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
-EXPERTS_OF_A_TOKEN = ("num_experts_per_tok", "num_experts_per_token", "moe_k", "moe_topk", "top_k_experts")
-
-
-def experts_of(config: PreTrainedConfig) -> tuple[int, int]:
-    """Experts in a layer of this language model, and those that a token is routed to; (1, 1) without experts.
-
-    >>> from transformers import Qwen2Config, Qwen3MoeConfig
-    >>> experts_of(Qwen3MoeConfig(num_experts=8, num_experts_per_tok=2)), experts_of(Qwen2Config())
-    ((8, 2), (1, 1))
-    """
-    found = [
-        next((n for name in names if isinstance(n := getattr(config, name, None), int) and n > 0), 1)
-        for names in (EXPERTS, EXPERTS_OF_A_TOKEN)
-    ]
-    return found[0], min(found)
+MIXTURES = ("MoE", "Moe")  # how the names of layers with experts end
 
 
 def idle_parameters(llm: nn.Module) -> int:
-    """Parameters of experts that a token is not routed to. Raises UserError if the configuration does not tell.
+    """Parameters of experts that a token is not routed to, in the layers that have experts.
 
-    Shared experts, which process every token, are not among the `experts` of transformers' layers.
+    Experts are what transformers' layers name so, or tensors of three dimensions with one slice for each expert. Shared
+    experts, which process every token, and routers are not among them.
+
+    Raises UserError if that is not a fixed number, or if the configuration does not tell it.
     """
-    n_experts, n_of_token = experts_of(llm.config.get_text_config())  # type: ignore[operator,union-attr]
-    in_experts = sum(p.numel() for name, p in llm.named_parameters() if "experts" in name.split("."))
+    config: Any = llm.config.get_text_config()  # type: ignore[operator,union-attr]
+    n_experts, n_of_token = experts_of(config)
+    in_experts = sum(p.numel() for name, p in llm.named_parameters() if _of_experts(name, p, n_experts))
+    problem = ""
     if in_experts and n_experts == 1:
+        problem = f"has experts, but its configuration sets none of {', '.join(EXPERTS)}"
+    elif getattr(config, "zero_expert_num", None):
+        problem = "routes tokens to experts without parameters, to some more often than to others"
+    elif n_experts > 1 and not in_experts and any(type(part).__name__.endswith(MIXTURES) for part in llm.modules()):
+        problem = "has experts under a name that is not known"
+    if problem:
         raise UserError(
-            f"{type(llm).__name__} has experts, but its configuration sets none of {', '.join(EXPERTS)}; its active "
-            "parameters, the law's N, cannot be counted. Take another language model."
+            f"{type(llm).__name__} {problem}; its active parameters, the law's N, cannot be counted. Take another "
+            "language model."
         )
     return in_experts - in_experts * n_of_token // n_experts
+
+
+def _of_experts(name: str, parameter: nn.Parameter, n_experts: int) -> bool:
+    parts = name.split(".")
+    has_slices = n_experts > 1 and parameter.ndim == 3 and parameter.shape[0] == n_experts
+    return ("experts" in parts or has_slices) and "router" not in parts and parameter.ndim > 1
 
 
 def _count(module: nn.Module) -> int:
@@ -132,10 +135,13 @@ def inference_flops(
     n_projected = compressor.n_patches if reads_all else n_all
     n_projected += compressor.n_patches if compressor.keys_from == PROJECTED else 0
     text = config.text_config
-    by_layer = compressor.tokens_by_layer(text.num_hidden_layers)
-    read = sum(n_layers * layer_flops(text, n_tokens=n + n_text_tokens) for n, n_layers in Counter(by_layer).items())
+    decoder, by_layer = decoder_flops(text), compressor.tokens_by_layer(text.num_hidden_layers)
+    read = sum(
+        n_layers * layer.of(n + n_text_tokens)
+        for (layer, n), n_layers in Counter(zip(decoder.layers, by_layer, strict=True)).items()
+    )
     return InferenceFlops(
-        llm=read + head_flops(text, n_predicted=1),
+        llm=read + decoder.beside.of(n_all + n_text_tokens) + decoder.head,
         llm_2nt=round(2 * n_params * (mean_visual_tokens(model) + n_text_tokens)),
         vision=vision_flops(config.vision_config, side=compressor.tower_side),
         compressor=compressor.flops(n_question)
@@ -178,6 +184,11 @@ def explanation_flops(compressor: Compressor, config: PreTrainedConfig, *, n_tok
     explains = isinstance(compressor, InsideLlm) and compressor.explains
     if not explains or compressor.n_visual_tokens == compressor.n_patches:
         return 0
+    if not is_plain(config):
+        raise UserError(
+            f"the FLOPs of {compressor.name} are not counted for {config.model_type}, whose layers have more than an "
+            "attention and an MLP. Take another language model or compressor."
+        )
     (width, heads, kv_heads), n_layers = attention_widths(config), config.num_hidden_layers
     product = 2 * n_tokens**2 * heads
     forward = llm_flops(config, n_tokens=n_tokens, n_predicted=1)
@@ -216,77 +227,22 @@ def training_flops(model: VlmForConditionalGeneration, *, with_tower: bool) -> T
     trained = {name: p.numel() for name, p in model.language_model.named_parameters() if p.requires_grad}
     n_adapter = sum(size for name, size in trained.items() if ".lora_" in name)
     times = 3 if trained and not n_adapter else 2
-    one = llm_flops(text, n_tokens=1, n_predicted=0)
-    pair = (llm_flops(text, n_tokens=2, n_predicted=0) - 2 * one) / 2  # 4 pairs; 2 in two single tokens
+    decoder = decoder_flops(text)
     image = inference_flops(model, n_text_tokens=0)
     n_read = layers_read(model.config.vision_config, model.config.feature_layers)
     tower = (3 if model.trains_tower else 1) * image.vision * n_read / model.config.vision_config.num_hidden_layers
     return TrainingFlops(
-        per_token=times * (one - pair) + 3 * 2 * n_adapter,
-        per_pair=3 * pair,  # both factors are activations, so both get a gradient
-        per_target=times * 2 * text.hidden_size * text.vocab_size,
+        per_token=times * decoder.whole.per_token + 3 * 2 * n_adapter,
+        per_pair=3 * decoder.whole.per_pair,  # both factors are activations, so both get a gradient
+        per_target=times * decoder.head,
         per_image=3 * (image.compressor + image.projector) + (tower if with_tower else 0),
     )
 
 
 def llm_flops(config: PreTrainedConfig, *, n_tokens: int, n_predicted: int) -> int:
-    """FLOPs to prefill T = n_tokens in a decoder, with logits for n_predicted of them (see `layer_flops`)."""
-    layers = config.num_hidden_layers * layer_flops(config, n_tokens=n_tokens)
-    return layers + head_flops(config, n_predicted=n_predicted)
-
-
-def head_flops(config: PreTrainedConfig, *, n_predicted: int) -> int:
-    """FLOPs of the output head for `n_predicted` tokens."""
-    return n_predicted * 2 * config.hidden_size * config.vocab_size
-
-
-def layer_flops(config: PreTrainedConfig, *, n_tokens: int) -> int:
-    """FLOPs of one layer of a decoder for T = n_tokens.
-
-    With H = heads * head width: 2 T D H each for the query and output projections, 2 T D H_kv each for key and value,
-    3 * 2 T D M for a gated MLP or 2 * 2 T D M for one without a gate, and 2 * 2 T^2 H for both of attention's products
-    (the whole square). In a mixture of experts, the router is added, and M is as `mlp_width` has it.
-    """
-    width, heads, kv_heads = attention_widths(config)
-    per_token = 2 * width * (2 * heads + 2 * kv_heads) + 2 * mlp_matrices(config) * width * mlp_width(config)
-    n_experts, _ = experts_of(config)
-    per_token += 2 * width * n_experts if n_experts > 1 else 0
-    return n_tokens * per_token + 2 * 2 * n_tokens**2 * heads
-
-
-def attention_widths(config: Any) -> tuple[int, int, int]:
-    """Return D, the width of all heads of the queries, and that of all heads of the keys."""
-    n_heads = config.num_attention_heads
-    head = getattr(config, "head_dim", None) or config.hidden_size // n_heads
-    return config.hidden_size, n_heads * head, (getattr(config, "num_key_value_heads", None) or n_heads) * head
-
-
-# Decoders whose MLP is two matrices, without a gate; others that have a Llama's layout have three.
-UNGATED = (
-    *("apertus", "arcee", "bloom", "gpt2", "gpt_bigcode", "gpt_neox", "jais2", "nanochat", "nemotron", "opt"),
-    *("persimmon", "phi", "starcoder2"),
-)
-MLP_WIDTH_NAMES = ("intermediate_size", "ffn_dim", "n_inner")  # of Llama and most others, of OPT, of GPT-2
-
-
-def mlp_matrices(config: Any) -> int:
-    """Return how many matrices of D x M an MLP has: three with a gate, else two."""
-    return 2 if getattr(config, "model_type", "") in UNGATED else 3
-
-
-def mlp_width(config: Any, *, all_experts: bool = False) -> int:
-    """Return M, the width of a layer's MLP.
-
-    In a mixture of experts, M is the sum over the shared experts and those that a token is routed to, or over all.
-    """
-    own = next((n for name in MLP_WIDTH_NAMES if (n := getattr(config, name, None))), 4 * config.hidden_size)
-    n_experts, n_of_token = experts_of(config)
-    if n_experts == 1:
-        return own
-    of_expert = getattr(config, "moe_intermediate_size", None) or own
-    shared = getattr(config, "shared_expert_intermediate_size", None) or 0
-    n_read = (n_experts if all_experts else n_of_token) + (getattr(config, "n_shared_experts", None) or 0)
-    return n_read * of_expert + shared
+    """FLOPs to prefill T = n_tokens in a decoder, with logits for n_predicted of them (see `decoder_flops`)."""
+    decoder = decoder_flops(config)
+    return decoder.whole.of(n_tokens) + n_predicted * decoder.head
 
 
 HAVE_CLASS_TOKEN = ("clip", "dinov2", "dinov3_vit", "vit", "deit", "beit", "data2vec-vision", "altclip", "chinese_clip")

@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vlmlaw.vlm.cost import attention_widths, class_tokens, experts_of, mlp_matrices, mlp_width
+from vlmlaw.vlm.cost import class_tokens
+from vlmlaw.vlm.decoder_flops import attention_widths, decoder_flops, dense_width, experts_of
 from vlmlaw.vlm.loss import LOGITS_AT_ONCE
 
 FLOAT = 4
@@ -23,6 +24,7 @@ SHARE_TO_FILL = 0.9  # of a device's memory: the estimate is within about 20 %, 
 MOST_REPLIES = 256
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STATES = 16  # bytes of a trained parameter in float32: itself, its gradient, AdamW's two moments
+SHARED_EXPERTS = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
 CONTEXT = 1.5e9  # bytes of CUDA's context, its libraries and what the allocator cannot use
 
 
@@ -116,11 +118,33 @@ class Memory:
 
 
 def text_parameters(config: Any) -> tuple[int, int]:
-    """Return the parameters of one decoder layer with all experts, and those of embedding and head together."""
-    width, heads, kv_heads = attention_widths(config)
-    mlp = mlp_matrices(config) * width * mlp_width(config, all_experts=True)
-    tied = getattr(config, "tie_word_embeddings", False)
-    return width * (2 * heads + 2 * kv_heads) + mlp, config.vocab_size * width * (1 if tied else 2)
+    """Return the parameters of a decoder layer, on average and with all experts, and those of embedding and head."""
+    of_layers, of_ends = decoder_flops(config).n_params
+    return of_layers // config.num_hidden_layers, of_ends
+
+
+def mlp_width(config: Any) -> int:
+    """Return M, the width of a layer's MLP: in a mixture, of the shared experts and those that a token is routed to.
+
+    Of layers that differ, it is that of those with experts.
+    """
+    n_experts, n_of_token = experts_of(config)
+    if n_experts == 1:
+        return dense_width(config)
+    of_expert = getattr(config, "moe_intermediate_size", None) or dense_width(config)
+    n_shared = next((n for name in SHARED_EXPERTS if isinstance(n := getattr(config, name, None), int)), 0)
+    shared = getattr(config, "shared_expert_intermediate_size", None) or 0
+    return (n_of_token + n_shared) * of_expert + shared
+
+
+def kept_numbers(config: Any) -> int:
+    """Return how many numbers a layer of attention keeps of a token in generation.
+
+    Latent attention (DeepSeek's) keeps kv_lora_rank + qk_rope_head_dim, in transformers as in serving engines.
+    """
+    if getattr(config, "kv_lora_rank", None):
+        return int(config.kv_lora_rank + config.qk_rope_head_dim)
+    return 2 * attention_widths(config)[2]
 
 
 def vision_parameters(config: Any) -> int:
@@ -243,7 +267,7 @@ def reply_memory(text: Any, *, size: int, n_prompt: int, n_new: int) -> float:
     """Return the bytes of one reply in generation: its key-value cache, a layer's vectors, its logits."""
     width, heads, kv_heads = attention_widths(text)
     n_tokens = n_prompt + n_new
-    cache = 2 * size * text.num_hidden_layers * kv_heads * n_tokens
+    cache = size * text.num_hidden_layers * kept_numbers(text) * n_tokens
     layer = n_prompt * size * (4 * width + 2 * heads + 2 * kv_heads + 3 * mlp_width(text))
     return 2 * cache + layer + (FLOAT + size) * text.vocab_size  # twice, because a cache is copied when it grows
 
