@@ -100,10 +100,12 @@ def _in_words(found: "TokenCosts") -> str:
     }
     known = {name: texts for name, texts in columns.items() if any(texts)}
     about += "; tower with its connector" * ("tower" in known) + "; KV cache of Q + V tokens" * ("KV MB" in known) + "."
-    if len(known) < len(columns):
+    if "tower" not in known:
         about += (
             " Its tower and KV cache are counted from a checkpoint's configuration: give a folder, or an id of the hub."
         )
+    elif "KV MB" not in known:
+        about += " Its KV cache is not counted: its configuration does not tell what each layer keeps."
     table = render_table(list(known), [list(row) for row in zip(*known.values(), strict=True)])
     return "\n\n".join([head, "\n".join(lines), textwrap.fill(about, WIDTH), table])
 

@@ -12,10 +12,17 @@ from typing import Any
 
 from vlmlaw.errors import UserError
 from vlmlaw.evaluation.backends.token_rules import NativeGrid, Setting, TokenRule
+from vlmlaw.vlm.memory import kept_numbers
 
 NOT_SEEING = ("language_model", "text_model", "audio_tower", "embed_audio")
 OF_CELLS = ("merger", "projector", "connector", "embed_vision")  # parts that read cells, after patches were merged
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Kinds of layers in configurations, by what they keep of the tokens: all, a window, a state that does not grow.
+KEEPS_ALL = ("full_attention", "attention", "minimax_m3_sparse")
+KEEPS_A_WINDOW = ("sliding_attention", "chunked_attention")
+KEEPS_A_STATE = ("linear_attention", "conv", "mamba", "moe", "mlp", "recurrent")
+# One head for all queries, a prompt of its own, layers of different heads.
+KEEPS_OTHERWISE = ("falcon", "gpt_bigcode", "cpmant", "mimo_v2_flash")
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,8 @@ class KvCache:
 
     @classmethod
     def of_config(cls, config: Any, *, dtype: str) -> KvCache | None:
-        """Of a language model's configuration; None for one that keeps something else, as latent attention does."""
-        if getattr(config, "kv_lora_rank", None):
+        """Of a language model's configuration; None where it does not tell what a layer keeps (see `kept_numbers`)."""
+        if not hasattr(config, "num_attention_heads") or config.model_type in KEEPS_OTHERWISE:
             return None
         layers = getattr(config, "per_layer_config", None) or [config] * config.num_hidden_layers
         kinds = getattr(config, "layer_types", None)
@@ -72,15 +79,16 @@ class KvCache:
             kinds = [
                 "sliding_attention" if getattr(own, "sliding_window", None) else "full_attention" for own in layers
             ]
+        if not set(kinds) <= {*KEEPS_ALL, *KEEPS_A_WINDOW, *KEEPS_A_STATE}:
+            return None
         kept = len(layers) - (getattr(config, "num_kv_shared_layers", None) or 0)  # the rest read those of earlier ones
-        sizes = dict.fromkeys(("full_attention", "sliding_attention"), 0)
+        full = windowed = 0
         for kind, own in [*zip(kinds, layers, strict=True)][:kept]:
-            if kind in sizes:  # others, such as convolutions, keep a state that does not grow
-                heads = getattr(own, "num_key_value_heads", None) or own.num_attention_heads
-                head = getattr(own, "head_dim", None) or own.hidden_size // own.num_attention_heads
-                sizes[kind] += 2 * BYTES[dtype] * heads * head
-        window = getattr(config, "sliding_window", None) or 0
-        return cls(sizes["full_attention"], sizes["sliding_attention"], window)
+            size = BYTES[dtype] * kept_numbers(own) if kind not in KEEPS_A_STATE else 0
+            full += size if kind in KEEPS_ALL else 0
+            windowed += size if kind in KEEPS_A_WINDOW else 0
+        window = getattr(config, "sliding_window", None) or getattr(config, "attention_chunk_size", None) or 0
+        return cls(full, windowed, window)
 
 
 @dataclass(frozen=True)
