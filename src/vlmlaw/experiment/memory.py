@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from vlmlaw.evaluation.settings import ON_A_CPU
-from vlmlaw.hub.shapes import config_of, shape_of, text_config, vision_config
+from vlmlaw.hub.shapes import config_of, shape_of, text_shape, vision_config
 from vlmlaw.runtime.fingerprint import code_version
 from vlmlaw.runtime.memo import recall, remember
 from vlmlaw.settings import to_json
@@ -81,9 +81,9 @@ def shapes(experiment: Experiment, size: str) -> tuple[Any, Any]:
     """The configurations of a size's language model and of the tower."""
     section: Any = experiment.sizes[size]
     tower: Any = experiment.vision
-    text = text_config(config_of(section.source, section.revision))
+    text = text_shape(config_of(section.source, section.revision))
     seen_by = vision_config(config_of(tower.source, tower.revision), image_size=tower.image_size)
-    return shape_of(text), shape_of(seen_by)
+    return text, shape_of(seen_by)
 
 
 def evaluation_batch(experiment: Experiment, cell: CellSettings) -> int:

@@ -118,6 +118,19 @@ def shape_of(config: Mapping[str, Any]) -> Any:
     return SimpleNamespace(**{"num_key_value_heads": config.get("num_attention_heads"), **config})
 
 
+def text_shape(config: Mapping[str, Any]) -> Any:
+    """Return the language model's part of a config, with its class's defaults for what it leaves out.
+
+    A multimodal model's config.json leaves out what its language model has as its class's default, such as the number
+    of heads. Of an architecture that transformers does not know, the values alone are returned.
+    """
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    own = text_config(config)
+    return AutoConfig.for_model(**own) if own.get("model_type") in CONFIG_MAPPING else shape_of(own)
+
+
 def read_config(folder: Path) -> Mapping[str, Any]:
     """Read a model's config.json. Raises UserError if it cannot be read."""
     try:
