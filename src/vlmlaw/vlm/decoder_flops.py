@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -150,10 +153,34 @@ def _counted(values: str) -> DecoderFlops:
     asked = ("FLOPs", code_version("vlmlaw.vlm.decoder_flops"), torch.__version__, transformers.__version__, values)
     answer = recall(*asked)
     if answer is None:
-        answer = asdict(_count(json.loads(values)))
+        answer = _count_apart(values) if torch.cuda.is_available() else asdict(_count(json.loads(values)))
         remember(answer, *asked)
     layers = tuple(Flops(**layer) for layer in answer["layers"])
     return DecoderFlops(layers, Flops(**answer["beside"]), answer["head"], tuple(answer["n_params"]))
+
+
+def _count_apart(values: str) -> dict[str, Any]:
+    """Count in a process that sees no GPU: where there is one, classes take kernels that fake tensors cannot pass."""
+    script = f"from {__name__} import _answer; _answer()"
+    sees_none = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=values, capture_output=True, text=True, check=False, env=sees_none
+    )
+    last = (done.stdout.strip().splitlines() or ["{}"])[-1]
+    answer: dict[str, Any] = json.loads(last) if done.returncode == 0 else {}
+    if "layers" not in answer:
+        said = answer.get("error") or f"the FLOPs could not be counted: {done.stderr.strip()[-300:]}"
+        raise UserError(said)
+    return answer
+
+
+def _answer() -> None:
+    """The other end of `_count_apart`: from standard input to the last line of standard output."""
+    try:
+        answer = asdict(_count(json.loads(sys.stdin.read())))
+    except UserError as error:
+        answer = {"error": str(error)}
+    print(json.dumps(answer))
 
 
 def _count(values: dict[str, Any]) -> DecoderFlops:
