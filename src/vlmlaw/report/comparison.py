@@ -248,9 +248,7 @@ def differences(found: Comparison, suite: str, *, level: float) -> list[Differen
         if name in BASELINE.values() or pairs.empty:
             continue
         mean = float((pairs["error"] - pairs["error_base"]).mean())
-        variance = (pairs["error_se"] ** 2 + pairs["error_se_base"] ** 2).sum(
-            skipna=False
-        )  # nan where one is not known
+        variance = (pairs["error_se"] ** 2 + pairs["error_se_base"] ** 2).sum(skipna=False)  # nan if one is not known
         noise = z * float(np.sqrt(variance)) / len(pairs)
         made.append(Difference(suite, str(name), str(way), beside, len(pairs), mean, mean - noise, mean + noise))
     return made
