@@ -10,6 +10,7 @@ import pytest
 from vlmlaw.cli.main import main
 from vlmlaw.report.figures import style
 from vlmlaw.report.one_axis_page import draw_curve
+from vlmlaw.report.terminal import summary
 
 from .test_explorer import HOSTILE
 
@@ -71,3 +72,23 @@ def test_what_is_drawn_are_the_cells() -> None:
     assert list(points.get_xdata()) == [1, 4, 9] and list(points.get_ydata()) == [0.6, 0.41, 0.4]
     assert list(curve.get_ydata()) == pytest.approx([0.61, 0.42, 0.41])
     assert len(panels[0, 0].patches) == 1 and figure.axes  # what is shaded, from 4 to 9
+
+
+def test_too_few_cells_for_a_law_are_shown_where_a_workflow_trained_them(tmp_path: Path) -> None:
+    """One size at two V; by hand, a table like this is refused."""
+    rows = [("average", 4, 0.81), ("average", 36, 0.52), ("resampler", 4, 0.9), ("resampler", 36, 0.88)]
+    frame = pd.DataFrame([{"compressor": name, "N": 7, "V": v, "error": error} for name, v, error in rows])
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    fit = ["law", "fit", str(tmp_path / "table.csv"), "--out", str(tmp_path / "law.json")]
+    assert main(fit) == 2
+    assert main(["--record", str(tmp_path / "record.json"), *fit]) == 0
+    law = ["--law", str(tmp_path / "law.json"), "--measurements", str(tmp_path / "table.csv")]
+    assert main(["report", *law, "--out", str(tmp_path)]) == 0
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "These cells are too few for a law in N and V" in page and 'href="#figures"' not in page
+    cells = re.findall(r"7 B</t[dh]>\s*<td>(\d+)</td>\s*<td>([.\d]+)</td>", page)
+    assert [(int(v), float(error)) for v, error in cells] == [(v, error) for _, v, error in rows]
+    said = summary(tmp_path / "law.json", page=None)
+    assert "Too few cells for a law" in said and "resampler: error 0.900 of 7 B at V = 4; error 0.880" in " ".join(
+        said.split()
+    )

@@ -132,7 +132,8 @@ def run_fit(args: argparse.Namespace) -> int:
     from vlmlaw.laws.render import render_analysis
 
     table = _read(args)
-    result = analyse(table, _options(args), out=args.out)
+    # A workflow, which keeps records, has trained these cells: it shows them, even if they are too few for a law.
+    result = analyse(table, _options(args), out=args.out, allow_none=getattr(args, "record", None) is not None)
     if not args.json:
         print(f"{table.units['read']}\n")
     print(json.dumps(result, indent=1) if args.json else render_analysis(result))

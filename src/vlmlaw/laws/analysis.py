@@ -4,7 +4,8 @@ Layout of the result (null stands for "not bounded" or "does not apply"):
 
     kind "vlmlaw-analysis", version, provenance {source, sha256, n_rows, units, vlmlaw, options},
     lint [finding], fits [one for each group of rows, and for the mean of suites],
-    axes [a Curve of one_axis.py for each group of one size or one V], skipped [{suite, kind, why}]
+    axes [a Curve of one_axis.py for each group of one size or one V],
+    skipped [{suite, kind, why, cells [{N, V, error}]}]: groups with neither
 
     fit: suite, kind, compressor (only where several share cells), n_cells, n_held_out, law, why, verdict [sentence],
         formula, fit (see LawFit.from_dict), r_squared, aicc, laws [row of compare_laws], refused {law: why},
@@ -51,12 +52,17 @@ ONE_AXIS = ("few-sizes", "few-token-counts")  # what the linter calls a table al
 
 
 def analyse(
-    table: Measurements | pd.DataFrame, options: LawOptions | None = None, *, out: str | Path | None = None
+    table: Measurements | pd.DataFrame,
+    options: LawOptions | None = None,
+    *,
+    out: str | Path | None = None,
+    allow_none: bool = False,
 ) -> dict[str, Any]:
     """Analyse every suite and kind of question in a table, and return the result as plain data.
 
     The module's docstring has the layout. With `out` the result is also written to that JSON file. Raises UserError
-    if the linter finds errors, or if no suite supports a law.
+    if the linter finds errors, or if no suite supports a law or a curve; with `allow_none` the latter is a result, too:
+    what a workflow has trained is shown, however few the cells are.
 
     >>> from vlmlaw.laws import read_measurements
     >>> options = LawOptions(candidates=("logit",), bootstrap_draws=0)
@@ -68,10 +74,10 @@ def analyse(
     table = as_measurements(table)
     if options.pass_tokens is None:
         options = replace(options, pass_tokens=tokens_of_pass(table))
-    findings = _require_usable(table, options)
+    findings = _require_usable(table, options, allow_none=allow_none)
     n_rows, table = len(table), collapse_questions(table)
     if len(table) < n_rows:  # copies of a cell are no finding where they are its questions
-        findings = _require_usable(table, options)
+        findings = _require_usable(table, options, allow_none=allow_none)
     groups = [(group, table.select(**group)) for group in table.groups]
     mean = table.mean_of_suites()
     if mean is not None:
@@ -83,10 +89,10 @@ def analyse(
         except UserError as error:
             curve = _along_one_axis(rows)
             if curve is None:
-                skipped.append(group | {"why": str(error)})
+                skipped.append(group | {"why": str(error), "cells": rows.frame[["N", "V", "error"]].to_dict("records")})
             else:
                 axes.append(group | curve)
-    if not fits and not axes:
+    if not fits and not axes and not allow_none:
         raise UserError(f"no law can be fitted to {table.source}: {skipped[0]['why']}")
     result = {
         "kind": JSON_KIND,
@@ -167,15 +173,16 @@ def analyse_group(rows: Measurements, options: LawOptions) -> dict[str, Any]:
     }
 
 
-def _require_usable(table: Measurements, options: LawOptions) -> list[Finding]:
+def _require_usable(table: Measurements, options: LawOptions, *, allow_none: bool) -> list[Finding]:
     """The linter's warnings; a table of one size or one V is usable, too. Raises UserError for other errors.
 
-    Along one axis a kind of question may have the same error everywhere, as long as not every kind has.
+    Along one axis a kind of question may have the same error everywhere, as long as not every kind has, unless there
+    may be no law.
     """
     found = lint(table, allow_missing=options.allow_missing)
     errors = {finding.code for finding in found if finding.severity == "error"}
     varies = any(np.ptp(table.select(**group).frame["error"].to_numpy(dtype=float)) > 0 for group in table.groups)
-    if errors <= {*ONE_AXIS, *(["constant-error"] if varies else [])}:
+    if errors <= {*ONE_AXIS, *(["constant-error"] if varies or allow_none else [])}:
         return [replace(finding, severity="warning") for finding in found]
     return require_clean(table, allow_missing=options.allow_missing)
 

@@ -25,7 +25,8 @@ def render_analysis(result: dict[str, Any]) -> str:
     parts += [_fit(fit) for fit in result["fits"] if fit["kind"] == ALL_KINDS or len(result["fits"]) == 1]
     parts += [_curve(axis) for axis in result.get("axes", ()) if axis["kind"] == ALL_KINDS or not result["fits"]]
     for skipped in result["skipped"]:
-        parts.append(f"no law for {skipped['suite']}/{skipped['kind']}: {skipped['why']}")
+        group = "/".join(str(skipped[key]) for key in ("suite", "kind", "compressor") if skipped.get(key))
+        parts.append(f"no law for {group}: {skipped['why']}")
     return "\n\n".join(parts)
 
 

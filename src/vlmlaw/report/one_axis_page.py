@@ -47,7 +47,7 @@ def write_one_axis(analysis: Mapping[str, Any], out: Path, *, law: Path, measure
         title=title or "Error along one axis",
         groups=_groups(analysis["axes"]),
         lint=analysis["lint"],
-        skipped=[(phrasing.label(group), group["why"]) for group in analysis["skipped"]],
+        skipped=_skipped(analysis["skipped"]),
         words=phrasing,
         origin=analysis["provenance"],
         law=law,
@@ -97,6 +97,17 @@ def _groups(axes: Sequence[Mapping[str, Any]]) -> list[Group]:
                     _cells(group),
                 )
             )
+    return found
+
+
+def _skipped(groups: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, Table]]:
+    """Groups without a curve: their labels, why they have none, and their cells."""
+    several = phrasing.several_compressors(groups)
+    found = []
+    for group in groups:
+        cells = sorted(group.get("cells", ()), key=lambda cell: (cell["N"], cell["V"]))
+        rows = [[format_size(cell["N"]), f"{cell['V']:g}", phrasing.error(cell["error"])] for cell in cells]
+        found.append((phrasing.label(group, with_compressor=several), group["why"], Table(["N", "V", "error"], rows)))
     return found
 
 

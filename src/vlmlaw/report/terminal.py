@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmlaw.laws.analysis import read_analysis
+from vlmlaw.laws.cells import format_size
 from vlmlaw.laws.result import LawFit
 from vlmlaw.report import phrasing
 from vlmlaw.report.study import DEFAULT_QUESTION_TOKENS, v_star_at
@@ -26,15 +27,24 @@ def summary(law: Path, *, page: Path | None, question_tokens: float | None = Non
 
 def _axes(analysis: dict[str, Any]) -> list[str]:
     """What is said of cells of one size, or with one number of tokens, which have no law in both."""
-    lines = ["", "Error along one axis", "─" * WIDTH]
+    lines = ["", "Error along one axis" if analysis["axes"] else "Too few cells for a law", "─" * WIDTH]
     groups = [group for group in analysis["axes"] if phrasing.is_whole_suite(group)] or analysis["axes"]
     several = phrasing.several_compressors(groups)
     for group in groups:
         sentence, _, without = str(group["sentence"]).partition(" There is no rho")
         said = f"{phrasing.label(group, with_compressor=several)}: {sentence}"
         lines += textwrap.wrap(said, WIDTH, subsequent_indent="  ")
-    lines += [f"{phrasing.label(group)}: {group['why']}" for group in analysis["skipped"]]
+    skipped = [group for group in analysis["skipped"] if phrasing.is_whole_suite(group) or analysis["axes"]]
+    several = phrasing.several_compressors(skipped)
+    for group in skipped:
+        said = group["why"] if analysis["axes"] else "; ".join(map(_cell, group["cells"]))
+        label = phrasing.label(group, with_compressor=several)
+        lines += textwrap.wrap(f"{label}: {said}", WIDTH, subsequent_indent="  ")
     return [*lines, *([f"There is no rho{without}"] if groups else []), "─" * WIDTH]
+
+
+def _cell(cell: dict[str, float]) -> str:
+    return f"error {phrasing.error(cell['error'])} of {format_size(cell['N'])} at V = {cell['V']:g}"
 
 
 def _laws(analysis: dict[str, Any], q: float) -> list[str]:

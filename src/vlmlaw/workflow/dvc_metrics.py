@@ -69,13 +69,15 @@ def _suites(analysis: dict[str, Any], table: pd.DataFrame) -> dict[str, dict[str
         numbers |= _interval("rho", fit["rho"], "estimate") | _interval("v_star", star, "v_star")
         numbers |= {"question_tokens": star and star["question_tokens"], "law": fit["law"]}
         found[name.replace(" ", "_")] = numbers
-    for group in analysis.get("axes", []):  # of one size or one V, without rho; older analyses have no such entry
+    # Of one size or one V, without rho, or too few for either; older analyses have no such entry.
+    for group in (*analysis.get("axes", []), *analysis.get("skipped", [])):
         name, of = group["suite"], table[table.suite == group["suite"]]
         if group.get("compressor"):
             name, of = f"{name}_{group['compressor']}", of[of.compressor == group["compressor"]]
         if group["kind"] == ALL_KINDS and len(of):
             mean = round(float(of.error.mean()), DIGITS)
-            found[name.replace(" ", "_")] = {"mean_error": mean, "flat_from": group["flat_from"]}
+            flat = {"flat_from": group["flat_from"]} if "flat_from" in group else {}
+            found.setdefault(name.replace(" ", "_"), {"mean_error": mean} | flat)
     return found
 
 
