@@ -11,6 +11,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import torch
 from PIL import Image
 
 from vlmlaw.cli.main import main
@@ -35,6 +36,7 @@ def demo(source: str) -> int:
     command += [word for cell in cells for word in ("--cell", str(cell))]
     command += ["--visual-tokens", "0", *v, "max", "--out", str(OUT / "measured")]
     print(f"vlmlaw {shlex.join(command)}\n", flush=True)
+    torch.set_num_threads(experiment.compute.threads)  # as in training: more threads of a small model mostly wait
     return main(command)
 
 

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from vlmlaw.data.shards import Dataset
@@ -40,3 +41,21 @@ def test_questions_and_images_are_those_of_the_split(script, small, tmp_path):
         assert (row["question"], row["answer"]) in zip(own, record.answers, strict=True) and row["kind"] == record.suite
         pixels = np.asarray(Image.open(tmp_path / "images" / row["image"]))
         assert (pixels == data.image(data.image_row(record))).all()
+
+
+def test_cells_are_asked_with_the_threads_of_their_trainings(script, tmp_path, monkeypatch):
+    used, asked = torch.get_num_threads(), []
+    monkeypatch.setattr(script, "trained_cells", lambda experiment: [tmp_path / "cell"])
+    monkeypatch.setattr(script, "write_questions", lambda split, out: tmp_path / "questions.jsonl")
+    monkeypatch.setattr(script, "main", lambda command: asked.append((command, torch.get_num_threads())) or 0)
+    wanted = tmp_path / "three.yaml"
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    wanted.write_text(text.replace("threads: 1}", "threads: 3}"), encoding="utf-8")
+    try:
+        assert script.demo(str(wanted)) == 0
+    finally:
+        torch.set_num_threads(used)
+    ((command, n_threads),) = asked
+    assert n_threads == 3 and command[:2] == ["measure", str(tmp_path / "questions.jsonl")]
+    at = command.index("--visual-tokens")
+    assert command[at + 1 : command.index("--out")] == ["0", "1", "4", "16", "36", "max"]
