@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from tests.evaluation.measuring.test_family_law import made
 
+from vlmlaw.evaluation.backends.interface import TRAINED_HERE
 from vlmlaw.evaluation.measuring.cells import Cell, Model
 from vlmlaw.evaluation.measuring.conclude import Conclusions, conclude
 from vlmlaw.evaluation.measuring.decide import Wishes
@@ -24,6 +25,14 @@ def test_a_law_without_a_sure_peak_says_how_its_error_goes(slope: float, course:
     decision = SimpleNamespace(wishes=SimpleNamespace(cost="ms"))
     (line,) = laws(SimpleNamespace(laws=found, checks=[], decision=decision, without_law=refused))
     assert line.endswith(f"is surely the best: the law's error {course}.")
+
+
+@pytest.mark.parametrize(("family", "differs"), [("qwen2-vl", True), (TRAINED_HERE, False)])
+def test_sizes_differ_in_data_and_recipe_only_where_they_were_released(family: str, differs: bool) -> None:
+    found, _ = family_laws(*made(bend=0.0, slope=0.3, family=family))
+    (line,) = laws(SimpleNamespace(laws=found, checks=[], without_law=[]))
+    assert ("(95 %), of this catalogue: its sizes differ in data and recipe, too. " in line) == differs
+    assert differs or "(95 %). No V between" in line
 
 
 def concluded(blind_right: int, seen_right: int) -> Conclusions:

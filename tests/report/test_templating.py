@@ -4,6 +4,7 @@ import pytest
 from jinja2 import UndefinedError
 from markupsafe import Markup
 
+from vlmlaw.report.tables import Table
 from vlmlaw.report.templating import environment, without_directions
 
 RIGHT_TO_LEFT = "\u202e"
@@ -23,3 +24,17 @@ def test_text_and_drawings_are_both_treated_and_text_alone_is_escaped() -> None:
 def test_a_missing_name_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="nobody"):
         environment().from_string("{{ nobody }}").render()
+
+
+@pytest.mark.parametrize(
+    ("caption", "shown"),
+    [
+        ("Two sentences. Of a caption.", "Two sentences. Of a caption. Bold: the best."),
+        ("errors of a suite", "errors of a suite; bold: the best"),
+        ("", "bold: the best"),
+    ],
+)
+def test_a_caption_says_what_bold_rows_are(caption: str, shown: str) -> None:
+    template = environment().from_string('{% from "macros.html" import table %}{{ table(t) }}')
+    page = template.render(t=Table(["model"], [["a"], ["b"]], mark=(1,), marked="the best", caption=caption))
+    assert f"<caption><span>{shown}</span></caption>" in page

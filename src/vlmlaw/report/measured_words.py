@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vlmlaw.evaluation.backends.interface import TRAINED_HERE
 from vlmlaw.evaluation.measuring.conclude import Conclusions
 from vlmlaw.evaluation.measuring.decide import Blind
 from vlmlaw.evaluation.measuring.family_law import FamilyLaw
@@ -204,9 +205,9 @@ def laws(found: Conclusions) -> list[str]:
         low, high = law.gain_of_size
         line = (
             f"{law.family}: logit(1 - error) = c {a:+.2f} ln N {b:+.2f} ln V {d:+.3f} (ln V)^2 over {law.n_cells} "
-            f"cells, off by {law.rms:.3f} (rms). Gain of an e-fold of N: {low:.2f} to {high:.2f} (95 %), of this "
-            "catalogue: its sizes differ in data and recipe, too."
+            f"cells, off by {law.rms:.3f} (rms). Gain of an e-fold of N: {low:.2f} to {high:.2f} (95 %)"
         )
+        line += "." if law.family == TRAINED_HERE else ", of this catalogue: its sizes differ in data and recipe, too."
         if law.peak is not None and law.peak_interval is not None:
             line += (
                 f" More tokens come to hurt: the least error is at V = {law.peak:.0f} "

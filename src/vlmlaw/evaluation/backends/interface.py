@@ -27,6 +27,7 @@ import numpy as np
 
 Budget = int | None  # visual tokens for each image: 0 for none at all, None for as many as the model makes by itself
 MAX = "max"
+TRAINED_HERE = "trained here"  # the family of this project's cells, whose sizes share data and recipe
 
 
 def budget_text(budget: Budget) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vlmlaw.errors import UserError
-from vlmlaw.evaluation.backends.interface import Budget, Reply, budget_text
+from vlmlaw.evaluation.backends.interface import TRAINED_HERE, Budget, Reply, budget_text
 from vlmlaw.evaluation.backends.release_files import digest_of
 from vlmlaw.evaluation.benchmark import pad_id_of, patches_reader
 from vlmlaw.vlm.cost import count_parameters
@@ -27,7 +27,7 @@ class TrainedCell:
     What is known of it is read when it is made; to be asked it is loaded again, and freed by `close`.
     """
 
-    def __init__(self, folder: Path, *, family: str = "trained here"):
+    def __init__(self, folder: Path, *, family: str = TRAINED_HERE):
         model = folder / "model" if (folder / "model" / "config.json").is_file() else folder
         if not (model / "config.json").is_file():
             raise UserError(
