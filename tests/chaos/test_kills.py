@@ -20,6 +20,7 @@ import pytest
 
 from small_cell import small_cell
 from vlmlaw.cli.main import main
+from vlmlaw.runtime.whole_files import sha256_of
 from vlmlaw.runtime.workspace import workspace_of
 from vlmlaw.settings import to_json
 from vlmlaw.training.settings import CellSettings, TrainingSettings
@@ -72,7 +73,7 @@ def require_nothing_half_made(out: Path) -> bool:
     """What a reader would take for whole is whole; returns whether the training had a checkpoint to go on from."""
     record = records.read(out / "training.record.json")
     for name in record["files"] if record else ():
-        assert records.sha256(out / name) == record["files"][name]["sha256"], name
+        assert sha256_of(out / name) == record["files"][name]["sha256"], name
     for path in (out / "training.json", *workspace_of(out).glob("checkpoint-*/state.json")):
         if path.exists():
             json.loads(path.read_text())
@@ -105,6 +106,7 @@ def test_killed_again_and_again_it_ends_as_one_that_nobody_touched(cell, request
             training.join(chance.uniform(0, 1.2 * took))
             if training.exitcode is not None:
                 assert training.exitcode == 0, log.read_text()[-3000:]
+                require_nothing_half_made(out)
                 break
             training.kill()
             training.join()
