@@ -78,20 +78,7 @@ def analyse(
     n_rows, table = len(table), collapse_questions(table)
     if len(table) < n_rows:  # copies of a cell are no finding where they are its questions
         findings = _require_usable(table, options, allow_none=allow_none)
-    groups = [(group, table.select(**group)) for group in table.groups]
-    mean = table.mean_of_suites()
-    if mean is not None:
-        groups += [(group, mean.select(**group)) for group in mean.groups]
-    fits, axes, skipped = [], [], []
-    for group, rows in groups:
-        try:
-            fits.append(group | analyse_group(rows, options))
-        except UserError as error:
-            curve = _along_one_axis(rows)
-            if curve is None:
-                skipped.append(group | {"why": str(error), "cells": rows.frame[["N", "V", "error"]].to_dict("records")})
-            else:
-                axes.append(group | curve)
+    fits, axes, skipped = _analyse_groups(table, options)
     if not fits and not axes and not allow_none:
         raise UserError(f"no law can be fitted to {table.source}: {skipped[0]['why']}")
     result = {
@@ -115,6 +102,27 @@ def analyse(
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return result
+
+
+def _analyse_groups(
+    table: Measurements, options: LawOptions
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """The groups that have a law, those that have a curve along one axis, and those with neither."""
+    groups = [(group, table.select(**group)) for group in table.groups]
+    mean = table.mean_of_suites()
+    if mean is not None:
+        groups += [(group, mean.select(**group)) for group in mean.groups]
+    fits, axes, skipped = [], [], []
+    for group, rows in groups:
+        try:
+            fits.append(group | analyse_group(rows, options))
+        except UserError as error:
+            curve = _along_one_axis(rows)
+            if curve is None:
+                skipped.append(group | {"why": str(error), "cells": rows.frame[["N", "V", "error"]].to_dict("records")})
+            else:
+                axes.append(group | curve)
+    return fits, axes, skipped
 
 
 def read_analysis(path: str | Path) -> dict[str, Any]:
