@@ -82,7 +82,7 @@ onerror:
 
 rule all:
     input:
-        OWN_PAGE if OWN else (lambda _: plan.targets) if plan.design else plan.targets,
+        OWN_PAGE if OWN else (lambda _: plan.targets),
     localrule: True
 
 

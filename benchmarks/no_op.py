@@ -5,10 +5,12 @@
 Each grid is made by Snakemake itself from this checkout's rules, with stand-ins for the stages (tests/workflow/
 standins.py) that run inside its process, so that 2,800 cells take minutes and not days; records, settings and hashes
 are real. Then each tool is asked twice, the first time after a pull's new file times. Times include the tool's start.
+Last, Snakemake is asked about a plain workflow of the same rules and files, with none of vlmlaw's code: its own share.
 """
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -28,6 +30,34 @@ TOOLS = {
     "dvc status": ["dvc", "status"],
 }
 N_SIZES, TOKENS = 7, [1, 4, 16, 36]
+PLAIN = """\
+import json
+
+KNOWN = json.load(open("plain.json"))
+
+
+def inputs_of(rule):
+    return lambda wildcards: KNOWN["inputs"][" ".join([rule, *map(str, sorted(wildcards.items()))])]
+
+
+rule all:
+    input:
+        KNOWN["targets"],
+
+
+wildcard_constraints:
+    **KNOWN["constraints"],
+"""
+PLAIN_RULE = """
+
+rule {rule}:
+    input:
+        inputs_of("{rule}"),
+    output:
+        {outputs},
+    shell:
+        "true"
+"""
 
 
 def experiment(n_cells: int) -> dict:
@@ -95,6 +125,34 @@ def make_here() -> None:
     snakemake.cli.main(["--cores", "1", "--scheduler-subsample", "20"])
 
 
+def make_plain(folder: Path) -> None:
+    """Put a workflow of the same rules and files in the place of the folder's own, with records by `--touch`."""
+    from vlmlaw.workflow.plan import Plan
+    from vlmlaw.workflow.stage import Read
+
+    plan = Plan(yaml.safe_load((folder / "params.yaml").read_text()))
+    waiting, inputs = [Read(rule) for rule in ("write_report", "write_headline", "write_cards")], {}
+    for read in waiting:
+        key = " ".join([read.rule, *map(str, sorted(read.wildcards.items()))])
+        if key not in inputs:
+            hidden = plan.cached_inputs(read.rule, read.wildcards)
+            named = plan.inputs(read.rule).items()
+            inputs[key] = [file for name, part in named if name not in hidden for file in part(read.wildcards)]
+            waiting.extend(plan.lineage.reads(*read.job))
+    lasting = [rule for rule in plan.rules if plan.stages[rule].lasts]
+    # Some of a grid's cards, since Snakemake alone looks up all inputs for each output that it records.
+    outputs = {rule: [*plan.outputs(rule)["files"][:20], plan.outputs(rule)["record"]] for rule in lasting}
+    rules = [
+        PLAIN_RULE.format(rule=rule, outputs=", ".join(f"directory({x!r})" if x.endswith("/") else repr(x) for x in files))
+        for rule, files in outputs.items()
+    ]
+    known = {"inputs": inputs, "targets": plan.targets, "constraints": plan.constraints()}
+    (folder / "plain.json").write_text(json.dumps(known))
+    (folder / "Snakefile").write_text((PLAIN + "".join(rules)).replace("<results>", plan.results))
+    shutil.rmtree(folder / ".snakemake")
+    run(folder, "snakemake", "--cores", "1", "--touch", "--forceall")
+
+
 def _write_headline(args: argparse.Namespace) -> None:
     (args.out / "metrics").mkdir(parents=True, exist_ok=True)
     (args.out / "metrics" / "trainings.json").write_text("{}")
@@ -148,6 +206,8 @@ def main() -> None:
                 path.stat().st_size for path in (folder / ".snakemake" / "metadata").rglob("*") if path.is_file()
             ]
             print(f"{n_cells:>6}  Snakemake's records: {len(records)} files, {sum(records) / 1e6:.1f} MB")
+            make_plain(folder)
+            _row(n_cells, "plain", {"snakemake": run(folder, *TOOLS["snakemake"])})
     return None
 
 

@@ -30,11 +30,14 @@ RENAMED = {
     "_lockfile": {"keep_locks_of_other_runs"},
     "_lockdir": {"keep_locks_of_other_runs"},
     "cleanup_locks": {"keep_locks_of_other_runs"},
-    "input_checksums": {"trust_record_without_checksum", "record_of_output"},
+    "input_checksums": {"trust_record_without_checksum", "record_of_output", "record_inputs_once"},
+    "_write_record": {"record_inputs_once"},
+    "_unmark_incomplete": {"record_inputs_once"},
+    "_clear_cache": {"record_inputs_once"},
     "_conda_env": {"omit_unused_conda_env"},
     "remote_exec": {"record_results_inside_cluster_jobs"},
     "_filter_incomplete_keys": {"marked_incomplete"},
-    "_get_key": {"marked_incomplete"},
+    "_get_key": {"marked_incomplete", "record_inputs_once"},
     "_read_record": {"pass_over_damaged_records"},
     "_record_path": {"pass_over_damaged_records"},
     "_metadata_path": {"pass_over_damaged_records"},
@@ -54,6 +57,7 @@ RESHAPED = {
         ANOTHER_FUNCTION,
         "record_results_inside_cluster_jobs",
         "accept_results_of_lost_runs",
+        "record_inputs_once",
     ),
     ("snakemake.persistence", "PersistenceBase", "incomplete"): (ANOTHER_FUNCTION, "accept_results_of_lost_runs"),
     ("snakemake.dag", "DAG", "update_jobids"): (ANOTHER_FUNCTION, "accept_results_of_lost_runs"),
@@ -62,7 +66,12 @@ RESHAPED = {
         "{0}.__dataclass_params__.frozen = True",
         "record_results_inside_cluster_jobs",
     ),
-    ("snakemake.persistence", "PersistenceBase", "metadata"): (ANOTHER_FUNCTION, "record_of_output"),
+    ("snakemake.persistence", "PersistenceBase", "metadata"): (
+        ANOTHER_FUNCTION,
+        "record_of_output",
+        "record_inputs_once",
+    ),
+    ("snakemake.persistence", "MetadataRecord", "input"): ("del {0}.__annotations__['{1}']", "record_inputs_once"),
     ("snakemake.persistence", "MetadataRecord", "params"): ("del {0}.__annotations__['{1}']", "record_of_output"),
     ("snakemake.workflow", "Workflow", "local_exec"): (ANOTHER_PROPERTY, "limit_of_this_machine"),
     ("snakemake.resources", "Resource", "value"): (ANOTHER_PROPERTY, "limit_of_this_machine"),
@@ -198,6 +207,21 @@ def test_records_hold_no_environment_that_no_job_ran_in(project):
     records = records_of(project)
     assert {record["rule"] for record in records} == {"build_tokenizer"}
     assert [record["conda_env"] for record in records] == [None] * len(records)
+
+
+def test_the_first_output_of_a_job_lists_its_inputs_and_the_others_do_not(project):
+    """And a changed input makes the job run, whichever of its outputs is asked for."""
+    project.snakemake("results/encoder/model.safetensors")
+    records = [record for record in records_of(project) if record["rule"] == "train_encoder"]
+    listing = [record for record in records if record["input"]]
+    assert len(records) > 3 and len(listing) == 1
+    assert set(listing[0]["input_checksums"]) <= set(listing[0]["input"]) and listing[0]["input_checksums"]
+    assert {record["input_checksums"] is None for record in records if record is not listing[0]} == {True}
+    assert len({(record["job_hash"], str(record["params"]), record["endtime"]) for record in records}) == 1
+    assert not any((project.folder / ".snakemake" / "incomplete").iterdir())
+    assert "Nothing to be done" in project.snakemake("results/encoder/config.json").stderr
+    project.change("data.images.development", 50)
+    assert planned_in(project.snakemake("--dry-run", "results/encoder/config.json"))["train_encoder"] == 1
 
 
 def test_a_job_of_a_cluster_records_its_results(project):

@@ -21,7 +21,7 @@ rule models:
 rule cells:
     input:
         "<results>/measurements.csv",
-        plan.cards,
+        lambda _: plan.cards,
 
 
 rule law:

@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -44,6 +44,7 @@ class Plan:
         self.stages = stages_of(self.experiment, self.design)
         self.lineage = Lineage(self.stages)
         self.needs = Needs(self.experiment, self.stages)
+        self._params: dict[tuple[Any, ...], Any] = {}
 
     @property
     def rules(self) -> list[str]:
@@ -104,7 +105,15 @@ class Plan:
     def params(self, rule: str) -> dict[str, Callable[[Any], Any]]:
         """Return the rule's parameters by name, each a function of wildcards."""
         of_code = {name: partial(getattr(self.lineage, name), rule) for name in ("code", "upstream")}
-        return _of_wildcards({**self.stages[rule].params, **of_code})
+        named = {**self.stages[rule].params, **of_code}
+        return _of_wildcards({name: partial(self._param, part, (rule, name)) for name, part in named.items()})
+
+    def _param(self, part: Callable[[Any], Any], key: tuple[str, str], wildcards: Mapping[str, str]) -> Any:
+        """Return a parameter of a job, which Snakemake and `Freshness` both ask for; a design's rounds may change it."""
+        known = (*key, *wildcards.items())
+        if self.design or known not in self._params:
+            self._params[known] = part(wildcards)
+        return self._params[known]
 
     # What changes no result.
 
@@ -218,12 +227,12 @@ class Plan:
 
     @property
     def targets(self) -> list[str]:
-        """The page and every cell, so that a cell that was deleted by hand is made again although the page exists."""
+        """The page, and what is missing of any cell, so that what was deleted by hand is made again beside the page."""
         reads = Reads(self.experiment, self.design)
         weights = reads.trainings(f"model/{MODEL[0]}")({})
         files = [file for read in weights for file in self.files(read)]
         page, headline = (self.files(Read(rule))[0] for rule in ("write_report", "write_headline"))
-        return [page, headline, *files, *self.evaluations, *self.cards]
+        return [page, headline, *_missing([*files, *self.evaluations]), *self.cards]
 
     @property
     def evaluations(self) -> list[str]:
@@ -231,8 +240,9 @@ class Plan:
 
     @property
     def cards(self) -> list[str]:
-        """The card of every cell."""
-        return self.files(Read("write_cards"))
+        """Any card, as one job writes them all, and those that are missing."""
+        first, *others = self.files(Read("write_cards"))
+        return [first, *_missing(others)]
 
     @property
     def law_files(self) -> list[str]:
@@ -293,6 +303,15 @@ class _Placeholders(dict):
 def _made(stage: Stage) -> str:
     names = " ".join(f"'{name}'" for name in stage.made).replace("{", "'{wildcards.").replace("}", ":q}'")
     return f" --made {names}" if names else ""
+
+
+def _missing(files: Iterable[str]) -> list[str]:
+    """Return the files that are not there.
+
+    Snakemake gets to all jobs by way of the page, and goes through all inputs of a job for each of its outputs that is
+    asked for: with 2,800 cards for 2,800 cells that took longer than all else.
+    """
+    return [file for file in files if not Path(file).exists()]
 
 
 def _of_wildcards(parts: Mapping[str, Callable[[Any], Any]]) -> dict[str, Callable[[Any], Any]]:

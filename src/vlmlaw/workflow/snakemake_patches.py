@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable
+from copy import copy
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ from typing import Any
 from vlmlaw.workflow.attempts import UNRECOVERABLE, failures
 from vlmlaw.workflow.internals import ATTRIBUTE, PROPERTY, RELIANCES, Part, relies_on
 
-_REPLACED: dict[tuple[type, str], Any] = {}  # Snakemake's own attributes, which a second `apply` wraps again
+_REPLACED: dict[tuple[type, str], Any] = {}  # Snakemake's own attributes, which a second `apply` puts back first
 
 
 def apply(
@@ -34,10 +35,13 @@ def apply(
     `is_verified` and `digest` are for `trust_record_without_checksum`, `is_finished` is for
     `accept_results_of_lost_runs`. A second call replaces the first.
     """
+    for (owner, name), own in _REPLACED.items():
+        setattr(owner, name, own)
     no_retry_of_unrecoverable_jobs()
     keep_locks_of_other_runs()
     trust_record_without_checksum(is_verified, digest)
     omit_unused_conda_env(workflow)
+    record_inputs_once()
     record_results_inside_cluster_jobs(workflow)
     accept_results_of_lost_runs(is_finished)
     accept_inputs_dated_ahead()
@@ -61,9 +65,10 @@ def _say_what_is_lost() -> None:
 
 
 def _replace(owner: type, name: str, make: Callable[[Any], Any]) -> None:
-    """Replace a class's attribute by what `make` returns for Snakemake's own."""
-    own = _REPLACED.setdefault((owner, name), inspect.getattr_static(owner, name))
-    setattr(owner, name, make(own))
+    """Replace a class's attribute by what `make` returns for the present one: Snakemake's, or another patch of it."""
+    present = inspect.getattr_static(owner, name)
+    _REPLACED.setdefault((owner, name), present)
+    setattr(owner, name, make(present))
 
 
 # Patches.
@@ -169,6 +174,60 @@ def omit_unused_conda_env(workflow: Any) -> None:
     settings = workflow.deployment_settings
     used = settings is not None and DeploymentMethod.CONDA in settings.deployment_method
     _replace(PersistenceBase, "_conda_env", lambda own: own if used else lambda self, job: None)
+
+
+class _OfOneOutput:
+    """A job of Snakemake's as if its first output were its only one."""
+
+    def __init__(self, job: Any):
+        self.whole, self.output = job, job.output[:1]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.whole, name)
+
+    def __hash__(self) -> int:
+        return hash(self.whole)
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self.whole == other)
+
+
+@relies_on(
+    Part("snakemake.persistence", "PersistenceBase", "finished", "async (self, job)"),
+    Part("snakemake.persistence", "PersistenceBase", "input_checksums", "(self, job, input_path)"),
+    Part("snakemake.persistence", "PersistenceBase", "metadata", "(self, target)"),
+    Part("snakemake.persistence", "PersistenceBase", "_write_record", "(self, key, record)"),
+    Part("snakemake.persistence", "PersistenceBase", "_unmark_incomplete", "(self, key)"),
+    Part("snakemake.persistence", "PersistenceBase", "_clear_cache", "(self)"),
+    Part("snakemake.persistence", "PersistenceBase", "_get_key", "(self, f)"),
+    Part("snakemake.persistence", "MetadataRecord", "input", ATTRIBUTE),
+    Part("snakemake.persistence", "MetadataRecord", "input_checksums", ATTRIBUTE),
+    lost="every output's record lists all inputs of its job, so that runs with nothing to do take longer",
+    until="no issue found: inputs are recorded for a job and not for each of its outputs",
+)
+def record_inputs_once() -> None:
+    """Have only the record of a job's first output list the inputs; Snakemake takes the others as unchanged.
+
+    2,800 cards that one job makes from as many evaluations and trainings would have 2,800 records of 1 MB, after 15
+    million questions for the hash of an input.
+    """
+    from snakemake.persistence import PersistenceBase
+
+    def make(own: Callable[..., Any]) -> Callable[..., Any]:
+        async def finished(self: Any, job: Any) -> None:
+            await own(self, _OfOneOutput(job) if len(job.output) > 1 else job)
+            others = [self._get_key(file) for file in job.output[1:]]
+            self._clear_cache()  # which has the first output's record from before
+            written = copy(self.metadata(job.output[0])) if others else None
+            for key in others:
+                if written is not None:
+                    written.input = written.input_checksums = None
+                    self._write_record(key, written)
+                self._unmark_incomplete(key)
+
+        return finished
+
+    _replace(PersistenceBase, "finished", make)
 
 
 @relies_on(
