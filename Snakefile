@@ -19,12 +19,10 @@ sys.path.insert(0, f"{workflow.current_basedir}/src")
 from vlmlaw.workflow import snakemake_patches
 from vlmlaw.workflow.config import measurements_of, refuse_repeated_options, source_of
 from vlmlaw.runtime.stop_switch import announce_head
-from vlmlaw.workflow.dvc_offer import refuse_what_dvc_has
-from vlmlaw.workflow.head import await_saving, pass_stop_on_to_jobs, refuse_orphans
+from vlmlaw.workflow.head import await_saving
 from vlmlaw.workflow.freshness import Freshness
 from vlmlaw.workflow.models_plan import plan_of
 from vlmlaw.workflow.plan import use_this_interpreter
-from vlmlaw.workflow.stages import FIGURES
 
 # Snakemake merges what it is given over params.yaml key by key, so that is left out where a whole experiment is given.
 # The experiment is `source.content`, which is read more strictly than Snakemake's `config`.
@@ -57,27 +55,7 @@ if snakemake_patches.is_head_process(workflow):
         print(plan.budget, file=sys.stderr)
 
 
-pathvars:
-    results=plan.results,
-    logs=f"{plan.results}/logs",
-    benchmarks=f"{plan.results}/benchmarks",
-
-
-report: "workflow/report/workflow.rst"
-
-
-wildcard_constraints:
-    **plan.constraints(),
-
-
-onstart:
-    refuse_orphans(Path(plan.results))
-    refuse_what_dvc_has(plan)
-    pass_stop_on_to_jobs(Path(plan.results))
-
-
-onerror:
-    print(plan.failed(), file=sys.stderr)
+include: "workflow/rules/common.smk"
 
 
 rule all:
@@ -91,7 +69,6 @@ if OWN:
     include: "workflow/rules/own.smk"
 
 
-include: "workflow/rules/common.smk"
 include: "workflow/rules/targets.smk"
 include: "workflow/rules/stages.smk"
 

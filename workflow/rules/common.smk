@@ -1,6 +1,32 @@
-"""What a rule's outputs are to Snakemake."""
+"""What all rules share: paths, what happens before and after a run, and what a rule's outputs are to Snakemake."""
 
 from vlmlaw.report.templates_version import TEMPLATES
+from vlmlaw.workflow.dvc_offer import refuse_what_dvc_has
+from vlmlaw.workflow.head import pass_stop_on_to_jobs, refuse_orphans
+from vlmlaw.workflow.stages import FIGURES
+
+
+pathvars:
+    results=plan.results,
+    logs=f"{plan.results}/logs",
+    benchmarks=f"{plan.results}/benchmarks",
+
+
+report: "../report/workflow.rst"
+
+
+wildcard_constraints:
+    **plan.constraints(),
+
+
+onstart:
+    refuse_orphans(Path(plan.results))
+    refuse_what_dvc_has(plan)
+    pass_stop_on_to_jobs(Path(plan.results))
+
+
+onerror:
+    print(plan.failed(), file=sys.stderr)
 
 
 def made_by(rule):
