@@ -12,7 +12,7 @@ from vlmlaw.cli.main import main
 def test_fit_prints_the_headline_first(capsys):
     assert main(["law", "fit", "li2024_reasoning"]) == 0
     out = capsys.readouterr().out
-    assert "rho = 4.72  [4.2, 5.3]" in out
+    assert "rho = 4.72  [4.14, 5.35]" in out
     assert "Size matters more than tokens" in out
     assert out.index("rho =") < out.index("law      logit")
 

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import t
+from scipy.stats import halfcauchy, t
 
 from vlmlaw.laws import read_measurements
 from vlmlaw.laws.cells import Cells
 from vlmlaw.laws.fit import fit_cells
 from vlmlaw.laws.intervals import fieller, rho_interval
-from vlmlaw.laws.posterior import RATIOS, Posterior, linearise, prior
+from vlmlaw.laws.posterior import PRIOR_SCALE, RATIOS, Posterior, linearise, prior
 from vlmlaw.laws.ratio import interval_between
 from vlmlaw.laws.result import LawFit
 from vlmlaw.laws.selection import compare_laws
@@ -99,9 +99,10 @@ def test_prediction_at_one_ratio_is_students_t(reasoning):
     assert upper - lower == pytest.approx(2 * t.ppf(0.95, 25) * se, rel=1e-5)
 
 
-def test_prior_is_a_distribution_with_most_of_it_at_small_ratios():
+def test_prior_is_a_half_cauchy_distribution():
+    edges = np.sqrt(RATIOS[1:-1] * RATIOS[2:])
+    assert np.cumsum(prior())[1:-1] == pytest.approx(halfcauchy.cdf(edges, scale=PRIOR_SCALE))
     assert prior().sum() == pytest.approx(1)
-    assert prior()[RATIOS < 3].sum() > 0.6
 
 
 def test_interval_widens_with_the_noise_that_sizes_share():

@@ -9,7 +9,7 @@ evaluated: it imports neither torch nor snakemake. Each name is loaded when it i
     >>> table = read_measurements("li2024_reasoning")  # or the path of a CSV file
     >>> fit = fit_law(table, law="logit")
     >>> print(rho_interval(fit))
-    4.72 [4.22, 5.27]
+    4.72 [4.16, 5.33]
     >>> v_star(fit, question_tokens=[0, 50, 200])["v_star"].round(1).tolist()
     [1.0, 13.5, 53.8]
     >>> chosen = recommend(fit, flops=1e12, question_tokens=50)

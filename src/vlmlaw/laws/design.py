@@ -79,7 +79,7 @@ def next_cells(
     >>> grid = pd.DataFrame([(n, v) for n in (0.5, 1.8, 7) for v in (1, 16, 144)], columns=["N", "V"])
     >>> plan = next_cells(None, grid.assign(cost=grid["N"] * (250 + grid["V"])), budget=2500)
     >>> plan.cells[["N", "V"]].values.tolist()[:2]
-    [[0.5, 144.0], [1.8, 16.0]]
+    [[0.5, 144.0], [0.5, 1.0]]
     """
     left, paid = _unmeasured(candidates, measured)
     if until not in GOALS:
@@ -209,7 +209,7 @@ def enough(
     >>> grid = pd.DataFrame({"N": cells.n, "V": cells.v, "cost": cells.n * (250 + cells.v)})
     >>> n_cells, share = enough(cells, grid)
     >>> n_cells, round(float(share), 2)
-    (5, 0.06)
+    (5, 0.1)
     """
     taken = np.zeros(len(measured), dtype=bool)
     spent = 0.0

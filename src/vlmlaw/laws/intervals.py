@@ -37,7 +37,7 @@ def rho_interval(fit: LawFit, *, level: float = 0.95, method: str = "integrated"
     >>> from vlmlaw.laws import fit_law, read_measurements
     >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
     >>> print(rho_interval(fit))
-    4.7 [4.14, 5.34]
+    4.7 [4.09, 5.39]
     >>> print(rho_interval(fit, method="profile"))
     4.7 [4.26, 5.22]
     """
@@ -64,7 +64,7 @@ def v_star_interval(
     >>> from vlmlaw.laws import fit_law, read_measurements
     >>> fit = fit_law(read_measurements("li2024_reasoning"), "power")
     >>> print(v_star_interval(fit, question_tokens=50))
-    13.5 [11.5, 15.9]
+    13.5 [11.4, 16.2]
     """
     return v_star_of_interval(rho_interval(fit, level=level, method=method), question_tokens)
 

@@ -37,7 +37,8 @@ METHOD = "shared noise and choice of law"
 METHOD_ONE_LAW = "shared noise"
 # The grid of ratios: standard deviation between sizes over that within a size.
 RATIOS = np.array([0.0, 0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.25, 1.75, 2.5, 3.5, 5.0, 7.0, 10.0, 20.0])
-PRIOR_SCALE = 1.5  # median of the half-Cauchy prior of the ratio; law_coverage.py chose it
+PRIOR_SCALE = 2.5  # median of the half-Cauchy prior of the ratio; law_coverage.py chose it
+MOST_OF_SPREAD = 1.5  # sizes are taken to deviate by no more than this times the standard deviation of all errors
 NEGLIGIBLE = 1e-4  # a law and ratio of less weight is left out
 SCAN = np.linspace(0.0, np.pi, 121)  # turns from the estimate at which an end is looked for
 STEEP = 4.0  # times the slope in the middle from which the mean slope over the range tells of a step elsewhere
@@ -60,15 +61,15 @@ class Linearised:
 
     @cached_property
     def prior(self) -> Array:
-        """The prior of each ratio (J,), 0 where sizes would deviate by more than all errors together do.
+        """The prior of each ratio (J,), 0 where sizes would deviate by much more than all errors together do.
 
-        Few sizes and a law that is wrong in shape else take a deviation of half of the errors' range for noise, from
-        which the law, drawn to that shape, is far away: errors below 0 were within its intervals.
+        Few sizes and a law that is wrong in shape else take the errors' whole range for noise between sizes, and the
+        interval says nothing.
         """
         cells = self.fit.cells
         mean = cells.weight @ cells.error / cells.weight.sum()
         spread = np.sqrt(cells.weight @ (cells.error - mean) ** 2 / cells.weight.sum())
-        possible = (RATIOS * self.sigma <= spread) | (RATIOS == 0)
+        possible = (RATIOS * self.sigma <= MOST_OF_SPREAD * spread) | (RATIOS == 0)
         return prior() * possible / (prior() @ possible)
 
     @cached_property
