@@ -142,10 +142,11 @@ def make_plain(folder: Path) -> None:
     lasting = [rule for rule in plan.rules if plan.stages[rule].lasts]
     # Some of a grid's cards, since Snakemake alone looks up all inputs for each output that it records.
     outputs = {rule: [*plan.outputs(rule)["files"][:20], plan.outputs(rule)["record"]] for rule in lasting}
-    rules = [
-        PLAIN_RULE.format(rule=rule, outputs=", ".join(f"directory({x!r})" if x.endswith("/") else repr(x) for x in files))
+    shown = {
+        rule: ", ".join(f"directory({file!r})" if file.endswith("/") else repr(file) for file in files)
         for rule, files in outputs.items()
-    ]
+    }
+    rules = [PLAIN_RULE.format(rule=rule, outputs=files) for rule, files in shown.items()]
     known = {"inputs": inputs, "targets": plan.targets, "constraints": plan.constraints()}
     (folder / "plain.json").write_text(json.dumps(known))
     (folder / "Snakefile").write_text((PLAIN + "".join(rules)).replace("<results>", plan.results))

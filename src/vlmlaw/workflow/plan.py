@@ -105,11 +105,11 @@ class Plan:
     def params(self, rule: str) -> dict[str, Callable[[Any], Any]]:
         """Return the rule's parameters by name, each a function of wildcards."""
         of_code = {name: partial(getattr(self.lineage, name), rule) for name in ("code", "upstream")}
-        named = {**self.stages[rule].params, **of_code}
+        named: dict[str, Callable[[Any], Any]] = {**self.stages[rule].params, **of_code}
         return _of_wildcards({name: partial(self._param, part, (rule, name)) for name, part in named.items()})
 
     def _param(self, part: Callable[[Any], Any], key: tuple[str, str], wildcards: Mapping[str, str]) -> Any:
-        """Return a parameter of a job, which Snakemake and `Freshness` both ask for; a design's rounds may change it."""
+        """Return a job's parameter, which Snakemake and `Freshness` both ask for; rounds of a design may change it."""
         known = (*key, *wildcards.items())
         if self.design or known not in self._params:
             self._params[known] = part(wildcards)
