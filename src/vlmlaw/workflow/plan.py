@@ -44,7 +44,6 @@ class Plan:
         self.stages = stages_of(self.experiment, self.design)
         self.lineage = Lineage(self.stages)
         self.needs = Needs(self.experiment, self.stages)
-        self._params: dict[tuple[Any, ...], Any] = {}
 
     @property
     def rules(self) -> list[str]:
@@ -107,6 +106,10 @@ class Plan:
         of_code = {name: partial(getattr(self.lineage, name), rule) for name in ("code", "upstream")}
         named: dict[str, Callable[[Any], Any]] = {**self.stages[rule].params, **of_code}
         return _of_wildcards({name: partial(self._param, part, (rule, name)) for name, part in named.items()})
+
+    @cached_property
+    def _params(self) -> dict[tuple[Any, ...], Any]:
+        return {}
 
     def _param(self, part: Callable[[Any], Any], key: tuple[str, str], wildcards: Mapping[str, str]) -> Any:
         """Return a job's parameter, which Snakemake and `Freshness` both ask for; rounds of a design may change it."""
