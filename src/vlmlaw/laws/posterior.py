@@ -63,8 +63,8 @@ class Linearised:
     def prior(self) -> Array:
         """The prior of each ratio (J,), 0 where sizes would deviate by much more than all errors together do.
 
-        Few sizes and a law that is wrong in shape else take the errors' whole range for noise between sizes, and the
-        interval says nothing.
+        Otherwise, with few sizes and a law of the wrong shape, the errors' whole range would pass for noise between
+        sizes, and the interval would say nothing.
         """
         cells = self.fit.cells
         mean = cells.weight @ cells.error / cells.weight.sum()
