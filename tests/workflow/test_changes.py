@@ -175,7 +175,7 @@ def test_new_times_of_the_same_files_are_no_change(finished):
 
 @pytest.mark.parametrize(
     ("lost", "jobs"),
-    [("evaluation.json", evaluations(1)), ("model/model.safetensors", cells(1))],
+    [("evaluation.json", evaluations(1)), ("model/model.safetensors", cells(1)), ("README.md", {"write_cards": 1})],
 )
 def test_a_lost_part_of_a_cell_is_made_again(finished, lost, jobs):
     (finished.folder / "results/cells/14k_v4_block_linear_s0" / lost).unlink()

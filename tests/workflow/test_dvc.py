@@ -172,6 +172,7 @@ def test_without_snakemakes_records_a_model_made_again_with_other_bytes_is_not_t
         (f"{CELL}/model/model.safetensors", cells(1)),
         (f"{CELL}/training.json", cells(1)),
         (f"{CELL}/evaluation.json", {"evaluate_cell": 1, "write_cards": 1} | TAIL),
+        (f"{CELL}/README.md", {"write_cards": 1}),
         ("results/language_models/14k/model.safetensors", {"pretrain_language_model": 1} | cells(3)),
         ("results/measurements.csv", TAIL),
         ("results/law/law.json", LAW),

@@ -72,6 +72,7 @@ RESHAPED = {
         "record_inputs_once",
     ),
     ("snakemake.persistence", "MetadataRecord", "input"): ("del {0}.__annotations__['{1}']", "record_inputs_once"),
+    ("snakemake.persistence", "MetadataRecord", "job_hash"): ("del {0}.__annotations__['{1}']", "record_inputs_once"),
     ("snakemake.persistence", "MetadataRecord", "params"): ("del {0}.__annotations__['{1}']", "record_of_output"),
     ("snakemake.workflow", "Workflow", "local_exec"): (ANOTHER_PROPERTY, "limit_of_this_machine"),
     ("snakemake.resources", "Resource", "value"): (ANOTHER_PROPERTY, "limit_of_this_machine"),

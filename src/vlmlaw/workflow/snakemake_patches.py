@@ -202,6 +202,7 @@ class _OfOneOutput:
     Part("snakemake.persistence", "PersistenceBase", "_get_key", "(self, f)"),
     Part("snakemake.persistence", "MetadataRecord", "input", ATTRIBUTE),
     Part("snakemake.persistence", "MetadataRecord", "input_checksums", ATTRIBUTE),
+    Part("snakemake.persistence", "MetadataRecord", "job_hash", ATTRIBUTE),
     lost="every output's record lists all inputs of its job, so that runs with nothing to do take longer",
     until="no issue found: inputs are recorded for a job and not for each of its outputs",
 )
@@ -216,13 +217,15 @@ def record_inputs_once() -> None:
     def make(own: Callable[..., Any]) -> Callable[..., Any]:
         async def finished(self: Any, job: Any) -> None:
             await own(self, _OfOneOutput(job) if len(job.output) > 1 else job)
-            others = [self._get_key(file) for file in job.output[1:]]
             self._clear_cache()  # which has the first output's record from before
-            written = copy(self.metadata(job.output[0])) if others else None
-            for key in others:
-                if written is not None:
-                    written.input = written.input_checksums = None
-                    self._write_record(key, written)
+            record: Any = copy(self.metadata(job.output[0])) if job.output[1:] else None
+            # A process that leaves recording to its head finds the record of an earlier run, whose hash is another.
+            written = record is not None and record.job_hash == hash(job)
+            if written:
+                record.input = record.input_checksums = None
+            for key in map(self._get_key, job.output[1:]):
+                if written:
+                    self._write_record(key, record)
                 self._unmark_incomplete(key)
 
         return finished
